@@ -1,0 +1,1 @@
+"""Benchmarks: each module is one `lifeline bench NAME`."""

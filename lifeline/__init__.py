@@ -1,0 +1,1 @@
+"""Lifeline: every user's history, seconds old at most, and scored where it lies."""

@@ -1,0 +1,1 @@
+"""The scorer: TransActV2, its features, selection, weights and service."""

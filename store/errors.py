@@ -1,0 +1,72 @@
+"""What the store raises. Each message ends in what to do."""
+
+
+class StoreError(Exception):
+    """Anything the store refuses or cannot do."""
+
+
+class CorruptRecordError(StoreError):
+    """A record's bytes do not decode.
+
+    Operators: stop the node, set the partition's directory aside, start again: the state is rebuilt from
+    the topic.
+    """
+
+    def __init__(self, what: str, *, partition: int | None = None, user: str | None = None) -> None:
+        self.what, self.partition, self.user = what, partition, user
+        where = ", ".join(
+            f"{name} {value}" for name, value in (("partition", partition), ("user", user)) if value is not None
+        )
+        super().__init__(
+            f"{what}{f' ({where})' if where else ''}: set the partition's directory aside and start the node "
+            "again; it rebuilds the state from the topic"
+        )
+
+
+class FormatVersionError(StoreError):
+    """The directory was written by a format this program does not read.
+
+    Operators: run the program that wrote it, or set the directory aside and let the node rebuild it.
+    """
+
+
+class StoreLockedError(StoreError):
+    """Another process has the partition open.
+
+    Operators: stop the other node, or give this one its own ``node.data_dir``.
+    """
+
+
+class StoreFailedError(StoreError):
+    """An earlier write failed, so what is in memory may no longer equal what is on disk.
+
+    Operators: restart the node; it reads the last consistent state.
+    """
+
+
+class NotOwnerError(StoreError):
+    """This node does not hold the user's partition.
+
+    Callers: ask the node that does.
+    """
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        super().__init__(
+            f"this node does not hold partition {partition}: ask the node that does, or retry when the "
+            "assignment has settled"
+        )
+
+
+class NotYetAppliedError(StoreError):
+    """The partition has not reached the offset that a read demands.
+
+    Callers: retry with a longer deadline.
+    """
+
+    def __init__(self, partition: int, wanted: int, applied: int) -> None:
+        self.partition, self.wanted, self.applied = partition, wanted, applied
+        super().__init__(
+            f"partition {partition} has applied offset {applied}, and {wanted} was asked for: retry with a "
+            "longer deadline, or without min_offset"
+        )

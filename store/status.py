@@ -1,0 +1,70 @@
+"""Refusals over gRPC: each has a status code, a reason from a closed list, and says what to do."""
+
+from enum import StrEnum
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from store.errors import CorruptRecordError, NotOwnerError, NotYetAppliedError, StoreError
+
+DOMAIN = "lifeline"
+
+
+class Reason(StrEnum):
+    """The reasons of ``google.rpc.ErrorInfo``."""
+
+    USER_ID_INVALID = "USER_ID_INVALID"
+    FIELD_INVALID = "FIELD_INVALID"
+    CANDIDATES_INVALID = "CANDIDATES_INVALID"
+    REPLY_TOO_LARGE = "REPLY_TOO_LARGE"
+    NOT_OWNER = "NOT_OWNER"
+    NOT_SERVING = "NOT_SERVING"
+    OFFSET_NOT_REACHED = "OFFSET_NOT_REACHED"
+    DEADLINE_PASSED = "DEADLINE_PASSED"
+    OVERLOADED = "OVERLOADED"
+    MODEL_NOT_LOADED = "MODEL_NOT_LOADED"
+    STATE_CORRUPT = "STATE_CORRUPT"
+    STORE_FAILED = "STORE_FAILED"
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
+    """Raised inside a service; `abort` turns it into a status with ErrorInfo."""
+
+    def __init__(self, code: grpc.StatusCode, reason: Reason, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.code, self.reason, self.message, self.metadata = code, reason, message, metadata
+
+    @classmethod
+    def of(cls, error: StoreError) -> "Refusal":
+        """Translate what the store raises."""
+        match error:
+            case NotOwnerError():
+                return cls(
+                    grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER, str(error), partition=str(error.partition)
+                )
+            case NotYetAppliedError():
+                return cls(
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    Reason.OFFSET_NOT_REACHED,
+                    str(error),
+                    partition=str(error.partition),
+                    applied_offset=str(error.applied),
+                )
+            case CorruptRecordError():
+                return cls(grpc.StatusCode.DATA_LOSS, Reason.STATE_CORRUPT, str(error))
+            case _:
+                return cls(grpc.StatusCode.UNAVAILABLE, Reason.STORE_FAILED, str(error))
+
+
+def abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
+    """End the call with the refusal's code, its message, and ErrorInfo in the status details."""
+    detail = any_pb2.Any()
+    detail.Pack(
+        error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN, metadata=refusal.metadata)
+    )
+    status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message, details=[detail])
+    context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status does not return")

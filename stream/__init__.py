@@ -1,0 +1,1 @@
+"""The stream: topics, producer, transport, updater, items, dead letters."""
