@@ -43,7 +43,10 @@ class ActionBatch:
     kind: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        rows = {len(self.user_ids), *(len(c) for c in (self.timestamp_ms, self.item_id, self.code, self.kind))}
+        rows = {
+            len(self.user_ids),
+            *(len(c) for c in (self.timestamp_ms, self.item_id, self.code, self.kind)),
+        }
         if len(rows) != 1:
             raise ValueError(f"the columns of an ActionBatch differ in length: {sorted(rows)}")
 

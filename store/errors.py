@@ -24,10 +24,16 @@ class CorruptRecordError(StoreError):
 
 
 class FormatVersionError(StoreError):
-    """The directory was written by a format this program does not read.
+    """Something on disk was written by a format this program does not read.
 
     Operators: run the program that wrote it, or set the directory aside and let the node rebuild it.
     """
+
+    def __init__(self, what: str, found: object, reads: int) -> None:
+        super().__init__(
+            f"{what} has format {found}, and this program reads format {reads}: run the program that wrote it, or "
+            "set the directory aside, and the node rebuilds it from the topic"
+        )
 
 
 class StoreLockedError(StoreError):

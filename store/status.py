@@ -42,9 +42,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         """Translate what the store raises."""
         match error:
             case NotOwnerError():
-                return cls(
-                    grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER, str(error), partition=str(error.partition)
-                )
+                return cls(grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER, str(error), partition=str(error.partition))
             case NotYetAppliedError():
                 return cls(
                     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -62,9 +60,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
 def abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
     """End the call with the refusal's code, its message, and ErrorInfo in the status details."""
     detail = any_pb2.Any()
-    detail.Pack(
-        error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN, metadata=refusal.metadata)
-    )
+    detail.Pack(error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN, metadata=refusal.metadata))
     status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message, details=[detail])
     context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status does not return")

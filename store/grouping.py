@@ -1,0 +1,67 @@
+"""A batch brought into the order in which the store works: by user, kind and identity."""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store import keys
+from store.actions import ActionBatch, Kind
+from store.fingerprint import user_hash
+
+
+class GroupedBatch(NamedTuple):
+    """A batch sorted by user, kind and identity, without repeats of its own."""
+
+    prefixes: list[bytes]
+    """``U k`` of each of g sequences that the batch touches."""
+    starts: list[int]
+    """The first row of each sequence."""
+    ends: list[int]
+    """The row after the last of each sequence."""
+    user_ids: dict[bytes, bytes]
+    """U to the user id, UTF-8."""
+    users: NDArray[np.uint64]
+    """uint64[n, 2]: U of each row, as two little-endian words."""
+    kind: NDArray[np.uint8]
+    """uint8[n]."""
+    timestamp_ms: NDArray[np.int64]
+    """int64[n]."""
+    item_id: NDArray[np.uint64]
+    """uint64[n]."""
+    code: NDArray[np.uint16]
+    """uint16[n], action_type << 8 | surface."""
+
+    @classmethod
+    def of(cls, batch: ActionBatch) -> Self:
+        """Sort a batch that is not empty, and drop what it repeats."""
+        numbers: dict[bytes, int] = {}
+        number = np.fromiter((numbers.setdefault(u, len(numbers)) for u in batch.user_ids), np.int64, len(batch))
+        hashes = [user_hash(user_id) for user_id in numbers]
+        group = number * len(Kind) + batch.kind
+        order = np.lexsort((batch.code, batch.item_id, batch.timestamp_ms, group))
+        group, timestamp_ms = group[order], batch.timestamp_ms[order]
+        item_id, code = batch.item_id[order], batch.code[order]
+        same = (
+            (group[1:] == group[:-1])
+            & (timestamp_ms[1:] == timestamp_ms[:-1])
+            & (item_id[1:] == item_id[:-1])
+            & (code[1:] == code[:-1])
+        )
+        if same.any():
+            keep = np.concatenate([[True], ~same])
+            group, timestamp_ms, item_id, code = group[keep], timestamp_ms[keep], item_id[keep], code[keep]
+        starts = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
+        ends = np.append(starts[1:], len(group))
+        prefixes = [keys.sequence_prefix(hashes[g // len(Kind)], Kind(g % len(Kind))) for g in group[starts].tolist()]
+        return cls(
+            prefixes,
+            starts.tolist(),
+            ends.tolist(),
+            dict(zip(hashes, numbers, strict=True)),
+            np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)[group // len(Kind)],
+            (group % len(Kind)).astype(np.uint8),
+            timestamp_ms,
+            item_id,
+            code,
+        )
