@@ -3,39 +3,42 @@
 import threading
 from collections.abc import Callable, Iterator
 
+from store.embeddings import EmbeddingTable
 from store.errors import NotOwnerError
 from store.partition import PartitionStore
+from store.reader import SequenceReader
 
 
 class PartitionDirectory:
-    """Partition number to open store. Every method may be called from any thread."""
+    """Partition number to the reader of its open store. Every method may be called from any thread."""
 
-    def __init__(self, partition_of: Callable[[bytes], int]) -> None:
+    def __init__(self, partition_of: Callable[[bytes], int], embeddings: EmbeddingTable) -> None:
         """`partition_of` maps a record's key (a user id in UTF-8) to its partition."""
-        self._partition_of = partition_of
-        self._stores: dict[int, PartitionStore] = {}
+        self._partition_of, self._embeddings = partition_of, embeddings
+        self._readers: dict[int, SequenceReader] = {}
         self._lock = threading.Lock()
 
     def add(self, store: PartitionStore) -> None:
         """Serve the store's partition from now on."""
         with self._lock:
-            self._stores = {**self._stores, store.partition: store}
+            self._readers = {**self._readers, store.partition: SequenceReader(store, self._embeddings)}
 
     def remove(self, partition: int) -> None:
         """Stop serving a partition; reads already under way finish."""
         with self._lock:
-            self._stores = {number: store for number, store in self._stores.items() if number != partition}
+            self._readers = {number: reader for number, reader in self._readers.items() if number != partition}
 
-    def for_user(self, user_id: str) -> PartitionStore:
-        """Return the store that holds the user; raises NotOwnerError when this process does not."""
+    def for_user(self, user_id: str) -> SequenceReader:
+        """Return the reader of the user's partition; raises NotOwnerError when this process does not hold it."""
         partition = self._partition_of(user_id.encode())
-        store = self._stores.get(partition)
-        if store is None:
+        reader = self._readers.get(partition)
+        if reader is None:
             raise NotOwnerError(partition)
-        return store
+        return reader
 
     def __iter__(self) -> Iterator[PartitionStore]:
-        return iter(sorted(self._stores.values(), key=lambda store: store.partition))
+        """Give the open stores, by partition."""
+        return iter(reader.store for _, reader in sorted(self._readers.items()))
 
     def __len__(self) -> int:
-        return len(self._stores)
+        return len(self._readers)

@@ -51,9 +51,11 @@ class EmbeddingTable:
         data, state = path / "embeddings.bin", path / "embeddings.json"
         if not data.exists():
             state.unlink(missing_ok=True)
-            with data.open("wb") as file:
+            new = data.with_suffix(".tmp")
+            with new.open("wb") as file:
                 file.write(_MAGIC)
                 file.truncate(_HEADER_BYTES + _SMALLEST_ROWS * ROW.itemsize)
+            new.replace(data)
         with data.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise FormatVersionError(str(data), "unknown", FORMAT)
@@ -67,7 +69,7 @@ class EmbeddingTable:
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise CorruptRecordError(f"{state} does not decode; remove {path}, and the node rebuilds it") from error
             if version != FORMAT:
-                raise FormatVersionError(f"{state} has format {version}, not {FORMAT}: remove {path} to rebuild it")
+                raise FormatVersionError(str(state), version, FORMAT)
         if _HEADER_BYTES + (rows + 1) * ROW.itemsize > data.stat().st_size:
             raise CorruptRecordError(f"{data} is shorter than its {rows} rows; remove {path}, and the node rebuilds it")
         return cls(path, offsets, rows, sync_every_s)

@@ -21,7 +21,7 @@ class SequenceReader:
     """Reads one partition. May be used from any thread."""
 
     def __init__(self, store: PartitionStore, embeddings: EmbeddingTable) -> None:
-        self._store, self._embeddings = store, embeddings
+        self.store, self._embeddings = store, embeddings
         self._rows_lock = threading.Lock()
         self._rows = np.empty(0, np.int64)
         self._rows_known = 0
@@ -33,11 +33,11 @@ class SequenceReader:
         """
         user = user_hash(user_id.encode())
         try:
-            with self._store.view() as view:
+            with self.store.view() as view:
                 sequences = {kind: self._read_kind(view, user, kind, query) for kind in query.kinds}
                 return UserSequences(view.as_of, sequences)
         except CorruptRecordError as error:
-            raise CorruptRecordError(error.what, partition=self._store.partition, user=user_id) from error
+            raise CorruptRecordError(error.what, partition=self.store.partition, user=user_id) from error
 
     def _read_kind(self, view: View, user: bytes, kind: Kind, query: SequenceQuery) -> Sequence:
         prefix = keys.sequence_prefix(user, kind)

@@ -1,4 +1,6 @@
-"""The state record of a partition, little-endian::
+"""The state record of a partition.
+
+Little-endian::
 
 version u8 (1) · applied offset i64 · watermark_ms i64 · retained events u64 · fingerprint 16 bytes
 """

@@ -1,0 +1,78 @@
+"""What both services check in a request, and how they wait and refuse."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from lifeline.v1 import sequence_pb2
+from store.actions import MAX_USER_ID_BYTES
+from store.directory import PartitionDirectory
+from store.errors import StoreError
+from store.reader import SequenceReader
+from store.sequence import AsOf
+from store.status import Reason, Refusal, abort
+
+
+@contextmanager
+def refusals(context: grpc.ServicerContext) -> Iterator[None]:
+    """Turn what is raised inside into a status with ErrorInfo."""
+    try:
+        yield
+    except Refusal as refusal:
+        abort(context, refusal)
+    except StoreError as error:
+        abort(context, Refusal.of(error))
+
+
+def invalid(field: str, message: str, reason: Reason = Reason.FIELD_INVALID, **metadata: str) -> Refusal:
+    """Return the refusal of one field."""
+    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{field}: {message}", field=field, **metadata)
+
+
+def check_user_id(user_id: str) -> None:
+    """Refuse a user id that no record can have."""
+    size = len(user_id.encode())
+    if not 1 <= size <= MAX_USER_ID_BYTES:
+        raise invalid(
+            "user_id", f"it has {size} bytes: give 1 to {MAX_USER_ID_BYTES} bytes of UTF-8", Reason.USER_ID_INVALID
+        )
+
+
+def reader_at(
+    directory: PartitionDirectory, user_id: str, min_offset: int | None, context: grpc.ServicerContext
+) -> SequenceReader:
+    """Return the reader of the user's partition once that has applied `min_offset`, within the call's deadline.
+
+    Raises Refusal, NotOwnerError, NotYetAppliedError.
+    """
+    reader = directory.for_user(user_id)
+    if min_offset is not None:
+        if min_offset < 0:
+            raise invalid("min_offset", f"it is {min_offset}: give the offset of an acknowledged record, 0 or more")
+        reader.store.wait_for(min_offset, time_left(context))
+    check_deadline(context)
+    return reader
+
+
+def time_left(context: grpc.ServicerContext, *, without_deadline_s: float = 30.0) -> float:
+    """Return the seconds until the call's deadline."""
+    remaining: float | None = context.time_remaining()
+    return without_deadline_s if remaining is None else max(0.0, remaining)
+
+
+def check_deadline(context: grpc.ServicerContext) -> None:
+    """Refuse to do work that nobody waits for any more."""
+    if time_left(context) <= 0 or not context.is_active():
+        raise Refusal(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            Reason.DEADLINE_PASSED,
+            "the call's deadline passed before it was worked on: retry with a longer deadline",
+        )
+
+
+def as_of_message(as_of: AsOf) -> sequence_pb2.AsOf:
+    """Return `as_of` as it goes over the wire."""
+    return sequence_pb2.AsOf(
+        partition=as_of.partition, applied_offset=as_of.applied_offset, watermark_ms=as_of.watermark_ms
+    )
