@@ -43,6 +43,7 @@ class EmbeddingTable:
         self._index = IdIndex(self._rows["item_id"][1 : rows + 1].copy())
         self._lock = threading.Lock()
         self._synced_at = time.monotonic()
+        self._dirty = False
 
     @classmethod
     def open(cls, path: Path, *, sync_every_s: float = 1.0) -> Self:
@@ -105,6 +106,7 @@ class EmbeddingTable:
                 self._rows["version"][rows] = version[keep]
                 self._rows["embedding"][rows] = embedding[keep]
             self._offsets[partition] = offset
+            self._dirty = True
             if time.monotonic() - self._synced_at >= self._sync_every_s:
                 self._sync()
 
@@ -143,6 +145,8 @@ class EmbeddingTable:
             self._map_rows()
 
     def _sync(self) -> None:
+        if not self._dirty:
+            return
         self._map.flush()
         state = self._path / "embeddings.json"
         text = json.dumps({"format": FORMAT, "rows": len(self._index), "offsets": self._offsets})
@@ -152,4 +156,4 @@ class EmbeddingTable:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(state)
-        self._synced_at = time.monotonic()
+        self._synced_at, self._dirty = time.monotonic(), False

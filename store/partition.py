@@ -104,15 +104,19 @@ class PartitionStore:
         self._items, self._items_folded = self._load_items()
 
     @classmethod
-    def open(cls, path: Path, *, partition: int, settings: StoreSettings, memory: SharedMemory) -> Self:
-        """Open or create the store in `path`.
+    def open(
+        cls, path: Path, *, partition: int, settings: StoreSettings, memory: SharedMemory, read_only: bool = False
+    ) -> Self:
+        """Open or create the store in `path`; `read_only` gives the state of now beside a node that writes.
 
         Raises StoreLockedError when another process has it, FormatVersionError, CorruptRecordError, StoreError.
         """
-        path.mkdir(parents=True, exist_ok=True)
+        if not read_only:
+            path.mkdir(parents=True, exist_ok=True)
+        access = AccessType.read_only(error_if_log_file_exist=False) if read_only else AccessType.read_write()
         families = {name: family_options(name, memory) for name in ("rows", "chunks", "meta")}
         try:
-            db = Rdict(str(path), database_options(memory), families, AccessType.read_write())
+            db = Rdict(str(path), database_options(memory), families, access)
         except Exception as error:  # rocksdict raises bare Exception
             text = str(error)
             if "lock" in text.lower():

@@ -14,13 +14,14 @@ from store.errors import CorruptRecordError, StoreError
 from store.fingerprint import user_hash
 from store.head import Head, segment_events, unpack_events
 from store.partition import PartitionStore, View
-from store.sequence import Column, Sequence, SequenceQuery, UserSequences
+from store.sequence import EMBEDDING_DIM, Column, Sequence, SequenceQuery, UserSequences
 
 
 class SequenceReader:
     """Reads one partition. May be used from any thread."""
 
-    def __init__(self, store: PartitionStore, embeddings: EmbeddingTable) -> None:
+    def __init__(self, store: PartitionStore, embeddings: EmbeddingTable | None = None) -> None:
+        """Without `embeddings` every embedding reads as zeros."""
         self.store, self._embeddings = store, embeddings
         self._rows_lock = threading.Lock()
         self._rows = np.empty(0, np.int64)
@@ -79,17 +80,19 @@ class SequenceReader:
         )
 
     def _gather(self, ordinals: NDArray[np.uint32], item_ids: NDArray[np.uint64]) -> NDArray[np.int8]:
-        return self._embeddings.gather(self._embedding_rows(item_ids)[ordinals])
+        if self._embeddings is None:
+            return np.zeros((len(ordinals), EMBEDDING_DIM), np.int8)
+        return self._embeddings.gather(self._embedding_rows(self._embeddings, item_ids)[ordinals])
 
-    def _embedding_rows(self, item_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def _embedding_rows(self, embeddings: EmbeddingTable, item_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the embedding row of each ordinal. A row never moves, so only unknown ones are looked up again."""
         with self._rows_lock:
-            known = len(self._embeddings)
+            known = len(embeddings)
             if len(self._rows) < len(item_ids) or self._rows_known != known:
                 rows = np.zeros(max(len(item_ids), len(self._rows)), np.int64)
                 rows[: len(self._rows)] = self._rows
                 unknown = np.flatnonzero(rows[: len(item_ids)] == 0)
-                rows[unknown] = self._embeddings.rows_of(item_ids[unknown])
+                rows[unknown] = embeddings.rows_of(item_ids[unknown])
                 self._rows, self._rows_known = rows, known
             return self._rows
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from store.actions import Kind
+from store.actions import Identity, Kind, pack_code
 
 EMBEDDING_DIM = 32
 
@@ -64,6 +64,16 @@ class Sequence:
     action_type: NDArray[np.uint8] | None
     surface: NDArray[np.uint8] | None
     embedding: NDArray[np.int8] | None
+
+    def identities(self) -> list[Identity]:
+        """Return the identity of each event, for comparisons: the four columns must have been read."""
+        if self.timestamp_ms is None or self.item_id is None or self.action_type is None or self.surface is None:
+            raise ValueError("an identity needs the columns of Column.EVENT: ask for them")
+        codes = pack_code(self.action_type, self.surface)
+        return [
+            Identity(*row)
+            for row in zip(self.timestamp_ms.tolist(), self.item_id.tolist(), codes.tolist(), strict=True)
+        ]
 
 
 class UserSequences(NamedTuple):

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     MODEL_NOT_LOADED = "MODEL_NOT_LOADED"
     STATE_CORRUPT = "STATE_CORRUPT"
     STORE_FAILED = "STORE_FAILED"
+    INTERNAL = "INTERNAL"
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program

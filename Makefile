@@ -1,0 +1,84 @@
+# Everything starts here: `make` lists the targets, and each one first sets .venv up if it has to.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+
+# "locked" is the torch of requirements.lock. Once set up, the choice is kept until another is named.
+ifndef TORCH_BACKEND
+TORCH_BACKEND := $(or $(patsubst .setup-%,%,$(notdir $(firstword $(wildcard $(VENV)/.setup-*)))),locked)
+endif
+SETUP := $(VENV)/.setup-$(TORCH_BACKEND)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench proto clean lock
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(SETUP) ## Make .venv and install everything (TORCH_BACKEND=cpu: a torch without CUDA)
+	@echo "Ready: $(BIN)/lifeline --help"
+
+demo: $(SETUP) ## Real Kafka, a real history, one user scored: from nothing to a summary
+	@$(BIN)/lifeline demo $(ARGS)
+
+test: $(SETUP) ## Run the tests (ARGS='-k store' passes arguments on)
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(SETUP) ## Check style, types, the import arrows and the wire contract
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint protos
+
+bench: $(SETUP) ## Measure the whole path (ARGS=--json for the rows)
+	@$(BIN)/lifeline bench slice $(ARGS)
+
+proto: $(SETUP) ## Build lifeline/v1 from protos/
+	@$(BIN)/python protos/generate.py
+
+clean: ## Remove .venv, caches and build outputs (data/ and models/ stay)
+	@rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --quiet
+
+lock: $(SETUP) ## Resolve the dependencies anew into requirements.lock and requirements-bootstrap.txt
+	@$(UV) pip compile pyproject.toml --all-extras --group dev --upgrade $(LOCKED) -o requirements.lock
+	@echo uv | $(UV) pip compile - --upgrade --no-annotate $(LOCKED) -o requirements-bootstrap.txt
+
+# --- how .venv comes to be ---
+
+ifeq ($(TORCH_BACKEND),locked)
+INSTALL := --require-hashes -r requirements.lock
+else
+# Other builds of torch have other hashes, so the lock gives the versions alone.
+INSTALL := --torch-backend=$(TORCH_BACKEND) --no-verify-hashes -c requirements.lock \
+	-r pyproject.toml --all-extras --group dev
+endif
+
+$(SETUP): requirements.lock pyproject.toml $(UV)
+	@echo "==> Installing the packages of requirements.lock into $(VENV) (5 GB with CUDA's torch; minutes, once)"
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install $(INSTALL)
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.setup-*
+	@touch $@
+
+$(UV): requirements-bootstrap.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) is not on PATH: install Python 3.11 or later (Debian: apt-get install python3 python3-venv)," \
+	    "or name one with make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$$($(PYTHON) --version 2>&1) is too old: install Python 3.11 or later," \
+	    "or name one with make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: install its venv module" \
+	    "(Debian: apt-get install python3-venv) and run make again" >&2; exit 1; }
+	@echo "==> Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< || { \
+	  echo "uv could not be installed: see pip's message above, put it right (network, proxy, disk space)" \
+	    "and run make again" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,56 @@
+"""The `lifeline` command. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 verify found a difference."""
+
+import sys
+
+import typer
+
+from lifeline.broker import BrokerError
+from lifeline.cli.admin import config_app, health, topics_app
+from lifeline.cli.console import err
+from lifeline.cli.data import erase, get, produce, score, verify
+from lifeline.cli.run import bench, broker, demo, node, train
+from lifeline.client import LifelineError
+from lifeline.config import ConfigError
+from lifeline.sources import SourceError
+from scorer.errors import ScorerError
+from store.errors import StoreError
+from stream.errors import StreamError
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+app = typer.Typer(
+    name="lifeline",
+    help="Every user's whole history, seconds old at most, compressed on local disk, and scored where it lies.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (node, produce, get, score, erase, verify, train, demo, broker, bench, health):
+    app.command()(command)
+app.add_typer(topics_app, name="topics")
+app.add_typer(config_app, name="config")
+
+
+def main() -> None:
+    """Run the program; what is expected to go wrong is one clear sentence, not a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        for problem in error.problems:
+            err.print(f"[bold red]error:[/] {problem}", highlight=False)
+        sys.exit(EXIT_USAGE)
+    except (SourceError, StoreError, StreamError, ScorerError, BrokerError, LifelineError) as error:
+        err.print("[bold red]error:[/]", str(error), highlight=False, markup=True)
+        sys.exit(EXIT_FAILED)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in {"lifeline", "stream", "store", "scorer"}:
+            raise
+        err.print(
+            f"[bold red]error:[/] this command needs {error.name}, which is not installed: "
+            "install the package with its extras, 'lifeline[all]'",
+            highlight=False,
+            markup=True,
+        )
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.exit(130)

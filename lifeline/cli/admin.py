@@ -1,0 +1,99 @@
+"""Commands for operators: topics, configuration, health."""
+
+from typing import Annotated
+
+import grpc
+import typer
+
+from lifeline.cli.console import (
+    AddressOption,
+    BootstrapOption,
+    ConfigOption,
+    JsonOption,
+    err,
+    load,
+    out,
+    print_json,
+    table,
+)
+
+topics_app = typer.Typer(help="The topics that Lifeline needs.", no_args_is_help=True)
+config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
+
+
+@topics_app.command("create")
+def topics_create(
+    config: ConfigOption = None,
+    bootstrap_servers: BootstrapOption = None,
+    partitions: Annotated[int | None, typer.Option(help="of the actions topic", show_default=False)] = None,
+    replication_factor: Annotated[int | None, typer.Option(help="copies of each", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create the topics for actions, items and dead letters; those that exist are checked, never changed."""
+    from stream.topics import create_topics
+
+    settings = load(
+        config,
+        kafka__bootstrap_servers=bootstrap_servers,
+        kafka__partitions=partitions,
+        kafka__replication_factor=replication_factor,
+    ).settings
+    reports = create_topics(settings.kafka)
+    if as_json:
+        print_json(
+            [
+                {
+                    "topic": report.plan.name,
+                    "state": report.state.value,
+                    "partitions": report.plan.partitions,
+                    "replication_factor": report.plan.replication_factor,
+                    "differences": list(report.differences),
+                }
+                for report in reports
+            ]
+        )
+    else:
+        rows = [(r.plan.name, r.state.value, r.plan.partitions, "; ".join(r.differences) or "-") for r in reports]
+        out.print(table("Topics", ("topic", "state", "partitions>", "differences"), rows))
+    if any(report.fatal for report in reports):
+        err.print("[bold red]error:[/] a node must not use these topics as they are: see the differences")
+        raise typer.Exit(1)
+
+
+@config_app.command("show")
+def config_show(
+    config: ConfigOption = None,
+    origin: Annotated[bool, typer.Option("--origin", help="say where each value comes from")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print every setting as it stands; secrets are masked."""
+    rows = load(config).rows()
+    if as_json:
+        print_json({row.key: {"value": row.value, "origin": row.origin} if origin else row.value for row in rows})
+        return
+    columns = ("setting", "value", "origin") if origin else ("setting", "value")
+    out.print(table("Configuration", columns, [row if origin else row[:2] for row in rows]))
+
+
+def health(
+    config: ConfigOption = None,
+    address: AddressOption = None,
+    service: Annotated[str, typer.Option(help="a gRPC service, 'readiness' or 'liveness'; all without it")] = "",
+    timeout: Annotated[float, typer.Option(help="seconds")] = 5.0,
+) -> None:
+    """Ask a node whether it serves: exit code 0 when it does, 1 when not."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    target = load(config, node__grpc_address=address).settings.node.grpc_address
+    with grpc.insecure_channel(target) as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout
+            )
+        except grpc.RpcError as error:
+            call: grpc.Call = error  # type: ignore[assignment]
+            err.print(f"{target}: {call.code().name}: {call.details()}", highlight=False)
+            raise typer.Exit(1) from None
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
+    out.print(f"{target}: {status}", highlight=False)
+    raise typer.Exit(0 if status == "SERVING" else 1)

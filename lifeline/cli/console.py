@@ -1,0 +1,87 @@
+"""What every command shares: the consoles, JSON, tables, the settings of a call."""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from lifeline.config import Loaded, load_settings
+
+out = Console()
+"""Where answers go."""
+err = Console(stderr=True)
+"""Where progress and complaints go, so that answers can be piped."""
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; LIFELINE_CONFIG, else ./lifeline.toml", show_default=False)
+]
+BootstrapOption = Annotated[
+    str | None, typer.Option("--bootstrap-servers", help="Kafka, host:port[,host:port]", show_default=False)
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="the node's gRPC address, host:port", show_default=False)
+]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="the node's state", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+def load(config: Path | None, **flags: object) -> Loaded:
+    """Return the settings of this call; a flag is named after its key, with ``__`` for the dot."""
+    return load_settings(config, {key.replace("__", "."): value for key, value in flags.items()})
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
+    """Print one JSON document."""
+    out.print_json(json.dumps(value))
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    """Return a table; columns that end in ``>`` are aligned to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", pad_edge=False)
+    for column in columns:
+        made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left")
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    return made
+
+
+def progress() -> Progress:
+    """Return a progress display on the error console: bar, count, rate, time."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+
+def when(timestamp_ms: int) -> str:
+    """Return a time of the log in UTC, as people read it."""
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def age(milliseconds: int) -> str:
+    """Return a duration in its largest unit."""
+    seconds = abs(milliseconds) / 1000
+    for unit, size in (("y", 31_557_600), ("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.3f} s"

@@ -1,0 +1,27 @@
+"""The progress display of fetching Apache Kafka."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lifeline.broker import FetchProgress, Progress
+from lifeline.cli.console import progress
+
+
+@contextmanager
+def fetch_display() -> Iterator[Progress]:
+    """Yield a callback that shows a bar while there is something to fetch."""
+    with progress() as bar:
+        task = None
+
+        def show(state: FetchProgress) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task("fetching Apache Kafka", total=None, note="")
+            bar.update(
+                task,
+                completed=state.artifact,
+                total=state.artifacts or None,
+                note=f"{state.size_bytes / 1e6:.1f} MB  {state.name}",
+            )
+
+        yield show

@@ -1,0 +1,127 @@
+"""Commands that run something: node, broker, train, demo, bench."""
+
+import asyncio
+import importlib
+import pkgutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifeline.cli.console import (
+    BootstrapOption,
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    err,
+    load,
+    out,
+    print_json,
+    progress,
+    table,
+)
+
+
+def node(
+    config: ConfigOption = None,
+    bootstrap_servers: BootstrapOption = None,
+    data_dir: DataDirOption = None,
+    grpc_address: Annotated[str | None, typer.Option(help="host:port that gRPC listens on", show_default=False)] = None,
+) -> None:
+    """Run a node: consume the actions topic, keep the state on disk, serve GetSequence and Score."""
+    from lifeline.logs import configure_logs
+    from lifeline.node import run_node
+
+    settings = load(
+        config,
+        kafka__bootstrap_servers=bootstrap_servers,
+        node__data_dir=data_dir,
+        node__grpc_address=grpc_address,
+    ).settings
+    configure_logs(settings.node)
+    asyncio.run(run_node(settings))
+
+
+def broker(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="where it keeps its log; without: a directory that goes with it", show_default=False),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="a free one without it", show_default=False)] = None,
+) -> None:
+    """Run Apache Kafka in the foreground, for development: fetched once, one process, no Java needed."""
+    from lifeline.broker import Broker
+    from lifeline.cli.fetch import fetch_display
+
+    with fetch_display() as shown, Broker.start(data_dir, port=port, progress=shown) as running:
+        out.print(f"Apache Kafka is ready at {running.bootstrap_servers} (pid {running.pid}); Ctrl-C stops it")
+        code = running.wait()
+    if code:
+        err.print(f"[bold red]error:[/] Kafka ended with code {code}: see its log in the data directory")
+        raise typer.Exit(1)
+
+
+def train(
+    seconds: Annotated[float, typer.Option(help="about how long")] = 60.0,
+    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model on the stored histories and save it as a new version for nodes to load at their start."""
+    from lifeline.training import train_from_store
+    from scorer.settings import TrainSettings
+
+    settings = load(config, node__data_dir=data_dir).settings
+    started = time.monotonic()
+    with progress() as bar:
+        task = bar.add_task("training", total=None, note="")
+
+        def show(step: int, total: int, loss: float, rate: float) -> None:
+            bar.update(task, completed=step, total=total, note=f"loss {loss:.4f}, {rate:,.0f} examples/s")
+
+        manifest = train_from_store(settings, TrainSettings(max_seconds=seconds, seed=seed, steps=100_000), show)
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    place = settings.scorer.models_dir / manifest.name / manifest.version
+    out.print(f"{place} trained in {time.monotonic() - started:.0f} s", highlight=False)
+    rows = [(name, f"{value:.4f}") for name, value in manifest.metrics.items()]
+    out.print(table("Held-out requests, all later than training", ("measure", "value>"), rows))
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="leave everything running, and say what to try next")] = False,
+    bootstrap_servers: BootstrapOption = None,
+    train_seconds: Annotated[float, typer.Option(help="about how long the small model trains")] = 60.0,
+) -> None:
+    """Show the main job from nothing: a history into Kafka, into the store, read, scored, and one action more."""
+    from lifeline.demo import run_demo
+
+    run_demo(keep=keep, bootstrap_servers=bootstrap_servers, train_seconds=train_seconds)
+
+
+def bench(
+    name: Annotated[str | None, typer.Argument(help="which one; without: list them", show_default=False)] = None,
+    bootstrap_servers: BootstrapOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a benchmark. It exits with 0 whatever falls short: a person reads the table."""
+    try:
+        package = importlib.import_module("benchmarks")
+    except ModuleNotFoundError:
+        err.print("[bold red]error:[/] the benchmarks are not installed: run this in a checkout of the project")
+        raise typer.Exit(1) from None
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "report")
+    if name is None:
+        out.print("\n".join(names))
+        return
+    if name not in names:
+        err.print(f"[bold red]error:[/] there is no benchmark {name!r}: use one of {', '.join(names)}")
+        raise typer.Exit(2)
+    report = importlib.import_module(f"benchmarks.{name}").run(bootstrap_servers)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        out.print(report.table())

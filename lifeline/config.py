@@ -1,0 +1,310 @@
+"""The configuration: one typed tree, validated once, with the origin of every value.
+
+Flags come before ``LIFELINE_*`` variables (``__`` between the parts: ``LIFELINE_KAFKA__GROUP_ID``), these
+before a TOML file (``--config``, ``LIFELINE_CONFIG``, or ``lifeline.toml`` in the working directory), and
+that before the defaults. Nothing else in the program reads the environment for a setting.
+"""
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from scorer.settings import ScorerSettings
+from store.settings import StoreSettings
+from store.vocabulary import Vocabulary
+from stream.settings import KafkaSettings, UpdaterSettings
+
+PREFIX = "LIFELINE_"
+DELIMITER = "__"
+CONFIG_VARIABLE = "LIFELINE_CONFIG"
+HISTORY_VARIABLE = "LIFELINE_HISTORY"
+OTHER_VARIABLES = {
+    CONFIG_VARIABLE: "the configuration file",
+    HISTORY_VARIABLE: "the directory of the demo's history",
+}
+DEFAULT_FILE = Path("lifeline.toml")
+DEFAULT = "default"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` has a sentence for each fault. The CLI exits with 2."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class NodeSettings(BaseModel):
+    """Where a node keeps its state and how it serves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Annotated[Path, Field(description="the partitions and the item table")] = Path("data")
+    grpc_address: Annotated[
+        str,
+        Field(pattern=r"^.+:\d{1,5}$", description="host:port that gRPC listens on; port 0 takes a free one"),
+    ] = "127.0.0.1:50051"
+    max_concurrent_rpcs: Annotated[int, Field(ge=1, le=65_536, description="calls at once; more are refused")] = 128
+    max_message_mib: Annotated[int, Field(ge=1, le=1_024, description="largest request and reply")] = 4
+    stop_deadline_s: Annotated[float, Field(gt=0, le=3_600, description="a graceful stop's deadline")] = 30.0
+    log_format: Annotated[Literal["console", "json"], Field(description="how log lines look")] = "console"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="the least that is logged")
+    ] = "info"
+
+
+class Settings(BaseSettings):
+    """The whole tree. Build it with `load_settings`: the class itself reads no source."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter=DELIMITER)
+
+    node: NodeSettings = NodeSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    updater: UpdaterSettings = UpdaterSettings()
+    store: StoreSettings = StoreSettings()
+    scorer: ScorerSettings = ScorerSettings()
+    vocabulary: Vocabulary = Vocabulary()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from the caller alone: `load_settings` merges the sources and knows each one's name."""
+        return (init_settings,)
+
+
+class Row(NamedTuple):
+    """One line of ``lifeline config show``."""
+
+    key: str
+    """The dotted key."""
+    value: object
+    """The value as JSON has it; a secret is masked."""
+    origin: str
+    """Where it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings, and each one's origin: dotted key to "default", a file, "env NAME" or "flag --name"."""
+
+    settings: Settings
+    origin: Mapping[str, str]
+
+    def rows(self) -> list[Row]:
+        """Return every setting in the order of the tree, secrets masked."""
+        values = self.settings.model_dump(mode="json")
+        return [Row(key, _value_at(values, key), origin) for key, origin in self.origin.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Values of one source as a nested mapping, and which name set which dotted key."""
+
+    values: dict[str, Any]
+    names: Mapping[str, str]
+
+    def name_of(self, key: str) -> str | None:
+        """Return what set `key`, or something that holds it; None when this source did not."""
+        if _value_at(self.values, key) is _MISSING:
+            return None
+        holders = [held for held in self.names if key == held or key.startswith(f"{held}.") or held == ""]
+        if holders:
+            return self.names[max(holders, key=len)]
+        within = {name: None for held, name in self.names.items() if held.startswith(f"{key}.")}
+        return ", ".join(within)
+
+
+_MISSING = object()
+
+
+def load_settings(config: Path | None = None, flags: Mapping[str, object] | None = None) -> Loaded:
+    """Merge the sources and validate once.
+
+    `config` is the file that ``--config`` names. `flags` maps dotted keys ("node.data_dir") to the values of
+    flags, which are named after the last part ("--data-dir"); a value of None means that the flag was not
+    given. Raises ConfigError with a sentence for each fault.
+    """
+    sources = [_from_flags(flags or {}), _from_environment(), _from_file(config)]
+    values: dict[str, Any] = {}
+    for source in reversed(sources):
+        values = _merged(values, source.values)
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigError([_problem(detail, sources) for detail in error.errors()]) from None
+    return Loaded(settings, {key: _origin(key, sources) for key in _leaves(Settings)})
+
+
+def _from_flags(flags: Mapping[str, object]) -> _Source:
+    values: dict[str, Any] = {}
+    names = {}
+    for key, value in flags.items():
+        if value is not None:
+            *parents, last = key.split(".")
+            level = values
+            for parent in parents:
+                level = level.setdefault(parent, {})
+            level[last] = value
+            names[key] = f"flag --{last.replace('_', '-')}"
+    return _Source(values, names)
+
+
+def _from_environment() -> _Source:
+    """Read the variables; raises ConfigError for one that names no setting or holds broken JSON."""
+    names, problems = {}, []
+    for variable in sorted(os.environ):
+        if not variable.upper().startswith(PREFIX) or variable.upper() in OTHER_VARIABLES:
+            continue
+        path = variable[len(PREFIX) :].lower().split(DELIMITER)
+        found = _field(path)
+        if found is None:
+            known = [PREFIX + key.replace(".", DELIMITER).upper() for key in _leaves(Settings)]
+            problems.append(f"{variable} names no setting: {_suggestion(variable.upper(), [*known, *OTHER_VARIABLES])}")
+        elif found.is_tree and not _is_json_object(os.environ[variable]):
+            problems.append(
+                f"{variable} holds no JSON object: write one, or set its parts with {variable}{DELIMITER}NAME"
+            )
+        else:
+            names[".".join(path)] = f"env {variable}"
+    if problems:
+        raise ConfigError(problems)
+    return _Source(EnvSettingsSource(Settings)(), names)
+
+
+def _from_file(config: Path | None) -> _Source:
+    """Read the TOML file, if there is one; raises ConfigError when a named one cannot be read."""
+    asked = "--config" if config else CONFIG_VARIABLE
+    path = config or Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+    if config is None and CONFIG_VARIABLE not in os.environ and not path.exists():
+        return _Source({}, {})
+    try:
+        if not path.is_file():
+            raise ConfigError([f"{path} is not a file: create it, or name another with {asked}"])
+        return _Source(TomlConfigSettingsSource(Settings, toml_file=path)(), {"": str(path)})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path} is not TOML: correct it where it says: {error}"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be read ({error.strerror}): give this user leave to read it"]) from None
+
+
+class _Found(NamedTuple):
+    """What a dotted key leads to."""
+
+    is_tree: bool
+    """Whether it holds a mapping: a part of the tree, or a dictionary of the vocabulary."""
+    is_secret: bool
+
+
+def _field(path: list[str]) -> _Found | None:
+    """Follow a key down the tree; None when it leads nowhere."""
+    model: type[BaseModel] = Settings
+    for depth, name in enumerate(path):
+        field = model.model_fields.get(name)
+        if field is None:
+            return None
+        below = _model_of(field)
+        if below is None:
+            is_tree = get_origin(field.annotation) is dict
+            if depth + 1 < len(path):
+                # What lies inside a dictionary is for its own type to check.
+                return _Found(is_tree=False, is_secret=False) if is_tree else None
+            is_secret = SecretStr in (field.annotation, *get_args(field.annotation))
+            return _Found(is_tree=is_tree, is_secret=is_secret)
+        model = below
+    return _Found(is_tree=True, is_secret=False)
+
+
+def _model_of(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of every setting, in the order of the tree."""
+    for name, field in model.model_fields.items():
+        below = _model_of(field)
+        if below is None:
+            yield prefix + name
+        else:
+            yield from _leaves(below, f"{prefix}{name}.")
+
+
+def _origin(key: str, sources: list[_Source]) -> str:
+    found = _field(key.split("."))
+    names = [name for source in sources if (name := source.name_of(key))]
+    # Dictionaries are merged over the sources; of anything else the first source's value stands.
+    return ", ".join(names if found and found.is_tree else names[:1]) or DEFAULT
+
+
+def _problem(detail: ErrorDetails, sources: list[_Source]) -> str:
+    """Say which source's which key is wrong, in what way, and what to do."""
+    path = [str(part) for part in detail["loc"]]
+    key = ".".join(path)
+    where = next((name for source in sources if (name := source.name_of(key))), "the settings")
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: {key} is not a setting: {_suggestion(key, _neighbours(path))}"
+    said = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        # Our own validators end in what to do.
+        return f"{where}: {key}: {said}"
+    found = _field(path)
+    given = detail["input"]
+    shown = "" if (found and found.is_secret) or isinstance(given, dict) else f" (it is {given!r})"
+    return f"{where}: {key}: {said[:1].lower()}{said[1:]}{shown}: correct the value"
+
+
+def _neighbours(path: list[str]) -> list[str]:
+    """Return the keys of the tree that are as deep as `path`."""
+    keys = {".".join(leaf.split(".")[: len(path)]) for leaf in _leaves(Settings)}
+    return sorted(key for key in keys if key.count(".") + 1 == len(path))
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"did you mean {close[0]}?" if close else "remove it (`lifeline config show` lists what there is)"
+
+
+def _value_at(values: Mapping[str, Any], key: str) -> object:
+    level: object = values
+    for part in key.split("."):
+        if not isinstance(level, Mapping) or part not in level:
+            return _MISSING
+        level = level[part]
+    return level
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False

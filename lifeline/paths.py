@@ -1,0 +1,24 @@
+"""Where a node keeps what: the layout of its data directory."""
+
+import re
+from pathlib import Path
+
+_PARTITION = re.compile(r"partition-(\d+)")
+
+
+def partition_dir(data_dir: Path, partition: int) -> Path:
+    """Return the directory of a partition's store."""
+    return data_dir / f"partition-{partition:05d}"
+
+
+def partitions_in(data_dir: Path) -> list[int]:
+    """Return the partitions that have a directory, ascending."""
+    if not data_dir.is_dir():
+        return []
+    found = (_PARTITION.fullmatch(entry.name) for entry in data_dir.iterdir() if entry.is_dir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def items_dir(data_dir: Path) -> Path:
+    """Return the directory of the embedding table."""
+    return data_dir / "items"

@@ -1,0 +1,150 @@
+"""The gRPC server of a node: the two services, health, reflection, and the limits that hold for every call."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from lifeline.config import NodeSettings
+from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
+from store.status import Reason, Refusal, abort
+
+LIVENESS, READINESS = "liveness", "readiness"
+SERVICES = (
+    sequence_pb2.DESCRIPTOR.services_by_name["SequenceService"].full_name,
+    score_pb2.DESCRIPTOR.services_by_name["ScoreService"].full_name,
+)
+
+_SPARE_THREADS = 8
+_MIB = 1 << 20
+_log = structlog.get_logger(__name__)
+
+
+class ServerError(Exception):
+    """The server cannot start; the message ends in what to do."""
+
+
+class NodeServer:
+    """Serves until `stop`. Health starts as NOT_SERVING, but for liveness."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        sequences: sequence_pb2_grpc.SequenceServiceServicer,
+        scores: score_pb2_grpc.ScoreServiceServicer,
+    ) -> None:
+        """Listen; raises ServerError when the address cannot be had."""
+        most = settings.max_concurrent_rpcs
+        options = [
+            ("grpc.max_receive_message_length", settings.max_message_mib * _MIB),
+            ("grpc.max_send_message_length", settings.max_message_mib * _MIB),
+            ("grpc.so_reuseport", 0),
+        ]
+        # A few threads more than calls, so that one too many is told so instead of waiting in silence.
+        threads = most + _SPARE_THREADS
+        self._server = grpc.server(
+            ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+            interceptors=[_Limits(most)],
+            options=options,
+            maximum_concurrent_rpcs=threads,
+        )
+        sequence_pb2_grpc.add_SequenceServiceServicer_to_server(sequences, self._server)
+        score_pb2_grpc.add_ScoreServiceServicer_to_server(scores, self._server)
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self.set_live(live=True)
+        self.set_ready(ready=False)
+        host, _, port = settings.grpc_address.rpartition(":")
+        try:
+            bound = self._server.add_insecure_port(settings.grpc_address)
+        except RuntimeError as error:
+            raise ServerError(
+                f"{settings.grpc_address} cannot be listened on ({error}): stop what has the port, or set "
+                "--grpc-address / LIFELINE_NODE__GRPC_ADDRESS to another one"
+            ) from error
+        self.address = f"{host}:{bound}" if port == "0" else settings.grpc_address
+        self._server.start()
+
+    def set_live(self, *, live: bool) -> None:
+        """Say whether the process does its work; a supervisor restarts one that does not."""
+        self._set(live, LIVENESS)
+
+    def set_ready(self, *, ready: bool) -> None:
+        """Say whether calls should come here."""
+        self._set(ready, "", READINESS, *SERVICES)
+
+    def stop(self, grace_s: float) -> None:
+        """Refuse new calls, let those under way finish within `grace_s` seconds, and stop."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(grace_s).wait()
+
+    def _set(self, serving: bool, *services: str) -> None:  # noqa: FBT001
+        status = health_pb2.HealthCheckResponse
+        for service in services:
+            self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
+
+
+class _Limits(grpc.ServerInterceptor[Any, Any]):
+    """Bounds the calls at once, and gives every failure nobody thought of a reason too."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._free = threading.BoundedSemaphore(most)
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = continuation(handler_call_details)
+        # Health and reflection must answer most of all when the node is full.
+        if handler is None or not str(handler_call_details.method).startswith(tuple(f"/{name}/" for name in SERVICES)):
+            return handler
+        behaviour = cast("Callable[[Message, grpc.ServicerContext], Message]", handler.unary_unary)
+
+        def limited(request: Message, context: grpc.ServicerContext) -> Message:
+            if not self._free.acquire(blocking=False):
+                abort(
+                    context,
+                    Refusal(
+                        grpc.StatusCode.RESOURCE_EXHAUSTED,
+                        Reason.OVERLOADED,
+                        f"{self._most} calls are under way: retry with exponential back-off, or add nodes",
+                        limit=str(self._most),
+                    ),
+                )
+            try:
+                return behaviour(request, context)
+            except Exception as error:
+                # An abort has set the code before it raised.
+                if _code(context) is None:
+                    _log.exception("call failed", method=handler_call_details.method)
+                    abort(context, _internal(error))
+                raise
+            finally:
+                self._free.release()
+
+        return grpc.unary_unary_rpc_method_handler(
+            limited, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+
+
+def _code(context: grpc.ServicerContext) -> grpc.StatusCode | None:
+    # The library has this method; its type stubs lack it.
+    code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]
+    return code
+
+
+def _internal(error: Exception) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.INTERNAL,
+        Reason.INTERNAL,
+        f"{type(error).__name__}: this is a fault of the node; its log has the traceback: report it",
+    )
