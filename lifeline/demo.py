@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lifeline.broker import broker_or_given, free_port
+from lifeline.broker import broker_or_given
 from lifeline.cli.console import out, progress, table
 from lifeline.cli.data import sequence_table
 from lifeline.cli.fetch import fetch_display
@@ -23,7 +23,7 @@ from lifeline.cli.scores import scores_table, tokens_table
 from lifeline.client import LifelineClient, Scores
 from lifeline.config import DEFAULT, Settings, load_settings
 from lifeline.history import History, demo_history
-from lifeline.node_process import Event, NodeProcess
+from lifeline.node_process import Event, NodeProcess, settings_for
 from lifeline.paths import partition_dir, partitions_in
 from lifeline.publish import publish
 from lifeline.training import train_from_store
@@ -131,20 +131,7 @@ class _Demo:
             servers = self._stack.enter_context(broker_or_given(self._given, progress=shown))
         # On a cluster that is not ours, the demo has topics and a group of its own.
         suffix = f"-demo-{uuid.uuid4().hex[:8]}" if self._given else ""
-        port = free_port()
-        settings = load_settings(
-            None,
-            {
-                "kafka.bootstrap_servers": servers,
-                "kafka.actions_topic": f"actions{suffix}",
-                "kafka.items_topic": f"items{suffix}",
-                "kafka.group_id": f"lifeline{suffix}",
-                "node.data_dir": str(self._workdir / "data"),
-                "node.grpc_address": f"127.0.0.1:{port}",
-                "scorer.models_dir": str(self._workdir / "models"),
-                "vocabulary": history.vocabulary.model_dump(mode="json"),
-            },
-        ).settings
+        settings = settings_for(servers, self._workdir, history.vocabulary, suffix=suffix)
         reports = create_topics(settings.kafka)
         rows = [(report.plan.name, report.state.value, report.plan.partitions) for report in reports]
         out.print(table(f"Topics at {servers}", ("topic", "state", "partitions>"), rows))
@@ -210,7 +197,7 @@ class _Demo:
                 bar.update(task, completed=step, total=total, note=f"loss {loss:.3f}, {rate:,.0f} examples/s")
 
             manifest = train_from_store(
-                settings, TrainSettings(max_seconds=seconds, steps=_MANY_STEPS, threads=2), show
+                settings, TrainSettings(max_seconds=seconds, steps=_MANY_STEPS), show
             )
         self._facts.train_s = time.monotonic() - started
         out.print(

@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lifeline.config import Settings
+from lifeline.broker import free_port
+from lifeline.config import Settings, load_settings
+from store.vocabulary import Vocabulary
 
 _LAST_LINES = 30
 Event = Mapping[str, Any]
@@ -21,6 +23,27 @@ Event = Mapping[str, Any]
 
 class NodeProcessError(Exception):
     """The node ended, or did not become ready; the message has its last log lines."""
+
+
+def settings_for(
+    bootstrap_servers: str, workdir: Path, vocabulary: Vocabulary, *, suffix: str = "", **flags: object
+) -> Settings:
+    """Return the settings of a node of one's own: state and models in `workdir`, a free port.
+
+    `suffix` is added to the names of topics and group, so that a cluster can be shared. `flags` are further
+    settings, with ``__`` for the dot. Raises ConfigError.
+    """
+    values = {
+        "kafka.bootstrap_servers": bootstrap_servers,
+        "kafka.actions_topic": f"actions{suffix}",
+        "kafka.items_topic": f"items{suffix}",
+        "kafka.group_id": f"lifeline{suffix}",
+        "node.data_dir": str(workdir / "data"),
+        "node.grpc_address": f"127.0.0.1:{free_port()}",
+        "scorer.models_dir": str(workdir / "models"),
+        "vocabulary": vocabulary.model_dump(mode="json"),
+    }
+    return load_settings(None, values | {key.replace("__", "."): value for key, value in flags.items()}).settings
 
 
 def write_settings(path: Path, settings: Settings) -> None:

@@ -1,0 +1,208 @@
+"""A node: Faust worker, partition stores, gRPC server and scorer wired into one process.
+
+It starts from the inside out (stores' memory, item table, server, stream), is ready once the items are in and
+every partition that the group gave it serves, and ends in the other order. It crashes rather than live without
+consuming: a supervisor starts it again, and the store's applied offset says where.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+from stream.items import ItemFollower
+
+from lifeline.config import Settings
+from lifeline.paths import items_dir, partition_dir
+from lifeline.server import NodeServer
+from scorer import weights
+from scorer.errors import ModelNotFoundError
+from scorer.scorer import Scorer
+from scorer.service import ModelHolder, ScoreService
+from store.directory import PartitionDirectory
+from store.embeddings import EmbeddingTable
+from store.errors import StoreLockedError
+from store.fingerprint import as_text
+from store.memory import SharedMemory
+from store.partition import PartitionStore
+from store.service import SequenceService
+from stream.action_stream import ActionStream
+from stream.dead_letters import DeadLetterPublisher
+from stream.decode import Rules
+from stream.partition import PartitionState
+from stream.partitioner import partition_of
+from stream.topics import ensure_topics
+from stream.updater import Updater
+
+_PROGRESS_S = 1.0
+_WATCH_S = 0.05
+_MIB = 1 << 20
+# What a state says of the two health services.
+_READY = frozenset({PartitionState.SERVING})
+_NOT_LIVE = frozenset({PartitionState.STALLED})
+
+_log = structlog.get_logger(__name__)
+
+
+async def run_node(settings: Settings) -> None:
+    """Run a node until SIGTERM or SIGINT; returns after a graceful stop, raises whatever crashed it."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    async with AsyncExitStack() as stack:
+        node = await Node.start(settings, stack)
+        tasks = [asyncio.create_task(node.run()), asyncio.create_task(asked.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            node.leave()
+        if tasks[0].done() and not tasks[0].cancelled():
+            tasks[0].result()
+        _log.info("stopping", deadline_s=settings.node.stop_deadline_s)
+    _log.info("stopped")
+
+
+class Node:
+    """The parts of a running node. Its life is that of the exit stack it was started in."""
+
+    def __init__(
+        self,
+        server: NodeServer,
+        stream: ActionStream[PartitionStore],
+        items: ItemFollower,
+        stores: PartitionDirectory,
+    ) -> None:
+        """Use `Node.start`."""
+        self._server, self._stream, self._items, self._stores = server, stream, items, stores
+        self._started = time.monotonic()
+
+    @classmethod
+    async def start(cls, settings: Settings, stack: AsyncExitStack) -> "Node":
+        """Start every part; `stack` stops them again. Raises what the parts raise."""
+        stack.enter_context(_locked(settings.node.data_dir))
+        await asyncio.to_thread(ensure_topics, settings.kafka)
+        partitions = settings.kafka.partitions
+        memory = SharedMemory(settings.store)
+        embeddings = EmbeddingTable.open(items_dir(settings.node.data_dir))
+        stack.callback(embeddings.close)
+        directory = PartitionDirectory(lambda key: partition_of(key, partitions), embeddings)
+        models = _load_model(settings, embeddings)
+
+        def open_store(number: int) -> PartitionStore:
+            path = partition_dir(settings.node.data_dir, number)
+            return PartitionStore.open(path, partition=number, settings=settings.store, memory=memory)
+
+        items = ItemFollower(settings.kafka, embeddings)
+        await items.start()
+        stack.push_async_callback(items.stop)
+        updater = Updater(
+            settings.updater,
+            Rules(
+                vocabulary=settings.vocabulary,
+                partitions=partitions,
+                max_action_bytes=settings.updater.max_action_bytes,
+                max_future_ms=settings.updater.max_future_ms,
+            ),
+            open_store=open_store,
+            close_store=PartitionStore.close,
+            directory=directory,
+            dead_letters=DeadLetterPublisher(settings.kafka, settings.updater),
+        )
+        stream = ActionStream(settings.kafka, settings.updater, updater)
+        stack.push_async_callback(stream.stop)
+        max_reply_bytes = settings.node.max_message_mib * _MIB
+        server = NodeServer(
+            settings.node,
+            SequenceService(directory, max_reply_bytes=max_reply_bytes),
+            ScoreService(directory, models, settings.vocabulary, settings.scorer, max_reply_bytes=max_reply_bytes),
+        )
+        stack.push_async_callback(asyncio.to_thread, server.stop, settings.node.stop_deadline_s / 2)
+        _log.info("listening", grpc_address=server.address, pid=os.getpid())
+        await stream.start()
+        return cls(server, stream, items, directory)
+
+    async def run(self) -> None:
+        """Keep health up to date and tell of progress, for as long as all is well; raises what crashed."""
+        tasks = [asyncio.create_task(work) for work in (self._stream.wait(), self._items.wait(), self._watch())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def leave(self) -> None:
+        """Tell callers to go elsewhere: the first step of a graceful stop."""
+        self._server.set_ready(ready=False)
+
+    async def _watch(self) -> None:
+        """Look at the partitions many times a second; tell of progress once a second while there is any."""
+        ready, live = False, True
+        told_at, told = time.monotonic(), 0
+        while True:
+            partitions = self._stream.status()
+            states = {status.state for status in partitions}
+            if live is not (now_live := not states & _NOT_LIVE):
+                live = now_live
+                self._server.set_live(live=live)
+            now_ready = states <= _READY and self._items.caught_up
+            records, now = sum(status.records for status in partitions), time.monotonic()
+            if records != told and (now - told_at >= _PROGRESS_S or now_ready > ready):
+                rate = round((records - told) / (now - told_at))
+                lag = sum(status.lag for status in partitions)
+                _log.info("progress", applied=records, events_per_s=rate, lag=lag)
+                told_at, told = now, records
+            if ready is not now_ready:
+                ready = now_ready
+                self._server.set_ready(ready=ready)
+                self._tell_ready(ready=ready)
+            await asyncio.sleep(_WATCH_S)
+
+    def _tell_ready(self, *, ready: bool) -> None:
+        if not ready:
+            _log.warning("not ready", partitions={s.partition: s.state.value for s in self._stream.status()})
+            return
+        state = {store.partition: store.state for store in self._stores}
+        _log.info(
+            "ready",
+            seconds=round(time.monotonic() - self._started, 3),
+            events=sum(one.events for one in state.values()),
+            applied={number: one.applied_offset for number, one in state.items()},
+            fingerprint={number: as_text(one.fingerprint) for number, one in state.items()},
+        )
+
+
+def _load_model(settings: Settings, embeddings: EmbeddingTable) -> ModelHolder:
+    models = ModelHolder(settings.scorer)
+    try:
+        loaded = weights.load(settings.scorer, settings.vocabulary)
+    except ModelNotFoundError as error:
+        _log.warning("no model: Score will refuse until the node starts with one", why=str(error))
+    else:
+        models.install(Scorer(loaded, settings.vocabulary, embeddings))
+        _log.info("model", name=loaded.manifest.name, version=loaded.manifest.version)
+    return models
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory: two nodes in one would overwrite each other's item table."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "node.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreLockedError(
+                f"{data_dir} belongs to a node that runs: stop it, or give this one its own --data-dir"
+            ) from error
+        yield

@@ -1,0 +1,98 @@
+"""The model's configuration: every decision of the architecture that the weights depend on.
+
+It is kept in the manifest beside the weights. Defaults are the published form where there is one.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from store.sequence import EMBEDDING_DIM
+from store.vocabulary import MAX_ACTION_TYPES, Role, Vocabulary
+
+WIDTH = 2 * EMBEDDING_DIM
+"""Channels of a token inside the encoder: its own embedding, and the candidate's."""
+
+UTILITY = {Role.POSITIVE: 1.0, Role.NEUTRAL: 0.2, Role.NEGATIVE: -1.0}
+"""Utility of a head by the role of its action type, unless configured otherwise."""
+
+
+class Head(BaseModel):
+    """One logit: the probability that the user does one of `action_types` to the candidate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    action_types: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_ACTION_TYPES)], ...], Field(min_length=1)]
+    loss_weight: Annotated[float, Field(gt=0)] = 1.0
+    utility: float
+
+
+class ModelConfig(BaseModel):
+    """Sizes, heads and named options of one TransActV2 model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    heads: Annotated[tuple[Head, ...], Field(min_length=1)]
+
+    visit_gap_ms: Annotated[int, Field(ge=0, description="a longer pause starts a new visit")] = 30 * 60_000
+    real_time_length: Annotated[int, Field(ge=1, description="tokens of S_RT")] = 128
+    impression_length: Annotated[int, Field(ge=0, description="tokens of S_imp")] = 128
+    lifelong_selected: Annotated[int, Field(ge=0, description="K_LL: nearest of S_LL")] = 64
+    recent_kept: Annotated[int, Field(ge=1, description="r: newest of S_RT, always kept")] = 64
+    real_time_selected: Annotated[int, Field(ge=0, description="K_RT: nearest of the rest of S_RT")] = 32
+    impressions_selected: Annotated[int, Field(ge=0, description="K_imp: nearest of S_imp")] = 32
+
+    layers: Annotated[int, Field(ge=1)] = 2
+    ffn: Annotated[int, Field(ge=1)] = 32
+    read_out: Annotated[int, Field(ge=1, description="channels of the sequence output")] = 64
+    cross_layers: Annotated[int, Field(ge=0)] = 2
+    mlp: tuple[Annotated[int, Field(ge=1)], ...] = (128, 64)
+
+    nal_weight: Annotated[float, Field(ge=0, description="of the Next Action Loss; 0 is off")] = 0.01
+    nal_negatives: Annotated[int, Field(ge=1, description="negatives of a position, at most")] = 32
+    nal_source: Literal["impressions", "in_batch"] = "impressions"
+
+    # Deviations from the published model, each with a name; the published form is given.
+    input_scale: Annotated[float, Field(gt=0, description="factor on item embeddings in the encoder; published: 1")] = (
+        1.0
+    )
+    newest_outputs: Annotated[
+        int, Field(ge=0, description="newest recent outputs appended to the read-out; published: 0")
+    ] = 0
+    last_touch: Annotated[bool, Field(description="the base ranker knows when the user last touched the candidate")] = (
+        True
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.recent_kept > self.real_time_length:
+            raise ValueError(
+                f"recent_kept {self.recent_kept} exceeds real_time_length {self.real_time_length}: lower it"
+            )
+        if self.newest_outputs > self.recent_kept:
+            raise ValueError(f"newest_outputs {self.newest_outputs} exceeds recent_kept: lower it")
+        names = [head.name for head in self.heads]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two heads have one name among {names}: give each head a name of its own")
+        return self
+
+    @property
+    def selected(self) -> int:
+        """Length of S_all: the tokens that the encoder reads for a candidate."""
+        return self.lifelong_selected + self.recent_kept + self.real_time_selected + self.impressions_selected
+
+    @property
+    def context_features(self) -> int:
+        """Columns that `scorer.features.context` gives."""
+        return 7 if self.last_touch else 5
+
+
+def default_heads(vocabulary: Vocabulary) -> tuple[Head, ...]:
+    """Return one head for each action type that is no impression, by id, with the utility of its role."""
+    types = sorted(vocabulary.action_types.items(), key=lambda item: item[1].id)
+    return tuple(
+        Head(name=name, action_types=(action.id,), utility=UTILITY[action.role])
+        for name, action in types
+        if action.role is not Role.IMPRESSION
+    )

@@ -1,0 +1,40 @@
+"""What the scorer raises. Each message ends in what to do."""
+
+
+class ScorerError(Exception):
+    """Anything the scorer refuses or cannot do."""
+
+
+class ModelNotFoundError(ScorerError):
+    """There is no such model, or no version of it.
+
+    Operators: train one, or correct ``scorer.models_dir``, ``scorer.model`` and ``scorer.version``.
+    """
+
+
+class ModelExistsError(ScorerError):
+    """The version is there already, and versions never change.
+
+    Operators: give the new weights a version of their own.
+    """
+
+
+class ModelCorruptError(ScorerError):
+    """The files of a version are not what was saved.
+
+    Operators: put the version back from a copy, or train again.
+    """
+
+
+class ModelMismatchError(ScorerError):
+    """The model was trained for another vocabulary than this node's.
+
+    Operators: train with this vocabulary, or give the node the model's.
+    """
+
+
+class TrainingDataError(ScorerError):
+    """The histories give no request to learn from, or none to measure on.
+
+    Operators: give longer histories, or their embeddings, or lower the settings that the message names.
+    """

@@ -1,0 +1,211 @@
+"""Features: a user's events as tokens, the three sequences, and what is known of a request.
+
+A **visit** is a run of a user's events without a pause longer than the visit gap. A **token** is what a user
+did to one item in one visit: its action types are a set of bits (bit `id - 1`), its time and surface are
+those of its newest event, and tokens stand in the order of their newest events. Visits of explicit tokens
+are runs of explicit events alone, so that a token does not change when impressions expire.
+
+An impression was **engaged with** when the user also did something explicit to the item in the same visit,
+before or after; here visits are runs of events of both kinds. S_imp holds the newest of the others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorer.config import ModelConfig
+from store.actions import Kind
+from store.sequence import EMBEDDING_DIM, Sequence
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Columns of n tokens, oldest first.
+
+    timestamp_ms int64[n], item_id uint64[n], action_types uint64[n] (bit id - 1), surface uint8[n],
+    embedding int8[n, 32] with rows of zeros where the item has none.
+    """
+
+    timestamp_ms: NDArray[np.int64]
+    item_id: NDArray[np.uint64]
+    action_types: NDArray[np.uint64]
+    surface: NDArray[np.uint8]
+    embedding: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.timestamp_ms)
+
+    def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> Self:
+        """Return the tokens at `rows`; a slice copies nothing."""
+        return type(self)(
+            self.timestamp_ms[rows],
+            self.item_id[rows],
+            self.action_types[rows],
+            self.surface[rows],
+            self.embedding[rows],
+        )
+
+    @classmethod
+    def concatenate(cls, parts: list[Self]) -> Self:
+        """Return the tokens of all parts, one after the other; no part at all gives no token."""
+        parts = [cls.empty(), *parts]
+        return cls(
+            np.concatenate([part.timestamp_ms for part in parts]),
+            np.concatenate([part.item_id for part in parts]),
+            np.concatenate([part.action_types for part in parts]),
+            np.concatenate([part.surface for part in parts]),
+            np.concatenate([part.embedding for part in parts]),
+        )
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return no token."""
+        return cls(
+            np.empty(0, np.int64),
+            np.empty(0, np.uint64),
+            np.empty(0, np.uint64),
+            np.empty(0, np.uint8),
+            np.empty((0, EMBEDDING_DIM), np.int8),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A user's three sequences over one table of tokens: explicit tokens first, impressions after them.
+
+    S_LL is explicit[:real_time_from], S_RT is explicit[real_time_from:], S_imp is impressions.
+    """
+
+    explicit: Tokens
+    impressions: Tokens
+    real_time_from: int
+
+    @classmethod
+    def of(cls, explicit: Tokens, impressions: Tokens, config: ModelConfig) -> Self:
+        """Split tokens into the three sequences; `impressions` are those not engaged with."""
+        newest = slice(max(0, len(impressions) - config.impression_length), None)
+        return cls(explicit, impressions.take(newest), max(0, len(explicit) - config.real_time_length))
+
+    @property
+    def tokens(self) -> Tokens:
+        """The table that a selection's indices point into."""
+        return Tokens.concatenate([self.explicit, self.impressions])
+
+
+class RequestContext(NamedTuple):
+    """What is known of a request itself."""
+
+    timestamp_ms: int
+    """When it is made, milliseconds since 1970."""
+    surface: int = 0
+    """Where the candidates will be shown; 0 is unknown."""
+
+
+def read_history(sequences: Mapping[Kind, Sequence], config: ModelConfig) -> History:
+    """Return a user's history from sequences with all columns; a kind that is not there is empty.
+
+    Raises ValueError where a column was not read.
+    """
+    return History.of(*tokenise(sequences, config.visit_gap_ms), config)
+
+
+def tokenise(sequences: Mapping[Kind, Sequence], gap_ms: int) -> tuple[Tokens, Tokens]:
+    """Return a user's explicit tokens, and the tokens of the impressions not engaged with."""
+    explicit, impressions = (_events(sequences.get(kind)) for kind in (Kind.EXPLICIT, Kind.IMPRESSION))
+    tokens, _ = _merge(explicit, gap_ms)
+    shown, newest_event = _merge(impressions, gap_ms)
+    return tokens, shown.take(~_engaged(impressions, explicit, gap_ms)[newest_event])
+
+
+def visits(timestamp_ms: NDArray[np.int64], gap_ms: int) -> NDArray[np.int64]:
+    """Return the visit of each of n events, oldest first, as int64[n] counting from 0."""
+    return np.cumsum(np.diff(timestamp_ms, prepend=timestamp_ms[:1]) > gap_ms, dtype=np.int64)
+
+
+def context(
+    explicit: Tokens, candidate_ids: NDArray[np.uint64], request: RequestContext, config: ModelConfig
+) -> NDArray[np.float32]:
+    """Return float32[c, config.context_features]: hour and weekday in UTC, history length, last touch.
+
+    The last two columns, with `config.last_touch`, are whether the user ever touched the candidate, and how
+    recently: 1 now, falling with the logarithm of the age to about 0 after forty years; 0 for never.
+    """
+    hour = request.timestamp_ms % DAY_MS / DAY_MS
+    week = request.timestamp_ms % (7 * DAY_MS) / (7 * DAY_MS)
+    turns = 2 * np.pi * np.array([hour, hour - 0.25, week, week - 0.25])
+    columns = [np.full(len(candidate_ids), value) for value in np.cos(turns)]
+    columns.append(np.full(len(candidate_ids), np.log1p(len(explicit)) / 10))
+    if config.last_touch:
+        row = last_touch(explicit, candidate_ids)
+        touched = row >= 0
+        newest = np.zeros(len(row), np.int64)
+        newest[touched] = explicit.timestamp_ms[row[touched]]
+        age_s = np.maximum(request.timestamp_ms - newest, 0) / 1000
+        columns += [touched.astype(np.float64), touched * (1 - np.log1p(age_s) / 21)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def last_touch(explicit: Tokens, candidate_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the row of each candidate's newest explicit token as int64[c]; -1 for never touched."""
+    items, inverse = np.unique(candidate_ids, return_inverse=True)
+    if len(items) == 0:
+        return np.empty(0, np.int64)
+    place = np.minimum(np.searchsorted(items, explicit.item_id), len(items) - 1)
+    rows = np.flatnonzero(items[place] == explicit.item_id)
+    newest = np.full(len(items), -1, np.int64)
+    np.maximum.at(newest, place[rows], rows)
+    return newest[inverse]
+
+
+def _events(sequence: Sequence | None) -> Tokens:
+    """Return events as tokens that nothing has been merged into."""
+    if sequence is None:
+        return Tokens.empty()
+    columns = (
+        sequence.timestamp_ms,
+        sequence.item_id,
+        sequence.action_type,
+        sequence.surface,
+        sequence.embedding,
+    )
+    timestamp_ms, item_id, action_type, surface, embedding = columns
+    if timestamp_ms is None or item_id is None or action_type is None or surface is None or embedding is None:
+        raise ValueError("a sequence lacks a column that tokens are made of: read it with Column.ALL")
+    bits = np.uint64(1) << (action_type.astype(np.uint64) - np.uint64(1))
+    return Tokens(timestamp_ms, item_id, bits, surface, embedding)
+
+
+def _merge(events: Tokens, gap_ms: int) -> tuple[Tokens, NDArray[np.intp]]:
+    """Return a visit's events on one item as one token, and each token's newest event."""
+    if len(events) == 0:
+        return events, np.empty(0, np.intp)
+    visit = visits(events.timestamp_ms, gap_ms)
+    # The sort is stable, so the newest event of a token is the last of its group.
+    order = np.lexsort((events.item_id, visit))
+    visit, item_id = visit[order], events.item_id[order]
+    starts = np.flatnonzero(np.r_[True, (visit[1:] != visit[:-1]) | (item_id[1:] != item_id[:-1])])
+    action_types = np.bitwise_or.reduceat(events.action_types[order], starts)
+    newest = order[np.r_[starts[1:], len(order)] - 1]
+    by_newest = np.argsort(newest)
+    newest = newest[by_newest]
+    merged = events.take(newest)
+    return (
+        Tokens(merged.timestamp_ms, merged.item_id, action_types[by_newest], merged.surface, merged.embedding),
+        newest,
+    )
+
+
+def _engaged(impressions: Tokens, explicit: Tokens, gap_ms: int) -> NDArray[np.bool_]:
+    """Return which impression events stand in a visit with an explicit event on the same item."""
+    timestamp_ms = np.concatenate([impressions.timestamp_ms, explicit.timestamp_ms])
+    order = np.argsort(timestamp_ms, kind="stable")
+    visit = np.empty(len(order), np.int64)
+    visit[order] = visits(timestamp_ms[order], gap_ms)
+    items, ordinal = np.unique(np.concatenate([impressions.item_id, explicit.item_id]), return_inverse=True)
+    item_in_visit = visit * len(items) + ordinal
+    return np.isin(item_in_visit[: len(impressions)], item_in_visit[len(impressions) :])

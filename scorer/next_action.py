@@ -1,0 +1,72 @@
+"""The Next Action Loss: the encoder's output at a recent token should point at what the user did next.
+
+    L(u, t) = -log( exp<u_t, p_{t+1}> / ( exp<u_t, p_{t+1}> + sum_n exp<u_t, n> ) )
+
+u_t is the projected output at position t of the newest real-time tokens, p_{t+1} the L2-normalised embedding
+of the next of them with a positive action, and n are tokens of the user's impressions that were not engaged
+with; where there are none, or by configuration, next actions of other users of the batch. The loss is the
+mean over the positions that have a target and a negative. It exists in training alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scorer.config import ModelConfig
+from scorer.features import History
+from scorer.quantise import normalise
+from scorer.selection import Selection, Source
+
+
+@dataclass(frozen=True, slots=True)
+class NextActions:
+    """The positions of one row of a selection that have a next positive action."""
+
+    user: int
+    """Whose they are: negatives of a batch come from others."""
+    position: NDArray[np.int64]
+    """int64[p]: columns of the row."""
+    target: NDArray[np.float32]
+    """float32[p, 32]: the embedding of the next item, at length 1."""
+    ignored: NDArray[np.float32]
+    """float32[m, 32]: embeddings of the user's impressions that have one, at length 1."""
+
+
+def next_actions(user: int, history: History, selection: Selection, positive_types: Sequence[int]) -> NextActions:
+    """Return the targets of the selection's first row; `positive_types` are ids of action types."""
+    column = np.flatnonzero(selection.source[0] == Source.RECENT)
+    tokens = history.explicit.take(selection.index[0, column])
+    positive = np.bitwise_or.reduce([np.uint64(1 << (number - 1)) for number in positive_types], initial=0)
+    target = normalise(tokens.embedding)
+    engaged = (tokens.action_types & np.uint64(positive) != 0) & target.any(axis=1)
+    places = np.where(engaged, np.arange(len(column)), len(column))
+    following = np.minimum.accumulate(places[::-1])[::-1]
+    following = np.append(following[1:], len(column))[: len(column)]
+    has_target = following < len(column)
+    ignored = normalise(history.impressions.embedding)
+    return NextActions(user, column[has_target], target[following[has_target]], ignored[ignored.any(axis=1)])
+
+
+def next_action_loss(
+    projected: Tensor, batch: Sequence[NextActions], config: ModelConfig, rng: np.random.Generator
+) -> Tensor:
+    """Return the loss over float32[r, L, 32] projected outputs, one row for each of `batch`."""
+    pool = np.concatenate([actions.target for actions in batch])
+    owner = np.repeat([actions.user for actions in batch], [len(actions.target) for actions in batch])
+    losses = []
+    for row, actions in enumerate(batch):
+        negatives = actions.ignored
+        if config.nal_source == "in_batch" or len(negatives) == 0:
+            negatives = pool[owner != actions.user]
+        if len(negatives) == 0 or len(actions.position) == 0:
+            continue
+        drawn = rng.integers(len(negatives), size=(len(actions.position), config.nal_negatives))
+        u = projected[row, torch.from_numpy(actions.position)]
+        towards = (u * torch.from_numpy(actions.target)).sum(dim=1, keepdim=True)
+        away = torch.einsum("pd,pnd->pn", u, torch.from_numpy(negatives[drawn]))
+        losses.append(torch.cat([towards, away], dim=1).logsumexp(dim=1) - towards[:, 0])
+    return torch.cat(losses).mean() if losses else projected.new_zeros(())

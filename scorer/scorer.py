@@ -1,0 +1,97 @@
+"""Scoring one request: history -> selection -> model -> probabilities, and one score a candidate."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scorer import features
+from scorer.features import History, RequestContext
+from scorer.model import Inputs
+from scorer.selection import Selection, select
+from scorer.weights import LoadedModel, Manifest, check_vocabulary
+from store.sequence import UserSequences
+from store.vocabulary import Vocabulary
+
+
+class Embeddings(Protocol):
+    """Where embeddings of candidates come from."""
+
+    def lookup(self, item_id: NDArray[np.uint64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        """Return int8[c, 32], zeros where unknown, and bool[c]: whether each is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The tokens that were selected for each candidate."""
+
+    history: History
+    selection: Selection
+    """Its indices are rows of `history.tokens`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The answer for c candidates, in the order of the request."""
+
+    heads: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+    """float32[c, heads]."""
+    score: NDArray[np.float32]
+    """float32[c]: the sum over heads of utility times probability."""
+    embedding_known: NDArray[np.bool_]
+    """bool[c]: whether the candidate has an embedding that is not zero."""
+    explanation: Explanation | None
+
+
+class Scorer:
+    """A loaded model over an item table. `score` may be called from any thread."""
+
+    def __init__(self, loaded: LoadedModel, vocabulary: Vocabulary, embeddings: Embeddings) -> None:
+        """Raise ModelMismatchError where the model was trained for another vocabulary."""
+        check_vocabulary(loaded.manifest, vocabulary)
+        self._model = loaded.model
+        self._embeddings = embeddings
+        self._utility = np.array([head.utility for head in loaded.model.config.heads], np.float32)
+        self._heads = tuple(head.name for head in loaded.model.config.heads)
+        self.manifest: Manifest = loaded.manifest
+
+    def score(
+        self,
+        user: UserSequences,
+        candidate_ids: NDArray[np.uint64],
+        context: RequestContext,
+        *,
+        candidate_embeddings: NDArray[np.int8] | None = None,
+        explain: bool = False,
+    ) -> Scores:
+        """Score uint64[c] candidates on a user's sequences, read with all columns.
+
+        `candidate_embeddings`, int8[c, 32], stand in where the item table has none; zeros give none.
+        """
+        config = self._model.config
+        history = features.read_history(user.sequences, config)
+        embedding, known = self._embeddings.lookup(candidate_ids)
+        if candidate_embeddings is not None:
+            embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
+        selection = select(history, embedding, config)
+        tokens, compact = selection.compact(history.tokens)
+        inputs = Inputs.of(
+            tokens,
+            compact.trim(),
+            embedding,
+            features.context(history.explicit, candidate_ids, context, config),
+            np.full(len(candidate_ids), context.surface, np.uint8),
+        )
+        with torch.inference_mode():
+            probabilities = torch.sigmoid(self._model(inputs)).numpy()
+        return Scores(
+            self._heads,
+            probabilities,
+            probabilities @ self._utility,
+            np.any(embedding, axis=1),
+            Explanation(history, selection) if explain else None,
+        )

@@ -1,0 +1,153 @@
+"""Selection: which of a user's tokens the encoder reads for a candidate.
+
+    S_all = NN(S_LL, c) ++ S_RT[:r] ++ NN(S_RT[r:], c) ++ NN(S_imp, c)
+
+NN is the exact top K by cosine. Dot products of int8 vectors are below 2**24 and therefore exact in float32
+whatever the order of summation, so a cosine is one well-defined float32: dot * (1/||c||) * (1/||x||), rounded
+after each product, with inverse norms from `scorer.quantise.inverse_norm`. Equal cosines go to the newer
+token. A zero vector, token or candidate, is never selected by similarity.
+
+Inside each block tokens stand oldest to newest. Valid tokens come first and padding stands on the right.
+Where nothing at all is selected, because the history is empty, position 0 holds one neutral token (index -1,
+valid): no embedding, no action, surface unknown. So key 0 is always valid.
+"""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scorer.config import ModelConfig
+from scorer.features import History, Tokens
+from scorer.quantise import inverse_norm
+
+CANDIDATES_AT_ONCE = 64
+"""Bounds the similarity matrix: 64 x 16,640 float32 are 4 MiB."""
+
+_NOTHING = torch.iinfo(torch.int64).min
+
+
+class Source(IntEnum):
+    """Which block of S_all a token stands in; the numbers of the wire contract's TokenSource."""
+
+    NONE = 0
+    LIFELONG = 1
+    RECENT = 2
+    REAL_TIME = 3
+    IMPRESSION = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """S_all of each of c candidates, at length L."""
+
+    index: NDArray[np.int64]
+    """int64[c, L]: rows of `History.tokens`; -1 is the neutral token, and padding."""
+    valid: NDArray[np.bool_]
+    """bool[c, L]: not padding; a prefix of every row, never empty."""
+    source: NDArray[np.uint8]
+    """uint8[c, L]: `Source`; NONE where the index is -1."""
+    similarity: NDArray[np.float32]
+    """float32[c, L]: cosine with the candidate; 0 where either has no embedding."""
+
+    def trim(self) -> "Selection":
+        """Return the same selection without the columns that are padding in every row."""
+        longest = int(self.valid.sum(axis=1).max(initial=1))
+        return Selection(
+            self.index[:, :longest],
+            self.valid[:, :longest],
+            self.source[:, :longest],
+            self.similarity[:, :longest],
+        )
+
+    def compact(self, tokens: Tokens) -> tuple[Tokens, "Selection"]:
+        """Return the tokens that are selected at all, and the same selection pointing into those."""
+        rows = np.unique(self.index[self.index >= 0])
+        index = np.where(self.index < 0, -1, np.searchsorted(rows, self.index))
+        return tokens.take(rows), replace(self, index=index)
+
+    def shift(self, rows: int) -> "Selection":
+        """Return the same selection of tokens that stand `rows` further down in a larger table."""
+        return replace(self, index=np.where(self.index < 0, -1, self.index + rows))
+
+    @classmethod
+    def concatenate(cls, parts: list["Selection"]) -> "Selection":
+        """Return the rows of all parts, one below the other; all have the same L."""
+        return cls(
+            np.concatenate([part.index for part in parts]),
+            np.concatenate([part.valid for part in parts]),
+            np.concatenate([part.source for part in parts]),
+            np.concatenate([part.similarity for part in parts]),
+        )
+
+
+def select(history: History, candidates: NDArray[np.int8], config: ModelConfig) -> Selection:
+    """Return S_all for int8[c, 32] candidates, at length `config.selected`."""
+    tokens = np.concatenate([history.explicit.embedding, history.impressions.embedding])
+    return Selection.concatenate(
+        [
+            _select(history, tokens, candidates[start : start + CANDIDATES_AT_ONCE], config)
+            for start in range(0, max(1, len(candidates)), CANDIDATES_AT_ONCE)
+        ]
+    )
+
+
+def _select(history: History, tokens: NDArray[np.int8], candidates: NDArray[np.int8], config: ModelConfig) -> Selection:
+    similarity, known = _cosine(candidates, tokens)
+    recent_from = max(0, len(history.explicit) - config.recent_kept)
+    rows = len(candidates)
+    recent = torch.arange(recent_from, len(history.explicit)).expand(rows, -1)
+    nearest = {
+        Source.LIFELONG: (0, history.real_time_from, config.lifelong_selected),
+        Source.REAL_TIME: (history.real_time_from, recent_from, config.real_time_selected),
+        Source.IMPRESSION: (len(history.explicit), len(tokens), config.impressions_selected),
+    }
+    blocks = {source: _nearest(similarity, known, *pool) for source, pool in nearest.items()}
+    blocks[Source.RECENT] = torch.nn.functional.pad(recent, (0, config.recent_kept - recent.shape[1]), value=-1)
+
+    order = (Source.LIFELONG, Source.RECENT, Source.REAL_TIME, Source.IMPRESSION)
+    index = torch.cat([blocks[source] for source in order], dim=1)
+    source = torch.cat([torch.full_like(blocks[source], source) for source in order], dim=1)
+    # A stable sort of one bit: valid tokens first, in their order.
+    first = torch.argsort((index < 0).to(torch.uint8), dim=1, stable=True)
+    index, source = index.gather(1, first), source.gather(1, first)
+    selected = index >= 0
+    if len(tokens):
+        similarity = similarity.gather(1, index.clamp(min=0)).where(selected, 0.0)
+    else:
+        similarity = torch.zeros(index.shape)
+    valid = selected.clone()
+    valid[:, 0] = True
+    return Selection(
+        index.numpy(),
+        valid.numpy(),
+        source.where(selected, int(Source.NONE)).to(torch.uint8).numpy(),
+        similarity.numpy(),
+    )
+
+
+def _cosine(candidates: NDArray[np.int8], tokens: NDArray[np.int8]) -> tuple[Tensor, Tensor]:
+    """Return float32[c, n] cosines, and bool[c, n]: whether both embeddings are known."""
+    rows, columns = (torch.from_numpy(inverse_norm(side)) for side in (candidates, tokens))
+    dots = torch.from_numpy(candidates).float() @ torch.from_numpy(tokens).float().T
+    # Adding zero turns -0.0 into 0.0, which otherwise would not tie with it.
+    similarity = dots * rows[:, None] * columns + 0.0
+    return similarity, (rows > 0)[:, None] & (columns > 0)
+
+
+def _nearest(similarity: Tensor, known: Tensor, start: int, stop: int, count: int) -> Tensor:
+    """Return the `count` nearest of tokens start..stop as int64[c, count] ascending; -1 fills the end."""
+    pool = torch.arange(start, stop)
+    bits = similarity[:, start:stop].contiguous().view(torch.int32)
+    # The bits of a float32, the lower ones flipped where it is negative, ascend as the number does; with
+    # the row below them no two keys are equal, and the newer of a tie is the greater.
+    ascending = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    keys = (ascending.to(torch.int64) << 32 | pool).where(known[:, start:stop], _NOTHING)
+    keys = keys.topk(min(count, len(pool)), dim=1, sorted=False).values
+    missing = keys == _NOTHING
+    index = (keys & 0xFFFFFFFF).masked_fill(missing, stop).sort(dim=1).values
+    index = index.masked_fill(index == stop, -1)
+    return torch.nn.functional.pad(index, (0, count - index.shape[1]), value=-1)

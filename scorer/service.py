@@ -1,0 +1,231 @@
+"""gRPC: Score, every candidate's probabilities on the user's history as it is now.
+
+A request holds one of `max_concurrent` turns while it reads and scores. Whoever waits longer than
+`max_queue_ms` for one is refused with RESOURCE_EXHAUSTED, and work whose deadline has passed is not begun.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lifeline.v1 import score_pb2, score_pb2_grpc
+from scorer.features import RequestContext
+from scorer.scorer import Explanation, Scorer, Scores
+from scorer.settings import ScorerSettings
+from store.actions import Kind
+from store.directory import PartitionDirectory
+from store.requests import as_of_message, check_deadline, check_user_id, invalid, reader_at, refusals, time_left
+from store.sequence import EMBEDDING_DIM, Column, SequenceQuery
+from store.status import Reason, Refusal
+from store.vocabulary import MAX_SURFACES, Vocabulary
+
+SERVICE = score_pb2.DESCRIPTOR.services_by_name["ScoreService"].full_name
+YEAR_2100_MS = 4_102_444_800_000
+
+_QUERY = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION), columns=Column.ALL)
+
+
+class ModelHolder:
+    """The scorer that answers now. A node may start without one, and exchange it while it serves."""
+
+    def __init__(self, settings: ScorerSettings, scorer: Scorer | None = None) -> None:
+        """Set the process's torch threads, which every request's thread inherits."""
+        torch.set_num_threads(settings.threads)
+        self._scorer = scorer
+
+    def install(self, scorer: Scorer) -> None:
+        """Answer with `scorer` from the next request on."""
+        self._scorer = scorer
+
+    def current(self) -> Scorer | None:
+        """Return the scorer, or None before the first."""
+        return self._scorer
+
+
+class ScoreService(score_pb2_grpc.ScoreServiceServicer):
+    """Scores users of a directory's partitions with the model that is held."""
+
+    def __init__(
+        self,
+        directory: PartitionDirectory,
+        models: ModelHolder,
+        vocabulary: Vocabulary,
+        settings: ScorerSettings,
+        *,
+        max_reply_bytes: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Refuse replies larger than `max_reply_bytes`; `clock` gives seconds since 1970."""
+        self._directory, self._models = directory, models
+        self._vocabulary, self._settings = vocabulary, settings
+        self._max_reply_bytes, self._clock = max_reply_bytes, clock
+        self._turns = threading.BoundedSemaphore(settings.max_concurrent)
+
+    def Score(  # noqa: N802 - the name of the method on the wire
+        self, request: score_pb2.ScoreRequest, context: grpc.ServicerContext
+    ) -> score_pb2.ScoreResponse:
+        """Answer Score; score.proto says how."""
+        with refusals(context):
+            check_user_id(request.user_id)
+            item_id, embedding = parse_candidates(request, self._settings.max_candidates)
+            asked = self._parse_context(request.context)
+            scorer = self._models.current()
+            if scorer is None:
+                raise Refusal(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    Reason.MODEL_NOT_LOADED,
+                    "this node has no model: train one into scorer.models_dir and start the node again",
+                )
+            min_offset = request.min_offset if request.HasField("min_offset") else None
+            reader = reader_at(self._directory, request.user_id, min_offset, context)
+            with self._turn(context):
+                user = reader.read(request.user_id, _QUERY)
+                check_deadline(context)
+                scores = scorer.score(user, item_id, asked, candidate_embeddings=embedding, explain=request.explain)
+            reply = score_pb2.ScoreResponse(
+                heads=scores.heads,
+                as_of=as_of_message(user.as_of),
+                model=score_pb2.ModelVersion(name=scorer.manifest.name, version=scorer.manifest.version),
+            )
+            self._add_scores(reply, item_id, asked, scores)
+            return reply
+
+    def _parse_context(self, context: score_pb2.ScoreContext) -> RequestContext:
+        if context.surface >= MAX_SURFACES or not self._vocabulary.known_surfaces[context.surface]:
+            raise invalid(
+                "context.surface",
+                f"{context.surface} is not in the vocabulary: give one of its ids, or 0 for unknown",
+            )
+        if not context.HasField("timestamp_ms"):
+            return RequestContext(int(self._clock() * 1000), context.surface)
+        if not 0 <= context.timestamp_ms < YEAR_2100_MS:
+            raise invalid(
+                "context.timestamp_ms",
+                f"{context.timestamp_ms} is not a time from 1970 to 2100 in milliseconds: correct it, or leave it "
+                "out for now",
+            )
+        return RequestContext(context.timestamp_ms, context.surface)
+
+    @contextmanager
+    def _turn(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Hold one of the turns; raises Refusal where none comes in time."""
+        if not self._turns.acquire(timeout=min(self._settings.max_queue_ms / 1000, time_left(context))):
+            check_deadline(context)
+            raise Refusal(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                Reason.OVERLOADED,
+                f"{self._settings.max_concurrent} requests are being scored and none ended within "
+                f"{self._settings.max_queue_ms} ms: retry later, each time waiting longer, or add nodes",
+            )
+        try:
+            check_deadline(context)
+            yield
+        finally:
+            self._turns.release()
+
+    def _add_scores(
+        self, reply: score_pb2.ScoreResponse, item_id: NDArray[np.uint64], asked: RequestContext, scores: Scores
+    ) -> None:
+        explained = None
+        if scores.explanation is not None:
+            explained = _Explained(scores.explanation, asked.timestamp_ms)
+        # Counted as it grows, so that a reply far over the limit is never built; 6 bytes for tag and length.
+        size = reply.ByteSize()
+        for row, (item, score, probabilities, known) in enumerate(
+            zip(
+                item_id.tolist(),
+                scores.score.tolist(),
+                scores.probabilities.tolist(),
+                scores.embedding_known.tolist(),
+                strict=True,
+            )
+        ):
+            answer = score_pb2.CandidateScore(
+                item_id=item,
+                score=score,
+                probabilities=probabilities,
+                embedding_known=known,
+                selected=explained.tokens(row) if explained is not None else (),
+            )
+            size += answer.ByteSize() + 6
+            if size > self._max_reply_bytes:
+                raise Refusal(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    Reason.REPLY_TOO_LARGE,
+                    f"the reply exceeds {self._max_reply_bytes} bytes: ask for fewer candidates, or without explain",
+                    limit=str(self._max_reply_bytes),
+                )
+            reply.scores.append(answer)
+
+
+def parse_candidates(request: score_pb2.ScoreRequest, most: int) -> tuple[NDArray[np.uint64], NDArray[np.int8] | None]:
+    """Return uint64[c] items, and int8[c, 32] given embeddings if there are any; raises Refusal."""
+    count = len(request.candidates)
+    if not 1 <= count <= most:
+        raise invalid(
+            "candidates",
+            f"there are {count}: give 1 to {most} in one request",
+            Reason.CANDIDATES_INVALID,
+            limit=str(most),
+        )
+    item_id = np.fromiter((candidate.item_id for candidate in request.candidates), np.uint64, count)
+    given = [row for row, candidate in enumerate(request.candidates) if candidate.HasField("embedding")]
+    if not given:
+        return item_id, None
+    embedding = np.zeros((count, EMBEDDING_DIM), np.int8)
+    for row in given:
+        content = request.candidates[row].embedding
+        if len(content) != EMBEDDING_DIM or b"\x80" in content:
+            raise invalid(
+                f"candidates[{row}].embedding",
+                f"it is not {EMBEDDING_DIM} bytes of -127 to 127: quantise it as Item.embedding says, or leave it out",
+                Reason.CANDIDATES_INVALID,
+            )
+        embedding[row] = np.frombuffer(content, np.int8)
+    return item_id, embedding
+
+
+class _Explained:
+    """The selected tokens as messages."""
+
+    def __init__(self, explanation: Explanation, timestamp_ms: int) -> None:
+        self._selection = explanation.selection
+        tokens = explanation.history.tokens
+        self._item_id = tokens.item_id.tolist()
+        self._timestamp_ms = tokens.timestamp_ms.tolist()
+        self._action_types = tokens.action_types.tolist()
+        self._surface = tokens.surface.tolist()
+        self._now_ms = timestamp_ms
+        self._ids = {bits: _ids(bits) for bits in set(self._action_types)}
+
+    def tokens(self, row: int) -> list[score_pb2.SelectedToken]:
+        """Return one candidate's tokens in the encoder's order; the neutral token is not one."""
+        selected = self._selection.index[row] >= 0
+        return [
+            score_pb2.SelectedToken(
+                source=source,
+                item_id=self._item_id[index],
+                timestamp_ms=self._timestamp_ms[index],
+                action_types=self._ids[self._action_types[index]],
+                surface=self._surface[index],
+                similarity=similarity,
+                age_ms=self._now_ms - self._timestamp_ms[index],
+            )
+            for index, source, similarity in zip(
+                self._selection.index[row, selected].tolist(),
+                self._selection.source[row, selected].tolist(),
+                self._selection.similarity[row, selected].tolist(),
+                strict=True,
+            )
+        ]
+
+
+def _ids(bits: int) -> list[int]:
+    """Return the action type ids of a token's bits, ascending."""
+    return [bit + 1 for bit in range(bits.bit_length()) if bits & (1 << bit)]

@@ -1,0 +1,51 @@
+"""What can be set about scoring, and about training."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What names and versions of models look like: they are names of directories."""
+
+
+class ScorerSettings(BaseModel):
+    """Which model answers, and what one request and all requests together may cost a node."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models_dir: Annotated[Path, Field(description="where models/<name>/<version>/ are kept")] = Path("models")
+    model: Annotated[str, Field(pattern=NAME, description="the model's name")] = "transact"
+    version: Annotated[str | None, Field(pattern=NAME, description="its version; none: the newest")] = None
+    max_candidates: Annotated[int, Field(ge=1, le=4_096, description="candidates in one request")] = 512
+    threads: Annotated[int, Field(ge=1, le=256, description="torch threads of one request")] = 1
+    max_concurrent: Annotated[int, Field(ge=1, le=256, description="requests scored at the same time")] = 2
+    max_queue_ms: Annotated[int, Field(ge=0, description="how long a request waits for its turn")] = 250
+
+
+class TrainSettings(BaseModel):
+    """How long to train, and on what: the defaults take about a minute on two cores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: Annotated[int, Field(ge=0, description="of everything that is drawn")] = 0
+    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 200
+    max_seconds: Annotated[
+        float | None, Field(gt=0, description="anneal to end by then; none: every step, reproducible")
+    ] = None
+    requests_per_step: Annotated[int, Field(ge=1, description="requests in a batch")] = 16
+    candidates: Annotated[int, Field(ge=2, description="candidates of a request, positives included")] = 12
+    max_positives: Annotated[int, Field(ge=1, description="positives of a request")] = 4
+    recent_events: Annotated[int, Field(ge=1, description="recent negatives: among so many events")] = 400
+    learning_rate: Annotated[float, Field(gt=0, description="the peak of the one-cycle schedule")] = 3e-3
+    warm_up: Annotated[float, Field(gt=0, lt=1, description="share of the steps before the peak")] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, description="of AdamW")] = 0.01
+    clip_norm: Annotated[float, Field(gt=0, description="of the gradient")] = 1.0
+    min_history: Annotated[int, Field(ge=1, description="earlier tokens that a request's user has")] = 20
+    from_timestamp_ms: Annotated[
+        int | None, Field(description="no request before: the end of the window the embeddings saw")
+    ] = None
+    held_out: Annotated[float, Field(gt=0, lt=1, description="newest share of requests, for metrics")] = 0.1
+    gap_ms: Annotated[int, Field(ge=0, description="between training and held-out requests")] = 86_400_000
+    max_held_out: Annotated[int, Field(ge=1, description="held-out requests that are measured")] = 300
+    threads: Annotated[int, Field(ge=1, le=256, description="torch threads")] = 1

@@ -1,0 +1,211 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from scorer.config import ModelConfig
+from scorer.features import History
+from scorer.model import EncoderBlock, Inputs, TransAct
+from scorer.selection import Selection, Source, select
+from tests.scorer.made import HEADS, SMALL, embeddings, history
+
+
+def made_model(config: ModelConfig = SMALL, seed: int = 0) -> TransAct:
+    torch.manual_seed(seed)
+    model = TransAct(config).eval()
+    with torch.no_grad():
+        # Also what starts at zero takes part.
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3)
+    return model
+
+
+def made_inputs(
+    rng: np.random.Generator, h: History, candidates: NDArray[np.int8], config: ModelConfig = SMALL
+) -> tuple[Inputs, Selection]:
+    selection = select(h, candidates, config)
+    count = len(candidates)
+    inputs = Inputs.of(
+        h.tokens,
+        selection,
+        candidates,
+        rng.normal(size=(count, config.context_features)).astype(np.float32),
+        rng.integers(0, 4, count).astype(np.uint8),
+    )
+    return inputs, selection
+
+
+def forward(model: TransAct, inputs: Inputs) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return model(inputs).numpy()  # type: ignore[no-any-return]
+
+
+def encode(model: TransAct, inputs: Inputs) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return model.encoder(inputs).numpy()  # type: ignore[no-any-return]
+
+
+def plain_norm(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5)  # type: ignore[no-any-return]
+
+
+def plain_forward(
+    model: TransAct, h: History, selection: Selection, candidates: NDArray[np.int8], inputs: Inputs, row: int
+) -> NDArray[np.float64]:
+    """Return the logits of one candidate, token after token, in float64."""
+    weight = {key: value.numpy().astype(np.float64) for key, value in model.state_dict().items()}
+    table = h.tokens
+
+    def unit(vector: NDArray[np.int8]) -> NDArray[np.float64]:
+        length = np.linalg.norm(vector.astype(np.float64))
+        return vector / length if length else np.zeros(32)
+
+    rows = []
+    for place in range(int(selection.valid[row].sum())):
+        index = int(selection.index[row, place])
+        own, bits, surface = np.zeros(32), 0, 0
+        if index >= 0:
+            own, bits, surface = unit(table.embedding[index]), int(table.action_types[index]), int(table.surface[index])
+        x = np.concatenate([own, unit(candidates[row])]) + weight["encoder.surface"][surface]
+        x = x + weight["encoder.position"][place]
+        for number in range(64):
+            if bits >> number & 1:
+                x = x + weight["encoder.action"][number]
+        rows.append(x)
+    x = np.stack(rows)
+    for layer in range(model.config.layers):
+        block = f"encoder.blocks.{layer}"
+        q, k, v = (x @ weight[f"{block}.{name}.weight"].T for name in ("query", "key", "value"))
+        attended = np.zeros_like(x)
+        for place in range(len(x)):
+            score = k[: place + 1] @ q[place] / np.sqrt(64)
+            share = np.exp(score - score.max())
+            attended[place] = share / share.sum() @ v[: place + 1]
+        y = plain_norm(x + attended)
+        wide = np.maximum(y @ weight[f"{block}.widen.weight"].T, 0)
+        x = plain_norm(y + wide @ weight[f"{block}.narrow.weight"].T)
+    read = (x @ weight["read_out.weight"].T + weight["read_out.bias"]).max(axis=0)
+    recent = [place for place in range(len(x)) if selection.source[row, place] == Source.RECENT][::-1]
+    newest = [
+        x[recent[number]] if number < len(recent) else np.zeros(64) for number in range(model.config.newest_outputs)
+    ]
+    surface = int(inputs.context_surface[row])
+    first = np.concatenate(
+        [read, unit(candidates[row]), inputs.context[row].numpy(), weight["context_surface"][surface], *newest]
+    )
+    crossed = first
+    for layer in range(model.config.cross_layers):
+        crossed = first * (weight[f"cross.{layer}.linear.weight"] @ crossed + weight[f"cross.{layer}.linear.bias"]) + (
+            crossed
+        )
+    names = [key[: -len(".weight")] for key in weight if key.startswith("mlp") and key.endswith(".weight")]
+    for name in names[:-1]:
+        crossed = np.maximum(weight[f"{name}.weight"] @ crossed + weight[f"{name}.bias"], 0)
+    return weight[f"{names[-1]}.weight"] @ crossed + weight[f"{names[-1]}.bias"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("explicit", "shown"), [(40, 9), (8, 0), (2, 3), (1, 0), (0, 2), (0, 0)])
+@pytest.mark.parametrize("newest", [0, 2])
+def test_it_equals_a_plain_reimplementation(explicit: int, shown: int, newest: int) -> None:
+    rng = np.random.default_rng(explicit)
+    config = SMALL.model_copy(update={"newest_outputs": newest})
+    model, h, c = made_model(config), history(rng, explicit, shown), embeddings(rng, 3)
+    c[1] = 0
+    inputs, selection = made_inputs(rng, h, c, config)
+    found = forward(model, inputs)
+    for row in range(len(c)):
+        expected = plain_forward(model, h, selection, c, inputs, row)
+        np.testing.assert_allclose(found[row], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_has_the_published_number_of_weights() -> None:
+    config = ModelConfig(heads=HEADS)
+    assert sum(weight.numel() for weight in EncoderBlock(config.ffn).parameters()) == 16_384
+
+
+def test_a_later_token_never_changes_an_earlier_output() -> None:
+    rng = np.random.default_rng(1)
+    model = made_model()
+    inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 4))
+    before = encode(model, inputs)
+    for place in (1, 5, SMALL.selected - 1):
+        index = inputs.index.clone()
+        index[:, place] = (index[:, place] + 1) % len(inputs.embedding)
+        after = encode(model, replace(inputs, index=index))
+        np.testing.assert_array_equal(after[:, :place], before[:, :place])
+        assert (after[:, place:] != before[:, place:]).any(axis=(1, 2)).all()
+
+
+def test_padding_changes_nothing() -> None:
+    rng = np.random.default_rng(2)
+    model = made_model()
+    inputs, selection = made_inputs(rng, history(rng, 4, 1), embeddings(rng, 3))
+    expected = forward(model, inputs)
+    garbage = torch.where(inputs.valid, inputs.index, torch.randint(0, 5, inputs.index.shape))
+    np.testing.assert_array_equal(forward(model, replace(inputs, index=garbage)), expected)
+    short = selection.trim()
+    assert short.index.shape[1] < selection.index.shape[1]
+    trimmed = replace(
+        inputs,
+        index=torch.from_numpy(short.index),
+        valid=torch.from_numpy(short.valid),
+        recent=torch.from_numpy(short.source == Source.RECENT),
+    )
+    np.testing.assert_allclose(forward(model, trimmed), expected, atol=1e-6)
+
+
+def test_candidates_do_not_know_each_other() -> None:
+    rng = np.random.default_rng(3)
+    model = made_model()
+    inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 17))
+    together = forward(model, inputs)
+
+    def rows(of: torch.Tensor) -> Inputs:
+        return replace(
+            inputs,
+            index=inputs.index[of],
+            valid=inputs.valid[of],
+            recent=inputs.recent[of],
+            candidate=inputs.candidate[of],
+            context=inputs.context[of],
+            context_surface=inputs.context_surface[of],
+        )
+
+    order = torch.randperm(17)
+    np.testing.assert_allclose(forward(model, rows(order)), together[order.numpy()], atol=1e-5)
+    for row in (0, 16):
+        alone = forward(model, rows(torch.tensor([row])))
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
+
+
+def test_each_feature_of_a_token_matters() -> None:
+    rng = np.random.default_rng(4)
+    model = made_model()
+    inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 2))
+    before = forward(model, inputs)
+    changes = [
+        replace(inputs, embedding=inputs.embedding.roll(1, 0)),
+        replace(inputs, action_types=inputs.action_types ^ 1),
+        replace(inputs, surface=(inputs.surface + 1) % 4),
+        replace(inputs, candidate=-inputs.candidate),
+        replace(inputs, context=inputs.context + 1),
+        replace(inputs, context_surface=inputs.context_surface + 1),
+    ]
+    for changed in changes:
+        assert (np.abs(forward(model, changed) - before) > 1e-6).any()
+
+
+def test_every_weight_learns() -> None:
+    rng = np.random.default_rng(5)
+    config = SMALL.model_copy(update={"newest_outputs": 1})
+    model = made_model(config)
+    inputs, _ = made_inputs(rng, history(rng, 40, 9, config), embeddings(rng, 8), config)
+    encoded = model.encoder(inputs)
+    torch.autograd.backward(model.rank(inputs, encoded).square().sum() + model.next_action(encoded).sum())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
