@@ -12,7 +12,7 @@ _CHATTY = ("aiokafka", "faust", "kafka", "mode", "asyncio", "grpc")
 
 
 def configure_logs(settings: NodeSettings) -> None:
-    """Send everything to the error stream in the configured form."""
+    """Send everything to the error stream in the configured form; the last call holds."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -34,10 +34,11 @@ def configure_logs(settings: NodeSettings) -> None:
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # It warns of each burst of work as if it were a fault.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
     )

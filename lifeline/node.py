@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import structlog
-from stream.items import ItemFollower
 
 from lifeline.config import Settings
 from lifeline.paths import items_dir, partition_dir
@@ -34,13 +33,15 @@ from store.service import SequenceService
 from stream.action_stream import ActionStream
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import Rules
+from stream.items import ItemFollower
 from stream.partition import PartitionState
 from stream.partitioner import partition_of
 from stream.topics import ensure_topics
 from stream.updater import Updater
 
-_PROGRESS_S = 1.0
+_PROGRESS_S = 0.5
 _WATCH_S = 0.05
+_SYNC_S = 1.0
 _MIB = 1 << 20
 # What a state says of the two health services.
 _READY = frozenset({PartitionState.SERVING})
@@ -79,9 +80,12 @@ class Node:
         stream: ActionStream[PartitionStore],
         items: ItemFollower,
         stores: PartitionDirectory,
+        embeddings: EmbeddingTable,
     ) -> None:
         """Use `Node.start`."""
-        self._server, self._stream, self._items, self._stores = server, stream, items, stores
+        self._server, self._stream, self._items = server, stream, items
+        self._stores, self._embeddings = stores, embeddings
+        self._items_synced = False
         self._started = time.monotonic()
 
     @classmethod
@@ -127,11 +131,12 @@ class Node:
         stack.push_async_callback(asyncio.to_thread, server.stop, settings.node.stop_deadline_s / 2)
         _log.info("listening", grpc_address=server.address, pid=os.getpid())
         await stream.start()
-        return cls(server, stream, items, directory)
+        return cls(server, stream, items, directory, embeddings)
 
     async def run(self) -> None:
         """Keep health up to date and tell of progress, for as long as all is well; raises what crashed."""
-        tasks = [asyncio.create_task(work) for work in (self._stream.wait(), self._items.wait(), self._watch())]
+        parts = (self._stream.wait(), self._items.wait(), self._watch(), self._sync_items())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -155,7 +160,7 @@ class Node:
             if live is not (now_live := not states & _NOT_LIVE):
                 live = now_live
                 self._server.set_live(live=live)
-            now_ready = states <= _READY and self._items.caught_up
+            now_ready = states <= _READY and self._items_synced
             records, now = sum(status.records for status in partitions), time.monotonic()
             if records != told and (now - told_at >= _PROGRESS_S or now_ready > ready):
                 rate = round((records - told) / (now - told_at))
@@ -167,6 +172,14 @@ class Node:
                 self._server.set_ready(ready=ready)
                 self._tell_ready(ready=ready)
             await asyncio.sleep(_WATCH_S)
+
+    async def _sync_items(self) -> None:
+        """Bring what other processes see of the item table up to date once a second, and before `ready`."""
+        await self._items.caught_up.wait()
+        while True:
+            await asyncio.to_thread(self._embeddings.sync)
+            self._items_synced = True
+            await asyncio.sleep(_SYNC_S)
 
     def _tell_ready(self, *, ready: bool) -> None:
         if not ready:

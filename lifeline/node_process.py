@@ -108,17 +108,24 @@ class NodeProcess:
         Raises NodeProcessError when it ends first, or after `timeout_s` seconds.
         """
         started = time.monotonic()
-        while time.monotonic() - started < timeout_s:
-            try:
-                event = self._events.get(timeout=0.2)
-            except queue.Empty:
-                if self._running().poll() is not None and self._events.empty():
-                    raise NodeProcessError(self._say(f"the node ended with {self._running().returncode}")) from None
-                continue
-            follow(event)
-            if event.get("event") == "ready":
-                return time.monotonic() - started
+        while (left_s := started + timeout_s - time.monotonic()) > 0:
+            event = self.next_event(min(left_s, 0.2))
+            if event is not None:
+                follow(event)
+                if event.get("event") == "ready":
+                    return time.monotonic() - started
         raise NodeProcessError(self._say(f"the node was not ready within {timeout_s:.0f} s"))
+
+    def next_event(self, timeout_s: float) -> Event | None:
+        """Return the next log event, None after `timeout_s`; raises NodeProcessError when the node has ended."""
+        try:
+            return self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            code = self._running().poll()
+            if code is not None and self._events.empty():
+                self._join()
+                raise NodeProcessError(self._say(f"the node ended with {code}")) from None
+            return None
 
     def stop(self, timeout_s: float = 60.0) -> int:
         """Ask it to stop (SIGTERM), and return its exit code; raises NodeProcessError after `timeout_s`."""

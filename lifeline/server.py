@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import structlog
@@ -91,7 +91,14 @@ class NodeServer:
             self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
 
 
-class _Limits(grpc.ServerInterceptor[Any, Any]):
+if TYPE_CHECKING:
+    # Generic in its type stubs alone.
+    _Interceptor = grpc.ServerInterceptor[Any, Any]
+else:
+    _Interceptor = grpc.ServerInterceptor
+
+
+class _Limits(_Interceptor):
     """Bounds the calls at once, and gives every failure nobody thought of a reason too."""
 
     def __init__(self, most: int) -> None:
@@ -100,9 +107,9 @@ class _Limits(grpc.ServerInterceptor[Any, Any]):
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        continuation: "Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None]",
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         handler = continuation(handler_call_details)
         # Health and reflection must answer most of all when the node is full.
         if handler is None or not str(handler_call_details.method).startswith(tuple(f"/{name}/" for name in SERVICES)):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import Group
 from rich.progress import Progress
-from rich.table import Table
 
 from lifeline.cli.console import table
 from lifeline.client import LifelineClient
@@ -58,7 +58,7 @@ class VerifyReport:
         """Whether everything that was compared is the same."""
         return all(one.found == one.wanted and not one.different_users for one in self.comparisons)
 
-    def table(self) -> Table:
+    def table(self) -> Group:
         """Return what people read."""
         rows = [
             (

@@ -125,6 +125,11 @@ class EmbeddingTable:
         known: NDArray[np.bool_] = np.any(embedding, axis=1)
         return embedding, known
 
+    def sync(self) -> None:
+        """Bring the files up to date, if they are not: what another process opens is what was synced last."""
+        with self._lock:
+            self._sync()
+
     def close(self) -> None:
         """Sync to disk and close."""
         with self._lock:

@@ -119,7 +119,7 @@ class PartitionStore:
             db = Rdict(str(path), database_options(memory), families, access)
         except Exception as error:  # rocksdict raises bare Exception
             text = str(error)
-            if "lock" in text.lower():
+            if f"{path}/LOCK: " in text:
                 raise StoreLockedError(
                     f"{path} is open in another process: stop that node, or give this one its own node.data_dir"
                 ) from error

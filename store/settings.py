@@ -14,7 +14,7 @@ class StoreSettings(BaseModel):
 
     max_explicit: Annotated[int, Field(ge=1, le=1 << 20, description="explicit actions kept for a user")] = 16_384
     max_impressions: Annotated[int, Field(ge=1, le=1 << 20, description="impressions kept for a user")] = 1_024
-    chunk_events: Annotated[int, Field(ge=2, le=8_192, description="events in a sealed chunk")] = 512
+    chunk_events: Annotated[int, Field(ge=2, le=2_048, description="events in a sealed chunk")] = 512
     inline_events: Annotated[int, Field(ge=1, le=255, description="events inside a head record")] = 32
     head_cache_entries: Annotated[int, Field(ge=1, description="heads kept in memory, of each partition")] = 65_536
     block_cache_mib: Annotated[int, Field(ge=1, description="RocksDB block cache of the process")] = 128

@@ -3,6 +3,7 @@
 import sys
 
 import typer
+from rich.markup import escape
 
 from lifeline.broker import BrokerError
 from lifeline.cli.admin import config_app, health, topics_app
@@ -10,7 +11,9 @@ from lifeline.cli.console import err
 from lifeline.cli.data import erase, get, produce, score, verify
 from lifeline.cli.run import bench, broker, demo, node, train
 from lifeline.client import LifelineError
-from lifeline.config import ConfigError
+from lifeline.config import ConfigError, NodeSettings
+from lifeline.logs import configure_logs
+from lifeline.node_process import NodeProcessError
 from lifeline.sources import SourceError
 from scorer.errors import ScorerError
 from store.errors import StoreError
@@ -33,24 +36,28 @@ app.add_typer(config_app, name="config")
 
 def main() -> None:
     """Run the program; what is expected to go wrong is one clear sentence, not a traceback."""
+    # Commands say what they do themselves; a node turns its log on as it is configured.
+    configure_logs(NodeSettings(log_level="error"))
     try:
         app()
     except ConfigError as error:
         for problem in error.problems:
-            err.print(f"[bold red]error:[/] {problem}", highlight=False)
+            _complain(problem)
         sys.exit(EXIT_USAGE)
-    except (SourceError, StoreError, StreamError, ScorerError, BrokerError, LifelineError) as error:
-        err.print("[bold red]error:[/]", str(error), highlight=False, markup=True)
+    except (SourceError, StoreError, StreamError, ScorerError, BrokerError, LifelineError, NodeProcessError) as error:
+        _complain(str(error))
         sys.exit(EXIT_FAILED)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in {"lifeline", "stream", "store", "scorer"}:
             raise
-        err.print(
-            f"[bold red]error:[/] this command needs {error.name}, which is not installed: "
-            "install the package with its extras, 'lifeline[all]'",
-            highlight=False,
-            markup=True,
+        _complain(
+            f"this command needs {error.name}, which is not installed: install the package with its extras, "
+            "'lifeline[all]'"
         )
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _complain(what: str) -> None:
+    err.print("[bold red]error:[/]", escape(what), highlight=False, soft_wrap=True)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from lifeline.config import Loaded, load_settings
 
@@ -49,14 +52,14 @@ def print_json(value: Any) -> None:  # noqa: ANN401 - anything that JSON can hol
     out.print_json(json.dumps(value))
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    """Return a table; columns that end in ``>`` are aligned to the right."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", pad_edge=False)
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Group:
+    """Return a title over a table; columns that end in ``>`` are aligned to the right."""
+    made = Table(box=SIMPLE_HEAD, header_style="dim", pad_edge=False, show_edge=False)
     for column in columns:
-        made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left")
+        made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", no_wrap=True)
     for row in rows:
-        made.add_row(*(str(cell) for cell in row))
-    return made
+        made.add_row(*(escape(str(cell)) for cell in row))
+    return Group(Text(title, style="bold"), made)
 
 
 def progress() -> Progress:

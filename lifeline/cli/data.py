@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
 from lifeline.cli.console import (
     AddressOption,
@@ -195,7 +196,7 @@ def verify(
         raise typer.Exit(EXIT_DIFFERENT)
 
 
-def sequence_table(user: str, kind: Kind, answer: UserSequences, vocabulary: Vocabulary) -> object:
+def sequence_table(user: str, kind: Kind, answer: UserSequences, vocabulary: Vocabulary) -> Group:
     """Return a table of a sequence, newest event first."""
     part = answer.sequences[kind]
     as_of = answer.as_of

@@ -1,13 +1,15 @@
 """How scores and selected tokens are shown."""
 
-from rich.table import Table
+from itertools import groupby
 
-from lifeline.cli.console import age, table, when
+from rich.console import Group
+
+from lifeline.cli.console import age, table
 from lifeline.client import Scores
 from store.vocabulary import Vocabulary
 
 
-def scores_table(user: str, answer: Scores, *, title: str | None = None) -> Table:
+def scores_table(user: str, answer: Scores, *, title: str | None = None) -> Group:
     """Return the candidates in the order of their scores, best first."""
     order = answer.score.argsort()[::-1].tolist()
     rows = [
@@ -16,19 +18,20 @@ def scores_table(user: str, answer: Scores, *, title: str | None = None) -> Tabl
             int(answer.item_id[row]),
             f"{answer.score[row]:.4f}",
             *(f"{value:.4f}" for value in answer.probability[row].tolist()),
-            "" if answer.embedding_known[row] else "no embedding",
+            *([] if answer.embedding_known.all() else ["" if answer.embedding_known[row] else "no embedding"]),
         )
         for place, row in enumerate(order, start=1)
     ]
     heading = title or f"{user}: scores by {answer.model} {answer.model_version} (offset {answer.as_of.applied_offset})"
-    columns = ("rank>", "item>", "score>", *(f"p({head})>" for head in answer.heads), "")
+    notes = () if answer.embedding_known.all() else ("",)
+    columns = ("rank>", "item>", "score>", *(f"p({head})>" for head in answer.heads), *notes)
     return table(heading, columns, rows)
 
 
-def tokens_table(answer: Scores, row: int, vocabulary: Vocabulary, *, most: int | None = None) -> Table:
-    """Return the tokens selected for one candidate, the most similar first."""
-    tokens = sorted(answer.selected[row], key=lambda token: -token.similarity)
-    shown = tokens[:most]
+def tokens_table(answer: Scores, row: int, vocabulary: Vocabulary, *, most: int | None = None) -> Group:
+    """Return the tokens selected for one candidate, by source, the most similar first; `most` of each source."""
+    tokens = sorted(answer.selected[row], key=lambda token: (token.source, -token.similarity))
+    shown = [token for _, same in groupby(tokens, lambda token: token.source) for token in list(same)[:most]]
     rows = [
         (
             token.source.name.lower().replace("_", " "),
@@ -36,14 +39,13 @@ def tokens_table(answer: Scores, row: int, vocabulary: Vocabulary, *, most: int 
             f"{token.similarity:+.3f}",
             "+".join(vocabulary.action_type_names.get(value, str(value)) for value in token.action_types),
             vocabulary.surface_names.get(token.surface, token.surface),
-            when(token.timestamp_ms),
             age(token.age_ms),
         )
         for token in shown
     ]
-    more = f", the {len(shown)} most similar" if len(shown) < len(tokens) else ""
+    more = f", the {most} most similar of each source" if len(shown) < len(tokens) else ""
     title = f"candidate {int(answer.item_id[row])}: {len(tokens)} tokens selected{more}"
-    return table(title, ("source", "item>", "similarity>", "actions", "surface", "time (UTC)", "age>"), rows)
+    return table(title, ("source", "item>", "similarity>", "actions", "surface", "age>"), rows)
 
 
 def scores_json(answer: Scores, vocabulary: Vocabulary) -> dict[str, object]:

@@ -1,0 +1,71 @@
+"""The whole history, published once to a real broker, and nodes in processes of their own."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from lifeline.config import Settings
+from lifeline.history import History, demo_history
+from lifeline.node_process import NodeProcess, settings_for
+from lifeline.publish import publish
+from stream.settings import KafkaSettings
+from stream.topics import create_topics
+
+READY_S = 120.0
+NodeMaker = Callable[..., NodeProcess]
+
+
+@pytest.fixture(scope="session")
+def history() -> History:
+    return demo_history()
+
+
+@pytest.fixture(scope="session")
+def published(bootstrap_servers: str, history: History, tmp_path_factory: pytest.TempPathFactory) -> KafkaSettings:
+    """Topics that hold the whole history and its embeddings; nobody adds to them."""
+    settings = settings_for(
+        bootstrap_servers, tmp_path_factory.mktemp("published"), history.vocabulary, suffix=f"-{uuid.uuid4().hex[:8]}"
+    )
+    create_topics(settings.kafka)
+    publish(settings.kafka, history.source(), history.embeddings, history.vocabulary, silent())
+    return settings.kafka
+
+
+@pytest.fixture
+def make_node(tmp_path: Path, history: History) -> Iterator[NodeMaker]:
+    """Make nodes over given topics, each with a group and a directory of its own; all are killed in the end."""
+    with ExitStack() as stack:
+
+        def make(kafka: KafkaSettings, name: str = "node", **flags: object) -> NodeProcess:
+            workdir = tmp_path / name
+            workdir.mkdir()
+            settings: Settings = settings_for(
+                kafka.bootstrap_servers,
+                workdir,
+                history.vocabulary,
+                kafka__actions_topic=kafka.actions_topic,
+                kafka__items_topic=kafka.items_topic,
+                kafka__group_id=f"group-{uuid.uuid4().hex[:8]}",
+                kafka__partitions=kafka.partitions,
+                **flags,
+            )
+            return stack.enter_context(NodeProcess(settings, workdir))
+
+        yield make
+
+
+@pytest.fixture
+def fresh_topics(kafka_settings: KafkaSettings) -> KafkaSettings:
+    """Empty topics of this test's own."""
+    create_topics(kafka_settings)
+    return kafka_settings
+
+
+def silent() -> Progress:
+    """Return a progress display that shows nothing."""
+    return Progress(console=Console(quiet=True), disable=True)

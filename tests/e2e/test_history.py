@@ -1,0 +1,180 @@
+"""The whole history through Kafka and a node: nothing lost, nothing twice, whatever dies."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import defaultdict
+
+import pytest
+
+from lifeline.client import LifelineClient
+from lifeline.history import History
+from lifeline.node_process import NodeProcess
+from lifeline.paths import partition_dir
+from lifeline.publish import publish
+from lifeline.v1.action_pb2 import Action
+from store.actions import Identity, Kind
+from store.memory import SharedMemory
+from store.partition import PartitionStore
+from store.reader import SequenceReader
+from store.sequence import SequenceQuery
+from stream.partitioner import partition_of
+from stream.producer import LifelineProducer
+from stream.settings import KafkaSettings
+from tests.e2e.conftest import READY_S, NodeMaker, silent
+from tests.e2e.states import opened, states
+
+pytestmark = pytest.mark.kafka
+KILLS = 10
+
+
+def expected(history: History, cap: int, kind: Kind) -> dict[str, list[Identity]]:
+    """Compute every user's sequence in plain Python from the rows of the file."""
+    wanted: dict[str, set[Identity]] = defaultdict(set)
+    kinds = history.vocabulary.kind_of_type
+    for user, ts, item, action, surface in zip(
+        history.user_id,
+        history.timestamp_ms.tolist(),
+        history.item_id.tolist(),
+        history.action_type.tolist(),
+        history.surface.tolist(),
+        strict=True,
+    ):
+        if kinds[action] == kind:
+            wanted[user].add(Identity(ts, item, action << 8 | surface))
+    return {user: sorted(identities)[-cap:] for user, identities in wanted.items()}
+
+
+def run_cli(node: NodeProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lifeline", *arguments, "--config", str(node.config)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_every_sequence_is_the_one_that_plain_python_computes(
+    published: KafkaSettings, history: History, make_node: NodeMaker
+) -> None:
+    node = make_node(published)
+    node.start()
+    node.wait_ready(READY_S)
+    wanted = {kind: expected(history, node.settings.store.cap(kind), kind) for kind in Kind}
+
+    # Over the wire, for the longest and some others.
+    explicit = wanted[Kind.EXPLICIT]
+    users = history.longest_users(20) + sorted(explicit)[::100]
+    with LifelineClient(node.address, timeout_s=30) as client:
+        for user in users:
+            found = client.get_sequence(user).sequences[Kind.EXPLICIT]
+            assert found.identities() == explicit[user], user
+
+    # In the store, for all.
+    with opened(node.settings) as stores:
+        seen = 0
+        for store in stores:
+            reader = SequenceReader(store)
+            for user in store.users():
+                sequences = reader.read(user, SequenceQuery(kinds=tuple(Kind))).sequences
+                for kind in Kind:
+                    assert sequences[kind].identities() == wanted[kind].get(user, []), (user, kind)
+                seen += 1
+        assert seen == len(set(history.user_id))
+        total = sum(store.state.events for store in stores)
+    assert total == sum(len(sequence) for of_kind in wanted.values() for sequence in of_kind.values())
+    if history.name == "rails":
+        assert total == 213_385
+
+    log = run_cli(node, "verify", "--json")
+    assert log.returncode == 0, log.stderr
+    assert json.loads(log.stdout)["equal"]
+    assert node.stop() == 0
+
+
+def test_killed_ten_times_it_ends_with_the_same_fingerprint(published: KafkaSettings, make_node: NodeMaker) -> None:
+    whole = make_node(published, "whole")
+    whole.start()
+    whole.wait_ready(READY_S)
+    assert whole.stop() == 0
+
+    # Small batches, so that there is an ingest to be killed in.
+    killed = make_node(published, "killed", updater__batch_max_records=200)
+    rng = random.Random(7)
+    in_the_middle = 0
+    for _ in range(KILLS):
+        killed.start()
+        wait_for_ingest(killed)
+        time.sleep(rng.uniform(0.0, 0.4))  # the moment of the kill is what is random here
+        killed.kill()
+        now, end = states(killed.settings), states(whole.settings)
+        in_the_middle += any(now[number].applied_offset < end[number].applied_offset for number in now)
+    assert in_the_middle >= KILLS // 2, "the node was killed after the ingest, not in it"
+    killed.start()
+    killed.wait_ready(READY_S)
+    assert killed.stop() == 0
+    assert states(killed.settings) == states(whole.settings)
+
+
+def wait_for_ingest(node: NodeProcess) -> None:
+    """Return once a partition is consumed."""
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        event = node.next_event(0.2)
+        if event is not None and event.get("state") in {"catching_up", "serving"}:
+            return
+    raise AssertionError("no partition was consumed in time")
+
+
+def test_producing_everything_twice_changes_nothing_but_the_offset(
+    fresh_topics: KafkaSettings, history: History, make_node: NodeMaker
+) -> None:
+    node = make_node(fresh_topics)
+    publish(node.settings.kafka, history.source(), (), history.vocabulary, silent())
+    node.start()
+    node.wait_ready(READY_S)
+    assert node.stop() == 0
+    once = states(node.settings)
+    publish(node.settings.kafka, history.source(), (), history.vocabulary, silent())
+    node.start()
+    node.wait_ready(READY_S)
+    assert node.stop() == 0
+    twice = states(node.settings)
+    for number, before in once.items():
+        assert twice[number].applied_offset == 2 * before.applied_offset + 1
+        assert twice[number]._replace(applied_offset=before.applied_offset) == before
+
+
+def test_verify_names_the_users_that_differ(
+    fresh_topics: KafkaSettings, history: History, make_node: NodeMaker
+) -> None:
+    node = make_node(fresh_topics)
+    publish(node.settings.kafka, history.source(), (), history.vocabulary, silent())
+    node.start()
+    node.wait_ready(READY_S)
+    assert node.stop() == 0
+    user = history.longest_users(1)[0]
+    # One record more, so that the erasure can pretend to come from the log.
+    with LifelineProducer(node.settings.kafka) as producer:
+        producer.publish(Action(user_id=user, item_id=1, timestamp_ms=1, action_type=1)).result(30)
+    tamper(node, user)
+    answer = run_cli(node, "verify", "--json")
+    assert answer.returncode == 3, answer.stderr
+    different = [one["different_users"] for one in json.loads(answer.stdout)["comparisons"] if one["different_users"]]
+    assert different == [[user]]
+
+
+def tamper(node: NodeProcess, user: str) -> None:
+    """Erase a user behind the log's back."""
+    number = partition_of(user.encode(), node.settings.kafka.partitions)
+    store = PartitionStore.open(
+        partition_dir(node.settings.node.data_dir, number),
+        partition=number,
+        settings=node.settings.store,
+        memory=SharedMemory(node.settings.store),
+    )
+    store.erase(user.encode(), offset=store.applied_offset + 1)
+    store.close()
