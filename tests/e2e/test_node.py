@@ -1,0 +1,262 @@
+"""A node and its log, record by record: dead letters, erasure, the cap, and what gRPC answers."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from lifeline.client import LifelineClient, LifelineError
+from lifeline.history import History
+from lifeline.node_process import NodeProcess
+from lifeline.v1.action_pb2 import Action
+from lifeline.v1.item_pb2 import Item
+from store.actions import Identity, Kind
+from store.sequence import Column, SequenceQuery
+from store.vocabulary import Role
+from stream.partitioner import partition_of
+from stream.producer import LifelineProducer
+from stream.settings import KafkaSettings
+from stream.topics import create_topics
+from tests.e2e.conftest import READY_S, NodeMaker
+from tests.e2e.states import states
+
+pytestmark = pytest.mark.kafka
+NOW_MS = 1_700_000_000_000
+
+
+@dataclass(frozen=True)
+class Running:
+    """A node over topics of its own, a client, and producers."""
+
+    node: NodeProcess
+    client: LifelineClient
+    producer: LifelineProducer
+    raw: KafkaProducer
+    kafka: KafkaSettings
+
+    def identities(self, user: str, offset: int) -> list[Identity]:
+        return self.client.get_sequence(user, min_offset=offset).sequences[Kind.EXPLICIT].identities()
+
+    def send_raw(self, key: bytes, value: bytes | None, partition: int | None = None) -> tuple[int, int]:
+        number = partition_of(key, self.kafka.partitions) if partition is None else partition
+        at = self.raw.send(
+            self.kafka.actions_topic, value=value, key=key, partition=number, headers=[("trace", b"\x00\xff")]
+        ).get(30)
+        return at.partition, at.offset
+
+
+@pytest.fixture
+def running(fresh_topics: KafkaSettings, make_node: NodeMaker) -> Iterator[Running]:
+    node = make_node(fresh_topics, store__max_explicit=16_384)
+    node.start()
+    node.wait_ready(READY_S)
+    raw = KafkaProducer(bootstrap_servers=fresh_topics.servers, acks="all", max_request_size=4 << 20)
+    with (
+        LifelineClient(node.address, timeout_s=30) as client,
+        LifelineProducer(node.settings.kafka, vocabulary=node.settings.vocabulary) as producer,
+    ):
+        yield Running(node, client, producer, raw, node.settings.kafka)
+    raw.close()
+
+
+def action(user: str, item: int = 7, at_ms: int = NOW_MS, kind: int = 1, surface: int = 1) -> Action:
+    return Action(user_id=user, item_id=item, timestamp_ms=at_ms, action_type=kind, surface=surface)
+
+
+def test_bad_records_become_dead_letters_and_the_partition_goes_on(running: Running) -> None:
+    user, key = "u1", b"u1"
+    partition = partition_of(key, running.kafka.partitions)
+    good = action(user)
+    bad: dict[str, tuple[bytes, bytes, int]] = {
+        "undecodable": (key, b"\xff\xfe garbage", partition),
+        "misrouted": (key, good.SerializeToString(), (partition + 1) % running.kafka.partitions),
+        "far_future": (key, action(user, at_ms=32_503_680_000_000).SerializeToString(), partition),
+        "unknown_action_type": (key, action(user, kind=60).SerializeToString(), partition),
+        "oversized": (key, bytes(2 << 20), partition),
+    }
+    sent = {reason: running.send_raw(*record) for reason, record in bad.items()}
+    at = running.producer.publish(good).result(30)
+    # A bare and a framed value are the same action, so only one more event comes of the framed other one.
+    framed = action(user, item=8)
+    for header in (b"\x00\x00\x00\x00\x2a\x00", b"\x00\x00\x00\x00\x2a\x02\x00"):
+        _, offset = running.send_raw(key, header + framed.SerializeToString())
+    assert at.partition == partition
+    assert running.identities(user, offset) == [Identity(NOW_MS, 7, 257), Identity(NOW_MS, 8, 257)]
+
+    letters = read_dead_letters(running.kafka, len(bad))
+    assert {
+        reason: (letter.partition, headers(letter)["__connect.errors.offset"]) for reason, letter in letters.items()
+    } == {reason: (number, str(offset).encode()) for reason, (number, offset) in sent.items()}
+    for reason, letter in letters.items():
+        assert (letter.key, letter.value) == bad[reason][:2]
+        assert letter.headers[0] == ("trace", b"\x00\xff")
+        assert headers(letter)["__connect.errors.topic"] == running.kafka.actions_topic.encode()
+        assert {f"__connect.errors.{n}" for n in ("stage", "exception.class.name", "exception.message")} <= set(
+            headers(letter)
+        )
+
+
+def read_dead_letters(kafka: KafkaSettings, count: int) -> dict[str, "KafkaConsumer"]:
+    consumer = KafkaConsumer(
+        bootstrap_servers=kafka.servers, auto_offset_reset="earliest", max_partition_fetch_bytes=8 << 20
+    )
+    try:
+        consumer.assign([TopicPartition(kafka.dead_letter_topic, number) for number in range(kafka.partitions)])
+        found = {}
+        deadline = time.monotonic() + 30
+        while len(found) < count and time.monotonic() < deadline:
+            for records in consumer.poll(timeout_ms=200).values():
+                found |= {headers(record)["lifeline.reason"].decode(): record for record in records}
+        return found
+    finally:
+        consumer.close()
+
+
+def headers(record: "KafkaConsumer") -> dict[str, bytes]:
+    return dict(record.headers)
+
+
+def test_a_null_value_erases_and_later_actions_are_kept(running: Running) -> None:
+    running.producer.publish(action("gone", 1)).result(30)
+    other = running.producer.publish(action("stays", 1)).result(30)
+    running.producer.publish(action("gone", 2)).result(30)
+    erased = running.producer.erase("gone").result(30)
+    assert running.identities("gone", erased.offset) == []
+    again = running.producer.publish(action("gone", 1)).result(30)
+    assert running.identities("gone", again.offset) == [Identity(NOW_MS, 1, 257)]
+    assert running.identities("stays", other.offset) == [Identity(NOW_MS, 1, 257)]
+
+
+def test_the_cap_keeps_the_newest_whatever_the_order(fresh_topics: KafkaSettings, make_node: NodeMaker) -> None:
+    actions = [action("u", item, at_ms=NOW_MS + item // 3) for item in range(20_000)]
+    found = []
+    for name, order in (("forward", actions), ("shuffled", random.Random(3).sample(actions, len(actions)))):
+        topics = fresh_topics.model_copy(update={"actions_topic": f"{fresh_topics.actions_topic}-{name}"})
+        create_topics(topics)
+        node = make_node(topics, name)
+        with LifelineProducer(node.settings.kafka) as producer:
+            for one in order:
+                delivery = producer.publish(one)
+            producer.flush()
+            offset = delivery.result(30).offset
+        node.start()
+        node.wait_ready(READY_S)
+        with LifelineClient(node.address, timeout_s=30) as client:
+            sequence = client.get_sequence("u", min_offset=offset).sequences[Kind.EXPLICIT]
+        found.append((sequence.identities(), next(s for s in states(node.settings).values() if s.events).fingerprint))
+        node.kill()
+    assert found[0][0] == [Identity(NOW_MS + item // 3, item, 257) for item in range(20_000 - 16_384, 20_000)]
+    assert found[0] == found[1]
+
+
+def test_items_give_embeddings_and_a_later_one_wins(running: Running, history: History) -> None:
+    first, second = bytes(range(32)), bytes(range(1, 33))
+    at = running.producer.publish(action("u", 5), embedding=first).result(30)
+    running.producer.publish_item(Item(item_id=5, embedding=second, embedding_version=2)).result(30)
+    query = SequenceQuery(columns=Column.ALL)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        embedding = running.client.get_sequence("u", query, min_offset=at.offset).sequences[Kind.EXPLICIT].embedding
+        assert embedding is not None
+        if embedding[0].tobytes() == second:
+            break
+    assert embedding[0].tobytes() == second
+    assert history.vocabulary.ids_with_role(Role.POSITIVE)
+
+
+def test_a_grpc_client_without_our_protos_lists_services_and_reads(running: Running) -> None:
+    at = running.producer.publish(action("reflected", 9)).result(30)
+    with grpc.insecure_channel(running.node.address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert {"lifeline.v1.SequenceService", "lifeline.v1.ScoreService", "grpc.health.v1.Health"} <= set(
+            database.get_services()
+        )
+        pool = DescriptorPool(database)
+        service = pool.FindServiceByName("lifeline.v1.SequenceService")
+        method = service.methods_by_name["GetSequence"]
+        ask, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        call = channel.unary_unary(
+            f"/{service.full_name}/{method.name}",
+            request_serializer=ask.SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        reply = call(ask(user_id="reflected", min_offset=at.offset), timeout=10)
+    assert reply.sequences[0].length == 1
+    assert int.from_bytes(reply.sequences[0].item_id, "little") == 9
+    assert reply.as_of.applied_offset >= at.offset
+
+
+def test_every_refusal_has_a_code_a_reason_and_says_what_to_do(running: Running) -> None:
+    client = running.client
+    cases = (
+        (lambda: client.get_sequence(""), "INVALID_ARGUMENT", "USER_ID_INVALID"),
+        (lambda: client.get_sequence("u", min_offset=10**9, timeout_s=0.3), "DEADLINE_EXCEEDED", None),
+        (lambda: client.score("u", [1]), "FAILED_PRECONDITION", "MODEL_NOT_LOADED"),
+        (lambda: client.score("u", []), "INVALID_ARGUMENT", "CANDIDATES_INVALID"),
+        (lambda: client.score("u", list(range(513))), "INVALID_ARGUMENT", "CANDIDATES_INVALID"),
+        (lambda: client.score("u", [1], surface=99), "INVALID_ARGUMENT", "FIELD_INVALID"),
+    )
+    for call, code, reason in cases:
+        with pytest.raises(LifelineError) as caught:
+            call()
+        assert caught.value.code.name == code
+        if reason is not None:
+            assert caught.value.reason == reason
+            assert ":" in caught.value.message
+
+
+def test_error_info_comes_in_the_status_details(running: Running) -> None:
+    with grpc.insecure_channel(running.node.address) as channel:
+        call = channel.unary_unary("/lifeline.v1.SequenceService/GetSequence")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=10)
+    status = rpc_status.from_call(caught.value)
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert (info.reason, info.domain) == ("USER_ID_INVALID", "lifeline")
+
+
+def cli(*arguments: str, node: NodeProcess | None = None) -> subprocess.CompletedProcess[str]:
+    config = ("--config", str(node.config)) if node else ()
+    return subprocess.run(
+        [sys.executable, "-m", "lifeline", *arguments, *config], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_commands_read_what_was_published(running: Running) -> None:
+    at = running.producer.publish(action("typed", 11)).result(30)
+    got = cli("get", "typed", "--min-offset", str(at.offset), "--json", node=running.node)
+    assert got.returncode == 0, got.stderr
+    answer = json.loads(got.stdout)
+    assert (answer["item_id"], answer["action_type"], answer["stored"]) == ([11], ["add"], 1)
+    assert cli("health", node=running.node).returncode == 0
+    erased = cli("erase", "typed", "--yes", "--json", node=running.node)
+    assert erased.returncode == 0, erased.stderr
+    assert running.identities("typed", json.loads(erased.stdout)["offset"]) == []
+
+
+def test_a_second_node_in_the_same_directory_is_refused(running: Running) -> None:
+    second = cli("node", node=running.node)
+    assert second.returncode == 1
+    assert "belongs to a node that runs" in second.stderr
+
+
+def test_a_stop_is_graceful_and_a_missing_cluster_is_one_sentence(running: Running) -> None:
+    assert running.node.stop() == 0
+    lost = cli("node", "--bootstrap-servers", "127.0.0.1:1", "--data-dir", f"/tmp/lifeline-{uuid.uuid4().hex}")
+    assert lost.returncode == 1
+    assert "Kafka at 127.0.0.1:1 does not answer" in lost.stderr
+    assert "Traceback" not in lost.stderr
