@@ -49,6 +49,8 @@ class ActionBatch:
         }
         if len(rows) != 1:
             raise ValueError(f"the columns of an ActionBatch differ in length: {sorted(rows)}")
+        if len(self.kind) and int(self.kind.max()) >= len(Kind):
+            raise ValueError(f"{int(self.kind.max())} is not a Kind: use those of Kind")
 
     def __len__(self) -> int:
         return len(self.user_ids)

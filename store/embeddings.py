@@ -60,20 +60,15 @@ class EmbeddingTable:
         with data.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise FormatVersionError(str(data), "unknown", FORMAT)
-        rows, offsets = 0, {}
-        if state.exists():
-            try:
-                content = json.loads(state.read_text())
-                rows = int(content["rows"])
-                offsets = {int(partition): int(offset) for partition, offset in content["offsets"].items()}
-                version = content["format"]
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise CorruptRecordError(f"{state} does not decode; remove {path}, and the node rebuilds it") from error
-            if version != FORMAT:
-                raise FormatVersionError(str(state), version, FORMAT)
-        if _HEADER_BYTES + (rows + 1) * ROW.itemsize > data.stat().st_size:
-            raise CorruptRecordError(f"{data} is shorter than its {rows} rows; remove {path}, and the node rebuilds it")
-        return cls(path, offsets, rows, sync_every_s)
+        mapped, odd = divmod(data.stat().st_size - _HEADER_BYTES, ROW.itemsize)
+        rows, offsets = _read_state(state) if state.exists() else (0, {})
+        if odd or not 0 <= rows < mapped:
+            raise CorruptRecordError(f"{data} has room for {mapped} rows, and {rows} are counted", directory=str(path))
+        table = cls(path, offsets, rows, sync_every_s)
+        if np.count_nonzero(table._index.ids == 0) > 1:
+            table.close()
+            raise CorruptRecordError(f"{data} has fewer rows than the {rows} that are counted", directory=str(path))
+        return table
 
     def __len__(self) -> int:
         return len(self._index)
@@ -97,11 +92,12 @@ class EmbeddingTable:
         """
         with self._lock:
             if len(item_id):
+                # Rows are mapped before the index names them, for readers look while this goes on.
+                self._grow(len(self._index) + len(item_id) + 1)
                 # Assignment keeps the last of several rows only where ids are distinct: keep the last ourselves.
                 _, last = np.unique(item_id[::-1], return_index=True)
                 keep = np.sort(len(item_id) - 1 - last)
                 rows = self._index.add(item_id[keep]) + 1
-                self._grow()
                 self._rows["item_id"][rows] = item_id[keep]
                 self._rows["version"][rows] = version[keep]
                 self._rows["embedding"][rows] = embedding[keep]
@@ -143,9 +139,9 @@ class EmbeddingTable:
         self._map = mmap.mmap(self._file.fileno(), size)
         self._rows: NDArray[np.void] = np.frombuffer(self._map, ROW, offset=_HEADER_BYTES)
 
-    def _grow(self) -> None:
-        if len(self._index) + 1 > len(self._rows):
-            rows = 1 << (len(self._index) + 1).bit_length()
+    def _grow(self, wanted: int) -> None:
+        if wanted > len(self._rows):
+            rows = 1 << (wanted - 1).bit_length()
             self._file.truncate(_HEADER_BYTES + rows * ROW.itemsize)
             self._map_rows()
 
@@ -162,3 +158,17 @@ class EmbeddingTable:
             os.fsync(file.fileno())
         temporary.replace(state)
         self._synced_at, self._dirty = time.monotonic(), False
+
+
+def _read_state(path: Path) -> tuple[int, dict[int, int]]:
+    """Return how many rows are synced, and the applied offset of each partition."""
+    directory = str(path.parent)
+    try:
+        content = json.loads(path.read_text())
+        version = content["format"]
+        if version != FORMAT:
+            raise FormatVersionError(str(path), version, FORMAT)
+        rows = int(content["rows"])
+        return rows, {int(partition): int(offset) for partition, offset in content["offsets"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
+        raise CorruptRecordError(f"{path} does not decode", directory=directory) from error

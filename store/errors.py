@@ -6,20 +6,22 @@ class StoreError(Exception):
 
 
 class CorruptRecordError(StoreError):
-    """A record's bytes do not decode.
+    """What is on disk does not decode.
 
-    Operators: stop the node, set the partition's directory aside, start again: the state is rebuilt from
-    the topic.
+    Operators: stop the node, set the directory that the message names aside, start again: the state is rebuilt
+    from the topic.
     """
 
-    def __init__(self, what: str, *, partition: int | None = None, user: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, partition: int | None = None, user: str | None = None, directory: str | None = None
+    ) -> None:
         self.what, self.partition, self.user = what, partition, user
         where = ", ".join(
             f"{name} {value}" for name, value in (("partition", partition), ("user", user)) if value is not None
         )
         super().__init__(
-            f"{what}{f' ({where})' if where else ''}: set the partition's directory aside and start the node "
-            "again; it rebuilds the state from the topic"
+            f"{what}{f' ({where})' if where else ''}: set {directory or "the partition's directory"} aside and "
+            "start the node again; it rebuilds the state from the topic"
         )
 
 

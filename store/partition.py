@@ -113,6 +113,9 @@ class PartitionStore:
         """
         if not read_only:
             path.mkdir(parents=True, exist_ok=True)
+        elif not (path / "CURRENT").exists():
+            # RocksDB would leave a directory behind, which then looks like a partition.
+            raise StoreError(f"{path} holds no store: name the data directory of a node that has run")
         access = AccessType.read_only(error_if_log_file_exist=False) if read_only else AccessType.read_write()
         families = {name: family_options(name, memory) for name in ("rows", "chunks", "meta")}
         try:
@@ -183,7 +186,8 @@ class PartitionStore:
                 head = self._load_heads([prefix]).get(prefix)
                 if head is None:
                     continue
-                everything = self._editor(prefix, kind, head).all_events()
+                with self._named(prefix):
+                    everything = self._editor(prefix, kind, head).all_events()
                 events += everything.n
                 removed += self._sum_hashes([(user, kind, everything)])
                 self._heads.pop(prefix, None)
@@ -209,8 +213,12 @@ class PartitionStore:
                 yield WriteBatch(raw_mode=True)
             except BaseException as error:
                 # Heads in memory may be ahead of the disk now: only a restart is safe.
-                self._failed = error
-                raise
+                with self._changed:
+                    self._failed = error
+                    self._changed.notify_all()
+                if isinstance(error, StoreError) or not isinstance(error, Exception):
+                    raise
+                self._check_usable()
 
     def _commit(self, write: WriteBatch, state: State) -> None:
         write.put(keys.STATE_KEY, state.pack(), self._handles["meta"])
@@ -243,7 +251,8 @@ class PartitionStore:
                 head = Head(columns.user_ids[prefix[:-1]])
                 self._heads[prefix] = head
             editor = self._editor(prefix, kind, head)
-            was_new = editor.insert(events.take(slice(start, end)))
+            with self._named(prefix):
+                was_new = editor.insert(events.take(slice(start, end)))
             if was_new is not None:
                 inserted[start:end] = was_new
                 if not was_new.any():
@@ -303,8 +312,9 @@ class PartitionStore:
         iterator = self._meta.iter()
         iterator.seek(keys.ITEMS_PREFIX)
         while iterator.valid() and iterator.key().startswith(keys.ITEMS_PREFIX):
-            ids = np.frombuffer(iterator.value(), np.uint64)
-            if keys.items_first(iterator.key()) != count:
+            data = iterator.value()
+            ids = np.frombuffer(data[: len(data) // 8 * 8], np.uint64)
+            if keys.items_first(iterator.key()) != count or len(data) % 8:
                 raise CorruptRecordError(f"item ids from ordinal {count} on are missing", partition=self.partition)
             parts.append(ids)
             if count == folded and len(ids) == ITEMS_BLOCK:
@@ -332,8 +342,14 @@ class PartitionStore:
         return found
 
     def _unpack_head(self, prefix: bytes, data: bytes) -> Head:
-        try:
+        with self._named(prefix):
             return Head.unpack(data)
+
+    @contextmanager
+    def _named(self, prefix: bytes) -> Iterator[None]:
+        """Say in a CorruptRecordError whose record it is: the user's hash, for the id may be what is corrupt."""
+        try:
+            yield
         except CorruptRecordError as error:
             raise CorruptRecordError(error.what, partition=self.partition, user=prefix[:-1].hex()) from error
 
@@ -366,6 +382,7 @@ class PartitionStore:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
+            self._check_usable()
             if self.applied_offset < offset:
                 raise NotYetAppliedError(self.partition, offset, self.applied_offset)
 

@@ -125,7 +125,7 @@ def _read_chunks(
         return []
     parts: list[EventColumns] = []
     oldest = keys.chunk_key(prefix, sealed.oldest)
-    found = 0
+    found, reached = 0, False
     iterator = view.chunks
     iterator.seek_for_prev(keys.after(prefix))
     while found < wanted and iterator.valid():
@@ -138,12 +138,13 @@ def _read_chunks(
             part = part.take(slice(sealed.skip, None))
         parts.append(part)
         found += part.n
-        if from_timestamp_ms is not None and part.n and part.timestamp_ms[0] < from_timestamp_ms:
+        if from_timestamp_ms is not None and part.timestamp_ms[0] < from_timestamp_ms:
+            reached = True
             break
         iterator.prev()
     else:
         _check(iterator)
-    if found < min(wanted, sealed.events) and from_timestamp_ms is None:
+    if found < min(wanted, sealed.events) and not reached:
         raise CorruptRecordError(f"a head counts {sealed.events} sealed events, and {found} are there")
     return reversed(parts)
 

@@ -1,0 +1,246 @@
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from store import keys
+from store.actions import ActionBatch, Kind
+from store.errors import NotYetAppliedError, StoreError, StoreFailedError, StoreLockedError
+from store.fingerprint import user_hash
+from store.partition import ITEMS_BLOCK, PartitionStore
+from store.reader import SequenceReader
+from store.state import State
+from tests.store.disk import contents
+from tests.store.made import (
+    ANN,
+    BOB,
+    EVERYTHING,
+    SHAPE,
+    Event,
+    Model,
+    batch_of,
+    open_store,
+    outcome_of_waiting,
+    perform,
+)
+from tests.store.processes import child, said
+
+# Opening
+
+
+def test_a_new_partition_is_empty(store: PartitionStore) -> None:
+    assert store.state == State()
+    assert (store.partition, store.applied_offset, store.fingerprint, store.watermark_ms) == (3, -1, 0, 0)
+    assert store.items == 0
+    assert list(store.users()) == []
+
+
+def test_everything_is_there_again_after_closing(tmp_path: Path, store: PartitionStore) -> None:
+    model = Model(SHAPE)
+    model.apply(ANN + BOB)
+    store.apply(batch_of(ANN + BOB), offset=41)
+    before = store.state
+    store.close()
+    store.close()
+    again = open_store(tmp_path / "p", SHAPE)
+    assert again.state == before
+    assert again.items == 4
+    model.check(again)
+    again.close()
+
+
+def test_an_empty_batch_moves_the_offset_alone(tmp_path: Path, store: PartitionStore) -> None:
+    store.apply(batch_of(ANN), offset=5)
+    before = store.state
+    assert store.apply(ActionBatch.empty(), offset=9) == (0, 0, 0, 0, 0)
+    assert store.state == before._replace(applied_offset=9)
+    store.close()
+    again = open_store(tmp_path / "p", SHAPE)
+    assert again.state == before._replace(applied_offset=9)
+    again.close()
+
+
+OPENER = """
+import sys
+from pathlib import Path
+from store.errors import StoreError
+from tests.store.made import open_store, tiny
+try:
+    open_store(Path(sys.argv[1]), tiny(), read_only=sys.argv[2] == "read-only").close()
+    print("opened", flush=True)
+except StoreError as error:
+    print("refused", type(error).__name__, error, flush=True)
+"""
+
+
+def test_another_process_is_kept_out(tmp_path: Path, store: PartitionStore) -> None:
+    with child(OPENER, tmp_path / "p", "read-write") as process:
+        text = said(process, "refused StoreLockedError")
+    assert "stop that node, or give this one its own node.data_dir" in text
+    with pytest.raises(StoreLockedError):
+        open_store(tmp_path / "p", SHAPE)
+    store.close()
+    with child(OPENER, tmp_path / "p", "read-write") as process:
+        said(process, "opened")
+
+
+def test_another_process_may_read_beside_the_writer(tmp_path: Path, store: PartitionStore) -> None:
+    store.apply(batch_of(ANN), offset=0)
+    with child(OPENER, tmp_path / "p", "read-only") as process:
+        said(process, "opened")
+    model, beside = Model(SHAPE), open_store(tmp_path / "p", SHAPE, read_only=True)
+    model.apply(ANN)
+    model.check(beside)
+    beside.close()
+    with pytest.raises(StoreError):
+        open_store(tmp_path / "nowhere", SHAPE, read_only=True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", ["p", "clock", "blocks"])
+def test_a_database_that_does_not_open_is_not_called_locked(tmp_path: Path, name: str) -> None:
+    open_store(tmp_path / name, SHAPE).close()
+    (tmp_path / name / "CURRENT").write_text("MANIFEST-999999\n")
+    with pytest.raises(StoreError, match="check the disk, or set the directory aside") as caught:
+        open_store(tmp_path / name, SHAPE)
+    assert not isinstance(caught.value, StoreLockedError)
+
+
+# Items
+
+
+@pytest.mark.parametrize("step", [1, 700, ITEMS_BLOCK, ITEMS_BLOCK + 1, 3 * ITEMS_BLOCK])
+def test_items_are_numbered_once_and_folded_into_blocks(tmp_path: Path, step: int) -> None:
+    total = 3 * ITEMS_BLOCK + 10
+    store = open_store(tmp_path, SHAPE)
+    if step == 1:
+        store.apply(batch_of([Event(b"x", 0, item, 1) for item in range(ITEMS_BLOCK - 3)]), offset=0)
+    first = store.items
+    until = first + 6 if step == 1 else total
+    for at in range(first, until, step):
+        store.apply(batch_of([Event(b"x", 0, item, 1) for item in range(at, min(at + step, until))]), offset=at + 1)
+        if at % 3 == 0:
+            store.close()
+            store = open_store(tmp_path, SHAPE)
+    assert store.items == until
+    store.close()
+    found = contents(tmp_path, "meta")
+    records = {keys.items_first(k): np.frombuffer(v, np.uint64) for k, v in found.items() if k != keys.STATE_KEY}
+    assert np.concatenate([records[first] for first in sorted(records)]).tolist() == list(range(until))
+    folded = until // ITEMS_BLOCK
+    assert all(len(records[number * ITEMS_BLOCK]) == ITEMS_BLOCK for number in range(folded))
+    assert len(records) <= folded + 2 + (until - folded * ITEMS_BLOCK) // step
+
+
+# Waiting, erasing, compacting
+
+
+def test_waiting_ends_when_the_offset_is_applied(store: PartitionStore) -> None:
+    arrived = threading.Event()
+
+    def wait() -> None:
+        store.wait_for(4, 20.0)
+        arrived.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    store.apply(batch_of(ANN), offset=3)
+    assert not arrived.is_set()
+    store.apply(ActionBatch.empty(), offset=7)
+    assert arrived.wait(10)
+    waiting.join(10)
+    store.wait_for(7, 0.0)
+
+
+def test_waiting_gives_up_in_time(store: PartitionStore) -> None:
+    store.apply(batch_of(ANN), offset=3)
+    began = time.monotonic()
+    with pytest.raises(NotYetAppliedError, match="applied offset 3, and 4 was asked for") as caught:
+        store.wait_for(4, 0.05)
+    assert 0.04 < time.monotonic() - began < 5
+    assert (caught.value.partition, caught.value.wanted, caught.value.applied) == (3, 4, 3)
+    with pytest.raises(NotYetAppliedError):
+        store.wait_for(4, -1.0)
+
+
+def test_closing_wakes_those_who_wait(store: PartitionStore) -> None:
+    outcome: list[str] = []
+    waiting = threading.Thread(target=lambda: outcome.append(outcome_of_waiting(store)))
+    waiting.start()
+    store.close()
+    waiting.join(10)
+    assert outcome == ["StoreFailedError"]
+
+
+def test_closing_waits_for_a_view(tmp_path: Path, store: PartitionStore) -> None:
+    store.apply(batch_of(ANN), offset=0)
+    closing = threading.Thread(target=store.close)
+    with store.view() as view:
+        closing.start()
+        view.chunks.seek_to_first()
+        assert view.chunks.valid()
+        assert closing.is_alive()
+        del view
+    closing.join(10)
+    assert not closing.is_alive()
+    open_store(tmp_path / "p", SHAPE).close()
+
+
+def test_erasing_takes_both_kinds_of_one_user_alone(tmp_path: Path, store: PartitionStore) -> None:
+    model = Model(SHAPE)
+    model.apply(ANN + BOB)
+    store.apply(batch_of(ANN + BOB), offset=0)
+    assert store.erase(b"bob", offset=1) == model.erase(b"bob") == 12
+    assert store.erase(b"bob", offset=2) == store.erase(b"nobody", offset=3) == 0
+    model.check(store)
+    assert SequenceReader(store).read("bob", EVERYTHING).sequences[Kind.EXPLICIT].stored == 0
+    assert list(store.users()) == ["ann"]
+    # The user may come back, and then starts anew.
+    model.apply(BOB[:3])
+    store.apply(batch_of(BOB[:3]), offset=4)
+    model.check(store)
+    assert store.applied_offset == 4
+    store.close()
+    assert not [key for key in contents(tmp_path / "p", "chunks") if key.startswith(user_hash(b"bob"))]
+
+
+def test_users_come_in_the_order_of_their_hashes(store: PartitionStore) -> None:
+    names = [f"user {number}" for number in range(50)]
+    store.apply(
+        batch_of([Event(name.encode(), at, 1, 257, Kind(at % 2)) for name in names for at in range(9)]), offset=0
+    )
+    store.erase(b"user 7", offset=1)
+    names.remove("user 7")
+    assert list(store.users()) == sorted(names, key=lambda name: user_hash(name.encode()))
+
+
+def test_compacting_changes_nothing(tmp_path: Path, store: PartitionStore) -> None:
+    model = Model(SHAPE)
+    for offset in range(30):
+        perform(store, offset)
+        perform(model, offset)
+    before = store.state
+    store.compact()
+    assert store.state == before
+    model.check(store)
+    store.close()
+    again = open_store(tmp_path / "p", SHAPE)
+    model.check(again)
+    again.close()
+
+
+def test_a_closed_store_says_so(store: PartitionStore) -> None:
+    store.apply(batch_of(ANN), offset=0)
+    reader = SequenceReader(store)
+    store.close()
+    for late in (
+        lambda: store.apply(ActionBatch.empty(), offset=1),
+        lambda: store.erase(b"ann", offset=1),
+        lambda: reader.read("ann", EVERYTHING),
+        lambda: store.wait_for(1, 5.0),
+        lambda: list(store.users()),
+    ):
+        with pytest.raises(StoreFailedError, match="is closed here"):
+            late()

@@ -1,0 +1,90 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from store.actions import ActionBatch
+from store.directory import PartitionDirectory
+from store.embeddings import EmbeddingTable
+from store.errors import NotOwnerError, NotYetAppliedError
+from store.requests import as_of_message, check_deadline, check_user_id, invalid, reader_at, time_left
+from store.sequence import AsOf
+from store.status import Reason, Refusal
+from tests.store.made import open_store, tiny
+
+
+class Call:
+    """A call with so many seconds left."""
+
+    def __init__(self, left: float | None, *, active: bool = True) -> None:
+        self.left, self.active = left, active
+
+    def time_remaining(self) -> float | None:
+        return self.left
+
+    def is_active(self) -> bool:
+        return self.active
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[PartitionDirectory]:
+    table = EmbeddingTable.open(tmp_path / "items")
+    store = open_store(tmp_path / "p", tiny())
+    store.apply(ActionBatch.empty(), offset=9)
+    found = PartitionDirectory(lambda key: 4 if key == b"elsewhere" else 3, table)
+    found.add(store)
+    yield found
+    store.close()
+    table.close()
+
+
+@pytest.mark.parametrize("user", ["a", "x" * 256, "é" * 128])
+def test_a_user_id_has_1_to_256_bytes(user: str) -> None:
+    check_user_id(user)
+
+
+@pytest.mark.parametrize(("user", "size"), [("", 0), ("x" * 257, 257), ("é" * 129, 258)])
+def test_other_user_ids_are_refused(user: str, size: int) -> None:
+    with pytest.raises(Refusal, match=f"user_id: it has {size} bytes: give 1 to 256 bytes") as caught:
+        check_user_id(user)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.reason is Reason.USER_ID_INVALID
+    assert caught.value.metadata == {"field": "user_id"}
+
+
+def test_an_invalid_field_is_named() -> None:
+    refusal = invalid("columns", "9 is not a Column", index="2")
+    assert (refusal.reason, refusal.metadata) == (Reason.FIELD_INVALID, {"field": "columns", "index": "2"})
+    assert refusal.message == "columns: 9 is not a Column"
+
+
+@pytest.mark.parametrize(("left", "found"), [(None, 30.0), (4.5, 4.5), (0.0, 0.0), (-2.0, 0.0)])
+def test_a_call_without_a_deadline_waits_30_seconds(left: float | None, found: float) -> None:
+    assert time_left(Call(left)) == found  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("call", [Call(0.0), Call(-1.0), Call(5.0, active=False), Call(None, active=False)])
+def test_work_that_nobody_waits_for_is_refused(call: Call, directory: PartitionDirectory) -> None:
+    with pytest.raises(Refusal) as caught:
+        check_deadline(call)  # type: ignore[arg-type]
+    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert caught.value.reason is Reason.DEADLINE_PASSED
+    with pytest.raises(Refusal):
+        reader_at(directory, "ann", None, call)  # type: ignore[arg-type]
+
+
+def test_a_reader_is_given_once_its_offset_is_applied(directory: PartitionDirectory) -> None:
+    for offset in (None, 0, 9):
+        assert reader_at(directory, "ann", offset, Call(5.0)).store.partition == 3  # type: ignore[arg-type]
+    with pytest.raises(NotYetAppliedError):
+        reader_at(directory, "ann", 10, Call(0.02))  # type: ignore[arg-type]
+    with pytest.raises(Refusal, match="min_offset: it is -1"):
+        reader_at(directory, "ann", -1, Call(5.0))  # type: ignore[arg-type]
+    with pytest.raises(NotOwnerError):
+        reader_at(directory, "elsewhere", 0, Call(5.0))  # type: ignore[arg-type]
+
+
+def test_as_of_goes_over_the_wire_whole() -> None:
+    message = as_of_message(AsOf(3, -1, 1 << 62))
+    assert (message.partition, message.applied_offset, message.watermark_ms) == (3, -1, 1 << 62)
