@@ -26,12 +26,17 @@ class NodeProcessError(Exception):
 
 
 def settings_for(
-    bootstrap_servers: str, workdir: Path, vocabulary: Vocabulary, *, suffix: str = "", **flags: object
+    bootstrap_servers: str,
+    workdir: Path,
+    vocabulary: Vocabulary,
+    *,
+    suffix: str = "",
+    flags: Mapping[str, object] | None = None,
 ) -> Settings:
     """Return the settings of a node of one's own: state and models in `workdir`, a free port.
 
     `suffix` is added to the names of topics and group, so that a cluster can be shared. `flags` are further
-    settings, with ``__`` for the dot. Raises ConfigError.
+    settings by their dotted keys. Raises ConfigError.
     """
     values = {
         "kafka.bootstrap_servers": bootstrap_servers,
@@ -43,7 +48,7 @@ def settings_for(
         "scorer.models_dir": str(workdir / "models"),
         "vocabulary": vocabulary.model_dump(mode="json"),
     }
-    return load_settings(None, values | {key.replace("__", "."): value for key, value in flags.items()}).settings
+    return load_settings(None, values | dict(flags or {})).settings
 
 
 def write_settings(path: Path, settings: Settings) -> None:

@@ -19,8 +19,9 @@ class CorruptRecordError(StoreError):
         where = ", ".join(
             f"{name} {value}" for name, value in (("partition", partition), ("user", user)) if value is not None
         )
+        aside = directory or "the partition's directory"
         super().__init__(
-            f"{what}{f' ({where})' if where else ''}: set {directory or "the partition's directory"} aside and "
+            f"{what}{f' ({where})' if where else ''}: set {aside} aside and "
             "start the node again; it rebuilds the state from the topic"
         )
 

@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from lifeline.config import Settings
 from lifeline.history import History, demo_history
 from lifeline.node_process import NodeProcess, settings_for
 from lifeline.publish import publish
@@ -41,19 +40,17 @@ def make_node(tmp_path: Path, history: History) -> Iterator[NodeMaker]:
     """Make nodes over given topics, each with a group and a directory of its own; all are killed in the end."""
     with ExitStack() as stack:
 
-        def make(kafka: KafkaSettings, name: str = "node", **flags: object) -> NodeProcess:
+        def make(kafka: KafkaSettings, name: str = "node", **given: object) -> NodeProcess:
             workdir = tmp_path / name
             workdir.mkdir()
-            settings: Settings = settings_for(
-                kafka.bootstrap_servers,
-                workdir,
-                history.vocabulary,
-                kafka__actions_topic=kafka.actions_topic,
-                kafka__items_topic=kafka.items_topic,
-                kafka__group_id=f"group-{uuid.uuid4().hex[:8]}",
-                kafka__partitions=kafka.partitions,
-                **flags,
-            )
+            mine = {
+                "kafka.actions_topic": kafka.actions_topic,
+                "kafka.items_topic": kafka.items_topic,
+                "kafka.group_id": f"group-{uuid.uuid4().hex[:8]}",
+                "kafka.partitions": kafka.partitions,
+            }
+            flags = {key.replace("__", "."): value for key, value in given.items()}
+            settings = settings_for(kafka.bootstrap_servers, workdir, history.vocabulary, flags=mine | flags)
             return stack.enter_context(NodeProcess(settings, workdir))
 
         yield make
