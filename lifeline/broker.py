@@ -26,6 +26,8 @@ import structlog
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from lifeline.guard import Guard
+
 KAFKA_VERSION = "4.3.1"
 COORDINATES = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
@@ -79,9 +81,6 @@ _JVM = (
     "-XX:+ExitOnOutOfMemoryError",
     "--sun-misc-unsafe-memory-access=allow",
 )
-
-# The guard outlives a killed parent: its pipe closes, and the broker goes. A line means: all is well, leave.
-_GUARD = 'read -r _ || kill -9 "$1" 2>/dev/null'
 
 _log = structlog.get_logger(__name__)
 
@@ -248,13 +247,7 @@ class Broker:
         self.data_dir = data_dir
         self._temporary = temporary
         self._process = process
-        self._guard = subprocess.Popen(  # noqa: S603 - our own command
-            ["/bin/sh", "-c", _GUARD, "guard", str(process.pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._guard = Guard(process.pid)
 
     @property
     def bootstrap_servers(self) -> str:
@@ -353,8 +346,7 @@ class Broker:
         if self.running:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
-        if self._guard.poll() is None:
-            self._guard.communicate(b"\n")
+        self._guard.release()
         if self._temporary:
             shutil.rmtree(self.data_dir, ignore_errors=True)
 

@@ -15,14 +15,12 @@ from typing import Any, Self
 
 from lifeline.broker import free_port
 from lifeline.config import Settings, load_settings
+from lifeline.errors import NodeProcessError
+from lifeline.guard import Guard
 from store.vocabulary import Vocabulary
 
 _LAST_LINES = 30
 Event = Mapping[str, Any]
-
-
-class NodeProcessError(Exception):
-    """The node ended, or did not become ready; the message has its last log lines."""
 
 
 def settings_for(
@@ -81,6 +79,7 @@ class NodeProcess:
         self._events: queue.Queue[Event] = queue.Queue()
         self._tail: deque[str] = deque(maxlen=_LAST_LINES)
         self._reader: threading.Thread | None = None
+        self._guard: Guard | None = None
 
     @property
     def address(self) -> str:
@@ -104,6 +103,7 @@ class NodeProcess:
             # Ctrl-C is for the parent, which stops the node in its own time.
             start_new_session=True,
         )
+        self._guard = Guard(self._process.pid)
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
 
@@ -166,6 +166,9 @@ class NodeProcess:
         return self._process
 
     def _join(self) -> None:
+        """Read its last lines, once it has ended."""
+        if self._guard is not None:
+            self._guard.release()
         if self._reader is not None:
             self._reader.join(5)
 

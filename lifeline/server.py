@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lifeline.config import NodeSettings
+from lifeline.errors import ServerError
 from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
 from store.status import Reason, Refusal, abort
 
@@ -24,10 +25,6 @@ SERVICES = (
 _SPARE_THREADS = 8
 _MIB = 1 << 20
 _log = structlog.get_logger(__name__)
-
-
-class ServerError(Exception):
-    """The server cannot start; the message ends in what to do."""
 
 
 class NodeServer:

@@ -12,8 +12,8 @@ from lifeline.cli.data import erase, get, produce, score, verify
 from lifeline.cli.run import bench, broker, demo, node, train
 from lifeline.client import LifelineError
 from lifeline.config import ConfigError, NodeSettings
+from lifeline.errors import NodeError
 from lifeline.logs import configure_logs
-from lifeline.node_process import NodeProcessError
 from lifeline.sources import SourceError
 from scorer.errors import ScorerError
 from store.errors import StoreError
@@ -44,7 +44,7 @@ def main() -> None:
         for problem in error.problems:
             _complain(problem)
         sys.exit(EXIT_USAGE)
-    except (SourceError, StoreError, StreamError, ScorerError, BrokerError, LifelineError, NodeProcessError) as error:
+    except (SourceError, StoreError, StreamError, ScorerError, BrokerError, LifelineError, NodeError) as error:
         _complain(str(error))
         sys.exit(EXIT_FAILED)
     except ModuleNotFoundError as error:

@@ -1,0 +1,16 @@
+"""What the composition root raises. Each message ends in what to do, or in what the node said last."""
+
+
+class NodeError(Exception):
+    """A node could not start, or ended when it should not have."""
+
+
+class ServerError(NodeError):
+    """The gRPC server cannot start.
+
+    Operators: stop what has the port, or give the node another one.
+    """
+
+
+class NodeProcessError(NodeError):
+    """A node in a process of its own ended, or did not become ready; its last log lines are in the message."""

@@ -1,0 +1,93 @@
+"""The actions topic, followed: transport and updater as one service that a node starts, watches and stops."""
+
+import asyncio
+from typing import Generic
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from stream.cluster import check_reachable
+from stream.errors import ClusterUnreachableError, StreamError, TransportError
+from stream.partition import PartitionStatus, StoreT
+from stream.settings import KafkaSettings, UpdaterSettings
+from stream.transport import FaustApp
+from stream.updater import Updater
+
+_log = structlog.get_logger(__name__)
+
+
+class ActionStream(Generic[StoreT]):
+    """Joins the group, and keeps the updater's stores up with the log. It lives in the running event loop."""
+
+    def __init__(self, kafka: KafkaSettings, settings: UpdaterSettings, updater: Updater[StoreT]) -> None:
+        self._kafka, self._settings, self._updater = kafka, settings, updater
+        self._app: FaustApp | None = None
+
+    async def start(self) -> None:
+        """Return once the group has assigned partitions (none, perhaps); they open in the background.
+
+        Raises ClusterUnreachableError, or TransportError when the group cannot be joined.
+        """
+        await asyncio.to_thread(check_reachable, self._kafka)
+        self._updater.start()
+        self._app = FaustApp(self._kafka, self._settings, self._updater)
+        try:
+            await self._app.start()
+        except (KafkaError, OSError) as error:
+            raise ClusterUnreachableError(self._kafka.bootstrap_servers, error) from error
+        if self._app.crashed:
+            raise self._crash()
+
+    async def wait(self) -> None:
+        """Wait for as long as all is well; raises what ended the updater, or TransportError."""
+        app = self._running()
+        tasks = [asyncio.create_task(self._updater.wait()), asyncio.create_task(app.wait_until_stopped())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                tasks[0].result()
+            if app.crashed:
+                raise self._crash()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def status(self) -> list[PartitionStatus]:
+        """Return every partition that is held, by number."""
+        return self._updater.status()
+
+    async def stop(self) -> None:
+        """Stop the intake, apply what waits, let the commit follow, leave the group, and close the stores.
+
+        It takes at most about ``updater.stop_timeout_ms``: what is not applied by then comes again from the log.
+        Raises nothing that `wait` would have raised. Idempotent.
+        """
+        timeout_s = self._settings.stop_timeout_ms / 1000
+        app, self._app = self._app, None
+        try:
+            if app is not None and not app.crashed:
+                await asyncio.wait_for(self._updater.drain(), timeout_s)
+        except TimeoutError:
+            _log.warning("what waits is not applied before the stop: it comes again from the log", timeout_s=timeout_s)
+        finally:
+            try:
+                if app is not None:
+                    await asyncio.wait_for(app.stop(), timeout_s)
+            except TimeoutError:
+                _log.warning("the group was not left in time: it will notice", timeout_s=timeout_s)
+            finally:
+                await self._updater.close()
+
+    def _running(self) -> FaustApp:
+        if self._app is None:
+            raise TransportError("the stream is not running: start it first")
+        return self._app
+
+    def _crash(self) -> BaseException:
+        reason = None if self._app is None else self._app.crash_reason
+        if isinstance(reason, StreamError):
+            return reason
+        error = TransportError(f"the transport crashed ({reason!r}): start the node again")
+        error.__cause__ = reason
+        return error

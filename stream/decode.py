@@ -1,0 +1,266 @@
+"""Decoding: a run of records of one partition becomes columns, erasures and dead letters.
+
+A value is an Action, bare or in Confluent's schema-registry framing::
+
+    0x00 | schema id, 4 bytes big-endian | message index: 0x00, or 0x02 0x00 (a list of one, index 0) | Action
+
+No bare Action starts with 0x00, and Action is the first message of its file, so both are read without a
+registry. A null value erases the user that the key names.
+
+Each record is checked in the order of `DeadLetterReason`; the first thing wrong is its reason. The result
+depends on the records and the rules alone (never on a clock), so every replay gives the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from lifeline.v1.action_pb2 import Action
+from store.actions import MAX_USER_ID_BYTES, ActionBatch, pack_code
+from store.vocabulary import Vocabulary
+from stream.partitioner import partitions_of
+from stream.record import Record
+
+_FRAME_BYTES = 5
+
+
+class DeadLetterReason(StrEnum):
+    """Why a record is a dead letter: the closed list, in the order in which it is checked."""
+
+    OVERSIZED = "oversized"
+    """The value has more than ``updater.max_action_bytes``."""
+    UNDECODABLE = "undecodable"
+    """The value is not an Action."""
+    INVALID_USER_ID = "invalid_user_id"
+    """The key, or the action's user_id, is not 1 to 256 bytes of UTF-8."""
+    KEY_MISMATCH = "key_mismatch"
+    """The key is not the action's user_id."""
+    MISROUTED = "misrouted"
+    """The key belongs to another partition, so no reader would find the user here."""
+    INVALID_TIMESTAMP = "invalid_timestamp"
+    """timestamp_ms is not above 0; 0 is what an unset field reads as."""
+    FAR_FUTURE = "far_future"
+    """timestamp_ms lies more than ``updater.max_future_ms`` after the record's own timestamp."""
+    UNKNOWN_ACTION_TYPE = "unknown_action_type"
+    """action_type is not in the vocabulary."""
+    UNKNOWN_SURFACE = "unknown_surface"
+    """surface is not in the vocabulary."""
+
+
+REASONS: Final = tuple(DeadLetterReason)
+_CODE: Final = {reason: code for code, reason in enumerate(REASONS, start=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What makes an action acceptable to one partition."""
+
+    vocabulary: Vocabulary
+    partitions: int
+    max_action_bytes: int
+    max_future_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that is not applied, and why."""
+
+    record: Record
+    reason: DeadLetterReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRun:
+    """Actions without an erasure between them; `offset` is the last one that applying them covers."""
+
+    batch: ActionBatch
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """All events of a user up to `offset` go."""
+
+    user_id: bytes
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a run of records asks of the store, in order, and what goes to the dead letters first."""
+
+    steps: list[ActionRun | Erasure]
+    """Ascending by offset; the last one covers the last record."""
+    dead_letters: list[DeadLetter]
+    """Ascending by offset."""
+    actions: int
+    """Actions in all steps."""
+
+
+def decode(records: Sequence[Record], rules: Rules) -> Decoded:
+    """Decode records of one partition, ascending by offset, at least one."""
+    keys, values = [record.key or b"" for record in records], [record.value for record in records]
+    actions, reason = _parse(values, rules.max_action_bytes)
+    erases = np.fromiter((value is None for value in values), np.bool_, len(values))
+    timestamp_ms = np.fromiter([action.timestamp_ms for action in actions], np.int64, len(actions))
+    action_type = np.fromiter([action.action_type for action in actions], np.uint32, len(actions))
+    surface = np.fromiter([action.surface for action in actions], np.uint32, len(actions))
+    _check_users(keys, actions, erases, reason)
+    _check_routes(records[0].partition, keys, rules.partitions, reason)
+    _check_actions(records, (timestamp_ms, action_type, surface), erases, rules, reason)
+
+    good = reason == 0
+    code = pack_code(action_type.astype(np.uint8), surface.astype(np.uint8))
+    item_id = np.fromiter([action.item_id for action in actions], np.uint64, len(actions))
+    kind = rules.vocabulary.kind_of_type[action_type & np.uint32(0xFF)]
+
+    def run(start: int, end: int) -> ActionRun:
+        rows = np.flatnonzero(good[start:end]) + start
+        if len(rows) == end - start:
+            at: slice | NDArray[np.intp] = slice(start, end)
+            users = keys[start:end]
+        else:
+            at, users = rows, [keys[row] for row in rows.tolist()]
+        batch = ActionBatch(users, timestamp_ms[at], item_id[at], code[at], kind[at])
+        return ActionRun(batch, records[end - 1].offset)
+
+    steps: list[ActionRun | Erasure] = []
+    start, count = 0, 0
+    for at in np.flatnonzero(erases & good).tolist():
+        if at > start:
+            steps.append(run(start, at))
+        steps.append(Erasure(keys[at], records[at].offset))
+        start, count = at + 1, count + 1
+    if start < len(records):
+        steps.append(run(start, len(records)))
+    dead = [
+        DeadLetter(records[at], REASONS[code - 1], _message(REASONS[code - 1], records[at], actions[at], rules))
+        for at, code in zip(np.flatnonzero(reason).tolist(), reason[reason > 0].tolist(), strict=True)
+    ]
+    return Decoded(steps, dead, int(good.sum()) - count)
+
+
+def _parse(values: Sequence[bytes | None], max_bytes: int) -> tuple[list[Action], NDArray[np.uint8]]:
+    """Return an Action for every value, an empty one where there is none, and the reasons so far."""
+    parse = Action.FromString
+    reason = np.zeros(len(values), np.uint8)
+    try:
+        # The usual case: nothing null, framed, too long or broken.
+        actions = list(map(parse, values))  # type: ignore[arg-type]
+        if max(map(len, values)) <= max_bytes:  # type: ignore[arg-type]
+            return actions, reason
+    except (DecodeError, TypeError):
+        pass
+    actions, empty = [], Action()
+    for at, value in enumerate(values):
+        action = empty
+        if value is not None:
+            if len(value) > max_bytes:
+                reason[at] = _CODE[DeadLetterReason.OVERSIZED]
+            else:
+                try:
+                    action = parse(unframe(value))
+                except DecodeError:
+                    reason[at] = _CODE[DeadLetterReason.UNDECODABLE]
+        actions.append(action)
+    return actions, reason
+
+
+def unframe(value: bytes) -> bytes:
+    """Return the message inside the schema-registry framing, or the value itself when it has none.
+
+    Raises DecodeError when the framing is cut short or names another message than the file's first.
+    """
+    if value[:1] != b"\x00":
+        return value
+    if value[_FRAME_BYTES : _FRAME_BYTES + 1] == b"\x00":
+        return value[_FRAME_BYTES + 1 :]
+    if value[_FRAME_BYTES : _FRAME_BYTES + 2] == b"\x02\x00":
+        return value[_FRAME_BYTES + 2 :]
+    raise DecodeError("the schema-registry framing does not name the first message of its schema")
+
+
+def _check_users(
+    keys: list[bytes], actions: list[Action], erases: NDArray[np.bool_], reason: NDArray[np.uint8]
+) -> None:
+    users = [action.user_id.encode() for action in actions]
+    if not erases.any() and users == keys and not reason.any():
+        lengths = np.fromiter(map(len, keys), np.int64, len(keys))
+        reason[(lengths < 1) | (lengths > MAX_USER_ID_BYTES)] = _CODE[DeadLetterReason.INVALID_USER_ID]
+        return
+    for at, (key, user) in enumerate(zip(keys, users, strict=True)):
+        if reason[at]:
+            continue
+        if not _is_user_id(key) or not (erases[at] or _is_user_id(user)):
+            reason[at] = _CODE[DeadLetterReason.INVALID_USER_ID]
+        elif user != key and not erases[at]:
+            reason[at] = _CODE[DeadLetterReason.KEY_MISMATCH]
+
+
+def _is_user_id(key: bytes) -> bool:
+    if not 1 <= len(key) <= MAX_USER_ID_BYTES:
+        return False
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _check_routes(partition: int, keys: list[bytes], partitions: int, reason: NDArray[np.uint8]) -> None:
+    if reason.any():
+        # Keys of any length may be among them, and those that have a reason need no route.
+        rows = np.flatnonzero(reason == 0)
+        wrong = rows[partitions_of([keys[row] for row in rows.tolist()], partitions) != partition]
+    else:
+        wrong = np.flatnonzero(partitions_of(keys, partitions) != partition)
+    reason[wrong] = _CODE[DeadLetterReason.MISROUTED]
+
+
+def _check_actions(
+    records: Sequence[Record],
+    columns: tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32]],
+    erases: NDArray[np.bool_],
+    rules: Rules,
+    reason: NDArray[np.uint8],
+) -> None:
+    timestamp_ms, action_type, surface = columns
+    logged_ms = np.fromiter([record.timestamp for record in records], np.int64, len(records))
+    top = np.uint32(0xFFFF)
+    # No overflow: what is not above 0 has its reason already when the difference is looked at.
+    checks = (
+        (DeadLetterReason.INVALID_TIMESTAMP, timestamp_ms <= 0),
+        (
+            DeadLetterReason.FAR_FUTURE,
+            (timestamp_ms > 0) & (logged_ms >= 0) & (timestamp_ms - logged_ms > rules.max_future_ms),
+        ),
+        (
+            DeadLetterReason.UNKNOWN_ACTION_TYPE,
+            (action_type > top) | ~rules.vocabulary.known_action_types[action_type & top],
+        ),
+        (DeadLetterReason.UNKNOWN_SURFACE, (surface > top) | ~rules.vocabulary.known_surfaces[surface & top]),
+    )
+    for why, wrong in checks:
+        reason[wrong & ~erases & (reason == 0)] = _CODE[why]
+
+
+def _message(reason: DeadLetterReason, record: Record, action: Action, rules: Rules) -> str:
+    """Return a sentence for whoever looks at the dead letter."""
+    ahead = f"{action.timestamp_ms}, more than {rules.max_future_ms} ms after the record's own {record.timestamp}"
+    return {
+        DeadLetterReason.OVERSIZED: f"the value has {len(record.value or b'')} bytes, above {rules.max_action_bytes}",
+        DeadLetterReason.UNDECODABLE: "the value is not a lifeline.v1.Action, bare or in schema-registry framing",
+        DeadLetterReason.INVALID_USER_ID: f"the user id is not 1 to {MAX_USER_ID_BYTES} bytes of UTF-8",
+        DeadLetterReason.KEY_MISMATCH: f"the key is not the action's user_id {action.user_id!r}",
+        DeadLetterReason.MISROUTED: f"the key does not belong to partition {record.partition} of {rules.partitions}",
+        DeadLetterReason.INVALID_TIMESTAMP: f"timestamp_ms is {action.timestamp_ms}, and must be above 0",
+        DeadLetterReason.FAR_FUTURE: f"timestamp_ms is {ahead}",
+        DeadLetterReason.UNKNOWN_ACTION_TYPE: f"action_type {action.action_type} is not in the vocabulary",
+        DeadLetterReason.UNKNOWN_SURFACE: f"surface {action.surface} is not in the vocabulary",
+    }[reason]

@@ -1,0 +1,210 @@
+"""Items: every node follows the whole items topic, so that it has an embedding for every item.
+
+There is no group: each node reads all partitions, from behind what its embedding table has. A null value forgets
+the item (a row of zeros). A record that is no item is counted, logged and passed over, and leaves the item's
+earlier embedding in place: the topic is compacted, so the cure is to publish the item again, not to keep the
+record.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from lifeline.v1.item_pb2 import Item
+from store.sequence import EMBEDDING_DIM
+from stream.cluster import check_reachable
+from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError, TransportError
+from stream.record import Record
+from stream.settings import KafkaSettings
+from stream.threads import run_to_end
+
+_BATCH = 8_192
+_POLL_MS = 500
+_ASSIGN_POLL_S = 0.01
+_DECIMAL = re.compile(rb"0|[1-9][0-9]{0,19}")
+_FORGOTTEN = bytes(EMBEDDING_DIM)
+
+_log = structlog.get_logger(__name__)
+
+
+class ItemProblem(StrEnum):
+    """Why a record of the items topic was passed over."""
+
+    INVALID_KEY = "invalid_key"
+    """The key is not an item id in decimal digits."""
+    UNDECODABLE = "undecodable"
+    """The value is not an Item."""
+    KEY_MISMATCH = "key_mismatch"
+    """The key is not the item's id."""
+    INVALID_EMBEDDING = "invalid_embedding"
+    """The embedding does not have 32 bytes."""
+
+
+class EmbeddingSink(Protocol):
+    """What the follower needs: `store.embeddings.EmbeddingTable` has it."""
+
+    def applied_offset(self, partition: int) -> int:
+        """Return the last offset of an items partition that is part of the table; -1 before the first."""
+
+    def apply(
+        self,
+        item_id: NDArray[np.uint64],
+        embedding: NDArray[np.int8],
+        version: NDArray[np.uint32],
+        *,
+        partition: int,
+        offset: int,
+    ) -> Any:  # noqa: ANN401 - the caller's own result
+        """Set rows (later ones win; zeros mean forgotten), and move the partition's applied offset."""
+
+
+class ItemBatch(NamedTuple):
+    """Items as columns, and what was passed over."""
+
+    item_id: NDArray[np.uint64]
+    """uint64[n]."""
+    embedding: NDArray[np.int8]
+    """int8[n, 32]; a row of zeros forgets."""
+    version: NDArray[np.uint32]
+    """uint32[n]."""
+    problems: list[tuple[Record, ItemProblem]]
+    """Ascending by offset."""
+
+
+def decode_items(records: Sequence[Record]) -> ItemBatch:
+    """Decode records of one partition of the items topic."""
+    ids, rows, versions = [], [], []
+    problems: list[tuple[Record, ItemProblem]] = []
+    for record in records:
+        decoded = _decode_one(record.key or b"", record.value)
+        if isinstance(decoded, ItemProblem):
+            problems.append((record, decoded))
+        else:
+            ids.append(decoded[0])
+            rows.append(decoded[1])
+            versions.append(decoded[2])
+    embedding = np.frombuffer(b"".join(rows), np.int8).reshape(-1, EMBEDDING_DIM)
+    return ItemBatch(np.array(ids, np.uint64), embedding, np.array(versions, np.uint32), problems)
+
+
+def _decode_one(key: bytes, value: bytes | None) -> tuple[int, bytes, int] | ItemProblem:
+    if not _DECIMAL.fullmatch(key) or (item_id := int(key)) >= 1 << 64:
+        return ItemProblem.INVALID_KEY
+    if value is None:
+        return item_id, _FORGOTTEN, 0
+    try:
+        item = Item.FromString(value)
+    except DecodeError:
+        return ItemProblem.UNDECODABLE
+    if item.item_id != item_id:
+        return ItemProblem.KEY_MISMATCH
+    if len(item.embedding) != EMBEDDING_DIM:
+        return ItemProblem.INVALID_EMBEDDING
+    return item_id, item.embedding, item.embedding_version
+
+
+class ItemFollower:
+    """Keeps an embedding table up with the items topic. It lives in the running event loop."""
+
+    def __init__(self, kafka: KafkaSettings, table: EmbeddingSink) -> None:
+        self._kafka, self._table = kafka, table
+        self._consumer: AIOKafkaConsumer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ends: dict[TopicPartition, int] = {}
+        self.caught_up = asyncio.Event()
+        """Set once everything that was in the topic at the start is in the table."""
+        self.records = 0
+        self.problems: Counter[ItemProblem] = Counter()
+
+    async def start(self) -> None:
+        """Connect and begin to follow; `caught_up` says when the start is over.
+
+        Raises ClusterUnreachableError, TopicMismatchError when the topic is missing, and PartitionLostError when
+        it is not the one that the table was made from.
+        """
+        await asyncio.to_thread(check_reachable, self._kafka)
+        self._consumer = AIOKafkaConsumer(
+            **self._kafka.consumer_options(), auto_offset_reset="earliest", fetch_max_wait_ms=_POLL_MS
+        )
+        try:
+            await self._consumer.start()
+            await self._position(self._consumer)
+        except (KafkaError, OSError) as error:
+            raise ClusterUnreachableError(self._kafka.bootstrap_servers, error) from error
+        self._task = asyncio.create_task(self._follow(self._consumer))
+
+    async def _position(self, consumer: AIOKafkaConsumer) -> None:
+        topic = self._kafka.items_topic
+        if topic not in await consumer.topics():
+            raise TopicMismatchError(f"topic {topic} does not exist: create it with `lifeline topics create`")
+        consumer.subscribe([topic])
+        # Without a group, the client assigns itself every partition as soon as it knows them.
+        async with asyncio.timeout(self._kafka.request_timeout_ms / 1000):
+            while not consumer.assignment():  # noqa: ASYNC110 - the client offers nothing to wait for
+                await asyncio.sleep(_ASSIGN_POLL_S)
+        partitions = sorted(consumer.assignment())
+        self._ends = await consumer.end_offsets(partitions)
+        for partition in partitions:
+            position = self._table.applied_offset(partition.partition) + 1
+            if position > self._ends[partition]:
+                raise PartitionLostError(
+                    f"{topic} {partition.partition} ends at {self._ends[partition]}, and {position - 1} is applied: "
+                    "the topic was made anew, so set the embeddings' directory aside and start again"
+                )
+            consumer.seek(partition, position)
+
+    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        await self._look(consumer)
+        while True:
+            fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
+            for partition, records in fetched.items():
+                batch = await run_to_end(self._apply, partition.partition, records)
+                self.records += len(records)
+                for record, problem in batch.problems:
+                    self.problems[problem] += 1
+                    _log.warning(
+                        "item passed over", why=problem.value, partition=record.partition, offset=record.offset
+                    )
+            await self._look(consumer)
+
+    def _apply(self, partition: int, records: Sequence[Record]) -> ItemBatch:
+        batch = decode_items(records)
+        self._table.apply(batch.item_id, batch.embedding, batch.version, partition=partition, offset=records[-1].offset)
+        return batch
+
+    async def _look(self, consumer: AIOKafkaConsumer) -> None:
+        if self.caught_up.is_set():
+            return
+        # The position passes control records and what compaction took, where no record is handed over.
+        behind = [tp for tp, end in self._ends.items() if await consumer.position(tp) < end]
+        if not behind:
+            self.caught_up.set()
+
+    async def wait(self) -> None:
+        """Wait for as long as all is well; raises what ended the follower."""
+        if self._task is None:
+            raise TransportError("the items are not followed: start the follower first")
+        try:
+            await asyncio.shield(self._task)
+        except KafkaError as error:
+            raise TransportError(f"the items topic cannot be read ({error}): start the node again") from error
+
+    async def stop(self) -> None:
+        """Stop following, after the batch that is under way. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()

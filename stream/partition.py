@@ -1,0 +1,177 @@
+"""A partition in the hands of this node: its state, what it has done, and what waits to be applied."""
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, Protocol, TypeVar
+
+from store.actions import ActionBatch
+from stream.decode import DeadLetterReason
+from stream.record import Record
+
+
+class PartitionState(StrEnum):
+    """Where a partition stands; the same words in metrics, logs, health and console."""
+
+    ASSIGNED = "assigned"
+    """The group gave it to this node; nothing is open yet."""
+    RESTORING = "restoring"
+    """Its store is being opened or restored."""
+    CATCHING_UP = "catching_up"
+    """It is consumed, and has not yet reached the end of the log."""
+    SERVING = "serving"
+    """It has reached the end of the log since it was assigned."""
+    REFUSING = "refusing"
+    """Its store and the log no longer meet; an operator has to act."""
+    STALLED = "stalled"
+    """There is lag, and nothing was applied for ``updater.stall_after_ms``."""
+    REVOKED = "revoked"
+    """The group has taken it away, or is about to say who gets it."""
+
+
+class Store(Protocol):
+    """What the updater needs of a partition's store: `store.partition.PartitionStore` has it."""
+
+    @property
+    def applied_offset(self) -> int:
+        """The last offset that is part of the state; -1 before the first."""
+
+    def apply(self, batch: ActionBatch, *, offset: int) -> Any:  # noqa: ANN401 - the caller's own result
+        """Add the batch's events and move the applied offset, as one write."""
+
+    def erase(self, user_id: bytes, *, offset: int) -> int:
+        """Remove a user's events and move the applied offset, as one write; return how many there were."""
+
+
+StoreT = TypeVar("StoreT", bound=Store)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """One partition at one moment. Counts are since the partition was assigned."""
+
+    partition: int
+    state: PartitionState
+    applied_offset: int
+    """The last offset applied; -1 before the first."""
+    lag: int
+    """Records of the log that are not applied yet, as far as is known."""
+    records: int
+    events: int
+    """Actions that passed the checks (the store may know some already)."""
+    erasures: int
+    batches: int
+    size_bytes: int
+    """Bytes of keys and values."""
+    dead_letters: Mapping[DeadLetterReason, int]
+    last_record_ms: int
+    """The log's time of the last record applied, milliseconds since 1970; 0 before the first."""
+    reason: str
+    """Why it is refusing or stalled; empty otherwise."""
+
+
+@dataclass(slots=True)
+class HeldPartition(Generic[StoreT]):
+    """A partition's records on their way, and its counters. It lives in the event loop alone."""
+
+    number: int
+    state: PartitionState = PartitionState.ASSIGNED
+    reason: str = ""
+    store: StoreT | None = None
+    epoch: int = 0
+    """Grows whenever what was fetched before has become void."""
+    consuming: bool = False
+    next_offset: int = 0
+    """The offset that the next record handed over must have."""
+    seen_gap: int = -1
+    """The first offset behind a gap that was met once."""
+    end_offset: int = 0
+    passed_offset: int = 0
+    """Below it the log holds nothing more to apply: what is not applied are control records."""
+    seen_tail: tuple[int, float] = (-1, 0.0)
+    """The end of the log at which nothing came though all was fetched, and when that was met first."""
+    pending: deque[Sequence[Record]] = field(default_factory=deque)
+    pending_records: int = 0
+    pending_since: float = 0.0
+    progress_at: float = field(default_factory=time.monotonic)
+    lifecycle: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the store is being opened or closed."""
+    applying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a batch is being applied."""
+    records: int = 0
+    events: int = 0
+    erasures: int = 0
+    batches: int = 0
+    size_bytes: int = 0
+    dead_letters: Counter[DeadLetterReason] = field(default_factory=Counter)
+    last_record_ms: int = 0
+
+    @property
+    def applied_offset(self) -> int:
+        """The store's; -1 while there is none."""
+        return -1 if self.store is None else self.store.applied_offset
+
+    @property
+    def lag(self) -> int:
+        """Records that are known to be in the log and are not applied."""
+        return max(0, self.end_offset - max(self.applied_offset + 1, self.passed_offset))
+
+    def void(self) -> int:
+        """Forget what was fetched and stop consuming; return how many records were waiting."""
+        dropped, self.pending_records = self.pending_records, 0
+        self.pending.clear()
+        self.epoch += 1
+        self.consuming = False
+        self.seen_gap = -1
+        return dropped
+
+    def push(self, records: Sequence[Record]) -> None:
+        """Add records that follow what is here."""
+        if not self.pending:
+            self.pending_since = time.monotonic()
+        self.pending.append(records)
+        self.pending_records += len(records)
+        self.next_offset = records[-1].offset + 1
+        self.seen_gap = -1
+
+    def take(self, limit: int) -> list[Record]:
+        """Remove and return the first records, at most `limit`."""
+        taken: list[Record] = []
+        while self.pending and len(taken) < limit:
+            records = self.pending.popleft()
+            room = limit - len(taken)
+            if len(records) > room:
+                self.pending.appendleft(records[room:])
+                records = records[:room]
+            taken += records
+        self.pending_records -= len(taken)
+        # What stays has waited already: it goes with the next batch, at once.
+        return taken
+
+    def status(self) -> PartitionStatus:
+        """Return a snapshot."""
+        return PartitionStatus(
+            partition=self.number,
+            state=self.state,
+            applied_offset=self.applied_offset,
+            lag=self.lag,
+            records=self.records,
+            events=self.events,
+            erasures=self.erasures,
+            batches=self.batches,
+            size_bytes=self.size_bytes,
+            dead_letters=dict(self.dead_letters),
+            last_record_ms=self.last_record_ms,
+            reason=self.reason,
+        )
+
+
+def after(records: Sequence[Record], offset: int) -> Sequence[Record]:
+    """Return the records at or above `offset` of a run that ascends by offset."""
+    if not records or records[0].offset >= offset:
+        return records
+    return records[bisect_left(records, offset, key=lambda record: record.offset) :]

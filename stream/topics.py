@@ -1,0 +1,218 @@
+"""Topics: what they must be, creating them, and saying where an existing one differs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import structlog
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from stream.cluster import check_reachable
+from stream.errors import ClusterUnreachableError, StreamError, TopicMismatchError
+from stream.settings import KafkaSettings
+
+_MIB = 1 << 20
+_FOREVER = str((1 << 63) - 1)
+# An oversized record has to be able to arrive, or nothing could tell its producer that it was one.
+MAX_RECORD_BYTES = 4 * _MIB
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """What a topic must be."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    configs: Mapping[str, str] = field(default_factory=dict)
+    keyed: bool = False
+    """Whether another number of partitions would send users or dead letters to the wrong place."""
+
+
+class TopicState(StrEnum):
+    """What came of a plan."""
+
+    CREATED = "created"
+    PRESENT = "present"
+    DIFFERS = "differs"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicReport:
+    """One topic, as it is."""
+
+    plan: TopicPlan
+    state: TopicState
+    differences: tuple[str, ...] = ()
+    """Sentences like ``partitions is 6, not 4``."""
+    fatal: bool = False
+    """Whether nodes must not use the topic like this."""
+
+
+def plan_topics(settings: KafkaSettings) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
+    """Return the plans of the actions topic, the items topic and the dead letters of the actions."""
+    actions = TopicPlan(
+        settings.actions_topic,
+        settings.partitions,
+        settings.replication_factor,
+        {
+            "cleanup.policy": "delete",
+            "retention.ms": "-1",
+            "retention.bytes": "-1",
+            # The log's own clock: what "far in the future" means is then the same on every replay.
+            "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(MAX_RECORD_BYTES),
+        },
+        keyed=True,
+    )
+    items = TopicPlan(
+        settings.items_topic,
+        settings.items_partitions,
+        settings.replication_factor,
+        {
+            "cleanup.policy": "compact",
+            "min.cleanable.dirty.ratio": "0.1",
+            # A node that was away for less than a week still learns of what was forgotten meanwhile.
+            "delete.retention.ms": str(7 * 86_400_000),
+        },
+    )
+    dead_letters = TopicPlan(
+        settings.dead_letter_topic,
+        settings.partitions,
+        settings.replication_factor,
+        {
+            "cleanup.policy": "delete",
+            "retention.ms": "-1",
+            "retention.bytes": "-1",
+            # A dead letter keeps its record's timestamp, whatever that is.
+            "message.timestamp.type": "CreateTime",
+            "message.timestamp.after.max.ms": _FOREVER,
+            # Room for the headers that say why.
+            "max.message.bytes": str(MAX_RECORD_BYTES + _MIB),
+        },
+        keyed=True,
+    )
+    return actions, items, dead_letters
+
+
+def create_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
+    """Create the topics that are not there, and report on all: existing ones are never changed. Idempotent.
+
+    Raises ClusterUnreachableError, and StreamError when the cluster refuses a topic.
+    """
+    plans = plan_topics(settings)
+    with _admin(settings) as admin:
+        before = _describe(admin, plans)
+        created = {plan.name for plan in plans if plan.name not in before and _create(admin, plan)}
+        admin.wait_for_topics([plan.name for plan in plans], timeout_ms=settings.request_timeout_ms)
+        now = _describe(admin, plans)
+    return tuple(_report(plan, now, created) for plan in plans)
+
+
+def check_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
+    """Report on the topics without changing anything. Raises ClusterUnreachableError."""
+    plans = plan_topics(settings)
+    with _admin(settings) as admin:
+        now = _describe(admin, plans)
+    return tuple(_report(plan, now, frozenset()) for plan in plans)
+
+
+def ensure_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
+    """Do `create_topics`, and raise TopicMismatchError when one of them must not be used as it is."""
+    reports = create_topics(settings)
+    for report in reports:
+        if report.fatal:
+            raise TopicMismatchError(
+                f"topic {report.plan.name}: {'; '.join(report.differences)}. Set kafka.partitions to what "
+                "the topic has, or name another topic in kafka.actions_topic"
+            )
+        if report.differences:
+            _log.warning("topic differs", topic=report.plan.name, differences=list(report.differences))
+    return reports
+
+
+@contextmanager
+def _admin(settings: KafkaSettings) -> Iterator[Any]:
+    check_reachable(settings)
+    try:
+        admin = KafkaAdminClient(
+            **settings.client_options(),
+            request_timeout_ms=settings.request_timeout_ms,
+            bootstrap_timeout_ms=settings.request_timeout_ms,
+        )
+    except (KafkaError, OSError) as error:
+        raise ClusterUnreachableError(settings.bootstrap_servers, error) from error
+    try:
+        yield admin
+    except KafkaError as error:
+        raise StreamError(f"the cluster refused ({error}): see its log, and the rights of this login") from error
+    finally:
+        admin.close()
+
+
+def _create(admin: Any, plan: TopicPlan) -> bool:  # noqa: ANN401 - the library ships no types
+    """Create a topic; False when another process was faster."""
+    answer = admin.create_topics(
+        {
+            plan.name: {
+                "num_partitions": plan.partitions,
+                "replication_factor": plan.replication_factor,
+                "configs": dict(plan.configs),
+            }
+        },
+        raise_errors=False,
+    )
+    (topic,) = answer["topics"]
+    if topic["error_code"] == TopicAlreadyExistsError.errno:
+        return False
+    if topic["error_code"]:
+        why = topic.get("error_message") or for_code(topic["error_code"]).__name__
+        raise StreamError(
+            f"topic {plan.name} cannot be created ({why}): correct the kafka settings, or create it by hand"
+        )
+    return True
+
+
+def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, tuple[int, int, dict[str, str]]]:  # noqa: ANN401
+    """Return, for every topic that exists: its partitions, its replication factor and its configuration."""
+    names = [plan.name for plan in plans]
+    topics = [topic for topic in admin.describe_topics(names) if topic["error_code"] == 0]
+    if not topics:
+        return {}
+    configs = admin.describe_configs(
+        [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in topics], config_filter="all"
+    )["topic"]
+    return {
+        topic["name"]: (
+            len(topic["partitions"]),
+            min((len(each["replica_nodes"]) for each in topic["partitions"]), default=0),
+            {key: value["value"] for key, value in configs[topic["name"]].items()},
+        )
+        for topic in topics
+    }
+
+
+def _report(
+    plan: TopicPlan, now: Mapping[str, tuple[int, int, dict[str, str]]], created: frozenset[str] | set[str]
+) -> TopicReport:
+    if plan.name not in now:
+        return TopicReport(plan, TopicState.MISSING, ("it does not exist",), fatal=True)
+    partitions, replicas, configs = now[plan.name]
+    pairs = {"partitions": (str(partitions), str(plan.partitions))}
+    pairs["replication factor"] = (str(replicas), str(plan.replication_factor))
+    pairs |= {key: (str(configs.get(key)), wanted) for key, wanted in plan.configs.items()}
+    differences = tuple(f"{what} is {got}, not {wanted}" for what, (got, wanted) in pairs.items() if got != wanted)
+    state = TopicState.CREATED if plan.name in created else TopicState.PRESENT
+    return TopicReport(
+        plan,
+        TopicState.DIFFERS if differences else state,
+        differences,
+        fatal=plan.keyed and partitions != plan.partitions,
+    )

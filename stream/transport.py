@@ -1,0 +1,309 @@
+"""Transport: Faust gives membership, assignment and fetch; records pass on as they were fetched, whole.
+
+This is the only module that knows Faust. It relies on these private parts of faust-streaming's aiokafka
+driver, and ``tests/stream/test_transport.py`` pins each of them:
+
+- ``Consumer._drain_messages(fetcher)`` is the one loop that takes records; ours replaces it.
+- ``Consumer._wait_next_records(timeout)`` gives ``{TP: [record]}`` of the active partitions.
+- ``Consumer.seek_to_committed()`` is awaited after every assignment that is not empty, with the flow stopped and
+  all partitions resumed; ours pauses them all, and each one resumes once its store is open and its position set.
+- ``Consumer.on_partitions_revoked`` and ``on_partitions_assigned`` run in the application's event loop.
+- ``AIOKafkaConsumerThread._create_worker_consumer(transport)`` builds the client; ours has our own options.
+- ``AIOKafkaConsumerThread.call_thread(function, *args)`` runs a coroutine function in the client's thread.
+- ``TableManager.on_start`` registers the (absent) tables, which is what lets the application subscribe.
+
+Agents, tables, changelogs, the producer, the web views and the leader's topic are off.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import faust
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+from faust.app.base import BootStrategy
+from faust.tables import TableManager
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream.errors import TransportError
+from stream.record import Record
+from stream.settings import KafkaSettings, UpdaterSettings
+
+_IDLE_S = 0.02
+_POLL_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Bounds(NamedTuple):
+    """What the log of a partition holds."""
+
+    start: int
+    """Its first offset."""
+    end: int
+    """The offset behind its last record; its first offset when it is empty."""
+
+
+class LogReader(Protocol):
+    """What a handler may ask of the transport, for partitions that are assigned to it.
+
+    Each method raises PartitionGoneError when the partition was revoked meanwhile.
+    """
+
+    async def bounds(self, partition: int) -> Bounds:
+        """Ask the cluster what the log holds."""
+
+    async def resume_at(self, partition: int, offset: int) -> None:
+        """Hand over the partition's records from `offset` on."""
+
+    def pause(self, partition: int) -> None:
+        """Hand over no more records of the partition."""
+
+    def known_end(self, partition: int) -> int | None:
+        """Return the end of the log as the last fetch told it; None before the first fetch."""
+
+    def position(self, partition: int) -> int | None:
+        """Return the offset that is fetched next; it passes control records, which no handler sees."""
+
+    async def commit(self, offsets: Mapping[int, int]) -> bool:
+        """Set the group's offsets, for tools that show lag; False (and a warning) when the group refused."""
+
+
+class Handler(Protocol):
+    """What the transport tells. All in the application's event loop; an exception ends the transport."""
+
+    async def on_assigned(self, partitions: frozenset[int], reader: LogReader) -> None:
+        """Take over exactly these partitions; none of their records comes before `LogReader.resume_at`."""
+
+    async def on_revoked(self, partitions: frozenset[int]) -> None:
+        """Return once nothing of these partitions is being applied; what was handed over and is not, is void."""
+
+    async def wait_for_room(self) -> None:
+        """Return when more records may be handed over: the back-pressure."""
+
+    async def on_records(self, partition: int, records: Sequence[Record]) -> None:
+        """Take records of one partition, ascending by offset, at least one.
+
+        Around a rebalance they may be what was fetched before it: only their offsets tell whether they are next.
+        """
+
+
+class PartitionGoneError(TransportError):
+    """The partition was revoked while something was asked about it: whoever asked has no business with it now."""
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc, unused-ignore]
+    """The client's thread, with a client that has our options."""
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ANN401, ARG002 - Faust's signature
+        app: FaustApp = self.app
+        kafka, updater = app.kafka, app.updater
+        return AIOKafkaConsumer(
+            **kafka.consumer_options(),
+            group_id=kafka.group_id,
+            group_instance_id=kafka.group_instance_id,
+            partition_assignment_strategy=[RoundRobinPartitionAssignor],
+            # Only before the first seek, and never a decision: a gap in the offsets is looked into by the updater.
+            auto_offset_reset="earliest",
+            max_poll_records=updater.batch_max_records,
+            max_partition_fetch_bytes=updater.fetch_max_bytes,
+            # A fetch that waits holds up whatever else is asked of the same broker, such as where a log starts.
+            fetch_max_wait_ms=100,
+            session_timeout_ms=kafka.session_timeout_ms,
+            # A rebalance is heard of by the answer to a heartbeat.
+            heartbeat_interval_ms=min(1_000, kafka.session_timeout_ms // 3),
+            rebalance_timeout_ms=kafka.rebalance_timeout_ms,
+            max_poll_interval_ms=kafka.max_poll_interval_ms,
+        )
+
+
+class _Consumer(driver.Consumer):  # type: ignore[misc, unused-ignore]
+    """Hands on what was fetched, and leaves positions to the handler."""
+
+    _epoch = 0
+    """Grows with every revocation and every assignment: a reader of an earlier one is told that it is over."""
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._epoch += 1
+        await super().on_partitions_revoked(revoked)
+        try:
+            await self.app.handler.on_revoked(self._numbers(revoked))
+        except Exception as error:
+            await self.crash(error)
+            raise
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        await super().on_partitions_assigned(assigned, generation_id)
+        if not assigned:
+            # There is nothing to seek then, so Faust will not ask for positions.
+            await self._hand_over(assigned)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        assigned = self.assignment()
+        self.pause_partitions(assigned)
+        await self._hand_over(assigned)
+        return {}
+
+    async def _hand_over(self, assigned: set[TP]) -> None:
+        self._epoch += 1
+        try:
+            await self.app.handler.on_assigned(self._numbers(assigned), _Reader(self, self._epoch))
+        except Exception as error:
+            await self.crash(error)
+            raise
+
+    def _numbers(self, partitions: set[TP]) -> frozenset[int]:
+        topic = self.app.kafka.actions_topic
+        return frozenset(tp.partition for tp in partitions if tp.topic == topic)
+
+    async def _drain_messages(self, fetcher: Any) -> None:  # noqa: ANN401 - a mode.Service
+        handler: Handler = self.app.handler
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if self.flow_active and not self._get_active_partitions():
+                    await self.sleep(_IDLE_S)
+                    continue
+                fetched, _ = await self._wait_next_records(_POLL_S)
+                # Nothing is dropped here, whatever has happened meanwhile: a fetch that began before a rebalance may
+                # return what was positioned after it. The handler knows by the offsets what is to be taken.
+                for tp, records in (fetched or {}).items():
+                    await handler.wait_for_room()
+                    await handler.on_records(tp.partition, records)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not (self.app.should_stop or fetcher.should_stop):
+                raise
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Leave stalls to the updater: Faust's own check counts records that agents have read."""
+
+
+class _Reader:
+    """The log as the handler of one assignment sees it."""
+
+    def __init__(self, consumer: _Consumer, epoch: int) -> None:
+        self._consumer = consumer
+        self._epoch = epoch
+        self._topic: str = consumer.app.kafka.actions_topic
+
+    def _check(self, partition: int, cause: BaseException | None = None) -> None:
+        if self._epoch != self._consumer._epoch:  # noqa: SLF001 - the other half of this class
+            raise PartitionGoneError(f"partition {partition} was revoked: nothing to do") from cause
+
+    def _client(self) -> AIOKafkaConsumer:
+        return self._consumer._thread._ensure_consumer()  # noqa: SLF001 - part of the seam
+
+    async def bounds(self, partition: int) -> Bounds:
+        tp = TP(self._topic, partition)
+        self._check(partition)
+        try:
+            start = (await self._consumer.earliest_offsets(tp))[tp]
+            end = (await self._consumer.highwaters(tp))[tp]
+        except (KafkaError, IllegalStateError) as error:
+            self._check(partition, error)
+            raise
+        return Bounds(start, end)
+
+    async def resume_at(self, partition: int, offset: int) -> None:
+        tp = TP(self._topic, partition)
+        self._check(partition)
+        self._consumer.pause_partitions({tp})
+        try:
+            await self._consumer.seek_wait({tp: offset})
+        except (KafkaError, IllegalStateError, AssertionError) as error:
+            self._check(partition, error)
+            raise
+        self._check(partition)
+        self._consumer.resume_partitions({tp})
+
+    def pause(self, partition: int) -> None:
+        self._check(partition)
+        self._consumer.pause_partitions({TP(self._topic, partition)})
+
+    def known_end(self, partition: int) -> int | None:
+        state = self._state(partition)
+        # With read_committed no more than the last stable offset can be read.
+        end: int | None = None if state is None else state.highwater if state.lso in {None, -1} else state.lso
+        return end
+
+    def position(self, partition: int) -> int | None:
+        state = self._state(partition)
+        return state.position if state is not None and state.has_valid_position else None
+
+    def _state(self, partition: int) -> Any:  # noqa: ANN401 - aiokafka's
+        if self._epoch != self._consumer._epoch:  # noqa: SLF001 - the other half of this class
+            return None
+        subscription = self._client()._subscription.subscription  # noqa: SLF001 - Faust reads it so
+        assignment = None if subscription is None else subscription.assignment
+        tp = TopicPartition(self._topic, partition)
+        return None if assignment is None or tp not in assignment.tps else assignment.state_value(tp)
+
+    async def commit(self, offsets: Mapping[int, int]) -> bool:
+        positions = {
+            TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "")
+            for partition, offset in offsets.items()
+        }
+        try:
+            await self._consumer._thread.call_thread(self._client().commit, positions)  # noqa: SLF001 - the seam
+        except (KafkaError, IllegalStateError) as error:
+            _log.warning("the group's commit failed", why=str(error) or type(error).__name__)
+            return False
+        return True
+
+
+class _Transport(driver.Transport):  # type: ignore[misc, unused-ignore]
+    Consumer = _Consumer
+
+
+class _Tables(TableManager):  # type: ignore[misc, unused-ignore]
+    """No tables: so there is nothing to wait a second for before the application subscribes."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
+class _Boot(BootStrategy):  # type: ignore[misc, unused-ignore]
+    enable_kafka_producer = False
+    enable_web = False
+
+
+class FaustApp(faust.App):  # type: ignore[misc, unused-ignore]
+    """The Faust application: one topic, one group, and a handler instead of agents. Lives in one event loop."""
+
+    BootStrategy = _Boot
+
+    def __init__(self, kafka: KafkaSettings, updater: UpdaterSettings, handler: Handler) -> None:
+        self.kafka, self.updater, self.handler = kafka, updater, handler
+        request_s = kafka.request_timeout_ms / 1000
+        super().__init__(
+            kafka.group_id,
+            # The client is built from our settings; Faust wants an address to choose its driver by.
+            broker=f"kafka://{kafka.servers[0]}",
+            broker_request_timeout=max(request_s, kafka.session_timeout_ms / 1000),
+            broker_session_timeout=kafka.session_timeout_ms / 1000,
+            broker_commit_interval=updater.commit_interval_ms / 1000,
+            stream_wait_empty=False,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            web_enabled=False,
+            store="memory://",
+            TableManager=_Tables,
+        )
+        self.topics.add(self.topic(kafka.actions_topic, acks=False))
+
+    def _new_transport(self) -> _Transport:
+        return _Transport(self.conf.broker_consumer, self)
+
+    def _create_directories(self) -> None:
+        """Create none: nothing of Faust's is kept."""

@@ -1,0 +1,423 @@
+"""The updater: fetched records become batches, batches become writes, and a partition's state says how far it is.
+
+Every record passes here once, in the order of its partition::
+
+    on_records -> pending (bounded) -> one batch -> decode -> dead letters acknowledged -> store -> group commit
+
+Decoding and applying happen in one thread of their own, one batch at a time, so that the event loop is never
+blocked. The store's applied offset is the truth: each assignment starts behind it, whatever the group committed,
+and the group's commit only follows. An exception anywhere here ends the updater (`wait` raises it), and the node
+with it: a node that lives and consumes nothing is worse than none.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+
+from stream.dead_letters import DeadLetterPublisher
+from stream.decode import ActionRun, Decoded, Erasure, Rules, decode
+from stream.errors import StreamError
+from stream.partition import HeldPartition, PartitionState, PartitionStatus, Store, StoreT, after
+from stream.record import Record
+from stream.settings import UpdaterSettings
+from stream.threads import run_to_end
+from stream.transport import Bounds, LogReader, PartitionGoneError
+
+_WATCH_S = 0.25
+_TAIL_S = 1.0
+_StoreT_contra = TypeVar("_StoreT_contra", contravariant=True)
+
+_log = structlog.get_logger(__name__)
+
+StateListener = Callable[[int, PartitionState, str], None]
+"""Told of every change: partition, state, and why. Called in the event loop; it must return at once."""
+
+
+class Directory(Protocol[_StoreT_contra]):
+    """Where open stores are found by readers: `store.directory.PartitionDirectory` fits."""
+
+    def add(self, store: _StoreT_contra) -> None:
+        """Serve the store's partition from now on."""
+
+    def remove(self, partition: int) -> None:
+        """Stop serving a partition."""
+
+
+def apply_steps(store: Store, steps: Sequence[ActionRun | Erasure]) -> None:
+    """Apply decoded steps in their order; each is one write, which moves the applied offset with it."""
+    for step in steps:
+        match step:
+            case ActionRun(batch, offset):
+                store.apply(batch, offset=offset)
+            case Erasure(user_id, offset):
+                store.erase(user_id, offset=offset)
+
+
+class Updater(Generic[StoreT]):
+    """Holds the stores of the partitions that are assigned, and keeps them up with the log.
+
+    `open_store` and `close_store` are called in threads; `open_store` may take as long as a restore takes. A
+    store is in the `directory` from when it is open until its partition goes to another node, or refuses.
+    All methods belong to one event loop.
+    """
+
+    def __init__(
+        self,
+        settings: UpdaterSettings,
+        rules: Rules,
+        *,
+        open_store: Callable[[int], StoreT],
+        close_store: Callable[[StoreT], None],
+        directory: Directory[StoreT],
+        dead_letters: DeadLetterPublisher,
+        on_state: StateListener = lambda *_: None,
+    ) -> None:
+        self._settings = settings
+        self._rules = rules
+        self._open_store, self._close_store = open_store, close_store
+        self._directory = directory
+        self._dead_letters = dead_letters
+        self._on_state = on_state
+        self._held: dict[int, HeldPartition[StoreT]] = {}
+        self._reader: LogReader | None = None
+        self._waiting = 0
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._stopping = False
+        self._committed: dict[int, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._worker: asyncio.Task[None] | None = None
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="lifeline-apply")
+
+    @property
+    def max_waiting(self) -> int:
+        """Records that may wait to be applied, of all partitions, before the transport is held back."""
+        return 4 * self._settings.batch_max_records
+
+    def start(self) -> None:
+        """Begin to work; partitions come by `on_assigned`."""
+        self._worker = self._spawn(self._work())
+        self._spawn(self._watch())
+
+    async def wait(self) -> None:
+        """Wait until the updater fails, and raise why."""
+        await asyncio.shield(self._failed)
+
+    def fail(self, error: BaseException) -> None:
+        """End the updater with `error`, unless it has ended already."""
+        if not self._failed.done():
+            self._failed.set_exception(error)
+            # Whoever does not wait must not be told of it again at the end of the process.
+            self._failed.exception()
+
+    def status(self) -> list[PartitionStatus]:
+        """Return every partition that this node holds, or has just lost, by number."""
+        return [self._held[number].status() for number in sorted(self._held)]
+
+    # -- what the transport tells ------------------------------------------------------------------------------
+
+    async def on_assigned(self, partitions: frozenset[int], reader: LogReader) -> None:
+        """Let go of the stores that went elsewhere, and open and position those that came."""
+        self._reader = reader
+        for number in sorted(self._held.keys() - partitions):
+            self._spawn(self._release(self._held[number]))
+        for number in sorted(partitions):
+            held = self._held.setdefault(number, HeldPartition(number))
+            self._forget(held)
+            self._set_state(held, PartitionState.ASSIGNED)
+            self._spawn(self._activate(held, held.epoch, reader))
+
+    async def on_revoked(self, partitions: frozenset[int]) -> None:
+        """Void what waits, and return once nothing is being applied. Stores stay open: most come back at once."""
+        for number in sorted(partitions & self._held.keys()):
+            held = self._held[number]
+            self._forget(held)
+            self._set_state(held, PartitionState.REVOKED)
+        for number in sorted(partitions & self._held.keys()):
+            async with self._held[number].applying:
+                pass
+
+    async def wait_for_room(self) -> None:
+        """Return when fewer than `max_waiting` records wait."""
+        await self._room.wait()
+
+    async def on_records(self, partition: int, records: Sequence[Record]) -> None:
+        """Take records that follow those before; what is applied already is passed over."""
+        held = self._held.get(partition)
+        if held is None or not held.consuming or self._stopping:
+            return
+        fresh = after(records, held.next_offset)
+        if len(fresh) < len(records) or fresh[0].offset > held.next_offset:
+            if not await self._is_continuous(held, records[0].offset):
+                return
+            if not fresh:
+                return
+        held.push(fresh)
+        self._waiting += len(fresh)
+        if self._waiting >= self.max_waiting:
+            self._room.clear()
+        self._arrived.set()
+
+    async def _is_continuous(self, held: HeldPartition[StoreT], first: int) -> bool:
+        """Say whether records that start at `first`, and not at the next offset, may be taken.
+
+        Control records leave such gaps, and so does a log whose start has passed the store. So the log is asked,
+        and a gap is believed once it has been read twice.
+        """
+        epoch, reader = held.epoch, self._reader
+        if reader is None:
+            return False
+        try:
+            bounds = await reader.bounds(held.number)
+            if epoch != held.epoch or not self._meets_log(held, held.next_offset, bounds, reader):
+                return False
+            if first > held.next_offset and held.seen_gap != first:
+                held.seen_gap = first
+                await reader.resume_at(held.number, held.next_offset)
+                return False
+        except PartitionGoneError:
+            return False
+        return epoch == held.epoch
+
+    # -- the life of a partition -------------------------------------------------------------------------------
+
+    async def _activate(self, held: HeldPartition[StoreT], epoch: int, reader: LogReader) -> None:
+        """Open the store, find the place in the log, and let records come."""
+        async with held.lifecycle:
+            if epoch != held.epoch:
+                return
+            store = held.store if held.store is not None else await self._open(held)
+            if epoch != held.epoch:
+                return
+            try:
+                bounds = await reader.bounds(held.number)
+                position = store.applied_offset + 1
+                if position == 0 and bounds.start > 0:
+                    position = bounds.start
+                    _log.warning("a new store starts where the log does", partition=held.number, offset=position)
+                if epoch != held.epoch or not self._meets_log(held, position, bounds, reader):
+                    return
+                held.next_offset, held.consuming = position, True
+                held.progress_at = time.monotonic()
+                self._set_state(held, PartitionState.CATCHING_UP)
+                await reader.resume_at(held.number, position)
+            except PartitionGoneError:
+                return
+            self._look(held)
+
+    async def _open(self, held: HeldPartition[StoreT]) -> StoreT:
+        self._set_state(held, PartitionState.RESTORING)
+
+        def opening() -> StoreT:
+            # Set from the thread: a store that was opened is known, and will be closed, whatever happens to us.
+            held.store = self._open_store(held.number)
+            return held.store
+
+        store = await run_to_end(opening)
+        self._directory.add(store)
+        return store
+
+    def _meets_log(self, held: HeldPartition[StoreT], position: int, bounds: Bounds, reader: LogReader) -> bool:
+        """Say whether the log still holds what follows the store; if not, the partition refuses."""
+        start, end = bounds
+        held.end_offset = end
+        if start <= position <= end:
+            return True
+        if position < start:
+            why = f"the log starts at {start}, and {position} to {start - 1} were never applied: restore a snapshot"
+        else:
+            why = f"the log ends at {end}, before what is applied ({position - 1}): it was made anew, so replay it"
+        reader.pause(held.number)
+        self._forget(held)
+        self._directory.remove(held.number)
+        self._set_state(held, PartitionState.REFUSING, why)
+        return False
+
+    async def _release(self, held: HeldPartition[StoreT]) -> None:
+        """Close the store of a partition that is not ours any more."""
+        epoch = held.epoch
+        async with held.lifecycle, held.applying:
+            if epoch != held.epoch:
+                return
+            self._set_state(held, PartitionState.REVOKED)
+            self._directory.remove(held.number)
+            store, held.store = held.store, None
+            if store is not None:
+                await run_to_end(self._close_store, store)
+            if self._held.get(held.number) is held:
+                del self._held[held.number]
+            self._committed.pop(held.number, None)
+
+    def _forget(self, held: HeldPartition[StoreT]) -> None:
+        self._waiting -= held.void()
+        if self._waiting < self.max_waiting:
+            self._room.set()
+
+    def _set_state(self, held: HeldPartition[StoreT], state: PartitionState, reason: str = "") -> None:
+        if (held.state, held.reason) == (state, reason) and state is not PartitionState.ASSIGNED:
+            return
+        held.state, held.reason = state, reason
+        tell = _log.error if state in {PartitionState.REFUSING, PartitionState.STALLED} else _log.info
+        tell("partition", partition=held.number, state=state.value, applied_offset=held.applied_offset, why=reason)
+        self._on_state(held.number, state, reason)
+
+    # -- the work ----------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Apply batches, of the partition that has waited longest, until the stop has emptied what waits."""
+        while True:
+            self._arrived.clear()
+            waiting = [held for held in self._held.values() if held.pending]
+            if not waiting:
+                if self._stopping:
+                    return
+                await self._arrived.wait()
+                continue
+            held = min(waiting, key=lambda each: each.pending_since)
+            full = next((each for each in waiting if each.pending_records >= self._settings.batch_max_records), None)
+            left_s = held.pending_since + self._settings.batch_max_wait_ms / 1000 - time.monotonic()
+            if full is None and left_s > 0 and not self._stopping:
+                # A few milliseconds more make one write of what would be many.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), left_s)
+                continue
+            await self._apply_some(held if left_s <= 0 or full is None else full)
+
+    async def _apply_some(self, held: HeldPartition[StoreT]) -> None:
+        async with held.applying:
+            store = held.store
+            records = held.take(self._settings.batch_max_records)
+            if store is None or not records:
+                return
+            self._waiting -= len(records)
+            if self._waiting < self.max_waiting:
+                self._room.set()
+            loop = asyncio.get_running_loop()
+            decoded = await loop.run_in_executor(self._executor, self._decode_and_apply, store, records)
+            if decoded.dead_letters:
+                await self._dead_letters.publish(decoded.dead_letters)
+                await loop.run_in_executor(self._executor, apply_steps, store, decoded.steps)
+            self._count(held, records, decoded)
+
+    def _decode_and_apply(self, store: StoreT, records: Sequence[Record]) -> Decoded:
+        """Decode, and apply at once unless dead letters have to be safe first; runs in the applying thread."""
+        decoded = decode(records, self._rules)
+        if not decoded.dead_letters:
+            apply_steps(store, decoded.steps)
+        return decoded
+
+    def _count(self, held: HeldPartition[StoreT], records: Sequence[Record], decoded: Decoded) -> None:
+        held.batches += 1
+        held.records += len(records)
+        held.events += decoded.actions
+        held.erasures += sum(isinstance(step, Erasure) for step in decoded.steps)
+        held.dead_letters.update(letter.reason for letter in decoded.dead_letters)
+        held.size_bytes += sum(len(record.key or b"") + len(record.value or b"") for record in records)
+        held.last_record_ms = records[-1].timestamp
+        held.progress_at = time.monotonic()
+        self._look(held)
+
+    # -- the watch ---------------------------------------------------------------------------------------------
+
+    def _look(self, held: HeldPartition[StoreT]) -> None:
+        """Bring lag and state up to date with what is known."""
+        if self._reader is None or not held.consuming:
+            return
+        held.end_offset = max(held.end_offset, self._reader.known_end(held.number) or 0, held.applied_offset + 1)
+        if held.lag == 0:
+            held.progress_at = time.monotonic()
+            self._set_state(held, PartitionState.SERVING)
+            return
+        idle_s = time.monotonic() - held.progress_at
+        if idle_s > self._settings.stall_after_ms / 1000:
+            why = f"{held.lag} records wait, and none was applied for {idle_s:.0f} s: see to disk and cluster"
+            if held.state is not PartitionState.STALLED:
+                self._set_state(held, PartitionState.STALLED, why)
+        elif held.state is PartitionState.STALLED:
+            self._set_state(held, PartitionState.CATCHING_UP)
+
+    async def _check_tail(self, held: HeldPartition[StoreT]) -> None:
+        """Find out whether a lag that nothing comes for are control records, which no fetch hands over.
+
+        Like a gap, it is believed once the log has been read twice.
+        """
+        reader, now = self._reader, time.monotonic()
+        idle = held.consuming and held.lag > 0 and not held.pending and not held.applying.locked()
+        if reader is None or not idle or now - held.progress_at < _TAIL_S:
+            return
+        if (reader.position(held.number) or 0) < held.end_offset:
+            return
+        end, since = held.seen_tail
+        if end != held.end_offset:
+            held.seen_tail = (held.end_offset, now)
+            with suppress(PartitionGoneError):
+                await reader.resume_at(held.number, held.next_offset)
+        elif now - since >= _TAIL_S:
+            held.passed_offset = held.end_offset
+            self._look(held)
+
+    async def _watch(self) -> None:
+        """Look at every partition a few times a second, and let the group's commit follow."""
+        commit_at = time.monotonic() + self._settings.commit_interval_ms / 1000
+        while not self._stopping:
+            await asyncio.sleep(_WATCH_S)
+            for held in list(self._held.values()):
+                self._look(held)
+                await self._check_tail(held)
+            if time.monotonic() >= commit_at:
+                await self.commit()
+                commit_at = time.monotonic() + self._settings.commit_interval_ms / 1000
+
+    async def commit(self) -> None:
+        """Set the group's offsets to what is applied, where that has moved."""
+        now = {number: held.applied_offset + 1 for number, held in self._held.items() if held.consuming}
+        moved = {number: offset for number, offset in now.items() if self._committed.get(number) != offset}
+        if moved and self._reader is not None and await self._reader.commit(moved):
+            self._committed |= moved
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Take no more records, and return once what waits is applied and the group's commit has followed.
+
+        After a failure there is nothing to wait for.
+        """
+        self._stopping = True
+        self._arrived.set()
+        if self._worker is not None:
+            await asyncio.wait({self._worker})
+        if not self._failed.done():
+            await self.commit()
+
+    async def close(self) -> None:
+        """Close every store, whatever has happened before. Idempotent."""
+        self._stopping = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*list(self._tasks), return_exceptions=True)
+        # A write that is under way ends before its store is closed.
+        await asyncio.to_thread(self._executor.shutdown)
+        for held in list(self._held.values()):
+            self._forget(held)
+            await self._release(held)
+        await self._dead_letters.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # What we raise ourselves says all there is to say; for the rest the place matters.
+            _log.error("the updater failed", why=str(error), exc_info=None if isinstance(error, StreamError) else error)
+            self.fail(error)

@@ -1,0 +1,35 @@
+"""One real broker for the session: ours, or the cluster that LIFELINE_KAFKA__BOOTSTRAP_SERVERS names."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from stream.settings import KafkaSettings
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # kafka-python reads its schemas with a function that Python 3.11 calls deprecated.
+    config.addinivalue_line("filterwarnings", r"ignore:(read|open)_text is deprecated:DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def bootstrap_servers() -> Iterator[str]:
+    # Imported here, where the filter above holds.
+    from lifeline.broker import broker_or_given  # noqa: PLC0415
+
+    with broker_or_given(os.environ.get("LIFELINE_KAFKA__BOOTSTRAP_SERVERS")) as servers:
+        yield servers
+
+
+@pytest.fixture
+def kafka_settings(bootstrap_servers: str) -> KafkaSettings:
+    """Settings of a cluster that runs, with topics and a group of this test's own (not created yet)."""
+    name = uuid.uuid4().hex[:8]
+    return KafkaSettings(
+        bootstrap_servers=bootstrap_servers,
+        actions_topic=f"actions-{name}",
+        items_topic=f"items-{name}",
+        group_id=f"group-{name}",
+    )

@@ -1,0 +1,120 @@
+"""The gRPC server: limits, health, and failures nobody thought of."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from lifeline.client import LifelineClient, LifelineError
+from lifeline.config import NodeSettings
+from lifeline.errors import ServerError
+from lifeline.server import LIVENESS, READINESS, SERVICES, NodeServer
+from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
+
+
+class Sequences(sequence_pb2_grpc.SequenceServiceServicer):
+    """Answers when it is let go; fails for the user "broken"."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.go = threading.Event()
+
+    def GetSequence(  # noqa: N802
+        self,
+        request: sequence_pb2.GetSequenceRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> sequence_pb2.GetSequenceResponse:
+        if request.user_id == "broken":
+            raise ZeroDivisionError("a fault")
+        self.entered.release()
+        assert self.go.wait(10)
+        return sequence_pb2.GetSequenceResponse()
+
+
+class Scores(score_pb2_grpc.ScoreServiceServicer):
+    """Is never called."""
+
+    def Score(  # noqa: N802
+        self,
+        request: score_pb2.ScoreRequest,
+        context: grpc.ServicerContext,
+    ) -> score_pb2.ScoreResponse:
+        raise AssertionError(request, context)
+
+
+@pytest.fixture
+def sequences() -> Sequences:
+    return Sequences()
+
+
+@pytest.fixture
+def server(sequences: Sequences) -> Iterator[NodeServer]:
+    settings = NodeSettings(grpc_address="127.0.0.1:0", max_concurrent_rpcs=2)
+    running = NodeServer(settings, sequences, Scores())
+    yield running
+    sequences.go.set()
+    running.stop(5)
+
+
+def health(address: str, service: str) -> int:
+    with grpc.insecure_channel(address) as channel:
+        reply: Any = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service=service), timeout=5
+        )
+        return int(reply.status)
+
+
+def test_one_call_too_many_is_refused_at_once_and_health_still_answers(
+    server: NodeServer, sequences: Sequences
+) -> None:
+    with LifelineClient(server.address) as client, ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(client.get_sequence, "u") for _ in range(2)]
+        for _ in range(2):
+            assert sequences.entered.acquire(timeout=10)
+        with pytest.raises(LifelineError) as caught:
+            client.get_sequence("u")
+        assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert caught.value.metadata == {"limit": "2"}
+        assert "retry" in caught.value.message
+        assert health(server.address, LIVENESS) == health_pb2.HealthCheckResponse.SERVING
+        sequences.go.set()
+        for call in running:
+            assert call.result(10).sequences == {}
+        client.get_sequence("u")
+
+
+def test_a_fault_of_the_node_has_a_reason_too(server: NodeServer) -> None:
+    with LifelineClient(server.address) as client, pytest.raises(LifelineError) as caught:
+        client.get_sequence("broken")
+    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "ZeroDivisionError" in caught.value.message
+
+
+def test_health_follows_readiness_and_liveness(server: NodeServer) -> None:
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    ready = ("", READINESS, *SERVICES)
+    assert {health(server.address, service) for service in ready} == {not_serving}
+    assert health(server.address, LIVENESS) == serving
+    server.set_ready(ready=True)
+    assert {health(server.address, service) for service in ready} == {serving}
+    server.set_live(live=False)
+    assert health(server.address, LIVENESS) == not_serving
+
+
+def test_a_stop_lets_calls_finish(server: NodeServer, sequences: Sequences) -> None:
+    with LifelineClient(server.address) as client, ThreadPoolExecutor(2) as pool:
+        call = pool.submit(client.get_sequence, "u")
+        assert sequences.entered.acquire(timeout=10)
+        stopped = pool.submit(server.stop, 10)
+        sequences.go.set()
+        assert call.result(10).sequences == {}
+        stopped.result(10)
+
+
+def test_a_port_in_use_is_one_sentence(server: NodeServer, sequences: Sequences) -> None:
+    with pytest.raises(ServerError, match=r"cannot be listened on .* set --grpc-address"):
+        NodeServer(NodeSettings(grpc_address=server.address), sequences, Scores())

@@ -1,0 +1,121 @@
+import asyncio
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from store.vocabulary import Vocabulary
+from stream.dead_letters import REASON_HEADER, DeadLetterPublisher, error_headers
+from stream.decode import DeadLetter, DeadLetterReason, Rules, decode
+from stream.errors import DeadLetterError
+from stream.settings import KafkaSettings, UpdaterSettings
+from stream.topics import create_topics
+from tests.stream.test_decode import FakeRecord
+
+pytestmark = pytest.mark.kafka
+
+
+def read(kafka: KafkaSettings, topic: str, partition: int, count: int) -> list[Any]:
+    consumer = KafkaConsumer(
+        bootstrap_servers=kafka.bootstrap_servers,
+        consumer_timeout_ms=15_000,
+        max_partition_fetch_bytes=8 << 20,
+        fetch_max_bytes=16 << 20,
+    )
+    try:
+        consumer.assign([TopicPartition(topic, partition)])
+        consumer.seek_to_beginning()
+        records = []
+        for record in consumer:
+            records.append(record)
+            if len(records) == count:
+                break
+        return records
+    finally:
+        consumer.close()
+
+
+def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    topic, partition = kafka_settings.actions_topic, 2
+    headers: list[tuple[str, bytes]] = [("trace", b"\x00\xff"), ("trace", b""), ("größe", "é".encode())]
+    values = [b"\xff\xfe\x00garbage", b"", None, b"z" * (2 << 20)]
+    producer = KafkaProducer(bootstrap_servers=kafka_settings.bootstrap_servers, max_request_size=5 << 20)
+    for value in values:
+        producer.send(topic, key=b"\xfekey", value=value, headers=headers, partition=partition)
+    producer.send(topic, key=None, value=b"\xff", partition=partition)
+    producer.flush()
+    producer.close()
+
+    originals = read(kafka_settings, topic, partition, 5)
+    rules = Rules(Vocabulary(), kafka_settings.partitions, 65_536, 1_000)
+    letters = decode(originals, rules).dead_letters
+    assert [letter.reason.value for letter in letters] == [
+        "undecodable",
+        "invalid_user_id",
+        "invalid_user_id",
+        "oversized",
+        "undecodable",
+    ]
+
+    async def publish() -> None:
+        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
+        await publisher.publish([])
+        await publisher.publish(letters)
+        await publisher.close()
+        await publisher.close()
+
+    asyncio.run(publish())
+    dead = read(kafka_settings, kafka_settings.dead_letter_topic, partition, 5)
+    for original, letter, record in zip(originals, letters, dead, strict=True):
+        assert (record.key, record.value, record.timestamp) == (original.key, original.value, original.timestamp)
+        own = len(original.headers)
+        assert list(record.headers[:own]) == list(original.headers)
+        assert dict(record.headers[own:]) == {
+            "__connect.errors.topic": topic.encode(),
+            "__connect.errors.partition": b"2",
+            "__connect.errors.offset": str(original.offset).encode(),
+            "__connect.errors.stage": error_headers(letter)[3][1],
+            "__connect.errors.exception.class.name": error_headers(letter)[4][1],
+            "__connect.errors.exception.message": letter.message.encode(),
+            "lifeline.reason": letter.reason.value.encode(),
+        }
+        assert len(record.headers) == own + 7
+
+
+def test_a_null_header_stays_null(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    record = FakeRecord(value=b"\xff", headers=(("a", None), ("b", b"")))
+    letter = DeadLetter(record, DeadLetterReason.UNDECODABLE, "why")
+
+    async def publish() -> None:
+        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
+        await publisher.publish([letter])
+        await publisher.close()
+
+    asyncio.run(publish())
+    (dead,) = read(kafka_settings, kafka_settings.dead_letter_topic, record.partition, 1)
+    assert list(dead.headers[:2]) == [("a", None), ("b", b"")]
+    assert dict(dead.headers)[REASON_HEADER] == b"undecodable"
+
+
+def test_a_dead_letter_that_finds_no_topic_is_an_error(kafka_settings: KafkaSettings) -> None:
+    letter = DeadLetter(FakeRecord(value=b"\xff"), DeadLetterReason.UNDECODABLE, "why")
+
+    async def publish() -> None:
+        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings(dead_letter_timeout_ms=1_000))
+        try:
+            await publisher.publish([letter])
+        finally:
+            await publisher.close()
+
+    with pytest.raises(DeadLetterError, match=r"1 dead letters were not acknowledged.*lifeline topics create"):
+        asyncio.run(publish())
+
+
+def test_the_classes_and_stages_are_those_of_kafka_connect() -> None:
+    for reason in DeadLetterReason:
+        headers = dict(error_headers(DeadLetter(FakeRecord(), reason, "why")))
+        assert headers["__connect.errors.stage"] in {b"KEY_CONVERTER", b"VALUE_CONVERTER", b"TASK_PUT"}
+        module, _, name = headers["__connect.errors.exception.class.name"].decode().rpartition(".")
+        assert hasattr(__import__(module, fromlist=[name]), name)

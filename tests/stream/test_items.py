@@ -1,0 +1,223 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import KafkaProducer
+from numpy.typing import NDArray
+
+from lifeline.v1.item_pb2 import Item
+from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
+from stream.items import ItemFollower, ItemProblem, decode_items
+from stream.producer import LifelineProducer
+from stream.settings import KafkaSettings
+from stream.topics import create_topics
+from tests.stream.harness import until
+from tests.stream.test_decode import FakeRecord
+
+
+class RecordingTable:
+    """Rows by item; offsets by partition. It outlives its followers, as a directory would."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[bytes, int]] = {}
+        self.offsets: dict[int, int] = {}
+        self.before_apply: Callable[[], None] = lambda: None
+
+    def applied_offset(self, partition: int) -> int:
+        return self.offsets.get(partition, -1)
+
+    def apply(
+        self,
+        item_id: NDArray[np.uint64],
+        embedding: NDArray[np.int8],
+        version: NDArray[np.uint32],
+        *,
+        partition: int,
+        offset: int,
+    ) -> None:
+        self.before_apply()
+        assert offset > self.applied_offset(partition)
+        assert embedding.shape == (len(item_id), 32)
+        for at, each in enumerate(item_id.tolist()):
+            self.rows[each] = (embedding[at].tobytes(), int(version[at]))
+        self.offsets[partition] = offset
+
+
+@asynccontextmanager
+async def following(kafka: KafkaSettings, table: RecordingTable) -> AsyncIterator[ItemFollower]:
+    follower = ItemFollower(kafka, table)
+    try:
+        await follower.start()
+        await asyncio.wait_for(follower.caught_up.wait(), 20)
+        yield follower
+    finally:
+        await follower.stop()
+
+
+def item(number: int, fill: int = 1, version: int = 3) -> Item:
+    return Item(item_id=number, embedding=bytes([fill]) * 32, embedding_version=version)
+
+
+def raw(kafka: KafkaSettings, *records: tuple[bytes | None, bytes | None]) -> None:
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
+    for key, value in records:
+        producer.send(kafka.items_topic, key=key, value=value, partition=0)
+    producer.flush()
+    producer.close()
+
+
+@pytest.mark.kafka
+def test_a_table_follows_the_topic_and_goes_on_where_it_was(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    table = RecordingTable()
+    with LifelineProducer(kafka_settings) as producer:
+        for number in range(500):
+            producer.publish_item(item(number))
+        producer.flush()
+
+        async def first() -> None:
+            async with following(kafka_settings, table) as follower:
+                assert len(table.rows) == 500
+                assert follower.records == 500
+                producer.publish_item(item(7, fill=9, version=4))
+                producer.forget_item(8)
+                producer.flush()
+                await until(lambda: follower.records == 502)
+
+        asyncio.run(first())
+        assert table.rows[7] == (b"\x09" * 32, 4)
+        assert table.rows[8] == (bytes(32), 0)
+        producer.publish_item(item(2**64 - 1))
+        producer.flush()
+
+        async def second() -> None:
+            async with following(kafka_settings, table) as follower:
+                assert follower.records == 1
+
+        asyncio.run(second())
+    assert table.rows[2**64 - 1] == (b"\x01" * 32, 3)
+    assert len(table.rows) == 501
+
+
+@pytest.mark.kafka
+def test_an_empty_topic_is_caught_up_at_once(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+
+    async def run() -> None:
+        async with following(kafka_settings, RecordingTable()) as follower:
+            assert follower.records == 0
+
+    asyncio.run(run())
+
+
+BAD: list[tuple[bytes | None, bytes | None, ItemProblem]] = [
+    (None, b"", ItemProblem.INVALID_KEY),
+    (b"", None, ItemProblem.INVALID_KEY),
+    (b"x", None, ItemProblem.INVALID_KEY),
+    (b"07", None, ItemProblem.INVALID_KEY),
+    (b"-1", None, ItemProblem.INVALID_KEY),
+    (b"18446744073709551616", None, ItemProblem.INVALID_KEY),
+    (b"7\n", None, ItemProblem.INVALID_KEY),
+    (b"7", b"\xff\xff", ItemProblem.UNDECODABLE),
+    (b"7", item(8).SerializeToString(), ItemProblem.KEY_MISMATCH),
+    (b"7", Item(item_id=7, embedding=b"short").SerializeToString(), ItemProblem.INVALID_EMBEDDING),
+    (b"7", Item(item_id=7).SerializeToString(), ItemProblem.INVALID_EMBEDDING),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "problem"), BAD)
+def test_each_problem(key: bytes | None, value: bytes | None, problem: ItemProblem) -> None:
+    good = FakeRecord(key=b"7", value=item(7).SerializeToString())
+    batch = decode_items([good, FakeRecord(offset=1, key=key, value=value), good])
+    assert [(record.offset, why) for record, why in batch.problems] == [(1, problem)]
+    assert batch.item_id.tolist() == [7, 7]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.one_of(st.none(), st.binary(min_size=32, max_size=32)))))
+def test_columns_hold_what_the_records_hold(rows: list[tuple[int, bytes | None]]) -> None:
+    records = [
+        FakeRecord(
+            offset=at,
+            key=str(number).encode(),
+            value=None
+            if row is None
+            else Item(item_id=number, embedding=row, embedding_version=at).SerializeToString(),
+        )
+        for at, (number, row) in enumerate(rows)
+    ]
+    batch = decode_items(records)
+    assert batch.problems == []
+    assert batch.item_id.tolist() == [number for number, _ in rows]
+    assert [row.tobytes() for row in batch.embedding] == [row or bytes(32) for _, row in rows]
+    assert batch.version.tolist() == [0 if row is None else at for at, (_, row) in enumerate(rows)]
+    assert [str(column.dtype) for column in batch[:3]] == ["uint64", "int8", "uint32"]
+
+
+@pytest.mark.kafka
+def test_bad_records_are_counted_and_passed_over(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    table = RecordingTable()
+    keyed = [(key, value) for key, value, _ in BAD if key]
+    raw(kafka_settings, (b"7", item(7).SerializeToString()), *keyed, (b"9", item(9).SerializeToString()))
+
+    async def run() -> None:
+        async with following(kafka_settings, table) as follower:
+            assert follower.problems.total() == len(keyed)
+            assert follower.problems[ItemProblem.KEY_MISMATCH] == 1
+
+    asyncio.run(run())
+    assert table.rows == {7: (b"\x01" * 32, 3), 9: (b"\x01" * 32, 3)}
+    assert table.offsets == {0: len(keyed) + 1}
+
+
+@pytest.mark.kafka
+def test_a_failing_write_ends_the_follower(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    raw(kafka_settings, (b"7", item(7).SerializeToString()))
+    table = RecordingTable()
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    table.before_apply = fail
+
+    async def run() -> None:
+        follower = ItemFollower(kafka_settings, table)
+        try:
+            await follower.start()
+            with pytest.raises(OSError, match="No space left"):
+                await asyncio.wait_for(follower.wait(), 20)
+        finally:
+            await follower.stop()
+            await follower.stop()
+
+    asyncio.run(run())
+
+
+def start(kafka: KafkaSettings, table: Any) -> None:
+    async def run() -> None:
+        async with following(kafka, table):
+            pytest.fail("it started")
+
+    asyncio.run(run())
+
+
+@pytest.mark.kafka
+def test_a_topic_that_is_missing_or_was_made_anew(kafka_settings: KafkaSettings) -> None:
+    table = RecordingTable()
+    with pytest.raises(TopicMismatchError, match="does not exist"):
+        start(kafka_settings, table)
+    create_topics(kafka_settings)
+    table.offsets[2] = 10
+    with pytest.raises(PartitionLostError, match=r"2 ends at 0, and 10 is applied"):
+        start(kafka_settings, table)
+
+
+def test_a_cluster_that_is_not_there() -> None:
+    with pytest.raises(ClusterUnreachableError):
+        start(KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=200), RecordingTable())

@@ -1,0 +1,54 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.partition import HeldPartition, PartitionState, after
+from tests.stream.harness import RecordingStore
+from tests.stream.test_decode import FakeRecord
+
+
+def run(start: int, count: int) -> list[FakeRecord]:
+    return [FakeRecord(offset=offset) for offset in range(start, start + count)]
+
+
+@given(st.lists(st.integers(1, 20), max_size=12), st.integers(1, 30))
+def test_batches_keep_the_order_and_lose_nothing(sizes: list[int], limit: int) -> None:
+    held: HeldPartition[RecordingStore] = HeldPartition(0)
+    start = 0
+    for size in sizes:
+        held.push(run(start, size))
+        start += size
+    assert (held.pending_records, held.next_offset) == (start, start)
+    taken: list[int] = []
+    while held.pending:
+        batch = held.take(limit)
+        assert len(batch) == min(limit, start - len(taken))
+        taken += [record.offset for record in batch]
+        assert held.pending_records == start - len(taken)
+    assert taken == list(range(start))
+    assert held.take(limit) == []
+
+
+def test_what_is_void_is_gone_and_the_epoch_tells() -> None:
+    held: HeldPartition[RecordingStore] = HeldPartition(0, consuming=True)
+    held.push(run(0, 5))
+    assert held.void() == 5
+    assert (held.pending_records, held.epoch, held.consuming, held.take(9)) == (0, 1, False, [])
+
+
+@given(st.lists(st.integers(0, 60), unique=True).map(sorted), st.integers(0, 70))
+def test_after_keeps_what_lies_at_or_above(offsets: list[int], offset: int) -> None:
+    records = [FakeRecord(offset=each) for each in offsets]
+    assert [record.offset for record in after(records, offset)] == [each for each in offsets if each >= offset]
+
+
+def test_lag_counts_what_the_log_is_known_to_hold() -> None:
+    held: HeldPartition[RecordingStore] = HeldPartition(3)
+    assert (held.applied_offset, held.lag) == (-1, 0)
+    held.end_offset = 10
+    assert held.lag == 10
+    held.store = RecordingStore(3, applied_offset=6)
+    assert held.lag == 3
+    held.passed_offset = 10
+    assert held.lag == 0
+    status = held.status()
+    assert (status.partition, status.state, status.applied_offset) == (3, PartitionState.ASSIGNED, 6)

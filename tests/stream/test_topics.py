@@ -1,0 +1,68 @@
+import pytest
+from kafka import KafkaAdminClient
+
+from stream.errors import ClusterUnreachableError, TopicMismatchError
+from stream.settings import KafkaSettings
+from stream.topics import TopicState, check_topics, create_topics, ensure_topics, plan_topics
+
+pytestmark = pytest.mark.kafka
+
+
+def test_topics_are_created_once_and_then_found_as_planned(kafka_settings: KafkaSettings) -> None:
+    assert {report.state for report in check_topics(kafka_settings)} == {TopicState.MISSING}
+    first = create_topics(kafka_settings)
+    assert [(report.plan.name, report.state) for report in first] == [
+        (kafka_settings.actions_topic, TopicState.CREATED),
+        (kafka_settings.items_topic, TopicState.CREATED),
+        (kafka_settings.dead_letter_topic, TopicState.CREATED),
+    ]
+    again = ensure_topics(kafka_settings)
+    assert {report.state for report in again} == {TopicState.PRESENT}
+    assert not any(report.differences for report in again)
+
+
+def test_a_missing_topic_is_created_beside_those_that_exist(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    renamed = kafka_settings.model_copy(update={"items_topic": kafka_settings.items_topic + "-2"})
+    assert [report.state for report in ensure_topics(renamed)] == [
+        TopicState.PRESENT,
+        TopicState.CREATED,
+        TopicState.PRESENT,
+    ]
+
+
+def test_an_existing_topic_is_reported_and_not_changed(kafka_settings: KafkaSettings) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=kafka_settings.bootstrap_servers)
+    try:
+        admin.create_topics(
+            {
+                kafka_settings.actions_topic: {
+                    "num_partitions": 2,
+                    "replication_factor": 1,
+                    "configs": {"retention.ms": "60000"},
+                }
+            }
+        )
+    finally:
+        admin.close()
+    report = create_topics(kafka_settings)[0]
+    assert report.state is TopicState.DIFFERS
+    assert report.fatal
+    assert "partitions is 2, not 4" in report.differences
+    assert "retention.ms is 60000, not -1" in report.differences
+    with pytest.raises(TopicMismatchError, match=r"partitions is 2, not 4.*Set kafka\.partitions"):
+        ensure_topics(kafka_settings)
+    reports = ensure_topics(kafka_settings.model_copy(update={"partitions": 2, "dead_letter_suffix": "-dead"}))
+    assert not any(each.fatal for each in reports)
+
+
+def test_the_dead_letters_have_the_partitions_of_the_actions() -> None:
+    actions, items, dead_letters = plan_topics(KafkaSettings(partitions=7, items_partitions=3))
+    assert (actions.partitions, items.partitions, dead_letters.partitions) == (7, 3, 7)
+    assert int(dead_letters.configs["max.message.bytes"]) > int(actions.configs["max.message.bytes"])
+
+
+def test_a_cluster_that_is_not_there() -> None:
+    settings = KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=300)
+    with pytest.raises(ClusterUnreachableError, match=r"127\.0\.0\.1:1 does not answer.*lifeline broker"):
+        create_topics(settings)

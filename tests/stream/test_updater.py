@@ -1,0 +1,297 @@
+"""The updater alone, with a log that does as it is told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from lifeline.v1.action_pb2 import Action
+from stream.errors import DeadLetterError
+from stream.partition import PartitionState
+from stream.partitioner import partition_of
+from stream.settings import KafkaSettings, UpdaterSettings
+from stream.transport import Bounds, PartitionGoneError
+from stream.updater import Updater
+from tests.stream.harness import Node, RecordingStore, until
+from tests.stream.test_decode import FakeRecord
+
+PARTITION = partition_of(b"ann", 4)
+
+
+class FakeLog:
+    """A `LogReader` of one assignment."""
+
+    def __init__(self, start: int = 0, end: int = 0) -> None:
+        self.start, self.end = start, end
+        self.gone = False
+        self.resumed: list[tuple[int, int]] = []
+        self.paused: list[int] = []
+        self.committed: list[Mapping[int, int]] = []
+
+    def _check(self) -> None:
+        if self.gone:
+            raise PartitionGoneError("revoked: nothing to do")
+
+    async def bounds(self, partition: int) -> Bounds:  # noqa: ARG002
+        self._check()
+        return Bounds(self.start, self.end)
+
+    async def resume_at(self, partition: int, offset: int) -> None:
+        self._check()
+        self.resumed.append((partition, offset))
+
+    def pause(self, partition: int) -> None:
+        self._check()
+        self.paused.append(partition)
+
+    def known_end(self, partition: int) -> int | None:  # noqa: ARG002
+        return None if self.gone else self.end
+
+    def position(self, partition: int) -> int | None:  # noqa: ARG002
+        return None
+
+    async def commit(self, offsets: Mapping[int, int]) -> bool:
+        self.committed.append(offsets)
+        return True
+
+
+def records(*offsets: int) -> list[FakeRecord]:
+    return [
+        FakeRecord(
+            offset=offset,
+            value=Action(user_id="ann", item_id=offset, timestamp_ms=5, action_type=1).SerializeToString(),
+        )
+        for offset in offsets
+    ]
+
+
+@asynccontextmanager
+async def updating(node: Node, log: FakeLog) -> AsyncIterator[Updater[RecordingStore]]:
+    updater = node.make_updater()
+    updater.start()
+    try:
+        await updater.on_assigned(frozenset({PARTITION}), log)
+        yield updater
+    finally:
+        await updater.close()
+
+
+def items(node: Node) -> list[int]:
+    return [item for _, _, item, _ in node.disks[PARTITION].events]
+
+
+def make_node(applied: int = -1, **settings: Any) -> Node:
+    node = Node(KafkaSettings(), UpdaterSettings(**({"batch_max_wait_ms": 0} | settings)))
+    node.disks[PARTITION] = RecordingStore(PARTITION, applied_offset=applied)
+    return node
+
+
+async def hand_over(updater: Updater[RecordingStore], batch: Sequence[FakeRecord]) -> None:
+    await updater.wait_for_room()
+    await updater.on_records(PARTITION, batch)
+
+
+def test_records_at_or_below_the_applied_offset_are_passed_over() -> None:
+    node, log = make_node(applied=9), FakeLog(0, 20)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: log.resumed == [(PARTITION, 10)])
+            await hand_over(updater, records(*range(10)))
+            await hand_over(updater, records(*range(5, 15)))
+            await hand_over(updater, records(*range(12, 20)))
+            await until(lambda: node.disks[PARTITION].applied_offset == 19)
+
+    asyncio.run(run())
+    assert items(node) == list(range(10, 20))
+
+
+def test_a_gap_is_believed_once_the_log_has_shown_it_twice() -> None:
+    node, log = make_node(), FakeLog(0, 30)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            await hand_over(updater, records(0, 1, 2))
+            await hand_over(updater, records(7, 8))
+            assert log.resumed[-1] == (PARTITION, 3)
+            await hand_over(updater, records(5, 6, 7, 8))
+            assert log.resumed[2:] == [(PARTITION, 3)]
+            await hand_over(updater, records(5, 6, 7, 8))
+            await until(lambda: node.disks[PARTITION].applied_offset == 8)
+
+    asyncio.run(run())
+    assert items(node) == [0, 1, 2, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(("start", "end", "why"), [(4, 30, "the log starts at 4"), (0, 2, "the log ends at 2")])
+def test_a_log_that_moved_on_or_was_made_anew_is_refused(start: int, end: int, why: str) -> None:
+    node, log = make_node(), FakeLog(0, 30)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            await hand_over(updater, records(0, 1, 2))
+            await until(lambda: node.disks[PARTITION].applied_offset == 2)
+            log.start, log.end = start, end
+            await hand_over(updater, records(4, 5) if start else records(0, 1))
+            (status,) = updater.status()
+            assert status.state is PartitionState.REFUSING
+            assert why in status.reason
+            assert log.paused == [PARTITION]
+            assert node.directory.served == set()
+            await hand_over(updater, records(3, 4, 5))
+            await asyncio.sleep(0)
+            assert updater.status()[0].state is PartitionState.REFUSING
+
+    asyncio.run(run())
+    assert items(node) == [0, 1, 2]
+
+
+def test_what_was_handed_over_before_a_revocation_is_void() -> None:
+    node, log = make_node(batch_max_wait_ms=60_000), FakeLog(0, 10)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            await hand_over(updater, records(0, 1, 2))
+            log.gone = True
+            await updater.on_revoked(frozenset({PARTITION}))
+            await hand_over(updater, records(3, 4))
+            assert updater.status()[0].state is PartitionState.REVOKED
+            assert node.disks[PARTITION].open
+            again = FakeLog(0, 10)
+            await updater.on_assigned(frozenset({PARTITION}), again)
+            await until(lambda: again.resumed == [(PARTITION, 0)])
+            assert node.opened == [PARTITION]
+            await updater.on_assigned(frozenset(), FakeLog())
+            await until(lambda: not node.disks[PARTITION].open)
+            assert updater.status() == []
+
+    asyncio.run(run())
+    assert items(node) == []
+
+
+def test_a_partition_that_comes_back_while_it_is_let_go_is_open_in_the_end() -> None:
+    node = make_node()
+
+    async def run() -> None:
+        async with updating(node, FakeLog(0, 10)) as updater:
+            for _ in range(20):
+                await updater.on_revoked(frozenset({PARTITION}))
+                await updater.on_assigned(frozenset(), FakeLog())
+                await asyncio.sleep(0)
+                log = FakeLog(0, 10)
+                await updater.on_assigned(frozenset({PARTITION}), log)
+            await until(lambda: len(log.resumed) == 1)
+            await until(lambda: node.disks[PARTITION].open and node.directory.served == {PARTITION})
+
+    asyncio.run(run())
+    assert not node.disks[PARTITION].open
+
+
+def test_many_small_hand_overs_become_few_writes_and_the_order_stays() -> None:
+    node, log = make_node(batch_max_wait_ms=50), FakeLog(0, 1_000)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            for offset in range(1_000):
+                await hand_over(updater, records(offset))
+            await until(lambda: node.disks[PARTITION].applied_offset == 999)
+            (status,) = updater.status()
+            assert (status.records, status.events, status.lag) == (1_000, 1_000, 0)
+            assert status.batches < 20
+            assert status.state is PartitionState.SERVING
+
+    asyncio.run(run())
+    assert items(node) == list(range(1_000))
+
+
+def test_lag_that_nothing_comes_for_is_looked_into_before_it_is_taken_for_control_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node, log = make_node(), FakeLog(0, 5)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            await hand_over(updater, records(0, 1, 2))
+            await until(lambda: updater.status()[0].lag == 2)
+            monkeypatch.setattr(log, "position", lambda _: 5)
+            await until(lambda: len(log.resumed) == 2)
+            assert log.resumed[1] == (PARTITION, 3)
+            assert updater.status()[0].state is PartitionState.CATCHING_UP
+            await until(lambda: updater.status()[0].state is PartitionState.SERVING)
+            assert updater.status()[0].lag == 0
+            log.end = 6
+            await hand_over(updater, records(5))
+            await hand_over(updater, records(5))
+            await until(lambda: node.disks[PARTITION].applied_offset == 5)
+
+    asyncio.run(run())
+    assert items(node) == [0, 1, 2, 5]
+    assert len(log.resumed) == 3
+
+
+def test_a_batch_has_at_most_so_many_records() -> None:
+    node, log = make_node(batch_max_records=100), FakeLog(0, 1_000)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            await hand_over(updater, records(*range(1_000)))
+            assert not updater._room.is_set()
+            await until(lambda: node.disks[PARTITION].applied_offset == 999)
+            assert updater._room.is_set()
+            assert updater.status()[0].batches == 10
+
+    asyncio.run(run())
+
+
+def test_a_dead_letter_that_is_not_safe_stops_the_partition_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, log = make_node(), FakeLog(0, 10)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+
+            async def refuse(_: object) -> None:
+                raise DeadLetterError("not acknowledged: see to the cluster")
+
+            monkeypatch.setattr(updater._dead_letters, "publish", refuse)
+            await until(lambda: len(log.resumed) == 1)
+            await hand_over(updater, [*records(0), FakeRecord(offset=1, value=b"\xff")])
+            with pytest.raises(DeadLetterError):
+                await asyncio.wait_for(updater.wait(), 10)
+
+    asyncio.run(run())
+    assert node.disks[PARTITION].applied_offset == -1
+
+
+def test_the_commit_follows_the_store_and_is_made_once() -> None:
+    node, log = make_node(applied=4), FakeLog(0, 7)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            await hand_over(updater, records(5, 6))
+            await updater.drain()
+            await updater.commit()
+
+    asyncio.run(run())
+    assert log.committed == [{PARTITION: 7}]
+
+
+def test_a_new_store_starts_where_the_log_does() -> None:
+    node, log = make_node(), FakeLog(500, 502)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: log.resumed == [(PARTITION, 500)])
+            await hand_over(updater, records(500, 501))
+            await until(lambda: updater.status()[0].state is PartitionState.SERVING)
+
+    asyncio.run(run())
+    assert items(node) == [500, 501]
