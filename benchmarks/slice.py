@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from scorer.model import TransAct
 from store.actions import Kind
 from store.sequence import SequenceQuery
 from stream.producer import Delivery, LifelineProducer
-from stream.topics import create_topics
+from stream.topics import create_topics, delete_topics
 
 INGEST_RUNS = 3
 RATE_PER_S = 1_000
@@ -49,10 +50,13 @@ def run(bootstrap_servers: str | None) -> Report:
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
     is_given = loaded.origin["kafka.bootstrap_servers"] != DEFAULT
     given = loaded.settings.kafka.bootstrap_servers if is_given else None
-    with broker_or_given(given) as servers, tempfile.TemporaryDirectory(prefix="lifeline-bench-") as place:
+    with ExitStack() as stack:
+        servers = stack.enter_context(broker_or_given(given))
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-"))
         suffix = f"-bench-{uuid.uuid4().hex[:8]}"
         settings = settings_for(servers, Path(place), history.vocabulary, suffix=suffix)
         create_topics(settings.kafka)
+        stack.callback(delete_topics, settings.kafka)
         with progress() as bar:
             published = publish(settings.kafka, history.source(), history.embeddings, history.vocabulary, bar)
         _save_random_model(settings, history)

@@ -33,7 +33,7 @@ from store.actions import Kind
 from store.sequence import SequenceQuery
 from store.vocabulary import Role
 from stream.producer import LifelineProducer
-from stream.topics import create_topics
+from stream.topics import create_topics, delete_topics
 
 _CANDIDATES = 8
 _RECENT = 2_000
@@ -133,6 +133,8 @@ class _Demo:
         suffix = f"-demo-{uuid.uuid4().hex[:8]}" if self._given else ""
         settings = settings_for(servers, self._workdir, history.vocabulary, suffix=suffix)
         reports = create_topics(settings.kafka)
+        if self._given:
+            self._stack.callback(delete_topics, settings.kafka)
         rows = [(report.plan.name, report.state.value, report.plan.partitions) for report in reports]
         out.print(table(f"Topics at {servers}", ("topic", "state", "partitions>"), rows))
         return settings
@@ -242,7 +244,9 @@ class _Demo:
             )
             self._facts.scored_ms = (time.perf_counter() - acknowledged) * 1_000
         out.print(sequence_table(self._user, Kind.EXPLICIT, newest, settings.vocabulary))
-        out.print(scores_table(self._user, after, title=f"Scores with the new action (offset {at.offset})"))
+        out.print(
+            scores_table(self._user, after, title=f"The same candidates with the new action (offset {at.offset})")
+        )
         self._facts.score_before, self._facts.score_after = float(before.score[last]), float(after.score[last])
         out.print(
             f"readable {self._facts.visible_ms:.1f} ms and scored {self._facts.scored_ms:.1f} ms after its "
@@ -254,8 +258,8 @@ class _Demo:
         facts = self._facts
         rows = (
             ("actions published", f"{facts.actions:,} at {facts.actions / facts.publish_s:,.0f}/s"),
-            ("applied by the node", f"{facts.events_per_s:,.0f} events/s, from its assignment to lag 0"),
-            ("on disk after ingest", f"{facts.disk_bytes / 1e6:.1f} MB, not yet compacted, write-ahead log included"),
+            ("applied by the node", f"{facts.events_per_s:,.0f} events/s, from assignment to lag 0"),
+            ("on disk after ingest", f"{facts.disk_bytes / 1e6:.1f} MB with its write-ahead log"),
             ("a whole history", f"{facts.whole_events:,} events in {facts.whole_ms:.1f} ms over gRPC"),
             ("training", f"{facts.train_s:.0f} s"),
             ("restart of the node", f"{facts.restart_s:.1f} s"),

@@ -29,7 +29,7 @@ async def replay(
     or ends before `until`.
     """
     partition = TopicPartition(kafka.actions_topic, store.partition)
-    consumer = AIOKafkaConsumer(**kafka.client_options(), enable_auto_commit=False, auto_offset_reset="none")
+    consumer = AIOKafkaConsumer(**kafka.consumer_options(), auto_offset_reset="none")
     try:
         await consumer.start()
         consumer.assign([partition])

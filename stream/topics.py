@@ -138,6 +138,18 @@ def ensure_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
     return reports
 
 
+def delete_topics(settings: KafkaSettings) -> None:
+    """Delete the three topics, with everything in them; those that are missing are passed over.
+
+    For topics made for a demo or a benchmark on a shared cluster. Raises ClusterUnreachableError, StreamError.
+    """
+    plans = plan_topics(settings)
+    with _admin(settings) as admin:
+        there = _describe(admin, plans)
+        if there:
+            admin.delete_topics(sorted(there))
+
+
 @contextmanager
 def _admin(settings: KafkaSettings) -> Iterator[Any]:
     check_reachable(settings)

@@ -62,7 +62,7 @@ class Updater(Generic[StoreT]):
     """Holds the stores of the partitions that are assigned, and keeps them up with the log.
 
     `open_store` and `close_store` are called in threads; `open_store` may take as long as a restore takes. A
-    store is in the `directory` from when it is open until its partition goes to another node, or refuses.
+    store is in the `directory` from when it has met its log until its partition goes to another node, or refuses.
     All methods belong to one event loop.
     """
 
@@ -204,6 +204,7 @@ class Updater(Generic[StoreT]):
                     _log.warning("a new store starts where the log does", partition=held.number, offset=position)
                 if epoch != held.epoch or not self._meets_log(held, position, bounds, reader):
                     return
+                self._directory.add(store)
                 held.next_offset, held.consuming = position, True
                 held.progress_at = time.monotonic()
                 self._set_state(held, PartitionState.CATCHING_UP)
@@ -220,9 +221,7 @@ class Updater(Generic[StoreT]):
             held.store = self._open_store(held.number)
             return held.store
 
-        store = await run_to_end(opening)
-        self._directory.add(store)
-        return store
+        return await run_to_end(opening)
 
     def _meets_log(self, held: HeldPartition[StoreT], position: int, bounds: Bounds, reader: LogReader) -> bool:
         """Say whether the log still holds what follows the store; if not, the partition refuses."""

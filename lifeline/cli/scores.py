@@ -22,9 +22,9 @@ def scores_table(user: str, answer: Scores, *, title: str | None = None) -> Grou
         )
         for place, row in enumerate(order, start=1)
     ]
-    heading = title or f"{user}: scores by {answer.model} {answer.model_version} (offset {answer.as_of.applied_offset})"
+    heading = title or f"{user}: score, and probability by head, by model {answer.model_version}"
     notes = () if answer.embedding_known.all() else ("",)
-    columns = ("rank>", "item>", "score>", *(f"p({head})>" for head in answer.heads), *notes)
+    columns = ("rank>", "item>", "score>", *(f"{head}>" for head in answer.heads), *notes)
     return table(heading, columns, rows)
 
 

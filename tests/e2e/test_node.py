@@ -1,5 +1,6 @@
 """A node and its log, record by record: dead letters, erasure, the cap, and what gRPC answers."""
 
+import asyncio
 import json
 import random
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from aiokafka import AIOKafkaProducer
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
@@ -128,6 +130,27 @@ def read_dead_letters(kafka: KafkaSettings, count: int) -> dict[str, Any]:
 
 def headers(record: Any) -> dict[str, bytes]:
     return dict(record.headers)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_batches_of_other_producers_are_read_whatever_they_compress_with(running: Running, codec: str) -> None:
+    async def produce() -> int:
+        producer = AIOKafkaProducer(bootstrap_servers=running.kafka.servers, compression_type=codec, acks="all")
+        await producer.start()
+        try:
+            sent = action(codec)
+            key = codec.encode()
+            at = await producer.send_and_wait(
+                running.kafka.actions_topic,
+                sent.SerializeToString(),
+                key=key,
+                partition=partition_of(key, running.kafka.partitions),
+            )
+            return int(at.offset)
+        finally:
+            await producer.stop()
+
+    assert running.identities(codec, asyncio.run(produce())) == [Identity(NOW_MS, 7, 257)]
 
 
 def test_a_null_value_erases_and_later_actions_are_kept(running: Running) -> None:

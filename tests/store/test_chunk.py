@@ -144,6 +144,14 @@ def test_sizes_are_checked_before_anything_is_made_of_them(
     assert all(size == 40 for size in made)
 
 
+@pytest.mark.parametrize("n", [1, 39, 41, chunk.MAX_EVENTS])
+def test_a_header_that_counts_other_events_than_its_columns_is_corrupt(n: int) -> None:
+    broken = bytearray(CHUNKS[2])
+    struct.pack_into("<H", broken, 2, n)
+    with pytest.raises(CorruptRecordError):
+        chunk.decode(signed(bytes(broken)))
+
+
 @pytest.mark.parametrize(("at", "value"), [(0, 2), (0, 0), (1, 1), (1, 0x80)])
 def test_a_format_of_the_future_is_refused(at: int, value: int) -> None:
     broken = bytearray(CHUNKS[1])

@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 import sys
@@ -31,7 +32,8 @@ def apply(table: EmbeddingTable, rows: list[tuple[int, int]], offset: int, parti
 
 
 def check(table: EmbeddingTable, model: dict[int, int]) -> None:
-    ids = np.array([*model, 999_999_999], np.uint64)
+    absent = next(item for item in itertools.count() if item not in model)
+    ids = np.array([*model, absent], np.uint64)
     embedding, known = table.lookup(ids)
     assert embedding.dtype == np.int8
     assert embedding.shape == (len(ids), 32)

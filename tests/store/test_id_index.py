@@ -1,12 +1,14 @@
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from store.id_index import IdIndex
 
@@ -97,3 +99,57 @@ def test_readers_see_right_ordinals_while_it_grows() -> None:
         for reader in readers:
             reader.join(20)
     assert not wrong
+
+
+class Interrupted(IdIndex):
+    """Lets others in at the two moments at which the table and its ids may not fit each other."""
+
+    def __init__(self) -> None:
+        self.between: Callable[[], object] | None = None
+        super().__init__()
+
+    def _let_in(self, name: str) -> None:
+        if name in ("_ids", "_table") and self.between is not None:
+            between, self.between = self.between, None
+            between()
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name in ("_ids", "_table"):
+            self._let_in(name)
+        return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        self._let_in(name)
+
+
+def test_a_reader_may_be_overtaken_by_growth() -> None:
+    index, known, new = Interrupted(), np.arange(900, dtype=np.uint64), np.arange(900, 9_000, dtype=np.uint64)
+    index.add(known)
+    everything = np.concatenate([known, new])
+    index.between = lambda: index.add(new)
+    found = index.find(everything)
+    assert len(index) == 9_000
+    assert found[:900].tolist() == list(range(900))
+    assert set(found[900:].tolist()) <= {-1, *range(900, 9_000)}
+
+
+def test_a_reader_may_come_in_the_middle_of_growth() -> None:
+    index, known, new = Interrupted(), np.arange(900, dtype=np.uint64), np.arange(900, 9_000, dtype=np.uint64)
+    index.add(known)
+    found: list[list[int]] = []
+    unknown = index.find(new)
+    assert (unknown == -1).all()
+    # Armed when the larger arrays are put in place, between the first and the second.
+    real = index._resize
+
+    def resize(capacity: int, ids: NDArray[np.uint64]) -> None:
+        index.between = lambda: found.append(index.find(np.concatenate([known, new])).tolist())
+        real(capacity, ids)
+
+    vars(index)["_resize"] = resize
+    index.add(new)
+    assert len(found) == 1
+    assert found[0][:900] == list(range(900))
+    assert index.find(new).tolist() == list(range(900, 9_000))

@@ -126,6 +126,14 @@ class PartitionMachine(RuleBasedStateMachine):
     def apply_many_at_one_moment(self, user: bytes, at: int, n: int) -> None:
         self._apply([Event(user, at, number * 37 % 41, 300) for number in range(n)])
 
+    @rule(user=st.sampled_from(USERS), kind=st.sampled_from(Kind), below=st.integers(0, 9), above=st.integers(1, 40))
+    def apply_at_both_ends(self, user: bytes, kind: Kind, below: int, above: int) -> None:
+        # The oldest chunk takes the late ones, moves its fence, and may be trimmed away by the new ones at once.
+        kept = [each.timestamp_ms for each in self.model.identities(user, kind) if abs(each.timestamp_ms) < 1 << 40]
+        low, high = (kept[0], kept[-1]) if kept else (0, 0)
+        moments = [*range(low - below, low), *range(high + 1, high + 1 + above)]
+        self._apply([Event(user, at, at % 3, 257, kind) for at in moments])
+
     @precondition(lambda self: self.seen)
     @rule(data=st.data())
     def apply_again(self, data: st.DataObject) -> None:
@@ -213,6 +221,18 @@ def test_a_user_with_20_000_actions_keeps_the_newest_16_384(tmp_path: Path, orde
     store.apply(batch_of(arrival), offset=20_000)
     model.check(store)
     assert store.apply(ActionBatch.empty(), offset=20_001) == (0, 0, 0, 0, 0)
+    store.close()
+
+
+def test_a_fence_that_moved_is_trimmed_with_its_chunk(tmp_path: Path) -> None:
+    # The late event moves the oldest chunk to a lower fence, and the new ones drop that chunk in the same batch.
+    store, model = open_store(tmp_path, tiny()), Model(tiny())
+    for offset, moments in enumerate([range(100, 110), [50, *range(200, 221)]]):
+        events = [Event(b"ann", at, 1, 257) for at in moments]
+        model.apply(events)
+        store.apply(batch_of(events), offset=offset)
+        model.check(store)
+        check_layout(store, tiny())
     store.close()
 
 

@@ -1,9 +1,11 @@
+import time
+
 import pytest
 from kafka import KafkaAdminClient
 
 from stream.errors import ClusterUnreachableError, TopicMismatchError
 from stream.settings import KafkaSettings
-from stream.topics import TopicState, check_topics, create_topics, ensure_topics, plan_topics
+from stream.topics import TopicState, check_topics, create_topics, delete_topics, ensure_topics, plan_topics
 
 pytestmark = pytest.mark.kafka
 
@@ -66,3 +68,12 @@ def test_a_cluster_that_is_not_there() -> None:
     settings = KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=300)
     with pytest.raises(ClusterUnreachableError, match=r"127\.0\.0\.1:1 does not answer.*lifeline broker"):
         create_topics(settings)
+
+
+def test_topics_that_were_made_for_once_go_again(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    delete_topics(kafka_settings)
+    deadline = time.monotonic() + 20
+    while any(report.state is not TopicState.MISSING for report in check_topics(kafka_settings)):
+        assert time.monotonic() < deadline, "the topics are still there"
+    delete_topics(kafka_settings)

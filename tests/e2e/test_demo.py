@@ -1,0 +1,30 @@
+"""The demo, as a newcomer runs it, with a training that is shorter."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.kafka
+
+
+def test_the_demo_ends_by_itself_and_tells_what_it_measured(bootstrap_servers: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lifeline", "demo", "--train-seconds", "5", "--bootstrap-servers", bootstrap_servers],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=os.environ | {"COLUMNS": "120"},
+    )
+    assert done.returncode == 0, done.stderr
+    for step in ("A history", "Apache Kafka", "Publish", "A node", "Read", "Train", "Score", "One more action"):
+        assert re.search(rf"^\d\. {step}", done.stdout, re.MULTILINE), step
+    assert "lag 0: serving" in done.stdout
+    assert "tokens selected" in done.stdout
+    moved = re.search(r"score went from (\d\.\d+) to\s+(\d\.\d+)", done.stdout)
+    assert moved is not None
+    assert moved[1] != moved[2]
+    assert "what you have just seen" in done.stdout
