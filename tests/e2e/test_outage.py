@@ -1,0 +1,46 @@
+"""The broker dies and comes back: the node reads on meanwhile, and then goes on by itself."""
+
+from pathlib import Path
+
+import pytest
+
+from lifeline.broker import Broker, free_port
+from lifeline.client import LifelineClient
+from lifeline.v1.action_pb2 import Action
+from store.actions import Kind
+from stream.producer import LifelineProducer
+from stream.settings import KafkaSettings
+from stream.topics import create_topics
+from tests.e2e.conftest import READY_S, NodeMaker
+
+pytestmark = pytest.mark.kafka
+
+
+def test_a_broker_that_dies_and_comes_back(tmp_path: Path, make_node: NodeMaker) -> None:
+    port, logs = free_port(), tmp_path / "kafka"
+    broker = Broker.start(logs, port=port)
+    try:
+        kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
+        create_topics(kafka)
+        node = make_node(kafka)
+        node.start()
+        node.wait_ready(READY_S)
+        with LifelineClient(node.address, timeout_s=60) as client:
+
+            def act(item: int) -> int:
+                with LifelineProducer(node.settings.kafka) as producer:
+                    sent = Action(user_id="u", item_id=item, timestamp_ms=1_700_000_000_000 + item, action_type=1)
+                    return producer.publish(sent).result(30).offset
+
+            def items(offset: int | None = None) -> list[int]:
+                sequence = client.get_sequence("u", min_offset=offset).sequences[Kind.EXPLICIT]
+                return [identity.item_id for identity in sequence.identities()]
+
+            assert items(act(1)) == [1]
+            broker.kill()
+            assert items() == [1]
+            broker = Broker.start(logs, port=port)
+            assert items(act(2)) == [1, 2]
+        assert node.stop() == 0
+    finally:
+        broker.kill()
