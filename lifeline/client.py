@@ -22,23 +22,13 @@ from numpy.typing import NDArray
 from lifeline.v1 import score_pb2, sequence_pb2
 from lifeline.v1.score_pb2_grpc import ScoreServiceStub
 from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
-from store.actions import Kind
 from store.sequence import EMBEDDING_DIM, AsOf, Column, SequenceQuery, UserSequences
 from store.sequence import Sequence as EventSequence
+from store.wire import KINDS, WIRE_COLUMNS, WIRE_KINDS
 
 MAX_REPLY_BYTES = 256 << 20
 
 Reply = TypeVar("Reply")
-
-_KINDS = {Kind.EXPLICIT: sequence_pb2.KIND_EXPLICIT, Kind.IMPRESSION: sequence_pb2.KIND_IMPRESSION}
-_KINDS_READ = {wire: kind for kind, wire in _KINDS.items()}
-_COLUMNS = {
-    Column.TIMESTAMP_MS: sequence_pb2.COLUMN_TIMESTAMP_MS,
-    Column.ITEM_ID: sequence_pb2.COLUMN_ITEM_ID,
-    Column.ACTION_TYPE: sequence_pb2.COLUMN_ACTION_TYPE,
-    Column.SURFACE: sequence_pb2.COLUMN_SURFACE,
-    Column.EMBEDDING: sequence_pb2.COLUMN_EMBEDDING,
-}
 
 
 class LifelineError(Exception):
@@ -148,16 +138,16 @@ class LifelineClient:
             raise ValueError(f"newest is {query.newest}: ask for at least one event, or None for all")
         request = sequence_pb2.GetSequenceRequest(
             user_id=user_id,
-            kinds=[_KINDS[kind] for kind in query.kinds],
+            kinds=[WIRE_KINDS[kind] for kind in query.kinds],
             newest=query.newest or 0,
             from_timestamp_ms=query.from_timestamp_ms,
             to_timestamp_ms=query.to_timestamp_ms,
             action_types=sorted(query.action_types),
-            columns=[wire for column, wire in _COLUMNS.items() if column in query.columns],
+            columns=[wire for column, wire in WIRE_COLUMNS.items() if column in query.columns],
             min_offset=min_offset,
         )
         reply = self._call(self._sequences.GetSequence, request, timeout_s)
-        sequences = {_KINDS_READ[part.kind]: _unpack(part, query.columns) for part in reply.sequences}
+        sequences = {KINDS[part.kind]: _unpack(part, query.columns) for part in reply.sequences}
         return UserSequences(_as_of(reply.as_of), sequences)
 
     def score(
@@ -174,7 +164,7 @@ class LifelineClient:
     ) -> Scores:
         """Return the candidates' scores on the user's history as it is now.
 
-        `embeddings` gives int8[32] for items that the node's item table may lack; `timestamp_ms` is when the
+        `embeddings` gives int8[32] for items that the node's embedding table may lack; `timestamp_ms` is when the
         request is made, now when not given; `min_offset` as in `get_sequence`.
         """
         given = {item_id: _embedding(item_id, row) for item_id, row in (embeddings or {}).items()}

@@ -55,7 +55,7 @@ class NodeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data_dir: Annotated[Path, Field(description="the partitions and the item table")] = Path("data")
+    data_dir: Annotated[Path, Field(description="the partitions and the embedding table")] = Path("data")
     grpc_address: Annotated[
         str,
         Field(pattern=r"^.+:\d{1,5}$", description="host:port that gRPC listens on; port 0 takes a free one"),
@@ -63,6 +63,9 @@ class NodeSettings(BaseModel):
     max_concurrent_rpcs: Annotated[int, Field(ge=1, le=65_536, description="calls at once; more are refused")] = 128
     max_message_mib: Annotated[int, Field(ge=1, le=1_024, description="largest request and reply")] = 4
     stop_deadline_s: Annotated[float, Field(gt=0, le=3_600, description="a graceful stop's deadline")] = 30.0
+    drain_s: Annotated[
+        float, Field(ge=0, le=600, description="of it: how long callers may still come after NOT_SERVING")
+    ] = 1.0
     log_format: Annotated[Literal["console", "json"], Field(description="how log lines look")] = "console"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="the least that is logged")
@@ -111,6 +114,10 @@ class Loaded:
 
     settings: Settings
     origin: Mapping[str, str]
+
+    def is_given(self, key: str) -> bool:
+        """Say whether anybody set a setting, by its dotted key."""
+        return self.origin[key] != DEFAULT
 
     def rows(self) -> list[Row]:
         """Return every setting in the order of the tree, secrets masked."""

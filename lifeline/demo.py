@@ -21,7 +21,7 @@ from lifeline.cli.data import sequence_table
 from lifeline.cli.fetch import fetch_display
 from lifeline.cli.scores import scores_table, tokens_table
 from lifeline.client import LifelineClient, Scores
-from lifeline.config import DEFAULT, Settings, load_settings
+from lifeline.config import Settings, load_settings
 from lifeline.history import History, demo_history
 from lifeline.node_process import Event, NodeProcess, settings_for
 from lifeline.paths import partition_dir, partitions_in
@@ -62,7 +62,7 @@ class _Facts:
 def run_demo(*, keep: bool, bootstrap_servers: str | None, train_seconds: float) -> None:
     """Run the demo; with `keep` everything runs on until Ctrl-C. Raises what its parts raise."""
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
-    is_given = loaded.origin["kafka.bootstrap_servers"] != DEFAULT
+    is_given = loaded.is_given("kafka.bootstrap_servers")
     workdir = Path(tempfile.mkdtemp(prefix="lifeline-demo-"))
     try:
         with ExitStack() as stack:

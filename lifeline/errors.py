@@ -14,3 +14,10 @@ class ServerError(NodeError):
 
 class NodeProcessError(NodeError):
     """A node in a process of its own ended, or did not become ready; its last log lines are in the message."""
+
+
+class DataDirError(NodeError):
+    """The node's data directory cannot be used.
+
+    Operators: name another one, or give the node's user leave to write there.
+    """

@@ -78,7 +78,7 @@ def _read(repository: Path, vocabulary: Vocabulary) -> Iterator[Action]:
             user_id = known_user(token.removeprefix(_COMMIT))
             # A broken commit has no author time, or an absurd one: the beginning of time is as good as any.
             seconds = next(tokens, b"")
-            timestamp_ms = int(seconds) * 1000 if seconds.isdigit() and len(seconds) < 13 else 0
+            timestamp_ms = int(seconds) * 1000 if seconds.isdigit() and len(seconds) < 13 else 1
         elif status := token.strip():
             path = next(tokens, b"")
             if status in types:

@@ -1,6 +1,6 @@
 """A node: Faust worker, partition stores, gRPC server and scorer wired into one process.
 
-It starts from the inside out (stores' memory, item table, server, stream), is ready once the items are in and
+It starts from the inside out (stores' memory, embedding table, server, stream), is ready once the items are in and
 every partition that the group gave it serves, and ends in the other order. It crashes rather than live without
 consuming: a supervisor starts it again, and the store's applied offset says where.
 """
@@ -10,13 +10,16 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 
 from lifeline.config import Settings
+from lifeline.deadline import Deadline
+from lifeline.errors import DataDirError
 from lifeline.paths import items_dir, partition_dir
 from lifeline.server import NodeServer
 from scorer import weights
@@ -47,6 +50,8 @@ _MIB = 1 << 20
 _READY = frozenset({PartitionState.SERVING})
 _NOT_LIVE = frozenset({PartitionState.STALLED})
 
+_T = TypeVar("_T")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -56,19 +61,28 @@ async def run_node(settings: Settings) -> None:
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
+    stopping = Deadline(settings.node.stop_deadline_s)
     async with AsyncExitStack() as stack:
-        node = await Node.start(settings, stack)
-        tasks = [asyncio.create_task(node.run()), asyncio.create_task(asked.wait())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            node.leave()
-        if tasks[0].done() and not tasks[0].cancelled():
-            tasks[0].result()
+        node = await _unless(asked, Node.start(settings, stack, stopping))
+        if node is not None:
+            await _unless(asked, node.run())
+        stopping.begin()
         _log.info("stopping", deadline_s=settings.node.stop_deadline_s)
+        if node is not None:
+            await node.leave(min(settings.node.drain_s, stopping.left()))
     _log.info("stopped")
+
+
+async def _unless(asked: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """Return what `work` gives, or None when a stop is asked for first: it is then cancelled."""
+    doing, waiting = asyncio.create_task(work), asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        return doing.result() if doing.done() else None
+    finally:
+        doing.cancel()
+        waiting.cancel()
+        await asyncio.gather(doing, waiting, return_exceptions=True)
 
 
 class Node:
@@ -89,8 +103,8 @@ class Node:
         self._started = time.monotonic()
 
     @classmethod
-    async def start(cls, settings: Settings, stack: AsyncExitStack) -> "Node":
-        """Start every part; `stack` stops them again. Raises what the parts raise."""
+    async def start(cls, settings: Settings, stack: AsyncExitStack, stopping: Deadline) -> "Node":
+        """Start every part; `stack` stops them again, within `stopping`. Raises what the parts raise."""
         stack.enter_context(_locked(settings.node.data_dir))
         await asyncio.to_thread(ensure_topics, settings.kafka)
         partitions = settings.kafka.partitions
@@ -105,30 +119,26 @@ class Node:
             return PartitionStore.open(path, partition=number, settings=settings.store, memory=memory)
 
         items = ItemFollower(settings.kafka, embeddings)
+        stack.push_async_callback(lambda: items.stop(stopping.left()))
         await items.start()
-        stack.push_async_callback(items.stop)
         updater = Updater(
             settings.updater,
-            Rules(
-                vocabulary=settings.vocabulary,
-                partitions=partitions,
-                max_action_bytes=settings.updater.max_action_bytes,
-                max_future_ms=settings.updater.max_future_ms,
-            ),
+            Rules.of(settings.vocabulary, partitions, settings.updater),
             open_store=open_store,
             close_store=PartitionStore.close,
             directory=directory,
             dead_letters=DeadLetterPublisher(settings.kafka, settings.updater),
         )
         stream = ActionStream(settings.kafka, settings.updater, updater)
-        stack.push_async_callback(stream.stop)
+        stack.push_async_callback(lambda: stream.stop(stopping.left()))
         max_reply_bytes = settings.node.max_message_mib * _MIB
         server = NodeServer(
             settings.node,
             SequenceService(directory, max_reply_bytes=max_reply_bytes),
             ScoreService(directory, models, settings.vocabulary, settings.scorer, max_reply_bytes=max_reply_bytes),
         )
-        stack.push_async_callback(asyncio.to_thread, server.stop, settings.node.stop_deadline_s / 2)
+        # Calls under way get half of what is left: applying what waits needs the rest.
+        stack.push_async_callback(lambda: asyncio.to_thread(server.stop, stopping.left() / 2))
         _log.info("listening", grpc_address=server.address, pid=os.getpid())
         await stream.start()
         return cls(server, stream, items, directory, embeddings)
@@ -146,9 +156,10 @@ class Node:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def leave(self) -> None:
-        """Tell callers to go elsewhere: the first step of a graceful stop."""
+    async def leave(self, drain_s: float) -> None:
+        """Begin a stop: tell callers to go elsewhere, and serve those who have not heard for `drain_s` seconds."""
         self._server.set_ready(ready=False)
+        await asyncio.sleep(drain_s)
 
     async def _watch(self) -> None:
         """Look at the partitions many times a second; tell of progress once a second while there is any."""
@@ -174,7 +185,7 @@ class Node:
             await asyncio.sleep(_WATCH_S)
 
     async def _sync_items(self) -> None:
-        """Bring what other processes see of the item table up to date once a second, and before `ready`."""
+        """Bring what other processes see of the embeddings up to date once a second, and before `ready`."""
         await self._items.caught_up.wait()
         while True:
             await asyncio.to_thread(self._embeddings.sync)
@@ -209,9 +220,16 @@ def _load_model(settings: Settings, embeddings: EmbeddingTable) -> ModelHolder:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory: two nodes in one would overwrite each other's item table."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "node.lock").open("w") as lock:
+    """Hold the data directory: two nodes in one would overwrite each other's embeddings."""
+    with ExitStack() as stack:
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((data_dir / "node.lock").open("w"))
+        except OSError as error:
+            raise DataDirError(
+                f"{data_dir} cannot be used ({error.strerror}): name another directory with --data-dir, or give this "
+                "user leave to write there"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -1,6 +1,7 @@
 """A node as a child process, for the demo, the tests and the benchmarks: start, follow, stop, kill."""
 
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lifeline.broker import free_port
-from lifeline.config import Settings, load_settings
+from lifeline.config import PREFIX, Settings, load_settings
 from lifeline.errors import NodeProcessError
 from lifeline.guard import Guard
 from store.vocabulary import Vocabulary
@@ -43,10 +44,13 @@ def settings_for(
         "kafka.group_id": f"lifeline{suffix}",
         "node.data_dir": str(workdir / "data"),
         "node.grpc_address": f"127.0.0.1:{free_port()}",
+        # Nobody balances calls to it, so nobody has to be told before it stops.
+        "node.drain_s": 0,
         "scorer.models_dir": str(workdir / "models"),
-        "vocabulary": vocabulary.model_dump(mode="json"),
     }
-    return load_settings(None, values | dict(flags or {})).settings
+    settings = load_settings(None, values | dict(flags or {})).settings
+    # Not merged with the configuration's: two vocabularies need not fit.
+    return settings.model_copy(update={"vocabulary": vocabulary})
 
 
 def write_settings(path: Path, settings: Settings) -> None:
@@ -96,6 +100,8 @@ class NodeProcess:
         self._events = queue.Queue()
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-m", "lifeline", "node", "--config", str(self.config)],
+            # The file has every setting: a variable of ours would stand above it.
+            env={name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

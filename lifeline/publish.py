@@ -1,12 +1,13 @@
 """Publishing a source: embeddings first, then its actions, with a progress bar."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from rich.progress import Progress
 
-from lifeline.sources import Source
+from lifeline.sources import Source, SourceError
 from lifeline.v1.item_pb2 import Item
 from store.vocabulary import Vocabulary
 from stream.producer import LifelineProducer
@@ -21,6 +22,8 @@ class Published(NamedTuple):
     actions: int
     items: int
     seconds: float
+    busiest_user: str
+    """The user with the most actions; empty without any."""
 
 
 def publish(
@@ -38,12 +41,21 @@ def publish(
             embeddings += 1
         task = progress.add_task(f"publishing {source.name}", total=source.total, note="")
         actions = 0
-        for action in source:
-            producer.publish(action)
-            actions += 1
-            if actions % _UPDATE_EVERY == 0:
-                rate = actions / (time.monotonic() - started)
-                progress.update(task, completed=actions, note=f"{rate:,.0f}/s")
+        of_user: Counter[str] = Counter()
+        try:
+            for action in source:
+                producer.publish(action)
+                of_user[action.user_id] += 1
+                actions += 1
+                if actions % _UPDATE_EVERY == 0:
+                    rate = actions / (time.monotonic() - started)
+                    progress.update(task, completed=actions, note=f"{rate:,.0f}/s")
+        except SourceError as error:
+            producer.flush()
+            raise SourceError(
+                f"{error}. The {actions:,} actions before it are published: publishing them again changes nothing"
+            ) from error
         producer.flush()
         progress.update(task, completed=actions, total=actions)
-    return Published(actions, embeddings, time.monotonic() - started)
+    busiest = of_user.most_common(1)
+    return Published(actions, embeddings, time.monotonic() - started, busiest[0][0] if busiest else "")

@@ -1,7 +1,7 @@
 """The gRPC server of a node: the two services, health, reflection, and the limits that hold for every call."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +23,9 @@ SERVICES = (
 )
 
 _SPARE_THREADS = 8
+_WAITING_CALLS = 1_024
+# Each holds a thread for as long as its caller likes.
+_REFLECTION_STREAMS = 4
 _MIB = 1 << 20
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +52,7 @@ class NodeServer:
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
             interceptors=[_Limits(most)],
             options=options,
-            maximum_concurrent_rpcs=threads,
+            maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )
         sequence_pb2_grpc.add_SequenceServiceServicer_to_server(sequences, self._server)
         score_pb2_grpc.add_ScoreServiceServicer_to_server(scores, self._server)
@@ -101,6 +104,7 @@ class _Limits(_Interceptor):
     def __init__(self, most: int) -> None:
         self._most = most
         self._free = threading.BoundedSemaphore(most)
+        self._reflection = threading.BoundedSemaphore(_REFLECTION_STREAMS)
 
     def intercept_service(
         self,
@@ -108,22 +112,16 @@ class _Limits(_Interceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         handler = continuation(handler_call_details)
-        # Health and reflection must answer most of all when the node is full.
+        if handler is not None and handler.stream_stream is not None:
+            return self._limit_streams(handler)
+        # Health must answer most of all when the node is full.
         if handler is None or not str(handler_call_details.method).startswith(tuple(f"/{name}/" for name in SERVICES)):
             return handler
         behaviour = cast("Callable[[Message, grpc.ServicerContext], Message]", handler.unary_unary)
 
         def limited(request: Message, context: grpc.ServicerContext) -> Message:
             if not self._free.acquire(blocking=False):
-                abort(
-                    context,
-                    Refusal(
-                        grpc.StatusCode.RESOURCE_EXHAUSTED,
-                        Reason.OVERLOADED,
-                        f"{self._most} calls are under way: retry with exponential back-off, or add nodes",
-                        limit=str(self._most),
-                    ),
-                )
+                abort(context, _overloaded(self._most, "calls are under way"))
             try:
                 return behaviour(request, context)
             except Exception as error:
@@ -138,6 +136,33 @@ class _Limits(_Interceptor):
         return grpc.unary_unary_rpc_method_handler(
             limited, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
         )
+
+    def _limit_streams(self, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
+        """Bound the streams of reflection, the only service that has any."""
+        behaviour = cast(
+            "Callable[[Iterator[Message], grpc.ServicerContext], Iterator[Message]]", handler.stream_stream
+        )
+
+        def limited(requests: Iterator[Message], context: grpc.ServicerContext) -> Iterator[Message]:
+            if not self._reflection.acquire(blocking=False):
+                abort(context, _overloaded(_REFLECTION_STREAMS, "reflection streams are open"))
+            try:
+                yield from behaviour(requests, context)
+            finally:
+                self._reflection.release()
+
+        return grpc.stream_stream_rpc_method_handler(
+            limited, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+
+
+def _overloaded(most: int, what: str) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Reason.OVERLOADED,
+        f"{most} {what}: retry with exponential back-off, or add nodes",
+        limit=str(most),
+    )
 
 
 def _code(context: grpc.ServicerContext) -> grpc.StatusCode | None:

@@ -85,7 +85,7 @@ class _Rows:
         return Action(
             user_id=_user_id(user_id),
             item_id=_whole("item_id", item_id, MAX_ITEM_ID),
-            timestamp_ms=_whole("timestamp_ms", timestamp_ms, MAX_TIMESTAMP_MS),
+            timestamp_ms=_whole("timestamp_ms", timestamp_ms, MAX_TIMESTAMP_MS, least=1),
             action_type=_known("action_type", action_type, self._types),
             surface=_known("surface", surface, self._surfaces),
             event_id=None if event_id is None or event_id == "" else str(event_id),
@@ -121,14 +121,14 @@ def _user_id(value: object) -> str:
     return text
 
 
-def _whole(name: str, value: object, largest: int) -> int:
+def _whole(name: str, value: object, largest: int, *, least: int = 0) -> int:
     number = None
     if type(value) is int:
         number = value
     elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
         number = int(value)
-    if number is None or not 0 <= number <= largest:
-        raise ValueError(f"{name} is {value!r}: give a whole number from 0 to {largest}")
+    if number is None or not least <= number <= largest:
+        raise ValueError(f"{name} is {value!r}: give a whole number from {least} to {largest}")
     return number
 
 

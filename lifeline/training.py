@@ -1,17 +1,17 @@
 """Training a model on what a node has stored."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 
 from lifeline.config import Settings
-from lifeline.paths import items_dir, partition_dir, partitions_in
+from lifeline.paths import items_dir
+from lifeline.stored import opened
 from scorer import weights
 from scorer.settings import TrainSettings
 from scorer.train import Progress, train
 from scorer.weights import Manifest
 from store.actions import Kind
 from store.embeddings import EmbeddingTable
-from store.memory import SharedMemory
-from store.partition import PartitionStore
 from store.reader import SequenceReader
 from store.sequence import Column, Sequence, SequenceQuery
 
@@ -34,22 +34,8 @@ def train_from_store(settings: Settings, training: TrainSettings, progress: Prog
 
 def _histories(settings: Settings) -> Iterator[Mapping[Kind, Sequence]]:
     query = SequenceQuery(kinds=tuple(Kind), columns=Column.ALL)
-    memory = SharedMemory(settings.store)
-    embeddings = EmbeddingTable.open(items_dir(settings.node.data_dir))
-    try:
-        for number in partitions_in(settings.node.data_dir):
-            store = PartitionStore.open(
-                partition_dir(settings.node.data_dir, number),
-                partition=number,
-                settings=settings.store,
-                memory=memory,
-                read_only=True,
-            )
-            try:
-                reader = SequenceReader(store, embeddings)
-                for user in store.users():
-                    yield reader.read(user, query).sequences
-            finally:
-                store.close()
-    finally:
-        embeddings.close()
+    with opened(settings) as stores, closing(EmbeddingTable.open(items_dir(settings.node.data_dir))) as embeddings:
+        for store in stores:
+            reader = SequenceReader(store, embeddings)
+            for user in store.users():
+                yield reader.read(user, query).sequences

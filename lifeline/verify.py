@@ -4,46 +4,51 @@ import asyncio
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Group
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
-from lifeline.cli.console import table
 from lifeline.client import LifelineClient
 from lifeline.config import Settings
-from lifeline.paths import partition_dir, partitions_in
 from lifeline.sources import Source
+from lifeline.stored import opened
 from store.actions import Identity, Kind
-from store.errors import StoreError
 from store.fingerprint import as_text
 from store.memory import SharedMemory
 from store.partition import PartitionStore
 from store.reader import SequenceReader
+from store.recount import recount
 from store.sequence import SequenceQuery
 from stream.decode import Rules
 from stream.replay import replay
 
 _NAMED = 20
+_BOTH = SequenceQuery(kinds=tuple(Kind))
 
 
 class Comparison(NamedTuple):
-    """One thing that was compared: a partition with its log, or the whole with a file."""
+    """One thing that was compared: a partition with its log, or a node's answers with a file."""
 
     name: str
-    """Partition, or file."""
+    """The partition, or the file."""
     as_of: int
     """Applied offset of the state; -1 where it is not one partition's."""
     events: int
-    """Events in the state."""
+    """Events that are stored."""
     found: str
-    """Fingerprint, or users, of the state."""
+    """What the stored events add up to: a fingerprint, or how many users are right."""
     wanted: str
     """The same of what it must equal."""
+    equal: bool
+    """Whether everything that was compared is the same."""
     different_users: tuple[str, ...]
     """Users whose sequences differ."""
+    note: str = ""
+    """What else is wrong."""
 
 
 @dataclass(slots=True)
@@ -51,27 +56,14 @@ class VerifyReport:
     """What verify found."""
 
     against: str
+    advice: str
+    """What to do when it differs."""
     comparisons: list[Comparison] = field(default_factory=list)
 
     @property
     def equal(self) -> bool:
         """Whether everything that was compared is the same."""
-        return all(one.found == one.wanted and not one.different_users for one in self.comparisons)
-
-    def table(self) -> Group:
-        """Return what people read."""
-        rows = [
-            (
-                one.name,
-                one.as_of if one.as_of >= 0 else "-",
-                f"{one.events:,}",
-                one.found,
-                one.wanted,
-                "equal" if one.found == one.wanted and not one.different_users else "DIFFERENT",
-            )
-            for one in self.comparisons
-        ]
-        return table(f"The state against {self.against}", ("", "offset>", "events>", "found", "wanted", "result"), rows)
+        return all(one.equal for one in self.comparisons)
 
     def summary(self) -> str:
         """Return the result in a sentence."""
@@ -79,7 +71,9 @@ class VerifyReport:
             return f"equal: the state is what {self.against} gives"
         users = [user for one in self.comparisons for user in one.different_users]
         named = ", ".join(users[:_NAMED]) + (f" and {len(users) - _NAMED} more" if len(users) > _NAMED else "")
-        return f"DIFFERENT: {named or 'see the fingerprints'}. Stop the node, set its data aside and start it again"
+        notes = "; ".join(one.note for one in self.comparisons if one.note)
+        found = "; ".join(part for part in (f"users {named}" if users else "", notes) if part)
+        return f"DIFFERENT: {found}. {self.advice}"
 
     def as_json(self) -> dict[str, object]:
         """Return everything, for programs."""
@@ -93,101 +87,94 @@ class VerifyReport:
 def verify_log(settings: Settings, progress: Progress) -> VerifyReport:
     """Rebuild each partition aside, up to its applied offset, and compare; a running node may hold the state.
 
-    Raises StoreError when there is no state, and what `replay` raises.
+    The stored events are read and added up anew, so that what is compared is what readers get. Raises StoreError
+    when there is no state, and what `replay` raises.
     """
-    report = VerifyReport(f"topic {settings.kafka.actions_topic}")
-    found = partitions_in(settings.node.data_dir)
-    if not found:
-        raise StoreError(f"{settings.node.data_dir} holds no partition: name the node's directory with --data-dir")
-    rules = Rules(
-        vocabulary=settings.vocabulary,
-        partitions=settings.kafka.partitions,
-        max_action_bytes=settings.updater.max_action_bytes,
-        max_future_ms=settings.updater.max_future_ms,
+    report = VerifyReport(
+        f"topic {settings.kafka.actions_topic}",
+        "Stop the node, set its data directory aside, and start it again: it rebuilds the state from the topic",
     )
-    memory = SharedMemory(settings.store)
-    for number in found:
-        live = PartitionStore.open(
-            partition_dir(settings.node.data_dir, number),
-            partition=number,
-            settings=settings.store,
-            memory=memory,
-            read_only=True,
-        )
-        aside = Path(tempfile.mkdtemp(prefix="lifeline-verify-"))
-        try:
-            rebuilt = PartitionStore.open(aside, partition=number, settings=settings.store, memory=memory)
-            try:
-                until = live.applied_offset
-                task = progress.add_task(f"replaying partition {number}", total=until + 1, note="")
-                asyncio.run(
-                    replay(
-                        settings.kafka,
-                        rules,
-                        rebuilt,
-                        until=until,
-                        progress=lambda offset, task=task: progress.update(task, completed=offset + 1),  # type: ignore[misc]
-                    )
-                )
+    rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
+    with opened(settings) as stores:
+        for live in stores:
+            until = live.applied_offset
+            task = progress.add_task(f"replaying partition {live.partition}", total=until + 1, note="")
+
+            def show(offset: int, task: TaskID = task) -> None:
+                progress.update(task, completed=offset + 1)
+
+            with _fresh_store(settings, live.partition) as rebuilt:
+                asyncio.run(replay(settings.kafka, rules, rebuilt, until=until, progress=show))
                 report.comparisons.append(_compare(live, rebuilt))
-            finally:
-                rebuilt.close()
-        finally:
-            live.close()
-            shutil.rmtree(aside, ignore_errors=True)
     return report
 
 
+@contextmanager
+def _fresh_store(settings: Settings, partition: int) -> Iterator[PartitionStore]:
+    aside = Path(tempfile.mkdtemp(prefix="lifeline-verify-"))
+    try:
+        store = PartitionStore.open(
+            aside, partition=partition, settings=settings.store, memory=SharedMemory(settings.store)
+        )
+        try:
+            yield store
+        finally:
+            store.close()
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def _compare(live: PartitionStore, rebuilt: PartitionStore) -> Comparison:
+    kept, stored, wanted = live.state, recount(live), recount(rebuilt)
     different: list[str] = []
-    if live.fingerprint != rebuilt.fingerprint:
-        query = SequenceQuery(kinds=tuple(Kind))
+    if stored != wanted:
         readers = SequenceReader(live), SequenceReader(rebuilt)
         for user in sorted({*live.users(), *rebuilt.users()}):
-            found, wanted = (reader.read(user, query).sequences for reader in readers)
-            if any(found[kind].identities() != wanted[kind].identities() for kind in Kind):
+            ours, theirs = (reader.read(user, _BOTH).sequences for reader in readers)
+            if any(ours[kind].identities() != theirs[kind].identities() for kind in Kind):
                 different.append(user)
-    state = live.state
+    is_kept = (kept.events, kept.fingerprint) == stored
     return Comparison(
         f"partition {live.partition}",
-        state.applied_offset,
-        state.events,
-        as_text(state.fingerprint),
-        as_text(rebuilt.fingerprint),
+        kept.applied_offset,
+        stored.events,
+        as_text(stored.fingerprint),
+        as_text(wanted.fingerprint),
+        stored == wanted and is_kept,
         tuple(different),
+        "" if is_kept else f"partition {live.partition} keeps fingerprint {as_text(kept.fingerprint)} of other events",
     )
 
 
 def verify_file(settings: Settings, source: Source, progress: Progress) -> VerifyReport:
     """Compare what a node answers with the newest N of each user's rows, sorted in plain Python.
 
-    Raises SourceError, LifelineError.
+    Both kinds of every user of the file are compared; users that the file lacks are not looked for. Raises
+    SourceError, LifelineError.
     """
-    wanted: dict[tuple[str, Kind], set[Identity]] = defaultdict(set)
+    wanted: dict[str, dict[Kind, set[Identity]]] = defaultdict(lambda: {kind: set() for kind in Kind})
     kind_of = settings.vocabulary.kind_of_type
     reading = progress.add_task(f"reading {source.name}", total=source.total, note="")
     for action in source:
-        kind = Kind(int(kind_of[action.action_type]))
-        code = action.action_type << 8 | action.surface
-        wanted[action.user_id, kind].add(Identity(action.timestamp_ms, action.item_id, code))
+        identity = Identity(action.timestamp_ms, action.item_id, action.action_type << 8 | action.surface)
+        wanted[action.user_id][Kind(int(kind_of[action.action_type]))].add(identity)
         progress.advance(reading)
     asking = progress.add_task("asking the node", total=len(wanted), note="")
-    different, events, right = [], 0, 0
+    different, events = [], 0
     with LifelineClient(settings.node.grpc_address, timeout_s=30) as client:
-        for (user, kind), identities in wanted.items():
-            answer = client.get_sequence(user, SequenceQuery(kinds=(kind,))).sequences[kind]
-            found = answer.identities()
-            events += len(found)
-            if found == sorted(identities)[-settings.store.cap(kind) :]:
-                right += 1
-            else:
+        for user, of_kind in wanted.items():
+            answer = client.get_sequence(user, _BOTH).sequences
+            events += sum(sequence.length for sequence in answer.values())
+            right = {kind: sorted(identities)[-settings.store.cap(kind) :] for kind, identities in of_kind.items()}
+            if {kind: sequence.identities() for kind, sequence in answer.items()} != right:
                 different.append(user)
             progress.advance(asking)
-    return VerifyReport(
-        source.name,
-        [
-            Comparison(
-                source.name, -1, events, f"{right:,} sequences", f"{len(wanted):,} sequences", tuple(sorted(different))
-            )
-        ],
+    found = f"{len(wanted) - len(different):,} users right"
+    comparison = Comparison(
+        source.name, -1, events, found, f"{len(wanted):,} users", not different, tuple(sorted(different))
     )
+    advice = (
+        "They may have been erased, or have actions that are not in the file: `lifeline verify` without a file says "
+        "whether the state is what the topic gives"
+    )
+    return VerifyReport(source.name, advice, [comparison])

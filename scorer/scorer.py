@@ -48,7 +48,7 @@ class Scores:
 
 
 class Scorer:
-    """A loaded model over an item table. `score` may be called from any thread."""
+    """A loaded model over an embedding table. `score` may be called from any thread."""
 
     def __init__(self, loaded: LoadedModel, vocabulary: Vocabulary, embeddings: Embeddings) -> None:
         """Raise ModelMismatchError where the model was trained for another vocabulary."""
@@ -70,7 +70,7 @@ class Scorer:
     ) -> Scores:
         """Score uint64[c] candidates on a user's sequences, read with all columns.
 
-        `candidate_embeddings`, int8[c, 32], stand in where the item table has none; zeros give none.
+        `candidate_embeddings`, int8[c, 32], stand in where the embedding table has none; zeros give none.
         """
         config = self._model.config
         history = features.read_history(user.sequences, config)

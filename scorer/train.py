@@ -125,9 +125,9 @@ def _split(corpus: Corpus, settings: TrainSettings) -> tuple[NDArray[np.int64], 
         training = rows[corpus.timestamp_ms[rows] < until]
     if len(training) == 0:
         raise TrainingDataError(
-            f"{len(rows)} requests with an embedded item known before, by users with min_history = "
-            f"{settings.min_history} earlier tokens, are too few to train on and to measure: publish longer "
-            "histories and their embeddings, or lower min_history, gap_ms or from_timestamp_ms"
+            f"{len(rows)} visits to learn from are too few: a visit counts when its user has {settings.min_history} "
+            "earlier actions and acts in it on an item that has an embedding and was known before. Publish embeddings "
+            "(lifeline produce --items FILE.npz), or longer histories"
         )
     return training, held_out
 

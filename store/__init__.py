@@ -1,1 +1,1 @@
-"""The store: codec, partition store, item table, fingerprint, reader. It imports no other part."""
+"""The store: codec, partition store, embedding table, fingerprint, reader. It imports no other part."""

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from store.embeddings import EmbeddingTable
-from store.errors import NotOwnerError
+from store.errors import NotOwnerError, PartitionRefusingError
 from store.partition import PartitionStore
 from store.reader import SequenceReader
 
@@ -16,23 +16,34 @@ class PartitionDirectory:
         """`partition_of` maps a record's key (a user id in UTF-8) to its partition."""
         self._partition_of, self._embeddings = partition_of, embeddings
         self._readers: dict[int, SequenceReader] = {}
+        self._refusing: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def add(self, store: PartitionStore) -> None:
         """Serve the store's partition from now on."""
         with self._lock:
+            self._refusing.pop(store.partition, None)
             self._readers = {**self._readers, store.partition: SequenceReader(store, self._embeddings)}
 
-    def remove(self, partition: int) -> None:
-        """Stop serving a partition; reads already under way finish."""
+    def remove(self, partition: int, why: str = "") -> None:
+        """Stop serving a partition; reads already under way finish.
+
+        With `why` this process still holds it, and refuses: no other node has it.
+        """
         with self._lock:
             self._readers = {number: reader for number, reader in self._readers.items() if number != partition}
+            self._refusing.pop(partition, None)
+            if why:
+                self._refusing[partition] = why
 
     def for_user(self, user_id: str) -> SequenceReader:
-        """Return the reader of the user's partition; raises NotOwnerError when this process does not hold it."""
+        """Return the reader of the user's partition; raises NotOwnerError, PartitionRefusingError."""
         partition = self._partition_of(user_id.encode())
         reader = self._readers.get(partition)
         if reader is None:
+            why = self._refusing.get(partition)
+            if why is not None:
+                raise PartitionRefusingError(partition, why)
             raise NotOwnerError(partition)
         return reader
 

@@ -67,6 +67,17 @@ class NotOwnerError(StoreError):
         )
 
 
+class PartitionRefusingError(StoreError):
+    """This node holds the user's partition, and does not serve it, for its state and the log do not meet.
+
+    Operators: do what the node's log says.
+    """
+
+    def __init__(self, partition: int, why: str) -> None:
+        self.partition = partition
+        super().__init__(f"partition {partition} refuses: {why}")
+
+
 class NotYetAppliedError(StoreError):
     """The partition has not reached the offset that a read demands.
 

@@ -27,6 +27,7 @@ from rocksdict import (
     RdictIter,
     WriteBatch,
 )
+from tenacity import Retrying, retry_if_exception_message, stop_after_attempt, wait_random_exponential
 
 from store import fingerprint as fp
 from store import keys
@@ -34,6 +35,7 @@ from store.actions import ActionBatch, Kind
 from store.chunk import EventColumns
 from store.errors import (
     CorruptRecordError,
+    NotOwnerError,
     NotYetAppliedError,
     StoreError,
     StoreFailedError,
@@ -49,6 +51,7 @@ from store.settings import StoreSettings
 from store.state import State
 
 ITEMS_BLOCK = 4_096
+_READ_ONLY_ATTEMPTS = 6
 
 
 class ApplyResult(NamedTuple):
@@ -118,18 +121,27 @@ class PartitionStore:
             raise StoreError(f"{path} holds no store: name the data directory of a node that has run")
         access = AccessType.read_only(error_if_log_file_exist=False) if read_only else AccessType.read_write()
         families = {name: family_options(name, memory) for name in ("rows", "chunks", "meta")}
+        # Beside a node that compacts, a file may go between the manifest and its opening.
+        attempts = Retrying(
+            stop=stop_after_attempt(_READ_ONLY_ATTEMPTS if read_only else 1),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            retry=retry_if_exception_message(match="(?s).*No such file"),
+            reraise=True,
+        )
         try:
-            db = Rdict(str(path), database_options(memory), families, access)
+            db = attempts(Rdict, str(path), database_options(memory), families, access)
         except Exception as error:  # rocksdict raises bare Exception
             text = str(error)
             if f"{path}/LOCK: " in text:
                 raise StoreLockedError(
                     f"{path} is open in another process: stop that node, or give this one its own node.data_dir"
                 ) from error
-            raise StoreError(
-                f"{path} does not open ({text}): check the disk, or set the directory aside to rebuild it from the "
-                "topic"
-            ) from error
+            advice = (
+                "if a node is at work there, try again; else check the disk"
+                if read_only
+                else "check the disk, or set the directory aside to rebuild it from the topic"
+            )
+            raise StoreError(f"{path} does not open ({text}): {advice}") from error
         try:
             return cls(db, path, partition, settings)
         except BaseException:
@@ -446,7 +458,7 @@ class PartitionStore:
 
     def _check_usable(self) -> None:
         if self._closed:
-            raise StoreFailedError(f"partition {self.partition} is closed here: ask the node that has it now")
+            raise NotOwnerError(self.partition)
         if self._failed is not None:
             raise StoreFailedError(
                 f"an earlier write of partition {self.partition} failed ({self._failed}): restart the node"

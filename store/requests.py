@@ -1,5 +1,6 @@
 """What both services check in a request, and how they wait and refuse."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,10 +9,14 @@ import grpc
 from lifeline.v1 import sequence_pb2
 from store.actions import MAX_USER_ID_BYTES
 from store.directory import PartitionDirectory
-from store.errors import StoreError
+from store.errors import NotYetAppliedError, StoreError
+from store.partition import PartitionStore
 from store.reader import SequenceReader
 from store.sequence import AsOf
 from store.status import Reason, Refusal, abort
+
+_LOOK_S = 0.25
+_MARGIN_S = 0.02
 
 
 @contextmanager
@@ -50,9 +55,28 @@ def reader_at(
     if min_offset is not None:
         if min_offset < 0:
             raise invalid("min_offset", f"it is {min_offset}: give the offset of an acknowledged record, 0 or more")
-        reader.store.wait_for(min_offset, time_left(context))
+        _wait_for(reader.store, min_offset, context)
     check_deadline(context)
     return reader
+
+
+def _wait_for(store: PartitionStore, offset: int, context: grpc.ServicerContext) -> None:
+    """Wait until `offset` is applied, for as long as anybody waits for the answer.
+
+    It ends a little before the deadline, so that the caller hears why and not just that time is up.
+    """
+    left = time_left(context)
+    end = time.monotonic() + left - min(left / 10, _MARGIN_S)
+    while True:
+        slice_s = min(_LOOK_S, end - time.monotonic())
+        try:
+            store.wait_for(offset, slice_s)
+        except NotYetAppliedError:
+            check_active(context)
+            if slice_s < _LOOK_S:
+                raise
+        else:
+            return
 
 
 def time_left(context: grpc.ServicerContext, *, without_deadline_s: float = 30.0) -> float:
@@ -63,12 +87,19 @@ def time_left(context: grpc.ServicerContext, *, without_deadline_s: float = 30.0
 
 def check_deadline(context: grpc.ServicerContext) -> None:
     """Refuse to do work that nobody waits for any more."""
-    if time_left(context) <= 0 or not context.is_active():
+    check_active(context)
+    if time_left(context) <= 0:
         raise Refusal(
             grpc.StatusCode.DEADLINE_EXCEEDED,
             Reason.DEADLINE_PASSED,
             "the call's deadline passed before it was worked on: retry with a longer deadline",
         )
+
+
+def check_active(context: grpc.ServicerContext) -> None:
+    """Refuse to go on for a caller that has gone."""
+    if not context.is_active():
+        raise Refusal(grpc.StatusCode.CANCELLED, Reason.DEADLINE_PASSED, "the caller has gone: nothing to do")
 
 
 def as_of_message(as_of: AsOf) -> sequence_pb2.AsOf:

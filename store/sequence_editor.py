@@ -8,7 +8,7 @@ The invariants that it keeps:
   fence goes into the oldest chunk, which then moves to a lower fence;
 - no identity stands twice, and the sequence holds at most its cap: the newest ones.
 
-Nothing is written here: edits gather in `puts` and `deletes`, which the partition store puts into the batch.
+Nothing is written here: what is to be written gathers in `edits`, which the partition store puts into the batch.
 """
 
 from collections.abc import Callable

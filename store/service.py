@@ -10,25 +10,9 @@ from store.directory import PartitionDirectory
 from store.requests import as_of_message, check_user_id, invalid, reader_at, refusals
 from store.sequence import Column, Sequence, SequenceQuery
 from store.status import Reason, Refusal
+from store.wire import COLUMNS, KINDS, WIRE_KINDS
 
 SERVICE = sequence_pb2.DESCRIPTOR.services_by_name["SequenceService"].full_name
-
-_KINDS = {
-    sequence_pb2.KIND_UNSPECIFIED: Kind.EXPLICIT,
-    sequence_pb2.KIND_EXPLICIT: Kind.EXPLICIT,
-    sequence_pb2.KIND_IMPRESSION: Kind.IMPRESSION,
-}
-_WIRE_KINDS: dict[Kind, sequence_pb2.Kind.ValueType] = {
-    Kind.EXPLICIT: sequence_pb2.KIND_EXPLICIT,
-    Kind.IMPRESSION: sequence_pb2.KIND_IMPRESSION,
-}
-_COLUMNS = {
-    sequence_pb2.COLUMN_TIMESTAMP_MS: Column.TIMESTAMP_MS,
-    sequence_pb2.COLUMN_ITEM_ID: Column.ITEM_ID,
-    sequence_pb2.COLUMN_ACTION_TYPE: Column.ACTION_TYPE,
-    sequence_pb2.COLUMN_SURFACE: Column.SURFACE,
-    sequence_pb2.COLUMN_EMBEDDING: Column.EMBEDDING,
-}
 
 
 class SequenceService(sequence_pb2_grpc.SequenceServiceServicer):
@@ -69,16 +53,18 @@ def parse_query(request: sequence_pb2.GetSequenceRequest) -> SequenceQuery:
     """Return what the request asks for; raises Refusal on a field that means nothing."""
     kinds = []
     for kind in request.kinds or [sequence_pb2.KIND_EXPLICIT]:
-        if kind not in _KINDS:
+        if kind == sequence_pb2.KIND_UNSPECIFIED:
+            kind = sequence_pb2.KIND_EXPLICIT  # noqa: PLW2901 - as the enum's comment says
+        if kind not in KINDS:
             raise invalid("kinds", f"{kind} is not a Kind: use KIND_EXPLICIT or KIND_IMPRESSION")
-        kinds.append(_KINDS[kind])
+        kinds.append(KINDS[kind])
     if len(set(kinds)) != len(kinds):
         raise invalid("kinds", "a kind is given twice: give each once")
     columns = Column(0)
     for column in request.columns:
-        if column not in _COLUMNS:
+        if column not in COLUMNS:
             raise invalid("columns", f"{column} is not a Column: use the values of the enum but 0")
-        columns |= _COLUMNS[column]
+        columns |= COLUMNS[column]
     for value in request.action_types:
         if not 1 <= value <= 64:
             raise invalid("action_types", f"{value} is not an action type: they are 1 to 64")
@@ -99,7 +85,7 @@ def parse_query(request: sequence_pb2.GetSequenceRequest) -> SequenceQuery:
 def pack_sequence(kind: Kind, sequence: Sequence) -> sequence_pb2.Sequence:
     """Return the message of one sequence: each column as little-endian bytes."""
     return sequence_pb2.Sequence(
-        kind=_WIRE_KINDS[kind],
+        kind=WIRE_KINDS[kind],
         length=sequence.length,
         stored=sequence.stored,
         timestamp_ms=_bytes(sequence.timestamp_ms),

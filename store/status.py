@@ -8,7 +8,14 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from store.errors import CorruptRecordError, NotOwnerError, NotYetAppliedError, StoreError
+from store.errors import (
+    CorruptRecordError,
+    FormatVersionError,
+    NotOwnerError,
+    NotYetAppliedError,
+    PartitionRefusingError,
+    StoreError,
+)
 
 DOMAIN = "lifeline"
 
@@ -52,7 +59,14 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
                     partition=str(error.partition),
                     applied_offset=str(error.applied),
                 )
-            case CorruptRecordError():
+            case PartitionRefusingError():
+                return cls(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    Reason.NOT_SERVING,
+                    str(error),
+                    partition=str(error.partition),
+                )
+            case CorruptRecordError() | FormatVersionError():
                 return cls(grpc.StatusCode.DATA_LOSS, Reason.STATE_CORRUPT, str(error))
             case _:
                 return cls(grpc.StatusCode.UNAVAILABLE, Reason.STORE_FAILED, str(error))

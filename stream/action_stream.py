@@ -1,6 +1,7 @@
 """The actions topic, followed: transport and updater as one service that a node starts, watches and stops."""
 
 import asyncio
+import time
 from typing import Generic
 
 import structlog
@@ -10,8 +11,11 @@ from stream.cluster import check_reachable
 from stream.errors import ClusterUnreachableError, StreamError, TransportError
 from stream.partition import PartitionStatus, StoreT
 from stream.settings import KafkaSettings, UpdaterSettings
+from stream.stopping import end_within
 from stream.transport import FaustApp
 from stream.updater import Updater
+
+_LEAVE_S = 4.0
 
 _log = structlog.get_logger(__name__)
 
@@ -57,27 +61,23 @@ class ActionStream(Generic[StoreT]):
         """Return every partition that is held, by number."""
         return self._updater.status()
 
-    async def stop(self) -> None:
+    async def stop(self, timeout_s: float) -> None:
         """Stop the intake, apply what waits, let the commit follow, leave the group, and close the stores.
 
-        It takes at most about ``updater.stop_timeout_ms``: what is not applied by then comes again from the log.
-        Raises nothing that `wait` would have raised. Idempotent.
+        All of it within `timeout_s`, of which a part is kept for the group; only a write that is under way always
+        ends. What is not applied by then comes again from the log. Raises nothing for a cluster that is away, and
+        nothing that `wait` would have raised. Idempotent.
         """
-        timeout_s = self._settings.stop_timeout_ms / 1000
+        deadline = time.monotonic() + timeout_s
         app, self._app = self._app, None
         try:
-            if app is not None and not app.crashed:
-                await asyncio.wait_for(self._updater.drain(), timeout_s)
-        except TimeoutError:
-            _log.warning("what waits is not applied before the stop: it comes again from the log", timeout_s=timeout_s)
+            if app is not None:
+                if not app.crashed:
+                    await self._updater.drain(timeout_s - min(_LEAVE_S, timeout_s / 2))
+                if not await end_within(app.stop(), deadline - time.monotonic()):
+                    _log.warning("the group was not left in time: it will notice", timeout_s=timeout_s)
         finally:
-            try:
-                if app is not None:
-                    await asyncio.wait_for(app.stop(), timeout_s)
-            except TimeoutError:
-                _log.warning("the group was not left in time: it will notice", timeout_s=timeout_s)
-            finally:
-                await self._updater.close()
+            await self._updater.close()
 
     def _running(self) -> FaustApp:
         if self._app is None:

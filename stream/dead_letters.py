@@ -6,7 +6,7 @@ the acknowledgement and the store's write publishes a dead letter twice; it is n
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -15,7 +15,9 @@ from aiokafka.errors import KafkaError
 
 from stream.decode import DeadLetter, DeadLetterReason
 from stream.errors import DeadLetterError
+from stream.record import size_of
 from stream.settings import KafkaSettings, UpdaterSettings
+from stream.stopping import end_within
 from stream.topics import MAX_RECORD_BYTES
 
 REASON_HEADER: Final = "lifeline.reason"
@@ -26,6 +28,10 @@ _STAGES: Final = {
     DeadLetterReason.INVALID_USER_ID: "KEY_CONVERTER",
 }
 _EXCEPTIONS: Final = {DeadLetterReason.UNDECODABLE: "google.protobuf.message.DecodeError"}
+
+_CHUNK_LETTERS: Final = 500
+_CHUNK_BYTES: Final = 4 << 20
+_CLOSE_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +51,19 @@ def error_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
     return [(name, text.encode()) for name, text in texts]
 
 
+def _chunks(letters: Sequence[DeadLetter]) -> Iterator[Sequence[DeadLetter]]:
+    """Cut letters, in their order, into chunks of bounded count and bytes; each has at least one."""
+    first = size = 0
+    for at, letter in enumerate(letters):
+        one = size_of(letter.record)
+        if at > first and (at - first >= _CHUNK_LETTERS or size + one > _CHUNK_BYTES):
+            yield letters[first:at]
+            first, size = at, 0
+        size += one
+    if first < len(letters):
+        yield letters[first:]
+
+
 class DeadLetterPublisher:
     """Publishes dead letters and waits until they are safe. Lives in one event loop."""
 
@@ -56,10 +75,13 @@ class DeadLetterPublisher:
     async def publish(self, letters: Sequence[DeadLetter]) -> None:
         """Return once every letter is acknowledged by all replicas. Raises DeadLetterError.
 
-        It connects with the first letter: a node that meets none holds no producer.
+        They go in chunks, each with ``updater.dead_letter_timeout_ms`` of its own. It connects with the first
+        letter: a node that meets none holds no producer.
         """
-        if not letters:
-            return
+        for chunk in _chunks(letters):
+            await self._publish(chunk)
+
+    async def _publish(self, letters: Sequence[DeadLetter]) -> None:
         topic = self._kafka.dead_letter_topic
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -112,4 +134,4 @@ class DeadLetterPublisher:
         """Disconnect. Idempotent."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.stop()
+            await end_within(producer.stop(), _CLOSE_S)

@@ -14,7 +14,7 @@ depends on the records and the rules alone (never on a clock), so every replay g
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -25,6 +25,7 @@ from store.actions import MAX_USER_ID_BYTES, ActionBatch, pack_code
 from store.vocabulary import Vocabulary
 from stream.partitioner import partitions_of
 from stream.record import Record
+from stream.settings import UpdaterSettings
 
 _FRAME_BYTES = 5
 
@@ -64,6 +65,11 @@ class Rules:
     partitions: int
     max_action_bytes: int
     max_future_ms: int
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, partitions: int, settings: UpdaterSettings) -> Self:
+        """Return the rules of a topic with so many partitions."""
+        return cls(vocabulary, partitions, settings.max_action_bytes, settings.max_future_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ record.
 
 import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -26,6 +27,7 @@ from stream.cluster import check_reachable
 from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError, TransportError
 from stream.record import Record
 from stream.settings import KafkaSettings
+from stream.stopping import end_within
 from stream.threads import run_to_end
 
 _BATCH = 8_192
@@ -133,10 +135,10 @@ class ItemFollower:
         it is not the one that the table was made from.
         """
         await asyncio.to_thread(check_reachable, self._kafka)
-        self._consumer = AIOKafkaConsumer(
-            **self._kafka.consumer_options(), auto_offset_reset="earliest", fetch_max_wait_ms=_POLL_MS
-        )
         try:
+            self._consumer = AIOKafkaConsumer(
+                **self._kafka.consumer_options(), auto_offset_reset="earliest", fetch_max_wait_ms=_POLL_MS
+            )
             await self._consumer.start()
             await self._position(self._consumer)
         except (KafkaError, OSError) as error:
@@ -159,7 +161,7 @@ class ItemFollower:
             if position > self._ends[partition]:
                 raise PartitionLostError(
                     f"{topic} {partition.partition} ends at {self._ends[partition]}, and {position - 1} is applied: "
-                    "the topic was made anew, so set the embeddings' directory aside and start again"
+                    "the topic was made anew, so set <node.data_dir>/items aside and start again"
                 )
             consumer.seek(partition, position)
 
@@ -199,12 +201,16 @@ class ItemFollower:
         except KafkaError as error:
             raise TransportError(f"the items topic cannot be read ({error}): start the node again") from error
 
-    async def stop(self) -> None:
-        """Stop following, after the batch that is under way. Idempotent."""
+    async def stop(self, timeout_s: float) -> None:
+        """Stop following, after the write that is under way, and disconnect within `timeout_s`. Idempotent.
+
+        Raises nothing for a cluster that is away.
+        """
+        deadline = time.monotonic() + timeout_s
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            await consumer.stop()
+        if consumer is not None and not await end_within(consumer.stop(), deadline - time.monotonic()):
+            _log.warning("the items' consumer did not disconnect in time: it is left behind", timeout_s=timeout_s)

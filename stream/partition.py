@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from store.actions import ActionBatch
 from stream.decode import DeadLetterReason
-from stream.record import Record
+from stream.record import Record, size_of
 
 
 class PartitionState(StrEnum):
@@ -28,7 +28,10 @@ class PartitionState(StrEnum):
     REFUSING = "refusing"
     """Its store and the log no longer meet; an operator has to act."""
     STALLED = "stalled"
-    """There is lag, and nothing was applied for ``updater.stall_after_ms``."""
+    """Records are here, or their broker is connected, and none was applied for ``updater.stall_after_ms``.
+
+    A cluster that is away is no stall: nothing can be applied then, and a restart of the node would not help.
+    """
     REVOKED = "revoked"
     """The group has taken it away, or is about to say who gets it."""
 
@@ -65,13 +68,9 @@ class PartitionStatus:
     """Actions that passed the checks (the store may know some already)."""
     erasures: int
     batches: int
-    size_bytes: int
-    """Bytes of keys and values."""
     dead_letters: Mapping[DeadLetterReason, int]
-    last_record_ms: int
-    """The log's time of the last record applied, milliseconds since 1970; 0 before the first."""
     reason: str
-    """Why it is refusing or stalled; empty otherwise."""
+    """Why it is refusing or stalled, or what it waits for; empty otherwise."""
 
 
 @dataclass(slots=True)
@@ -92,10 +91,12 @@ class HeldPartition(Generic[StoreT]):
     end_offset: int = 0
     passed_offset: int = 0
     """Below it the log holds nothing more to apply: what is not applied are control records."""
-    seen_tail: tuple[int, float] = (-1, 0.0)
+    seen_end: tuple[int, float] = (-1, 0.0)
     """The end of the log at which nothing came though all was fetched, and when that was met first."""
-    pending: deque[Sequence[Record]] = field(default_factory=deque)
+    pending: deque[tuple[Sequence[Record], int]] = field(default_factory=deque)
+    """Runs of records, each with its bytes."""
     pending_records: int = 0
+    pending_bytes: int = 0
     pending_since: float = 0.0
     progress_at: float = field(default_factory=time.monotonic)
     lifecycle: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -106,9 +107,7 @@ class HeldPartition(Generic[StoreT]):
     events: int = 0
     erasures: int = 0
     batches: int = 0
-    size_bytes: int = 0
     dead_letters: Counter[DeadLetterReason] = field(default_factory=Counter)
-    last_record_ms: int = 0
 
     @property
     def applied_offset(self) -> int:
@@ -120,37 +119,53 @@ class HeldPartition(Generic[StoreT]):
         """Records that are known to be in the log and are not applied."""
         return max(0, self.end_offset - max(self.applied_offset + 1, self.passed_offset))
 
-    def void(self) -> int:
-        """Forget what was fetched and stop consuming; return how many records were waiting."""
-        dropped, self.pending_records = self.pending_records, 0
+    def void(self) -> tuple[int, int]:
+        """Forget what was fetched and stop consuming; return how many records and bytes were waiting."""
+        dropped = self.pending_records, self.pending_bytes
+        self.pending_records = self.pending_bytes = 0
         self.pending.clear()
         self.epoch += 1
         self.consuming = False
         self.seen_gap = -1
         return dropped
 
-    def push(self, records: Sequence[Record]) -> None:
-        """Add records that follow what is here."""
+    def push(self, records: Sequence[Record]) -> int:
+        """Add records that follow what is here; return their bytes."""
+        size = sum(map(size_of, records))
         if not self.pending:
             self.pending_since = time.monotonic()
-        self.pending.append(records)
+        self.pending.append((records, size))
         self.pending_records += len(records)
+        self.pending_bytes += size
         self.next_offset = records[-1].offset + 1
         self.seen_gap = -1
+        return size
 
-    def take(self, limit: int) -> list[Record]:
-        """Remove and return the first records, at most `limit`."""
+    def take(self, limit: int, max_bytes: int) -> tuple[list[Record], int]:
+        """Remove and return the first records, and their bytes: at most `limit` and `max_bytes`, but at least one."""
         taken: list[Record] = []
+        size = 0
         while self.pending and len(taken) < limit:
-            records = self.pending.popleft()
-            room = limit - len(taken)
-            if len(records) > room:
-                self.pending.appendleft(records[room:])
-                records = records[:room]
-            taken += records
+            records, run_size = self.pending.popleft()
+            if len(records) <= limit - len(taken) and size + run_size <= max_bytes:
+                taken += records
+                size += run_size
+                continue
+            before = size
+            for at, record in enumerate(records):
+                one = size_of(record)
+                if taken and (len(taken) >= limit or size + one > max_bytes):
+                    self.pending.appendleft((records[at:], run_size - (size - before)))
+                    break
+                taken.append(record)
+                size += one
+            else:
+                continue
+            break
         self.pending_records -= len(taken)
+        self.pending_bytes -= size
         # What stays has waited already: it goes with the next batch, at once.
-        return taken
+        return taken, size
 
     def status(self) -> PartitionStatus:
         """Return a snapshot."""
@@ -163,9 +178,7 @@ class HeldPartition(Generic[StoreT]):
             events=self.events,
             erasures=self.erasures,
             batches=self.batches,
-            size_bytes=self.size_bytes,
             dead_letters=dict(self.dead_letters),
-            last_record_ms=self.last_record_ms,
             reason=self.reason,
         )
 

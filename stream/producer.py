@@ -160,12 +160,17 @@ class LifelineProducer:
             if len(self._items) >= _ITEMS_REMEMBERED:
                 del self._items[next(iter(self._items))]
             self._items[item.item_id] = None
-        return self._send(self._settings.items_topic, str(item.item_id).encode(), item.SerializeToString())
+        # After a failure, whoever publishes the action again must send the embedding again.
+        return self._send(
+            self._settings.items_topic,
+            str(item.item_id).encode(),
+            item.SerializeToString(),
+            on_failure=lambda: self._forget_sent(item.item_id),
+        )
 
     def forget_item(self, item_id: int) -> Delivery:
         """Send a null value for the item: its embedding is forgotten."""
-        with self._lock:
-            self._items.pop(item_id, None)
+        self._forget_sent(item_id)
         return self._send(self._settings.items_topic, str(item_id).encode(), None)
 
     def erase(self, user_id: str) -> Delivery:
@@ -188,6 +193,10 @@ class LifelineProducer:
         self._producer.close(timeout_s)
         self._raise_failures()
 
+    def _forget_sent(self, item_id: int) -> None:
+        with self._lock:
+            self._items.pop(item_id, None)
+
     def _raise_failures(self) -> None:
         with self._lock:
             failures, first = self._failures, self._first_failure
@@ -203,14 +212,18 @@ class LifelineProducer:
             self._failures += 1
             self._first_failure = self._first_failure or error
 
-    def _send(self, topic: str, key: bytes, value: bytes | None) -> Delivery:
+    def _send(
+        self, topic: str, key: bytes, value: bytes | None, *, on_failure: Callable[[], None] = lambda: None
+    ) -> Delivery:
         try:
             future = self._producer.send(topic, value=value, key=key)
         except KafkaError as error:
+            on_failure()
             raise PublishError(
                 f"topic {topic} takes no record ({error}): create it with `lifeline topics create`, or see "
                 "to the cluster"
             ) from error
+        future.add_errback(lambda _: on_failure())
         future.add_errback(self._failed)
         self._sent += 1
         if self._sent % _CHECKPOINT_EVERY == 0:

@@ -34,3 +34,8 @@ class Record(Protocol):
     @property
     def headers(self) -> Sequence[tuple[str, bytes | None]]:
         """The headers, in order; a name may come more than once."""
+
+
+def size_of(record: Record) -> int:
+    """Return the bytes of key and value."""
+    return len(record.key or b"") + len(record.value or b"")

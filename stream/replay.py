@@ -1,5 +1,6 @@
 """Replay: read one partition's log from its start into a fresh store, by the rules of the live path."""
 
+import time
 from collections.abc import Callable
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -9,9 +10,12 @@ from store.partition import PartitionStore
 from stream.decode import Rules, decode
 from stream.errors import ClusterUnreachableError, PartitionLostError
 from stream.settings import KafkaSettings
+from stream.stopping import end_within
 from stream.updater import apply_steps
 
 _BATCH = 8_192
+_POLL_MS = 1_000
+_STOP_S = 5.0
 
 
 async def replay(
@@ -25,7 +29,8 @@ async def replay(
     """Apply every record from the store's applied offset to `until`, both included in the end.
 
     Dead letters are passed over: they were published when they were met first. `progress` gets the offset after
-    each batch. Raises ClusterUnreachableError, and PartitionLostError when the log no longer starts early enough
+    each batch. Raises ClusterUnreachableError, also when nothing comes for ``kafka.request_timeout_ms``, and
+    PartitionLostError when the log no longer starts early enough
     or ends before `until`.
     """
     partition = TopicPartition(kafka.actions_topic, store.partition)
@@ -42,16 +47,22 @@ async def replay(
                 "are needed: what retention took cannot be replayed; compare with a snapshot instead"
             )
         consumer.seek(partition, start)
+        position, moved_at = start, time.monotonic()
         while store.applied_offset < until:
-            fetched = await consumer.getmany(timeout_ms=1_000, max_records=_BATCH)
+            fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
+            before, position = position, await consumer.position(partition)
+            if position > before:
+                moved_at = time.monotonic()
+            elif time.monotonic() - moved_at > kafka.request_timeout_ms / 1000:
+                raise ClusterUnreachableError(kafka.bootstrap_servers, TimeoutError())
             records = [record for record in fetched.get(partition, ()) if record.offset <= until]
             if records:
                 apply_steps(store, decode(records, rules).steps)
                 progress(store.applied_offset)
-            elif await consumer.position(partition) > until:
+            elif position > until:
                 # What is left up to `until` are control records, which have no value to apply.
                 break
     except (KafkaError, OSError) as error:
         raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
     finally:
-        await consumer.stop()
+        await end_within(consumer.stop(), _STOP_S)

@@ -2,6 +2,7 @@
 
 import ssl
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -76,6 +77,8 @@ class KafkaSettings(BaseModel):
             raise ValueError("ssl_key_file is given without a certificate: set ssl_cert_file too")
         if self.actions_topic == self.items_topic:
             raise ValueError("actions_topic and items_topic are the same topic: give each a name of its own")
+        if self.uses_ssl:
+            self._make_ssl_context()
         return self
 
     @property
@@ -100,14 +103,32 @@ class KafkaSettings(BaseModel):
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS context that all clients share; None without TLS. Raises OSError on an unreadable file."""
-        if not self.uses_ssl:
-            return None
-        context = ssl.create_default_context(cafile=self.ssl_ca_file)
+        """The TLS context that all clients share; None without TLS. Raises ValueError on a file that does not load."""
+        return self._make_ssl_context() if self.uses_ssl else None
+
+    def _make_ssl_context(self) -> ssl.SSLContext:
+        for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
+            path = getattr(self, name)
+            if path and not Path(path).is_file():
+                raise ValueError(f"kafka.{name} names {path}, which is not there: correct the path")
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_ca_file)
+        except OSError as error:
+            raise ValueError(
+                f"kafka.ssl_ca_file {self.ssl_ca_file} does not load ({error}): give certificates in PEM"
+            ) from error
         context.check_hostname = self.ssl_check_hostname
         if self.ssl_cert_file:
-            password = self.ssl_key_password.get_secret_value() if self.ssl_key_password else None
-            context.load_cert_chain(self.ssl_cert_file, self.ssl_key_file, password)
+            # Without a password the library would ask the terminal for one.
+            password = self.ssl_key_password.get_secret_value() if self.ssl_key_password else ""
+            try:
+                context.load_cert_chain(self.ssl_cert_file, self.ssl_key_file, password)
+            except OSError as error:
+                key = f" with kafka.ssl_key_file {self.ssl_key_file}" if self.ssl_key_file else ""
+                raise ValueError(
+                    f"kafka.ssl_cert_file {self.ssl_cert_file}{key} does not load ({error}): give a certificate and "
+                    "its key in PEM, and kafka.ssl_key_password when the key has one"
+                ) from error
         return context
 
     def client_options(self) -> dict[str, Any]:
@@ -162,8 +183,8 @@ class UpdaterSettings(BaseModel):
         Field(ge=1_000, le=600_000, description="how long a dead letter may wait for its acknowledgement"),
     ] = 30_000
     stall_after_ms: Annotated[
-        int, Field(ge=1_000, le=3_600_000, description="no progress for this long, with lag, is a stall")
+        int, Field(ge=1_000, le=3_600_000, description="no progress for this long, with records to apply, is a stall")
     ] = 30_000
-    stop_timeout_ms: Annotated[int, Field(ge=1_000, le=600_000, description="how long a graceful stop may take")] = (
-        15_000
-    )
+    max_waiting_mib: Annotated[
+        int, Field(ge=4, le=65_536, description="fetched and not applied, before the fetch is held back; a write: 1/4")
+    ] = 64

@@ -116,14 +116,6 @@ def create_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
     return tuple(_report(plan, now, created) for plan in plans)
 
 
-def check_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
-    """Report on the topics without changing anything. Raises ClusterUnreachableError."""
-    plans = plan_topics(settings)
-    with _admin(settings) as admin:
-        now = _describe(admin, plans)
-    return tuple(_report(plan, now, frozenset()) for plan in plans)
-
-
 def ensure_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
     """Do `create_topics`, and raise TopicMismatchError when one of them must not be used as it is."""
     reports = create_topics(settings)

@@ -10,6 +10,7 @@ driver, and ``tests/stream/test_transport.py`` pins each of them:
 - ``Consumer.on_partitions_revoked`` and ``on_partitions_assigned`` run in the application's event loop.
 - ``AIOKafkaConsumerThread._create_worker_consumer(transport)`` builds the client; ours has our own options.
 - ``AIOKafkaConsumerThread.call_thread(function, *args)`` runs a coroutine function in the client's thread.
+- ``AIOKafkaConsumerThread.on_thread_stop()`` ends the client; ours does it within a time.
 - ``TableManager.on_start`` registers the (absent) tables, which is what lets the application subscribe.
 
 Agents, tables, changelogs, the producer, the web views and the leader's topic are off.
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import faust
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import ConnectionGroup
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
@@ -33,9 +35,12 @@ from faust.types import TP
 from stream.errors import TransportError
 from stream.record import Record
 from stream.settings import KafkaSettings, UpdaterSettings
+from stream.stopping import end_within
 
 _IDLE_S = 0.02
 _POLL_S = 1.0
+_COMMIT_S = 5.0
+_CLIENT_STOP_S = 3.0
 
 _log = structlog.get_logger(__name__)
 
@@ -70,8 +75,11 @@ class LogReader(Protocol):
     def position(self, partition: int) -> int | None:
         """Return the offset that is fetched next; it passes control records, which no handler sees."""
 
+    def connected(self, partition: int) -> bool:
+        """Say whether the partition's leader is known and a connection to it is up: its records can be fetched."""
+
     async def commit(self, offsets: Mapping[int, int]) -> bool:
-        """Set the group's offsets, for tools that show lag; False (and a warning) when the group refused."""
+        """Set the group's offsets, for tools that show lag; False (and a warning) when that failed."""
 
 
 class Handler(Protocol):
@@ -99,6 +107,10 @@ class PartitionGoneError(TransportError):
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc, unused-ignore]
     """The client's thread, with a client that has our options."""
+
+    async def on_thread_stop(self) -> None:
+        # Without a cluster the client's own stop takes long, and ends in a cancellation that would kill the thread.
+        await end_within(super().on_thread_stop(), _CLIENT_STOP_S)
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ANN401, ARG002 - Faust's signature
         app: FaustApp = self.app
@@ -248,14 +260,29 @@ class _Reader:
         tp = TopicPartition(self._topic, partition)
         return None if assignment is None or tp not in assignment.tps else assignment.state_value(tp)
 
+    def connected(self, partition: int) -> bool:
+        if self._epoch != self._consumer._epoch:  # noqa: SLF001 - the other half of this class
+            return False
+        client = self._client()._client  # noqa: SLF001 - aiokafka tells of its connections nowhere else
+        leader = client.cluster.leader_for_partition(TopicPartition(self._topic, partition))
+        connection = client._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001
+        return connection is not None and bool(connection.connected())
+
     async def commit(self, offsets: Mapping[int, int]) -> bool:
+        client = self._client()
+
+        async def commit() -> None:
+            # Bounded in the client's thread: without a coordinator the client tries for ever, and holds the thread up.
+            async with asyncio.timeout(_COMMIT_S):
+                await client.commit(positions)
+
         positions = {
             TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "")
             for partition, offset in offsets.items()
         }
         try:
-            await self._consumer._thread.call_thread(self._client().commit, positions)  # noqa: SLF001 - the seam
-        except (KafkaError, IllegalStateError) as error:
+            await self._consumer._thread.call_thread(commit)  # noqa: SLF001 - the seam
+        except (KafkaError, IllegalStateError, TimeoutError) as error:
             _log.warning("the group's commit failed", why=str(error) or type(error).__name__)
             return False
         return True

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import ActionRun, Decoded, Erasure, Rules, decode
@@ -29,7 +30,11 @@ from stream.threads import run_to_end
 from stream.transport import Bounds, LogReader, PartitionGoneError
 
 _WATCH_S = 0.25
-_TAIL_S = 1.0
+_LOG_END_S = 1.0
+_COMMIT_S = 5.0
+_LAST_COMMIT_S = 1.5
+_RETRY_S = 0.1
+_RETRY_MAX_S = 2.0
 _StoreT_contra = TypeVar("_StoreT_contra", contravariant=True)
 
 _log = structlog.get_logger(__name__)
@@ -44,8 +49,8 @@ class Directory(Protocol[_StoreT_contra]):
     def add(self, store: _StoreT_contra) -> None:
         """Serve the store's partition from now on."""
 
-    def remove(self, partition: int) -> None:
-        """Stop serving a partition."""
+    def remove(self, partition: int, why: str = "") -> None:
+        """Stop serving a partition; with `why` this node keeps it, and refuses."""
 
 
 def apply_steps(store: Store, steps: Sequence[ActionRun | Erasure]) -> None:
@@ -85,12 +90,13 @@ class Updater(Generic[StoreT]):
         self._on_state = on_state
         self._held: dict[int, HeldPartition[StoreT]] = {}
         self._reader: LogReader | None = None
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._stopping = False
         self._committed: dict[int, int] = {}
+        self._committing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._worker: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -100,6 +106,11 @@ class Updater(Generic[StoreT]):
     def max_waiting(self) -> int:
         """Records that may wait to be applied, of all partitions, before the transport is held back."""
         return 4 * self._settings.batch_max_records
+
+    @property
+    def max_waiting_bytes(self) -> int:
+        """Bytes that may wait likewise; one write takes a quarter at most."""
+        return self._settings.max_waiting_mib << 20
 
     def start(self) -> None:
         """Begin to work; partitions come by `on_assigned`."""
@@ -145,7 +156,7 @@ class Updater(Generic[StoreT]):
                 pass
 
     async def wait_for_room(self) -> None:
-        """Return when fewer than `max_waiting` records wait."""
+        """Return when fewer than `max_waiting` records and `max_waiting_bytes` wait."""
         await self._room.wait()
 
     async def on_records(self, partition: int, records: Sequence[Record]) -> None:
@@ -159,10 +170,7 @@ class Updater(Generic[StoreT]):
                 return
             if not fresh:
                 return
-        held.push(fresh)
-        self._waiting += len(fresh)
-        if self._waiting >= self.max_waiting:
-            self._room.clear()
+        self._count_waiting(len(fresh), held.push(fresh))
         self._arrived.set()
 
     async def _is_continuous(self, held: HeldPartition[StoreT], first: int) -> bool:
@@ -175,8 +183,8 @@ class Updater(Generic[StoreT]):
         if reader is None:
             return False
         try:
-            bounds = await reader.bounds(held.number)
-            if epoch != held.epoch or not self._meets_log(held, held.next_offset, bounds, reader):
+            bounds = await self._bounds(held, epoch, reader)
+            if bounds is None or not self._meets_log(held, held.next_offset, bounds, reader):
                 return False
             if first > held.next_offset and held.seen_gap != first:
                 held.seen_gap = first
@@ -197,12 +205,14 @@ class Updater(Generic[StoreT]):
             if epoch != held.epoch:
                 return
             try:
-                bounds = await reader.bounds(held.number)
+                bounds = await self._bounds(held, epoch, reader)
+                if bounds is None:
+                    return
                 position = store.applied_offset + 1
                 if position == 0 and bounds.start > 0:
                     position = bounds.start
                     _log.warning("a new store starts where the log does", partition=held.number, offset=position)
-                if epoch != held.epoch or not self._meets_log(held, position, bounds, reader):
+                if not self._meets_log(held, position, bounds, reader):
                     return
                 self._directory.add(store)
                 held.next_offset, held.consuming = position, True
@@ -212,6 +222,28 @@ class Updater(Generic[StoreT]):
             except PartitionGoneError:
                 return
             self._look(held)
+
+    async def _bounds(self, held: HeldPartition[StoreT], epoch: int, reader: LogReader) -> Bounds | None:
+        """Ask what the log holds until the cluster answers; None when the partition is not ours any more."""
+        pause_s = _RETRY_S
+        while epoch == held.epoch and not self._stopping:
+            try:
+                bounds = await reader.bounds(held.number)
+            except KafkaError as error:
+                if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                    raise
+                why = f"the cluster does not say what the log holds ({type(error).__name__}): see to it"
+                if epoch == held.epoch:
+                    self._set_state(held, held.state, why)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_MAX_S)
+            else:
+                if epoch != held.epoch:
+                    return None
+                if pause_s > _RETRY_S:
+                    self._set_state(held, held.state)
+                return bounds
+        return None
 
     async def _open(self, held: HeldPartition[StoreT]) -> StoreT:
         self._set_state(held, PartitionState.RESTORING)
@@ -235,7 +267,7 @@ class Updater(Generic[StoreT]):
             why = f"the log ends at {end}, before what is applied ({position - 1}): it was made anew, so replay it"
         reader.pause(held.number)
         self._forget(held)
-        self._directory.remove(held.number)
+        self._directory.remove(held.number, why)
         self._set_state(held, PartitionState.REFUSING, why)
         return False
 
@@ -247,17 +279,25 @@ class Updater(Generic[StoreT]):
                 return
             self._set_state(held, PartitionState.REVOKED)
             self._directory.remove(held.number)
+            self._committed.pop(held.number, None)
             store, held.store = held.store, None
             if store is not None:
                 await run_to_end(self._close_store, store)
-            if self._held.get(held.number) is held:
+            # The partition may have come back during the close: what activates it next finds no store, and opens one.
+            if epoch == held.epoch and self._held.get(held.number) is held:
                 del self._held[held.number]
-            self._committed.pop(held.number, None)
 
     def _forget(self, held: HeldPartition[StoreT]) -> None:
-        self._waiting -= held.void()
-        if self._waiting < self.max_waiting:
+        records, size = held.void()
+        self._count_waiting(-records, -size)
+
+    def _count_waiting(self, records: int, size: int) -> None:
+        self._waiting += records
+        self._waiting_bytes += size
+        if self._waiting < self.max_waiting and self._waiting_bytes < self.max_waiting_bytes:
             self._room.set()
+        else:
+            self._room.clear()
 
     def _set_state(self, held: HeldPartition[StoreT], state: PartitionState, reason: str = "") -> None:
         if (held.state, held.reason) == (state, reason) and state is not PartitionState.ASSIGNED:
@@ -280,7 +320,7 @@ class Updater(Generic[StoreT]):
                 await self._arrived.wait()
                 continue
             held = min(waiting, key=lambda each: each.pending_since)
-            full = next((each for each in waiting if each.pending_records >= self._settings.batch_max_records), None)
+            full = next((each for each in waiting if self._fills_batch(each)), None)
             left_s = held.pending_since + self._settings.batch_max_wait_ms / 1000 - time.monotonic()
             if full is None and left_s > 0 and not self._stopping:
                 # A few milliseconds more make one write of what would be many.
@@ -289,15 +329,17 @@ class Updater(Generic[StoreT]):
                 continue
             await self._apply_some(held if left_s <= 0 or full is None else full)
 
+    def _fills_batch(self, held: HeldPartition[StoreT]) -> bool:
+        most = self._settings.batch_max_records
+        return held.pending_records >= most or held.pending_bytes >= self.max_waiting_bytes // 4
+
     async def _apply_some(self, held: HeldPartition[StoreT]) -> None:
         async with held.applying:
             store = held.store
-            records = held.take(self._settings.batch_max_records)
+            records, size = held.take(self._settings.batch_max_records, self.max_waiting_bytes // 4)
+            self._count_waiting(-len(records), -size)
             if store is None or not records:
                 return
-            self._waiting -= len(records)
-            if self._waiting < self.max_waiting:
-                self._room.set()
             loop = asyncio.get_running_loop()
             decoded = await loop.run_in_executor(self._executor, self._decode_and_apply, store, records)
             if decoded.dead_letters:
@@ -318,8 +360,6 @@ class Updater(Generic[StoreT]):
         held.events += decoded.actions
         held.erasures += sum(isinstance(step, Erasure) for step in decoded.steps)
         held.dead_letters.update(letter.reason for letter in decoded.dead_letters)
-        held.size_bytes += sum(len(record.key or b"") + len(record.value or b"") for record in records)
-        held.last_record_ms = records[-1].timestamp
         held.progress_at = time.monotonic()
         self._look(held)
 
@@ -334,6 +374,10 @@ class Updater(Generic[StoreT]):
             held.progress_at = time.monotonic()
             self._set_state(held, PartitionState.SERVING)
             return
+        here = held.pending or held.applying.locked() or not self._room.is_set()
+        if not here and not self._reader.connected(held.number):
+            # The cluster is away: nothing can be applied, so this time does not count.
+            held.progress_at = time.monotonic()
         idle_s = time.monotonic() - held.progress_at
         if idle_s > self._settings.stall_after_ms / 1000:
             why = f"{held.lag} records wait, and none was applied for {idle_s:.0f} s: see to disk and cluster"
@@ -342,23 +386,23 @@ class Updater(Generic[StoreT]):
         elif held.state is PartitionState.STALLED:
             self._set_state(held, PartitionState.CATCHING_UP)
 
-    async def _check_tail(self, held: HeldPartition[StoreT]) -> None:
+    async def _check_log_end(self, held: HeldPartition[StoreT]) -> None:
         """Find out whether a lag that nothing comes for are control records, which no fetch hands over.
 
         Like a gap, it is believed once the log has been read twice.
         """
         reader, now = self._reader, time.monotonic()
         idle = held.consuming and held.lag > 0 and not held.pending and not held.applying.locked()
-        if reader is None or not idle or now - held.progress_at < _TAIL_S:
+        if reader is None or not idle or now - held.progress_at < _LOG_END_S:
             return
         if (reader.position(held.number) or 0) < held.end_offset:
             return
-        end, since = held.seen_tail
+        end, since = held.seen_end
         if end != held.end_offset:
-            held.seen_tail = (held.end_offset, now)
+            held.seen_end = (held.end_offset, now)
             with suppress(PartitionGoneError):
                 await reader.resume_at(held.number, held.next_offset)
-        elif now - since >= _TAIL_S:
+        elif now - since >= _LOG_END_S:
             held.passed_offset = held.end_offset
             self._look(held)
 
@@ -369,31 +413,41 @@ class Updater(Generic[StoreT]):
             await asyncio.sleep(_WATCH_S)
             for held in list(self._held.values()):
                 self._look(held)
-                await self._check_tail(held)
+                await self._check_log_end(held)
             if time.monotonic() >= commit_at:
-                await self.commit()
+                if self._committing is None or self._committing.done():
+                    self._committing = self._spawn(self.commit())
                 commit_at = time.monotonic() + self._settings.commit_interval_ms / 1000
 
-    async def commit(self) -> None:
-        """Set the group's offsets to what is applied, where that has moved."""
+    async def commit(self, timeout_s: float = _COMMIT_S) -> None:
+        """Set the group's offsets to what is applied, where that has moved; best effort, within `timeout_s`."""
         now = {number: held.applied_offset + 1 for number, held in self._held.items() if held.consuming}
         moved = {number: offset for number, offset in now.items() if self._committed.get(number) != offset}
-        if moved and self._reader is not None and await self._reader.commit(moved):
-            self._committed |= moved
+        if not moved or self._reader is None:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                if await self._reader.commit(moved):
+                    self._committed |= moved
+        except TimeoutError:
+            _log.warning("the group's commit had no answer: it alone is behind, the stores are not", offsets=moved)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
-    async def drain(self) -> None:
+    async def drain(self, timeout_s: float) -> None:
         """Take no more records, and return once what waits is applied and the group's commit has followed.
 
-        After a failure there is nothing to wait for.
+        It takes at most `timeout_s`, of which the commit gets little. After a failure there is nothing to wait for.
         """
+        deadline = time.monotonic() + timeout_s
         self._stopping = True
         self._arrived.set()
         if self._worker is not None:
-            await asyncio.wait({self._worker})
+            await asyncio.wait({self._worker}, timeout=timeout_s)
+            if not self._worker.done():
+                _log.warning("records are not applied before the stop: they come again", waiting=self._waiting)
         if not self._failed.done():
-            await self.commit()
+            await self.commit(min(_LAST_COMMIT_S, max(deadline - time.monotonic(), 0.0)))
 
     async def close(self) -> None:
         """Close every store, whatever has happened before. Idempotent."""

@@ -20,10 +20,23 @@ from store.errors import StoreError
 from stream.errors import StreamError
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
+EXPECTED = (
+    BrokerError,
+    LifelineError,
+    NodeError,
+    ScorerError,
+    SourceError,
+    StoreError,
+    StreamError,
+    TimeoutError,
+)
 
 app = typer.Typer(
     name="lifeline",
-    help="Every user's whole history, seconds old at most, compressed on local disk, and scored where it lies.",
+    help=(
+        "Every user's whole history, seconds old at most, compressed on local disk, and scored where it lies. "
+        "Exit codes: 0 done, 1 failed, 2 wrong use or setting, 3 verify found a difference."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -44,7 +57,7 @@ def main() -> None:
         for problem in error.problems:
             _complain(problem)
         sys.exit(EXIT_USAGE)
-    except (SourceError, StoreError, StreamError, ScorerError, BrokerError, LifelineError, NodeError) as error:
+    except EXPECTED as error:
         _complain(str(error))
         sys.exit(EXIT_FAILED)
     except ModuleNotFoundError as error:

@@ -78,8 +78,9 @@ def config_show(
 def health(
     config: ConfigOption = None,
     address: AddressOption = None,
-    service: Annotated[str, typer.Option(help="a gRPC service, 'readiness' or 'liveness'; all without it")] = "",
+    service: Annotated[str, typer.Option(help="a gRPC service, 'readiness' or 'liveness'; the node without it")] = "",
     timeout: Annotated[float, typer.Option(help="seconds")] = 5.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask a node whether it serves: exit code 0 when it does, 1 when not."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -92,8 +93,13 @@ def health(
             )
         except grpc.RpcError as error:
             call: grpc.Call = error  # type: ignore[assignment]
-            err.print(f"{target}: {call.code().name}: {call.details()}", highlight=False)
-            raise typer.Exit(1) from None
-    status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
-    out.print(f"{target}: {status}", highlight=False)
+            status, details = call.code().name, call.details() or ""
+            if call.code() is grpc.StatusCode.NOT_FOUND:
+                details = "there is no such service: name readiness, liveness, or a service of the protos"
+        else:
+            status, details = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status), ""
+    if as_json:
+        print_json({"address": target, "service": service, "status": status, "details": details})
+    else:
+        out.print(f"{target}: {status}{f': {details}' if details else ''}", highlight=False, soft_wrap=True)
     raise typer.Exit(0 if status == "SERVING" else 1)

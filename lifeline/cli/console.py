@@ -56,14 +56,15 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     """Return a title over a table; columns that end in ``>`` are aligned to the right."""
     made = Table(box=SIMPLE_HEAD, header_style="dim", pad_edge=False, show_edge=False)
     for column in columns:
-        made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", no_wrap=True)
+        # Nothing is ever cut: what does not fit goes on in the next line.
+        made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for row in rows:
         made.add_row(*(escape(str(cell)) for cell in row))
     return Group(Text(title, style="bold"), made)
 
 
 def progress() -> Progress:
-    """Return a progress display on the error console: bar, count, rate, time."""
+    """Return a progress display on the error console, where that is a terminal: bar, count, rate, time."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -73,6 +74,7 @@ def progress() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=err,
+        disable=not err.is_terminal,
     )
 
 

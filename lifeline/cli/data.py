@@ -24,11 +24,24 @@ from lifeline.cli.console import (
 )
 from lifeline.client import LifelineClient
 from lifeline.sources import Source, SourceError, open_source
-from store.actions import Kind
+from store.actions import MAX_USER_ID_BYTES, Kind
 from store.sequence import Column, SequenceQuery, UserSequences
 from store.vocabulary import Vocabulary
 
 EXIT_DIFFERENT = 3
+
+
+def _user_id(text: str) -> str:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise typer.BadParameter("it is not UTF-8: give the user id as text") from None
+    if not 1 <= size <= MAX_USER_ID_BYTES:
+        raise typer.BadParameter(f"it has {size} bytes: give 1 to {MAX_USER_ID_BYTES}")
+    return text
+
+
+UserArgument = Annotated[str, typer.Argument(help="user id", callback=_user_id)]
 
 
 def produce(
@@ -36,7 +49,13 @@ def produce(
         Path | None, typer.Argument(help="CSV, JSON Lines (both also .gz) or Parquet", show_default=False)
     ] = None,
     git: Annotated[
-        Path | None, typer.Option("--git", metavar="REPO", help="the history of a git repository", show_default=False)
+        Path | None,
+        typer.Option(
+            "--git",
+            metavar="REPO",
+            help="the history of a git repository: users are hashed e-mails",
+            show_default=False,
+        ),
     ] = None,
     history: Annotated[bool, typer.Option("--history", help="the demo's history, with its embeddings")] = False,
     items: Annotated[
@@ -49,8 +68,12 @@ def produce(
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish actions to Kafka, from one source."""
+    """Publish actions to Kafka, from one source.
+
+    All acknowledged means that Kafka has them: what a node cannot apply it puts into the dead letters.
+    """
     from lifeline.history import demo_history, read_items
+    from lifeline.projected import project
     from lifeline.publish import publish
 
     if sum((source is not None, git is not None, history)) != 1:
@@ -71,20 +94,25 @@ def produce(
     else:
         vocabulary = settings.vocabulary
         actions = open_source(source, vocabulary) if source else _git(git, vocabulary)
+        if git and embeddings is None:
+            err.print("embeddings: a random projection, from which files are touched together", highlight=False)
+            embeddings = project(actions)
     with progress() as bar:
         published = publish(settings.kafka, actions, embeddings or (), vocabulary, bar)
     if as_json:
         print_json(published._asdict())
-    else:
-        out.print(
-            f"published {published.actions:,} actions and {published.items:,} items in {published.seconds:.1f} s "
-            f"({published.actions / max(published.seconds, 1e-9):,.0f} actions/s), all acknowledged"
-        )
+        return
+    out.print(
+        f"{published.items:,} items and {published.actions:,} actions acknowledged in {published.seconds:.1f} s "
+        f"({published.actions / max(published.seconds, 1e-9):,.0f} actions/s)"
+    )
+    if published.busiest_user:
+        out.print(f"the longest history: lifeline get {published.busiest_user}", highlight=False)
 
 
 def get(
-    user: Annotated[str, typer.Argument(help="user id")],
-    newest: Annotated[int, typer.Option(help="how many of the newest events; 0 for all")] = 20,
+    user: UserArgument,
+    newest: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="how many of the newest events; 0 for all")] = 20,
     kind: Annotated[str, typer.Option(help="explicit or impression")] = "explicit",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="with the items' embeddings (JSON only)")] = False,
     min_offset: Annotated[
@@ -106,11 +134,13 @@ def get(
         print_json(_sequence_json(user, _kind(kind), answer, settings.vocabulary))
     else:
         out.print(sequence_table(user, _kind(kind), answer, settings.vocabulary))
+        if not answer.sequences[_kind(kind)].stored:
+            out.print("no such user, or nothing of this kind: user ids are told apart to the letter")
 
 
 def score(
-    user: Annotated[str, typer.Argument(help="user id")],
-    candidates: Annotated[list[int], typer.Argument(metavar="ITEM...", help="item ids")],
+    user: UserArgument,
+    candidates: Annotated[list[int], typer.Argument(metavar="ITEM...", min=0, max=2**64 - 1, help="item ids")],
     explain: Annotated[bool, typer.Option("--explain", help="print the selected tokens too")] = False,
     min_offset: Annotated[
         int | None, typer.Option(help="wait until this offset is applied", show_default=False)
@@ -136,7 +166,7 @@ def score(
 
 
 def erase(
-    user: Annotated[str, typer.Argument(help="user id")],
+    user: UserArgument,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
@@ -173,7 +203,8 @@ def verify(
 
     Without a file, every partition of the data directory is rebuilt from the topic up to its applied offset; the
     node may be running. With a file, each user's sequence is computed in plain Python from the file's rows and
-    compared with what the node answers. Exit code 3 when anything differs.
+    compared with what the node answers; users that the file lacks are not looked for. Exit code 3 when anything
+    differs.
     """
     from lifeline.verify import verify_file, verify_log
 
@@ -190,7 +221,17 @@ def verify(
     if as_json:
         print_json(report.as_json())
     else:
-        out.print(report.table())
+        rows = [
+            (
+                one.name,
+                one.as_of if one.as_of >= 0 else "-",
+                f"{one.events:,}",
+                one.found[:16],
+                "equal" if one.equal else "DIFFERENT",
+            )
+            for one in report.comparisons
+        ]
+        out.print(table(f"The state against {report.against}", ("", "offset>", "events>", "found", "result"), rows))
         out.print(f"{report.summary()} ({time.monotonic() - started:.1f} s)", highlight=False)
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)

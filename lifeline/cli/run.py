@@ -115,7 +115,9 @@ def bench(
         raise typer.Exit(1) from None
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "report")
     if name is None:
-        out.print("\n".join(names))
+        for each in names:
+            doc = importlib.import_module(f"benchmarks.{each}").__doc__ or ""
+            out.print(f"lifeline bench {each}   {doc.splitlines()[0]}", highlight=False, soft_wrap=True)
         return
     if name not in names:
         err.print(f"[bold red]error:[/] there is no benchmark {name!r}: use one of {', '.join(names)}")

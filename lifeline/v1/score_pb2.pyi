@@ -63,7 +63,7 @@ class Candidate(_message.Message):
     item_id: _builtins.int
     """The item."""
     embedding: _builtins.bytes
-    """int8[32] in the scale of Item.embedding; used where the item table has none of its own."""
+    """int8[32] in the scale of Item.embedding; used where the node has none of its own."""
     def __init__(
         self,
         *,

@@ -1,37 +1,16 @@
 """The state of a node's partitions, read from its directory beside it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from lifeline.config import Settings
-from lifeline.paths import partition_dir, partitions_in
-from store.memory import SharedMemory
-from store.partition import PartitionStore
+from lifeline.stored import opened
+from store.recount import recount
 from store.state import State
 
 
-@contextmanager
-def opened(settings: Settings) -> Iterator[list[PartitionStore]]:
-    """Open every partition read-only."""
-    memory = SharedMemory(settings.store)
-    stores = [
-        PartitionStore.open(
-            partition_dir(settings.node.data_dir, number),
-            partition=number,
-            settings=settings.store,
-            memory=memory,
-            read_only=True,
-        )
-        for number in partitions_in(settings.node.data_dir)
-    ]
-    try:
-        yield stores
-    finally:
-        for store in stores:
-            store.close()
-
-
 def states(settings: Settings) -> dict[int, State]:
-    """Return each partition's state."""
+    """Return each partition's state, once the stored events have been found to add up to it."""
+    found = {}
     with opened(settings) as stores:
-        return {store.partition: store.state for store in stores}
+        for store in stores:
+            assert recount(store) == (store.state.events, store.state.fingerprint), store.partition
+            found[store.partition] = store.state
+    return found

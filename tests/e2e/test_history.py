@@ -8,23 +8,23 @@ import time
 from collections import defaultdict
 
 import pytest
+from rocksdict import Options, Rdict
 
 from lifeline.client import LifelineClient
 from lifeline.history import History
 from lifeline.node_process import NodeProcess
 from lifeline.paths import partition_dir
 from lifeline.publish import publish
-from lifeline.v1.action_pb2 import Action
+from lifeline.stored import opened
 from store.actions import Identity, Kind
-from store.memory import SharedMemory
-from store.partition import PartitionStore
+from store.fingerprint import user_hash
+from store.keys import head_key, sequence_prefix
 from store.reader import SequenceReader
 from store.sequence import SequenceQuery
 from stream.partitioner import partition_of
-from stream.producer import LifelineProducer
 from stream.settings import KafkaSettings
 from tests.e2e.conftest import READY_S, NodeMaker, silent
-from tests.e2e.states import opened, states
+from tests.e2e.states import states
 
 pytestmark = pytest.mark.kafka
 KILLS = 10
@@ -163,9 +163,6 @@ def test_verify_names_the_users_that_differ(
     node.wait_ready(READY_S)
     assert node.stop() == 0
     user = history.longest_users(1)[0]
-    # One record more, so that the erasure can pretend to come from the log.
-    with LifelineProducer(node.settings.kafka) as producer:
-        producer.publish(Action(user_id=user, item_id=1, timestamp_ms=1, action_type=1)).result(30)
     tamper(node, user)
     answer = run_cli(node, "verify", "--json")
     assert answer.returncode == 3, answer.stderr
@@ -174,13 +171,11 @@ def test_verify_names_the_users_that_differ(
 
 
 def tamper(node: NodeProcess, user: str) -> None:
-    """Erase a user behind the log's back."""
+    """Delete a user's head from the files; the state record beside it still counts the user's events."""
     number = partition_of(user.encode(), node.settings.kafka.partitions)
-    store = PartitionStore.open(
-        partition_dir(node.settings.node.data_dir, number),
-        partition=number,
-        settings=node.settings.store,
-        memory=SharedMemory(node.settings.store),
-    )
-    store.erase(user.encode(), offset=store.applied_offset + 1)
-    store.close()
+    families = {name: Options(raw_mode=True) for name in ("rows", "chunks", "meta")}
+    db = Rdict(str(partition_dir(node.settings.node.data_dir, number)), Options(raw_mode=True), families)
+    rows = db.get_column_family("rows")
+    del rows[head_key(sequence_prefix(user_hash(user.encode()), Kind.EXPLICIT))]
+    rows.close()
+    db.close()

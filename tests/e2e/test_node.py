@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -225,7 +227,7 @@ def test_every_refusal_has_a_code_a_reason_and_says_what_to_do(running: Running)
     client = running.client
     cases = (
         (lambda: client.get_sequence(""), "INVALID_ARGUMENT", "USER_ID_INVALID"),
-        (lambda: client.get_sequence("u", min_offset=10**9, timeout_s=0.3), "DEADLINE_EXCEEDED", None),
+        (lambda: client.get_sequence("u", min_offset=10**9, timeout_s=1), "DEADLINE_EXCEEDED", "OFFSET_NOT_REACHED"),
         (lambda: client.score("u", [1]), "FAILED_PRECONDITION", "MODEL_NOT_LOADED"),
         (lambda: client.score("u", []), "INVALID_ARGUMENT", "CANDIDATES_INVALID"),
         (lambda: client.score("u", list(range(513))), "INVALID_ARGUMENT", "CANDIDATES_INVALID"),
@@ -235,9 +237,34 @@ def test_every_refusal_has_a_code_a_reason_and_says_what_to_do(running: Running)
         with pytest.raises(LifelineError) as caught:
             call()
         assert caught.value.code.name == code
-        if reason is not None:
-            assert caught.value.reason == reason
-            assert ":" in caught.value.message
+        assert caught.value.reason == reason
+        assert ":" in caught.value.message
+
+
+def test_a_caller_that_goes_frees_its_place(running: Running) -> None:
+    with grpc.insecure_channel(running.node.address) as channel:
+        stub = SequenceServiceStub(channel)
+        waiting = [
+            stub.GetSequence.future(GetSequenceRequest(user_id="u", min_offset=10**9), timeout=60)
+            for _ in range(running.node.settings.node.max_concurrent_rpcs)
+        ]
+        deadline = time.monotonic() + 20
+        while not is_overloaded(running.client):
+            assert time.monotonic() < deadline, "the calls never filled the node"
+        for call in waiting:
+            call.cancel()  # type: ignore[no-untyped-call]
+        while is_overloaded(running.client):
+            assert time.monotonic() < deadline, "cancelled calls still hold their places"
+
+
+def is_overloaded(client: LifelineClient) -> bool:
+    try:
+        client.get_sequence("u")
+    except LifelineError as error:
+        if error.reason != "OVERLOADED":
+            raise
+        return True
+    return False
 
 
 def test_error_info_comes_in_the_status_details(running: Running) -> None:
@@ -279,6 +306,24 @@ def test_a_second_node_in_the_same_directory_is_refused(running: Running) -> Non
 
 def test_a_stop_is_graceful_and_a_missing_cluster_is_one_sentence(running: Running) -> None:
     assert running.node.stop() == 0
+    # SIGTERM is heard while it starts, too: here a cluster that takes the call and never answers.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        starting = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "lifeline", "node", "--config", str(running.node.config)),
+                *("--bootstrap-servers", f"127.0.0.1:{port}"),
+            ],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            silent.settimeout(60)
+            silent.accept()
+            starting.send_signal(signal.SIGTERM)
+            assert starting.wait(15) == 0
+        finally:
+            starting.kill()
+            starting.wait()
     lost = cli("node", "--bootstrap-servers", "127.0.0.1:1", "--data-dir", f"/tmp/lifeline-{uuid.uuid4().hex}")
     assert lost.returncode == 1
     assert "Kafka at 127.0.0.1:1 does not answer" in lost.stderr

@@ -1,5 +1,6 @@
 """The broker dies and comes back: the node reads on meanwhile, and then goes on by itself."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -42,5 +43,23 @@ def test_a_broker_that_dies_and_comes_back(tmp_path: Path, make_node: NodeMaker)
             broker = Broker.start(logs, port=port)
             assert items(act(2)) == [1, 2]
         assert node.stop() == 0
+    finally:
+        broker.kill()
+
+
+def test_a_node_stops_well_while_the_broker_is_away(tmp_path: Path, make_node: NodeMaker) -> None:
+    broker = Broker.start(tmp_path / "kafka", port=free_port())
+    try:
+        kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
+        create_topics(kafka)
+        node = make_node(kafka)
+        node.start()
+        node.wait_ready(READY_S)
+        with LifelineProducer(kafka) as producer:
+            producer.publish(Action(user_id="u", item_id=1, timestamp_ms=1, action_type=1)).result(30)
+        broker.kill()
+        began = time.monotonic()
+        assert node.stop() == 0
+        assert time.monotonic() - began < 15
     finally:
         broker.kill()

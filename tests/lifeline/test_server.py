@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import NodeSettings
@@ -92,6 +93,31 @@ def test_a_fault_of_the_node_has_a_reason_too(server: NodeServer) -> None:
         client.get_sequence("broken")
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert "ZeroDivisionError" in caught.value.message
+
+
+def test_open_reflection_streams_shut_nobody_out(server: NodeServer, sequences: Sequences) -> None:
+    sequences.go.set()
+    never = threading.Event()
+
+    def silent() -> Iterator[Any]:
+        never.wait(30)
+        yield from ()
+
+    with grpc.insecure_channel(server.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        streams = [stub.ServerReflectionInfo(silent()) for _ in range(10)]
+        refused = 0
+        for stream in streams[4:]:
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stream)
+            refused += caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refused >= 1
+        assert health(server.address, LIVENESS) == health_pb2.HealthCheckResponse.SERVING
+        with LifelineClient(server.address) as client:
+            assert client.get_sequence("u").sequences == {}
+        never.set()
+        for stream in streams:
+            stream.cancel()
 
 
 def test_health_follows_readiness_and_liveness(server: NodeServer) -> None:

@@ -16,12 +16,12 @@ VOCABULARY = Vocabulary()
 BIG = (1 << 64) - 1
 ROWS: list[dict[str, Any]] = [
     {"user_id": "ann", "item_id": BIG, "timestamp_ms": 5, "action_type": "click", "surface": "home"},
-    {"user_id": "zoë", "item_id": 0, "timestamp_ms": 0, "action_type": 1, "surface": 3, "event_id": "e1"},
+    {"user_id": "zoë", "item_id": 0, "timestamp_ms": 1, "action_type": 1, "surface": 3, "event_id": "e1"},
     {"user_id": "ann", "item_id": 7, "timestamp_ms": 6, "action_type": "hide", "surface": None},
 ]
 ACTIONS = [
     Action(user_id="ann", item_id=BIG, timestamp_ms=5, action_type=2, surface=1),
-    Action(user_id="zoë", item_id=0, timestamp_ms=0, action_type=1, surface=3, event_id="e1"),
+    Action(user_id="zoë", item_id=0, timestamp_ms=1, action_type=1, surface=3, event_id="e1"),
     Action(user_id="ann", item_id=7, timestamp_ms=6, action_type=4, surface=0),
 ]
 NAMES = ("event_id", "user_id", "item_id", "timestamp_ms", "action_type", "surface", "passed_over")
@@ -99,7 +99,8 @@ def test_a_name_stands_above_the_digits_of_an_id(tmp_path: Path) -> None:
         ("item_id", "1.0", "give a whole number"),
         ("item_id", "9" * 5_000, "give a whole number"),
         ("timestamp_ms", "", "timestamp_ms is ''"),
-        ("timestamp_ms", 1 << 63, "give a whole number from 0 to 9223372036854775807"),
+        ("timestamp_ms", 0, "give a whole number from 1 to"),
+        ("timestamp_ms", 1 << 63, "give a whole number from 1 to 9223372036854775807"),
         (
             "action_type",
             "like",

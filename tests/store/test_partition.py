@@ -7,7 +7,7 @@ import pytest
 
 from store import keys
 from store.actions import ActionBatch, Kind
-from store.errors import NotYetAppliedError, StoreError, StoreFailedError, StoreLockedError
+from store.errors import NotOwnerError, NotYetAppliedError, StoreError, StoreLockedError
 from store.fingerprint import user_hash
 from store.partition import ITEMS_BLOCK, PartitionStore
 from store.reader import SequenceReader
@@ -171,7 +171,7 @@ def test_closing_wakes_those_who_wait(store: PartitionStore) -> None:
     waiting.start()
     store.close()
     waiting.join(10)
-    assert outcome == ["StoreFailedError"]
+    assert outcome == ["NotOwnerError"]
 
 
 def test_closing_waits_for_a_view(tmp_path: Path, store: PartitionStore) -> None:
@@ -242,5 +242,5 @@ def test_a_closed_store_says_so(store: PartitionStore) -> None:
         lambda: store.wait_for(1, 5.0),
         lambda: list(store.users()),
     ):
-        with pytest.raises(StoreFailedError, match="is closed here"):
+        with pytest.raises(NotOwnerError, match="ask the node that does"):
             late()

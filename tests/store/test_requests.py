@@ -64,11 +64,21 @@ def test_a_call_without_a_deadline_waits_30_seconds(left: float | None, found: f
     assert time_left(Call(left)) == found  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("call", [Call(0.0), Call(-1.0), Call(5.0, active=False), Call(None, active=False)])
-def test_work_that_nobody_waits_for_is_refused(call: Call, directory: PartitionDirectory) -> None:
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        (Call(0.0), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (Call(-1.0), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (Call(5.0, active=False), grpc.StatusCode.CANCELLED),
+        (Call(None, active=False), grpc.StatusCode.CANCELLED),
+    ],
+)
+def test_work_that_nobody_waits_for_is_refused(
+    call: Call, code: grpc.StatusCode, directory: PartitionDirectory
+) -> None:
     with pytest.raises(Refusal) as caught:
         check_deadline(call)  # type: ignore[arg-type]
-    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert caught.value.code is code
     assert caught.value.reason is Reason.DEADLINE_PASSED
     with pytest.raises(Refusal):
         reader_at(directory, "ann", None, call)  # type: ignore[arg-type]

@@ -161,7 +161,11 @@ def test_a_broken_store_is_data_loss_or_unavailable(node: Node) -> None:
     assert "partition 3, user ann" in found.message
     node.store.close()
     found = refuse(node)
-    assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_FAILED")
+    assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
+    node.directory.remove(3, "the log starts at 9: restore a snapshot")
+    found = refuse(node)
+    assert (found.code, found.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_SERVING")
+    assert "restore a snapshot" in found.message
     node.directory.remove(3)
     assert refuse(node).reason == "NOT_OWNER"
 

@@ -55,7 +55,7 @@ class RecordingDirectory:
     def add(self, store: RecordingStore) -> None:
         self.served.add(store.partition)
 
-    def remove(self, partition: int) -> None:
+    def remove(self, partition: int, why: str = "") -> None:  # noqa: ARG002
         self.served.discard(partition)
 
 
@@ -85,7 +85,7 @@ class Node:
         store.open = False
 
     def rules(self) -> Rules:
-        return Rules(Vocabulary(), self.kafka.partitions, self.updater.max_action_bytes, self.updater.max_future_ms)
+        return Rules.of(Vocabulary(), self.kafka.partitions, self.updater)
 
     def make_updater(self) -> Updater[RecordingStore]:
         return Updater(
@@ -105,7 +105,7 @@ class Node:
             await self.stream.start()
             yield self
         finally:
-            await self.stream.stop()
+            await self.stream.stop(15)
 
     def state_of(self) -> dict[int, PartitionState]:
         return {status.partition: status.state for status in self.stream.status()}

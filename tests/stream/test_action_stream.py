@@ -1,6 +1,5 @@
 import asyncio
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -91,8 +90,6 @@ def test_every_action_is_applied_once_and_a_restart_goes_on_behind_the_store(kaf
             assert node.directory.served == {0, 1, 2, 3}
             status = node.stream.status()
             assert sum(each.lag for each in status) == 0
-            assert sum(each.size_bytes for each in status) > 0
-            assert all(abs(each.last_record_ms / 1000 - time.time()) < 120 for each in status)
         assert node.directory.served == set()
         assert not any(store.open for store in node.disks.values())
 
@@ -446,7 +443,7 @@ def test_the_real_store_comes_out_the_same_through_restarts_and_in_one_pass(
 ) -> None:
     memory = SharedMemory(StoreSettings())
     updater_settings = UpdaterSettings(batch_max_records=500, batch_max_wait_ms=0)
-    rules = Rules(Vocabulary(), 4, updater_settings.max_action_bytes, updater_settings.max_future_ms)
+    rules = Rules.of(Vocabulary(), 4, updater_settings)
 
     def opener(home: Path) -> Callable[[int], PartitionStore]:
         return lambda number: PartitionStore.open(
@@ -480,7 +477,7 @@ def test_the_real_store_comes_out_the_same_through_restarts_and_in_one_pass(
             )
             return {store.partition: (store.applied_offset, store.fingerprint) for store in directory}
         finally:
-            await stream.stop()
+            await stream.stop(15)
             embeddings.close()
 
     publish(kafka, actions(9_000))

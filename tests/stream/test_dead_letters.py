@@ -5,7 +5,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from store.vocabulary import Vocabulary
-from stream.dead_letters import REASON_HEADER, DeadLetterPublisher, error_headers
+from stream.dead_letters import REASON_HEADER, DeadLetterPublisher, _chunks, error_headers
 from stream.decode import DeadLetter, DeadLetterReason, Rules, decode
 from stream.errors import DeadLetterError
 from stream.settings import KafkaSettings, UpdaterSettings
@@ -119,3 +119,15 @@ def test_the_classes_and_stages_are_those_of_kafka_connect() -> None:
         assert headers["__connect.errors.stage"] in {b"KEY_CONVERTER", b"VALUE_CONVERTER", b"TASK_PUT"}
         module, _, name = headers["__connect.errors.exception.class.name"].decode().rpartition(".")
         assert hasattr(__import__(module, fromlist=[name]), name)
+
+
+def test_letters_go_in_chunks_of_bounded_count_and_bytes() -> None:
+    sizes = [10] * 1_200 + [3 << 20] * 3 + [10]
+    letters = [
+        DeadLetter(FakeRecord(offset=at, value=bytes(size)), DeadLetterReason.OVERSIZED, "why")
+        for at, size in enumerate(sizes)
+    ]
+    chunks = list(_chunks(letters))
+    assert [letter for chunk in chunks for letter in chunk] == letters
+    assert [len(chunk) for chunk in chunks] == [500, 500, 201, 1, 2]
+    assert list(_chunks([])) == []

@@ -56,7 +56,7 @@ async def following(kafka: KafkaSettings, table: RecordingTable) -> AsyncIterato
         await asyncio.wait_for(follower.caught_up.wait(), 20)
         yield follower
     finally:
-        await follower.stop()
+        await follower.stop(5)
 
 
 def item(number: int, fill: int = 1, version: int = 3) -> Item:
@@ -193,8 +193,8 @@ def test_a_failing_write_ends_the_follower(kafka_settings: KafkaSettings) -> Non
             with pytest.raises(OSError, match="No space left"):
                 await asyncio.wait_for(follower.wait(), 20)
         finally:
-            await follower.stop()
-            await follower.stop()
+            await follower.stop(5)
+            await follower.stop(5)
 
     asyncio.run(run())
 
@@ -214,7 +214,7 @@ def test_a_topic_that_is_missing_or_was_made_anew(kafka_settings: KafkaSettings)
         start(kafka_settings, table)
     create_topics(kafka_settings)
     table.offsets[2] = 10
-    with pytest.raises(PartitionLostError, match=r"2 ends at 0, and 10 is applied"):
+    with pytest.raises(PartitionLostError, match=r"2 ends at 0, and 10 is applied.*<node.data_dir>/items aside"):
         start(kafka_settings, table)
 
 

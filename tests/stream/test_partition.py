@@ -20,19 +20,19 @@ def test_batches_keep_the_order_and_lose_nothing(sizes: list[int], limit: int) -
     assert (held.pending_records, held.next_offset) == (start, start)
     taken: list[int] = []
     while held.pending:
-        batch = held.take(limit)
+        batch, _ = held.take(limit, 1 << 30)
         assert len(batch) == min(limit, start - len(taken))
         taken += [record.offset for record in batch]
         assert held.pending_records == start - len(taken)
     assert taken == list(range(start))
-    assert held.take(limit) == []
+    assert held.take(limit, 1 << 30) == ([], 0)
 
 
 def test_what_is_void_is_gone_and_the_epoch_tells() -> None:
     held: HeldPartition[RecordingStore] = HeldPartition(0, consuming=True)
     held.push(run(0, 5))
-    assert held.void() == 5
-    assert (held.pending_records, held.epoch, held.consuming, held.take(9)) == (0, 1, False, [])
+    assert held.void()[0] == 5
+    assert (held.pending_records, held.epoch, held.consuming, held.take(9, 9)) == (0, 1, False, ([], 0))
 
 
 @given(st.lists(st.integers(0, 60), unique=True).map(sorted), st.integers(0, 70))
@@ -52,3 +52,28 @@ def test_lag_counts_what_the_log_is_known_to_hold() -> None:
     assert held.lag == 0
     status = held.status()
     assert (status.partition, status.state, status.applied_offset) == (3, PartitionState.ASSIGNED, 6)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), max_size=8), st.integers(1, 9), st.integers(1, 99)
+)
+def test_a_batch_is_bounded_by_bytes_too_and_takes_at_least_one(
+    runs: list[list[int]], limit: int, max_bytes: int
+) -> None:
+    held: HeldPartition[RecordingStore] = HeldPartition(0)
+    sizes: list[int] = []
+    for each in runs:
+        records = [FakeRecord(offset=len(sizes) + at, key=b"", value=bytes(size)) for at, size in enumerate(each)]
+        assert held.push(records) == sum(each)
+        sizes += each
+    taken: list[int] = []
+    while held.pending:
+        batch, size = held.take(limit, max_bytes)
+        assert size == sum(len(record.value or b"") for record in batch)
+        assert 1 <= len(batch) <= limit
+        assert size <= max_bytes or len(batch) == 1
+        taken += [record.offset for record in batch]
+        full = len(batch) == limit or len(taken) == len(sizes) or size + sizes[len(taken)] > max_bytes
+        assert full
+        assert held.pending_bytes == sum(sizes[len(taken) :])
+    assert taken == list(range(len(sizes)))

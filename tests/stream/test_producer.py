@@ -150,6 +150,31 @@ def test_a_record_that_failed_is_heard_of_by_its_delivery_and_by_the_flush(produ
     producer.flush()
 
 
+@pytest.mark.kafka
+def test_an_embedding_that_failed_is_sent_again(
+    producer: LifelineProducer, kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedding = np.ones(32, np.int8)
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise NotEnoughReplicasError
+
+        patch.setattr(producer._producer, "send", refuse)
+        with pytest.raises(PublishError):
+            producer.publish(action(item_id=1), embedding=embedding)
+        future = FutureRecordMetadata(FutureProduceResult(TopicPartition("t", 0)), 0, 0, None, 0, 0, 0)
+        patch.setattr(producer._producer, "send", lambda *_, **__: future)
+        producer.publish(action(item_id=2), embedding=embedding)
+        future.failure(NotEnoughReplicasError())
+    with pytest.raises(PublishError):
+        producer.flush()
+    for item_id in (1, 2, 2):
+        producer.publish(action(item_id=item_id), embedding=embedding)
+    producer.flush()
+    assert sorted(record.key for record in read(kafka_settings, kafka_settings.items_topic)) == [b"1", b"2"]
+
+
 def test_a_cluster_that_is_not_there() -> None:
     with pytest.raises(ClusterUnreachableError, match="bootstrap-servers"):
         LifelineProducer(KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=200))

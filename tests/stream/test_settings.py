@@ -56,6 +56,11 @@ def test_what_cannot_work_is_refused(fields: dict[str, Any], message: str) -> No
         KafkaSettings(**fields)
 
 
-def test_an_authority_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        KafkaSettings(security_protocol="SSL", ssl_ca_file=str(tmp_path / "none.pem")).client_options()
+@pytest.mark.parametrize("name", ["ssl_ca_file", "ssl_cert_file"])
+def test_a_file_of_tls_that_is_missing_or_no_pem(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "some.pem"
+    with pytest.raises(ValidationError, match=rf"kafka\.{name} names .*some\.pem, which is not there"):
+        KafkaSettings.model_validate({"security_protocol": "SSL", name: str(path)})
+    path.write_text("no certificate")
+    with pytest.raises(ValidationError, match=rf"kafka\.{name} .*some\.pem does not load"):
+        KafkaSettings.model_validate({"security_protocol": "SSL", name: str(path)})

@@ -44,6 +44,7 @@ SIGNATURES: list[tuple[type, str, list[str], bool]] = [
     (CONSUMER, "verify_event_path", ["self", "now", "tp"], False),
     (THREAD, "_create_worker_consumer", ["self", "transport"], False),
     (THREAD, "_ensure_consumer", ["self"], False),
+    (THREAD, "on_thread_stop", ["self"], True),
     (THREAD, "call_thread", ["self", "fun", "args", "kwargs"], True),
     (TableManager, "_update_channels", ["self"], True),
     (TableManager, "on_start", ["self"], True),

@@ -1,11 +1,13 @@
 """The updater alone, with a log that does as it is told."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError
 
 from lifeline.v1.action_pb2 import Action
 from stream.errors import DeadLetterError
@@ -29,6 +31,8 @@ class FakeLog:
         self.resumed: list[tuple[int, int]] = []
         self.paused: list[int] = []
         self.committed: list[Mapping[int, int]] = []
+        self.away = False
+        self.commits_started = 0
 
     def _check(self) -> None:
         if self.gone:
@@ -36,6 +40,8 @@ class FakeLog:
 
     async def bounds(self, partition: int) -> Bounds:  # noqa: ARG002
         self._check()
+        if self.away:
+            raise KafkaTimeoutError
         return Bounds(self.start, self.end)
 
     async def resume_at(self, partition: int, offset: int) -> None:
@@ -52,7 +58,13 @@ class FakeLog:
     def position(self, partition: int) -> int | None:  # noqa: ARG002
         return None
 
+    def connected(self, partition: int) -> bool:  # noqa: ARG002
+        return not self.away
+
     async def commit(self, offsets: Mapping[int, int]) -> bool:
+        self.commits_started += 1
+        if self.away:
+            await asyncio.Event().wait()
         self.committed.append(offsets)
         return True
 
@@ -277,7 +289,7 @@ def test_the_commit_follows_the_store_and_is_made_once() -> None:
         async with updating(node, log) as updater:
             await until(lambda: len(log.resumed) == 1)
             await hand_over(updater, records(5, 6))
-            await updater.drain()
+            await updater.drain(10)
             await updater.commit()
 
     asyncio.run(run())
@@ -295,3 +307,108 @@ def test_a_new_store_starts_where_the_log_does() -> None:
 
     asyncio.run(run())
     assert items(node) == [500, 501]
+
+
+def test_a_partition_that_comes_back_during_the_close_is_the_one_that_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, log = make_node(), FakeLog(0, 3)
+    closing, gate, close = threading.Event(), threading.Event(), node.close_store
+
+    def slow(store: RecordingStore) -> None:
+        closing.set()
+        gate.wait(30)
+        close(store)
+
+    monkeypatch.setattr(node, "close_store", slow)
+
+    async def run() -> None:
+        async with updating(node, FakeLog(0, 3)) as updater:
+            await until(lambda: node.directory.served == {PARTITION})
+            await updater.on_assigned(frozenset(), FakeLog())
+            await until(closing.is_set)
+            await updater.on_assigned(frozenset({PARTITION}), log)
+            gate.set()
+            await until(lambda: log.resumed == [(PARTITION, 0)])
+            await hand_over(updater, records(0, 1, 2))
+            await until(lambda: [each.applied_offset for each in updater.status()] == [2])
+
+    asyncio.run(run())
+    assert items(node) == [0, 1, 2]
+
+
+def test_a_cluster_that_is_away_is_asked_again_and_is_no_failure() -> None:
+    node, log = make_node(), FakeLog(0, 9)
+    log.away = True
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: "does not say what the log holds" in updater.status()[0].reason)
+            assert updater.status()[0].state is PartitionState.RESTORING
+            log.away = False
+            await until(lambda: len(log.resumed) == 1)
+            assert updater.status()[0].reason == ""
+            await hand_over(updater, records(0))
+            log.away = True
+            gap = asyncio.create_task(hand_over(updater, records(3)))
+            await until(lambda: "does not say" in updater.status()[0].reason)
+            log.away = False
+            await gap
+            assert log.resumed[-1] == (PARTITION, 1)
+
+    asyncio.run(run())
+
+
+def test_a_commit_without_an_answer_holds_neither_watch_nor_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, log = make_node(commit_interval_ms=100, stall_after_ms=1_000), FakeLog(0, 9)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            log.away = True
+            await hand_over(updater, records(0))
+            await until(lambda: log.commits_started == 1)
+            # Lag, and nothing that could be fetched: no stall, however long.
+            held = updater._held[PARTITION]
+            monkeypatch.setattr(held, "progress_at", held.progress_at - 1_000)
+            before = held.progress_at
+            await until(lambda: held.progress_at > before + 999)
+            assert held.state is PartitionState.CATCHING_UP
+            assert log.commits_started == 1
+            log.away = False
+            await until(lambda: held.state is PartitionState.STALLED)
+            log.away = True
+            await until(lambda: held.state is PartitionState.CATCHING_UP)
+            await asyncio.wait_for(updater.drain(0.2), 5)
+
+    asyncio.run(run())
+
+
+def test_few_large_records_hold_the_fetch_back_and_make_small_batches() -> None:
+    node, log = make_node(max_waiting_mib=4, batch_max_wait_ms=60_000), FakeLog(0, 8)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            await updater.on_records(PARTITION, [FakeRecord(offset=0, key=b"ann", value=None)])
+            assert updater._room.is_set()
+            updater._count_waiting(0, 4 << 20)
+            assert not updater._room.is_set()
+            updater._count_waiting(0, -(4 << 20))
+            assert updater._room.is_set()
+            huge = [
+                FakeRecord(
+                    offset=at, key=b"ann", value=Action(user_id="ann", event_id="x" * (1 << 20)).SerializeToString()
+                )
+                for at in range(1, 5)
+            ]
+            published: list[int] = []
+
+            async def keep(letters: Sequence[object]) -> None:
+                published.append(len(letters))
+
+            updater._dead_letters.publish = keep  # type: ignore[method-assign]
+            await updater.on_records(PARTITION, huge)
+            assert not updater._room.is_set()
+            await until(lambda: node.disks[PARTITION].applied_offset >= 3)
+            assert set(published) == {1}
+
+    asyncio.run(run())

@@ -1,0 +1,45 @@
+"""A recount: events and fingerprint summed anew from what is stored, and not from the running sums beside it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from store.actions import Kind, pack_code
+from store.fingerprint import add, event_hashes, total, user_hash
+from store.partition import PartitionStore
+from store.reader import SequenceReader
+from store.sequence import SequenceQuery
+
+
+class Recount(NamedTuple):
+    """What the stored events add up to."""
+
+    events: int
+    fingerprint: int
+
+
+def recount(store: PartitionStore) -> Recount:
+    """Read every sequence of a store that nobody writes to, and add up its events.
+
+    Raises CorruptRecordError, FormatVersionError.
+    """
+    reader, query = SequenceReader(store), SequenceQuery(kinds=tuple(Kind))
+    events = fingerprint = 0
+    for user in store.users():
+        words = np.frombuffer(user_hash(user.encode()), np.uint64)
+        for kind, sequence in reader.read(user, query).sequences.items():
+            columns = sequence.timestamp_ms, sequence.item_id, sequence.action_type, sequence.surface
+            timestamp_ms, item_id, action_type, surface = columns
+            if timestamp_ms is None or item_id is None or action_type is None or surface is None:
+                raise AssertionError("Column.EVENT has all four columns")
+            n = sequence.length
+            hashes = event_hashes(
+                np.broadcast_to(words, (n, 2)),
+                timestamp_ms,
+                item_id,
+                np.full(n, kind, np.uint8),
+                pack_code(action_type, surface),
+            )
+            events += n
+            fingerprint = add(fingerprint, total(*hashes))
+    return Recount(events, fingerprint)

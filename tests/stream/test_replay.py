@@ -1,0 +1,55 @@
+"""Replay of a log that falls silent; what a replay gives is tested where logs are compared."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from aiokafka import TopicPartition
+
+from store.partition import PartitionStore
+from store.vocabulary import Vocabulary
+from stream import replay as module
+from stream.decode import Rules
+from stream.errors import ClusterUnreachableError
+from stream.replay import replay
+from stream.settings import KafkaSettings, UpdaterSettings
+from tests.stream.harness import RecordingStore
+
+
+class SilentConsumer:
+    """Knows what the log holds, and gets none of it."""
+
+    def __init__(self, **_: Any) -> None:
+        self.at = 0
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        # As the client does when its fetch is under way.
+        raise asyncio.CancelledError
+
+    def assign(self, partitions: list[TopicPartition]) -> None: ...
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 10)
+
+    def seek(self, _: TopicPartition, offset: int) -> None:
+        self.at = offset
+
+    async def position(self, _: TopicPartition) -> int:
+        return self.at
+
+    async def getmany(self, **_: Any) -> dict[TopicPartition, list[Any]]:
+        await asyncio.sleep(0.01)
+        return {}
+
+
+def test_a_cluster_that_goes_away_ends_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AIOKafkaConsumer", SilentConsumer)
+    store = cast("PartitionStore", RecordingStore(0))
+    rules = Rules.of(Vocabulary(), 4, UpdaterSettings())
+    with pytest.raises(ClusterUnreachableError):
+        asyncio.run(asyncio.wait_for(replay(KafkaSettings(request_timeout_ms=1_000), rules, store, until=9), 20))
