@@ -39,6 +39,7 @@ from stream.decode import Rules
 from stream.items import ItemFollower
 from stream.partition import PartitionState
 from stream.partitioner import partition_of
+from stream.threads import run_abandonable
 from stream.topics import ensure_topics
 from stream.updater import Updater
 
@@ -106,7 +107,7 @@ class Node:
     async def start(cls, settings: Settings, stack: AsyncExitStack, stopping: Deadline) -> "Node":
         """Start every part; `stack` stops them again, within `stopping`. Raises what the parts raise."""
         stack.enter_context(_locked(settings.node.data_dir))
-        await asyncio.to_thread(ensure_topics, settings.kafka)
+        await run_abandonable(ensure_topics, settings.kafka)
         partitions = settings.kafka.partitions
         memory = SharedMemory(settings.store)
         embeddings = EmbeddingTable.open(items_dir(settings.node.data_dir))

@@ -1,8 +1,10 @@
-"""Work in threads whose end is always awaited: what it holds may be closed right afterwards."""
+"""Blocking work in threads: such whose end is always awaited, and such that nothing waits for."""
 
 import asyncio
+import threading
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from contextlib import suppress
+from typing import ParamSpec, TypeVar, cast
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -16,3 +18,33 @@ async def run_to_end(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kw
     except asyncio.CancelledError:
         await asyncio.wait({work})
         raise
+
+
+async def run_abandonable(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Run a blocking function in a thread that neither a cancellation nor the end of the process waits for.
+
+    For questions to a cluster that may never answer, and that hold nothing which must be closed in order.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[_R] = loop.create_future()
+
+    def settle(result: _R | None, error: BaseException | None) -> None:
+        if answer.cancelled():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(cast("_R", result))
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is awaited
+            failure = error
+        # The loop may have ended meanwhile: then nobody wants to know.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=work, name="lifeline-ask", daemon=True).start()
+    return await answer

@@ -318,9 +318,9 @@ def test_a_stop_is_graceful_and_a_missing_cluster_is_one_sentence(running: Runni
         )
         try:
             silent.settimeout(60)
-            silent.accept()
-            starting.send_signal(signal.SIGTERM)
-            assert starting.wait(15) == 0
+            with silent.accept()[0]:
+                starting.send_signal(signal.SIGTERM)
+                assert starting.wait(15) == 0
         finally:
             starting.kill()
             starting.wait()

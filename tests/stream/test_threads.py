@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from stream.threads import run_to_end
+from stream.threads import run_abandonable, run_to_end
 
 
 def test_it_returns_what_the_function_returns_and_raises_what_it_raises() -> None:
@@ -35,3 +35,23 @@ def test_a_cancellation_waits_for_the_thread() -> None:
         assert ended.is_set()
 
     asyncio.run(run())
+
+
+def test_an_abandonable_run_gives_what_the_function_gives_and_raises_what_it_raises() -> None:
+    async def check() -> None:
+        assert await run_abandonable(divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await run_abandonable(divmod, 7, 0)
+
+    asyncio.run(check())
+
+
+def test_an_abandoned_thread_holds_up_neither_the_caller_nor_the_end_of_the_loop() -> None:
+    never = threading.Event()
+
+    async def ask() -> None:
+        await asyncio.wait_for(run_abandonable(never.wait), 0.05)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(ask())
+    never.set()
