@@ -15,7 +15,7 @@ class ClusterUnreachableError(StreamError):
         self.servers = servers
         super().__init__(
             f"Kafka at {servers} does not answer ({type(why).__name__}): start it (`lifeline broker` runs "
-            "one), or set --bootstrap-servers / LIFELINE_KAFKA__BOOTSTRAP_SERVERS and the login rightly"
+            "one), or correct --bootstrap-servers / LIFELINE_KAFKA__BOOTSTRAP_SERVERS and the login settings"
         )
 
 

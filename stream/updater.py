@@ -304,7 +304,8 @@ class Updater(Generic[StoreT]):
             return
         held.state, held.reason = state, reason
         tell = _log.error if state in {PartitionState.REFUSING, PartitionState.STALLED} else _log.info
-        tell("partition", partition=held.number, state=state.value, applied_offset=held.applied_offset, why=reason)
+        why = {"why": reason} if reason else {}
+        tell("partition", partition=held.number, state=state.value, applied_offset=held.applied_offset, **why)
         self._on_state(held.number, state, reason)
 
     # -- the work ----------------------------------------------------------------------------------------------

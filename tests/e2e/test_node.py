@@ -291,7 +291,8 @@ def test_the_commands_read_what_was_published(running: Running) -> None:
     got = cli("get", "typed", "--min-offset", str(at.offset), "--json", node=running.node)
     assert got.returncode == 0, got.stderr
     answer = json.loads(got.stdout)
-    assert (answer["item_id"], answer["action_type"], answer["stored"]) == ([11], ["add"], 1)
+    name = running.node.settings.vocabulary.action_type_names[1]
+    assert (answer["item_id"], answer["action_type"], answer["stored"]) == ([11], [name], 1)
     assert cli("health", node=running.node).returncode == 0
     erased = cli("erase", "typed", "--yes", "--json", node=running.node)
     assert erased.returncode == 0, erased.stderr
