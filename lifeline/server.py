@@ -13,14 +13,13 @@ from grpc_reflection.v1alpha import reflection
 
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
-from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
+from lifeline.v1 import score_pb2_grpc, sequence_pb2_grpc
+from scorer import service as score_service
+from store import service as store_service
 from store.status import Reason, Refusal, abort
 
 LIVENESS, READINESS = "liveness", "readiness"
-SERVICES = (
-    sequence_pb2.DESCRIPTOR.services_by_name["SequenceService"].full_name,
-    score_pb2.DESCRIPTOR.services_by_name["ScoreService"].full_name,
-)
+SERVICES = (store_service.SERVICE, score_service.SERVICE)
 
 _SPARE_THREADS = 8
 _WAITING_CALLS = 1_024
