@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+PEERS := .venv-peers
 
 # "locked" is the torch of requirements.lock. Once set up, the choice is kept until another is named.
 ifndef TORCH_BACKEND
@@ -12,7 +13,7 @@ endif
 SETUP := $(VENV)/.setup-$(TORCH_BACKEND)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench proto clean lock
+.PHONY: help setup demo test lint bench peers proto clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,17 +37,21 @@ lint: $(SETUP) ## Check style, types, the import arrows and the wire contract
 bench: $(SETUP) ## Measure the whole path (ARGS=--json for the rows)
 	@$(BIN)/lifeline bench slice $(ARGS)
 
+peers: $(PEERS)/.setup ## Make .venv-peers: what `lifeline bench store` is compared with
+	@echo "Ready: $(BIN)/lifeline bench store"
+
 proto: $(SETUP) ## Build lifeline/v1 from protos/
 	@$(BIN)/python protos/generate.py
 
-clean: ## Remove .venv, caches and build outputs (data/ and models/ stay)
-	@rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## Remove .venv, .venv-peers, caches and build outputs (data/ and models/ stay)
+	@rm -rf $(VENV) $(PEERS) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
-lock: $(SETUP) ## Resolve the dependencies anew into requirements.lock and requirements-bootstrap.txt
+lock: $(SETUP) ## Resolve the dependencies anew into requirements.lock, -peers.lock and -bootstrap.txt
 	@$(UV) pip compile pyproject.toml --all-extras --group dev --upgrade $(LOCKED) -o requirements.lock
+	@$(UV) pip compile benchmarks/peers/requirements.in --upgrade $(LOCKED) -o requirements-peers.lock
 	@echo uv | $(UV) pip compile - --upgrade --no-annotate $(LOCKED) -o requirements-bootstrap.txt
 
 # --- how .venv comes to be ---
@@ -64,6 +69,13 @@ $(SETUP): requirements.lock pyproject.toml $(UV)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install $(INSTALL)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.setup-*
+	@touch $@
+
+# Quix Streams puts upper bounds on what Lifeline uses, so the peers have an environment of their own.
+$(PEERS)/.setup: requirements-peers.lock $(UV)
+	@echo "==> Installing the packages of requirements-peers.lock into $(PEERS) (200 MB)"
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(PEERS)
+	@VIRTUAL_ENV=$(PEERS) $(UV) pip install --require-hashes -r requirements-peers.lock
 	@touch $@
 
 $(UV): requirements-bootstrap.txt

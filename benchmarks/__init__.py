@@ -1,1 +1,3 @@
-"""Benchmarks: each module is one `lifeline bench NAME`."""
+"""Benchmarks: each of `NAMES` is one `lifeline bench NAME`, and a module or package with a `run`."""
+
+NAMES = ("slice", "store")

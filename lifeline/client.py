@@ -19,7 +19,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from numpy.typing import NDArray
 
-from lifeline.v1 import score_pb2, sequence_pb2
+from lifeline.v1 import operator_pb2, score_pb2, sequence_pb2
+from lifeline.v1.operator_pb2_grpc import OperatorServiceStub
 from lifeline.v1.score_pb2_grpc import ScoreServiceStub
 from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
 from store.sequence import EMBEDDING_DIM, AsOf, Column, SequenceQuery, UserSequences
@@ -27,6 +28,7 @@ from store.sequence import Sequence as EventSequence
 from store.wire import KINDS, WIRE_COLUMNS, WIRE_KINDS
 
 MAX_REPLY_BYTES = 256 << 20
+SNAPSHOT_TIMEOUT_S = 3_600.0
 
 Reply = TypeVar("Reply")
 
@@ -85,6 +87,24 @@ class Scores:
     model_version: str
 
 
+class PartitionSnapshot(NamedTuple):
+    """A snapshot that a node made of one of its partitions."""
+
+    partition: int
+    id: str
+    applied_offset: int
+    """The last offset that is part of it."""
+    events: int
+    fingerprint: str
+    """32 hexadecimal digits."""
+    files: int
+    total_bytes: int
+    uploaded_files: int
+    """Files that were not there yet."""
+    uploaded_bytes: int
+    seconds: float
+
+
 @dataclass(slots=True)
 class LifelineClient:
     """A connection to a node.
@@ -99,6 +119,7 @@ class LifelineClient:
     _channel: grpc.Channel = field(init=False, repr=False)
     _sequences: SequenceServiceStub = field(init=False, repr=False)
     _scores: ScoreServiceStub = field(init=False, repr=False)
+    _operators: OperatorServiceStub = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
@@ -109,6 +130,7 @@ class LifelineClient:
         )
         self._sequences = SequenceServiceStub(self._channel)
         self._scores = ScoreServiceStub(self._channel)
+        self._operators = OperatorServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -192,6 +214,31 @@ class LifelineClient:
             model=reply.model.name,
             model_version=reply.model.version,
         )
+
+    def create_snapshot(
+        self, partitions: Sequence[int] = (), *, timeout_s: float = SNAPSHOT_TIMEOUT_S
+    ) -> list[PartitionSnapshot]:
+        """Have the node copy partitions, without any named all that it serves, to where its configuration says.
+
+        Returns once every copy is whole, partitions ascending. It takes as long as the upload of what is new.
+        """
+        request = operator_pb2.CreateSnapshotRequest(partitions=partitions)
+        reply = self._call(self._operators.CreateSnapshot, request, timeout_s)
+        return [
+            PartitionSnapshot(
+                partition=one.partition,
+                id=one.snapshot_id,
+                applied_offset=one.applied_offset,
+                events=one.events,
+                fingerprint=one.fingerprint,
+                files=one.files,
+                total_bytes=one.total_bytes,
+                uploaded_files=one.uploaded_files,
+                uploaded_bytes=one.uploaded_bytes,
+                seconds=one.seconds,
+            )
+            for one in reply.snapshots
+        ]
 
     def _call(self, method: Callable[..., Reply], request: Message, timeout_s: float | None) -> Reply:
         try:

@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from scorer.settings import ScorerSettings
 from store.settings import StoreSettings
+from store.snapshot_settings import SnapshotSettings
 from store.vocabulary import Vocabulary
 from stream.settings import KafkaSettings, UpdaterSettings
 
@@ -81,6 +82,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     updater: UpdaterSettings = UpdaterSettings()
     store: StoreSettings = StoreSettings()
+    snapshot: SnapshotSettings = SnapshotSettings()
     scorer: ScorerSettings = ScorerSettings()
     vocabulary: Vocabulary = Vocabulary()
 
@@ -236,11 +238,14 @@ def _field(path: list[str]) -> _Found | None:
             is_tree = get_origin(field.annotation) is dict
             if depth + 1 < len(path):
                 # What lies inside a dictionary is for its own type to check.
-                return _Found(is_tree=False, is_secret=False) if is_tree else None
-            is_secret = SecretStr in (field.annotation, *get_args(field.annotation))
-            return _Found(is_tree=is_tree, is_secret=is_secret)
+                return _Found(is_tree=False, is_secret=_is_secret(field.annotation)) if is_tree else None
+            return _Found(is_tree=is_tree, is_secret=_is_secret(field.annotation))
         model = below
     return _Found(is_tree=True, is_secret=False)
+
+
+def _is_secret(annotation: object) -> bool:
+    return annotation is SecretStr or any(_is_secret(part) for part in get_args(annotation))
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:

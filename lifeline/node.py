@@ -6,33 +6,33 @@ consuming: a supervisor starts it again, and the store's applied offset says whe
 """
 
 import asyncio
-import fcntl
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 import structlog
 
 from lifeline.config import Settings
+from lifeline.data_lock import locked
 from lifeline.deadline import Deadline
-from lifeline.errors import DataDirError
 from lifeline.paths import items_dir, partition_dir
 from lifeline.server import NodeServer
 from scorer import weights
 from scorer.errors import ModelNotFoundError
 from scorer.scorer import Scorer
 from scorer.service import ModelHolder, ScoreService
+from store.collector import keep_collector_away
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
-from store.errors import StoreLockedError
 from store.fingerprint import as_text
 from store.memory import SharedMemory
+from store.operator_service import OperatorService
 from store.partition import PartitionStore
 from store.service import SequenceService
+from store.snapshot import SnapshotRepository
 from stream.action_stream import ActionStream
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import Rules
@@ -106,9 +106,10 @@ class Node:
     @classmethod
     async def start(cls, settings: Settings, stack: AsyncExitStack, stopping: Deadline) -> "Node":
         """Start every part; `stack` stops them again, within `stopping`. Raises what the parts raise."""
-        stack.enter_context(_locked(settings.node.data_dir))
+        stack.enter_context(locked(settings.node.data_dir))
         await run_abandonable(ensure_topics, settings.kafka)
         partitions = settings.kafka.partitions
+        snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
         memory = SharedMemory(settings.store)
         embeddings = EmbeddingTable.open(items_dir(settings.node.data_dir))
         stack.callback(embeddings.close)
@@ -122,7 +123,7 @@ class Node:
         items = ItemFollower(settings.kafka, embeddings)
         stack.push_async_callback(lambda: items.stop(stopping.left()))
         await items.start()
-        updater = Updater(
+        updater: Updater[PartitionStore] = Updater(
             settings.updater,
             Rules.of(settings.vocabulary, partitions, settings.updater),
             open_store=open_store,
@@ -137,10 +138,12 @@ class Node:
             settings.node,
             SequenceService(directory, max_reply_bytes=max_reply_bytes),
             ScoreService(directory, models, settings.vocabulary, settings.scorer, max_reply_bytes=max_reply_bytes),
+            OperatorService(directory, snapshots, topic=settings.kafka.actions_topic),
         )
         # Calls under way get half of what is left: applying what waits needs the rest.
         stack.push_async_callback(lambda: asyncio.to_thread(server.stop, stopping.left() / 2))
         _log.info("listening", grpc_address=server.address, pid=os.getpid())
+        keep_collector_away()
         await stream.start()
         return cls(server, stream, items, directory, embeddings)
 
@@ -186,7 +189,7 @@ class Node:
             await asyncio.sleep(_WATCH_S)
 
     async def _sync_items(self) -> None:
-        """Bring what other processes see of the embeddings up to date once a second, and before `ready`."""
+        """Bring the embeddings and their offsets to the disk once a second, and before `ready`."""
         await self._items.caught_up.wait()
         while True:
             await asyncio.to_thread(self._embeddings.sync)
@@ -217,24 +220,3 @@ def _load_model(settings: Settings, embeddings: EmbeddingTable) -> ModelHolder:
         models.install(Scorer(loaded, settings.vocabulary, embeddings))
         _log.info("model", name=loaded.manifest.name, version=loaded.manifest.version)
     return models
-
-
-@contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory: two nodes in one would overwrite each other's embeddings."""
-    with ExitStack() as stack:
-        try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((data_dir / "node.lock").open("w"))
-        except OSError as error:
-            raise DataDirError(
-                f"{data_dir} cannot be used ({error.strerror}): name another directory with --data-dir, or give this "
-                "user leave to write there"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreLockedError(
-                f"{data_dir} belongs to a node that runs: stop it, or give this one its own --data-dir"
-            ) from error
-        yield

@@ -1,4 +1,4 @@
-"""The gRPC server of a node: the two services, health, reflection, and the limits that hold for every call."""
+"""The gRPC server of a node: the services, health, reflection, and the limits that hold for every call."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,13 +13,14 @@ from grpc_reflection.v1alpha import reflection
 
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
-from lifeline.v1 import score_pb2_grpc, sequence_pb2_grpc
+from lifeline.v1 import operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
 from scorer import service as score_service
+from store import operator_service
 from store import service as store_service
 from store.status import Reason, Refusal, abort
 
 LIVENESS, READINESS = "liveness", "readiness"
-SERVICES = (store_service.SERVICE, score_service.SERVICE)
+SERVICES = (store_service.SERVICE, score_service.SERVICE, operator_service.SERVICE)
 
 _SPARE_THREADS = 8
 _WAITING_CALLS = 1_024
@@ -37,6 +38,7 @@ class NodeServer:
         settings: NodeSettings,
         sequences: sequence_pb2_grpc.SequenceServiceServicer,
         scores: score_pb2_grpc.ScoreServiceServicer,
+        operators: operator_pb2_grpc.OperatorServiceServicer,
     ) -> None:
         """Listen; raises ServerError when the address cannot be had."""
         most = settings.max_concurrent_rpcs
@@ -55,6 +57,7 @@ class NodeServer:
         )
         sequence_pb2_grpc.add_SequenceServiceServicer_to_server(sequences, self._server)
         score_pb2_grpc.add_ScoreServiceServicer_to_server(scores, self._server)
+        operator_pb2_grpc.add_OperatorServiceServicer_to_server(operators, self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)

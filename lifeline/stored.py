@@ -1,4 +1,4 @@
-"""A node's partitions, opened read-only beside it."""
+"""A node's partitions, opened beside it by those who only read."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -6,12 +6,12 @@ from contextlib import ExitStack, contextmanager
 from lifeline.config import Settings
 from lifeline.paths import partition_dir, partitions_in
 from store.errors import StoreError
+from store.follower import PartitionFollower
 from store.memory import SharedMemory
-from store.partition import PartitionStore
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[list[PartitionStore]]:
+def opened(settings: Settings) -> Iterator[list[PartitionFollower]]:
     """Open every partition of the data directory as it is now, ascending; raises StoreError when there is none."""
     numbers = partitions_in(settings.node.data_dir)
     if not numbers:
@@ -21,7 +21,7 @@ def opened(settings: Settings) -> Iterator[list[PartitionStore]]:
         stores = []
         for number in numbers:
             path = partition_dir(settings.node.data_dir, number)
-            store = PartitionStore.open(path, partition=number, settings=settings.store, memory=memory, read_only=True)
+            store = PartitionFollower.open(path, partition=number, memory=memory)
             stack.callback(store.close)
             stores.append(store)
         yield stores

@@ -11,7 +11,7 @@ from scorer.settings import TrainSettings
 from scorer.train import Progress, train
 from scorer.weights import Manifest
 from store.actions import Kind
-from store.embeddings import EmbeddingTable
+from store.embeddings import EmbeddingFollower
 from store.reader import SequenceReader
 from store.sequence import Column, Sequence, SequenceQuery
 
@@ -34,7 +34,7 @@ def train_from_store(settings: Settings, training: TrainSettings, progress: Prog
 
 def _histories(settings: Settings) -> Iterator[Mapping[Kind, Sequence]]:
     query = SequenceQuery(kinds=tuple(Kind), columns=Column.ALL)
-    with opened(settings) as stores, closing(EmbeddingTable.open(items_dir(settings.node.data_dir))) as embeddings:
+    with opened(settings) as stores, closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings:
         for store in stores:
             reader = SequenceReader(store, embeddings)
             for user in store.users():

@@ -19,6 +19,7 @@ from lifeline.stored import opened
 from store.actions import Identity, Kind
 from store.fingerprint import as_text
 from store.memory import SharedMemory
+from store.open_partition import OpenPartition
 from store.partition import PartitionStore
 from store.reader import SequenceReader
 from store.recount import recount
@@ -124,7 +125,7 @@ def _fresh_store(settings: Settings, partition: int) -> Iterator[PartitionStore]
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _compare(live: PartitionStore, rebuilt: PartitionStore) -> Comparison:
+def _compare(live: OpenPartition, rebuilt: OpenPartition) -> Comparison:
     kept, stored, wanted = live.state, recount(live), recount(rebuilt)
     different: list[str] = []
     if stored != wanted:

@@ -3,23 +3,23 @@
 import threading
 from collections.abc import Callable, Iterator
 
-from store.embeddings import EmbeddingTable
+from store.embeddings import Embeddings
 from store.errors import NotOwnerError, PartitionRefusingError
-from store.partition import PartitionStore
+from store.open_partition import OpenPartition
 from store.reader import SequenceReader
 
 
 class PartitionDirectory:
     """Partition number to the reader of its open store. Every method may be called from any thread."""
 
-    def __init__(self, partition_of: Callable[[bytes], int], embeddings: EmbeddingTable) -> None:
+    def __init__(self, partition_of: Callable[[bytes], int], embeddings: Embeddings) -> None:
         """`partition_of` maps a record's key (a user id in UTF-8) to its partition."""
         self._partition_of, self._embeddings = partition_of, embeddings
         self._readers: dict[int, SequenceReader] = {}
         self._refusing: dict[int, str] = {}
         self._lock = threading.Lock()
 
-    def add(self, store: PartitionStore) -> None:
+    def add(self, store: OpenPartition) -> None:
         """Serve the store's partition from now on."""
         with self._lock:
             self._refusing.pop(store.partition, None)
@@ -47,7 +47,7 @@ class PartitionDirectory:
             raise NotOwnerError(partition)
         return reader
 
-    def __iter__(self) -> Iterator[PartitionStore]:
+    def __iter__(self) -> Iterator[OpenPartition]:
         """Give the open stores, by partition."""
         return iter(reader.store for _, reader in sorted(self._readers.items()))
 

@@ -13,12 +13,18 @@ class CorruptRecordError(StoreError):
     """
 
     def __init__(
-        self, what: str, *, partition: int | None = None, user: str | None = None, directory: str | None = None
+        self,
+        what: str,
+        *,
+        partition: int | None = None,
+        user: str | None = None,
+        record: str | None = None,
+        directory: str | None = None,
     ) -> None:
-        self.what, self.partition, self.user = what, partition, user
-        where = ", ".join(
-            f"{name} {value}" for name, value in (("partition", partition), ("user", user)) if value is not None
-        )
+        """`record` says which of the user's records it is: a head, a segment, or a chunk by its fence."""
+        self.what, self.partition, self.user, self.record = what, partition, user, record
+        named = (("partition", partition), ("user", user), ("record", record))
+        where = ", ".join(f"{name} {value}" for name, value in named if value is not None)
         aside = directory or "the partition's directory"
         super().__init__(
             f"{what}{f' ({where})' if where else ''}: set {aside} aside and "
@@ -36,6 +42,19 @@ class FormatVersionError(StoreError):
         super().__init__(
             f"{what} has format {found}, and this program reads format {reads}: run the program that wrote it, or "
             "set the directory aside, and the node rebuilds it from the topic"
+        )
+
+
+class ContractError(StoreError):
+    """A partition was built with other caps or ages than the settings ask for.
+
+    Operators: set them back, or set the directory aside and let the node rebuild it from the topic.
+    """
+
+    def __init__(self, differences: str) -> None:
+        super().__init__(
+            f"the partition was built with other settings ({differences}): set them back, or set the directory aside, "
+            "and the node rebuilds it from the topic"
         )
 
 
@@ -89,4 +108,25 @@ class NotYetAppliedError(StoreError):
         super().__init__(
             f"partition {partition} has applied offset {applied}, and {wanted} was asked for: retry with a "
             "longer deadline, or without min_offset"
+        )
+
+
+class SnapshotError(StoreError):
+    """A snapshot cannot be made, listed or restored.
+
+    Operators: do what the message ends in; nothing is left half done.
+    """
+
+
+class SnapshotRefusedError(SnapshotError):
+    """A snapshot is not what was made: parts are missing, or have been changed.
+
+    Operators: restore another one, or let the node rebuild the state from the topic.
+    """
+
+    def __init__(self, partition: int, snapshot: str, reason: str) -> None:
+        self.partition, self.snapshot, self.reason = partition, snapshot, reason
+        super().__init__(
+            f"snapshot {snapshot} of partition {partition} is refused: {reason}. Restore another one "
+            "(`lifeline snapshot list` shows them), or start the node without: it rebuilds the state from the topic"
         )

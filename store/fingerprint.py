@@ -6,7 +6,7 @@ sets of events have equal fingerprints and an append never reads history to keep
 The hash of an event is MurmurHash3_x64_128 (Austin Appleby's public-domain algorithm) with seed 0 of the 48
 bytes (little-endian)::
 
-    U    16  blake2b-128 of the user id's UTF-8
+    user 16  XXH3-128 of the user id's UTF-8, big-endian as xxHash's canonical form is
     ts    8  timestamp_ms, int64
     item  8  item_id, uint64      (the id, never the ordinal: two copies may number items differently)
     kind  8  uint64
@@ -15,9 +15,8 @@ bytes (little-endian)::
 The number is ``h1 | h2 << 64``.
 """
 
-import hashlib
-
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 U64 = NDArray[np.uint64]
@@ -34,8 +33,8 @@ _MODULUS = 1 << 128
 
 
 def user_hash(user_id: bytes) -> bytes:
-    """Return U, the 16-byte blake2b of a user id's UTF-8: the start of every key of that user."""
-    return hashlib.blake2b(user_id, digest_size=16).digest()
+    """Return the 16-byte XXH3-128 of a user id's UTF-8, in its canonical order of bytes."""
+    return xxhash.xxh3_128_digest(user_id)
 
 
 def event_hashes(
@@ -47,7 +46,7 @@ def event_hashes(
 ) -> tuple[U64, U64]:
     """Return the hash of each event as (h1, h2), uint64[n] each.
 
-    `users` is uint64[n, 2]: each U read as two little-endian words.
+    `users` is uint64[n, 2]: each user hash read as two little-endian words.
     """
     h1 = np.zeros(len(timestamp_ms), np.uint64)
     h2 = np.zeros(len(timestamp_ms), np.uint64)

@@ -14,15 +14,17 @@ class GroupedBatch(NamedTuple):
     """A batch sorted by user, kind and identity, without repeats of its own."""
 
     prefixes: list[bytes]
-    """``U k`` of each of g sequences that the batch touches."""
+    """``u FF k`` of each of g sequences that the batch touches."""
     starts: list[int]
     """The first row of each sequence."""
     ends: list[int]
     """The row after the last of each sequence."""
-    user_ids: dict[bytes, bytes]
-    """U to the user id, UTF-8."""
+    first_ms: list[int]
+    """The lowest timestamp of each sequence."""
+    last_ms: list[int]
+    """The highest timestamp of each sequence."""
     users: NDArray[np.uint64]
-    """uint64[n, 2]: U of each row, as two little-endian words."""
+    """uint64[n, 2]: the user hash of each row, as two little-endian words."""
     kind: NDArray[np.uint8]
     """uint8[n]."""
     timestamp_ms: NDArray[np.int64]
@@ -53,12 +55,15 @@ class GroupedBatch(NamedTuple):
             group, timestamp_ms, item_id, code = group[keep], timestamp_ms[keep], item_id[keep], code[keep]
         starts = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
         ends = np.append(starts[1:], len(group))
-        prefixes = [keys.sequence_prefix(hashes[g // len(Kind)], Kind(g % len(Kind))) for g in group[starts].tolist()]
+        user_ids = list(numbers)
+        suffixes = [keys.sequence_prefix(b"", kind) for kind in Kind]
+        prefixes = [user_ids[g // len(suffixes)] + suffixes[g % len(suffixes)] for g in group[starts].tolist()]
         return cls(
             prefixes,
             starts.tolist(),
             ends.tolist(),
-            dict(zip(hashes, numbers, strict=True)),
+            timestamp_ms[starts].tolist(),
+            timestamp_ms[ends - 1].tolist(),
             np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)[group // len(Kind)],
             (group % len(Kind)).astype(np.uint8),
             timestamp_ms,

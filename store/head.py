@@ -1,25 +1,21 @@
-"""Head records and segments: the unsealed part of a sequence.
+"""Heads: what one record knows of a sequence, and the newest of its events.
 
-A head is one record for each user and kind, little-endian::
+A record is little-endian, and what a short sequence does not need is not there::
 
-    offset  size  field
-         0     1  version, 1
-         1     1  flags: 1 = the sealed part is present
-         2     1  i, inline events
-         3     1  u, bytes of the user id less one
-         4     4  first segment number
-         8     4  next segment number
-        12     4  unsealed events, in segments and inline
-        16    18  newest identity: timestamp_ms int64, item_id uint64, code uint16
-       [34    42  sealed part: sealed events uint32, skip uint16, sealed mark (identity),
-                  fence of the oldest chunk (identity)]
-         -   u+1  the user id, UTF-8
-         -  14*i  inline events, in order of arrival
+    size  field
+       1  version, 2
+       1  flags
+       1  i, inline events
+       1  number of the newest event among the inline ones; 0 with flag 1
+      18  newest identity                                       flag 1: it is not inline
+       6  segments uint8, runs uint8, events in them uint32     flag 2
+      42  sealed part: events uint32, skip uint16, sealed mark (identity), fence of the oldest chunk (identity)
+                                                                flag 4
+       4  hour of the expiry key, uint32                        flag 8
+    14*i  inline events, in order of arrival (segment.py)
 
-An event takes 14 bytes: timestamp_ms int64, ordinal uint32, code uint16. A segment is a version byte, 1,
-followed by events in order of arrival.
-
-`skip` counts events of the oldest chunk that have been trimmed and are still inside it.
+An identity is timestamp_ms int64, item_id uint64, code uint16. The first `runs` segments are the outcome of
+merges, the others raw. `skip` counts events of the oldest chunk that have been trimmed and are still inside it.
 """
 
 import struct
@@ -29,19 +25,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from store.actions import Identity
 from store.chunk import EventColumns
 from store.errors import CorruptRecordError, FormatVersionError
+from store.segment import EVENT_BYTES, ONE_EVENT
 
-VERSION = 1
-EVENT = np.dtype([("timestamp_ms", "<i8"), ("ordinal", "<u4"), ("code", "<u2")])
-EVENT_BYTES = EVENT.itemsize
-SEGMENT_PREFIX = bytes([VERSION])
+VERSION = 2
+MAX_SEGMENTS = 255
 
-_FIXED = struct.Struct("<BBBBIIIqQH")
+_START = struct.Struct("<BBBB")
+_IDENTITY = struct.Struct("<qQH")
+_SEGMENTS = struct.Struct("<BBI")
 _SEALED = struct.Struct("<IHqQHqQH")
-_FLAG_SEALED = 1
-_LOWEST = Identity(-(1 << 63), 0, 0)
+_HOUR = struct.Struct("<I")
+_NEWEST, _HAS_SEGMENTS, _HAS_SEALED, _HAS_HOUR = 1, 2, 4, 8
+_ALL_FLAGS = _NEWEST | _HAS_SEGMENTS | _HAS_SEALED | _HAS_HOUR
+_NEVER_MS = -(1 << 63)
+LOWEST = (_NEVER_MS, 0, 0)
+"""The newest identity of a sequence without events."""
+OBJECT_BYTES = 560
+"""What the objects of a cached head take beside its events: head, key, newest identity, entry."""
 
 
 class SealedPart(NamedTuple):
@@ -51,9 +53,9 @@ class SealedPart(NamedTuple):
     """Retained events in all chunks, without the skipped ones."""
     skip: int
     """Trimmed events at the start of the oldest chunk."""
-    mark: Identity
+    mark: tuple[int, int, int]
     """The newest sealed identity: every unsealed event is above it."""
-    oldest: Identity
+    oldest: tuple[int, int, int]
     """The fence, that is the key, of the oldest chunk."""
 
 
@@ -61,82 +63,131 @@ class SealedPart(NamedTuple):
 class Head:
     """A head record in memory; the writer alone changes it."""
 
-    user_id: bytes
-    segment_first: int = 0
-    segment_next: int = 0
-    unsealed: int = 0
-    newest: Identity = _LOWEST
+    newest_ms: int = _NEVER_MS
+    """Timestamp of the newest event."""
+    newest_at: int | None = None
+    """Its number among the inline events; None when it is not one of them."""
+    newest_elsewhere: tuple[int, int, int] | None = None
+    """Its identity when it is not one of them."""
+    segments: int = 0
+    """Segments, numbered from 0."""
+    runs: int = 0
+    """How many of them, from the first on, are the outcome of a merge."""
+    in_segments: int = 0
+    """Events in segments."""
     sealed: SealedPart | None = None
+    expiry_hour: int | None = None
+    """The hour of the sequence's expiry key, where there is one."""
     inline: bytes = field(default=b"", repr=False)
+
+    # Never stored: what the writer has read lately and may need again.
+    segment_times: "NDArray[np.int64] | None" = field(default=None, repr=False, compare=False)
+    """int64[in_segments]: the timestamps in segments, in no order."""
+    oldest_events: EventColumns | None = field(default=None, repr=False, compare=False)
+    """The events of the oldest chunk, the skipped ones too."""
+    accounted: int = field(default=0, repr=False, compare=False)
+    """Bytes for which the head cache holds it."""
+
+    @property
+    def unsealed(self) -> int:
+        """Events in segments and inline."""
+        return self.in_segments + len(self.inline) // EVENT_BYTES
 
     @property
     def events(self) -> int:
         """Retained events of the sequence."""
         return self.unsealed + (self.sealed.events if self.sealed else 0)
 
+    @property
+    def memory_bytes(self) -> int:
+        """About how much memory it takes."""
+        total = OBJECT_BYTES + len(self.inline)
+        if self.segment_times is not None:
+            total += self.segment_times.nbytes + 112
+        if self.oldest_events is not None:
+            total += self.oldest_events.n * EVENT_BYTES + 400
+        return total
+
+    def newest(self, ids: NDArray[np.uint64]) -> tuple[int, int, int]:
+        """Return the newest identity; `ids` is uint64[m], the item id of each ordinal."""
+        if self.newest_at is None:
+            return self.newest_elsewhere or LOWEST
+        timestamp_ms, ordinal, code = ONE_EVENT.unpack_from(self.inline, self.newest_at * EVENT_BYTES)
+        return timestamp_ms, ids.item(ordinal), code
+
+    def append(self, packed: bytes, newest_ms: int) -> int:
+        """Add inline events, 14 bytes each, of which the last is the sequence's newest; returns `unsealed`."""
+        self.inline += packed
+        inline = len(self.inline) // EVENT_BYTES
+        self.newest_ms, self.newest_at = newest_ms, inline - 1
+        return self.in_segments + inline
+
+    def put_newest_elsewhere(self, newest: tuple[int, int, int]) -> None:
+        """Remember the newest identity of a sequence in which it is not inline."""
+        self.newest_ms, self.newest_at, self.newest_elsewhere = newest[0], None, newest
+
     def pack(self) -> bytes:
         """Return the record's bytes."""
-        fixed = _FIXED.pack(
-            VERSION,
-            _FLAG_SEALED if self.sealed else 0,
-            len(self.inline) // EVENT_BYTES,
-            len(self.user_id) - 1,
-            self.segment_first,
-            self.segment_next,
-            self.unsealed,
-            *self.newest,
-        )
-        if self.sealed is None:
-            return fixed + self.user_id + self.inline
-        sealed = self.sealed
-        return (
-            fixed + _SEALED.pack(sealed.events, sealed.skip, *sealed.mark, *sealed.oldest) + self.user_id + self.inline
-        )
+        inline, at = self.inline, self.newest_at
+        if at is not None and not self.segments and self.sealed is None and self.expiry_hour is None:
+            return _START.pack(VERSION, 0, len(inline) // EVENT_BYTES, at) + inline
+        flags, parts = 0, []
+        if at is None:
+            flags |= _NEWEST
+            parts.append(_IDENTITY.pack(*(self.newest_elsewhere or LOWEST)))
+        if self.segments:
+            flags |= _HAS_SEGMENTS
+            parts.append(_SEGMENTS.pack(self.segments, self.runs, self.in_segments))
+        if self.sealed is not None:
+            flags |= _HAS_SEALED
+            events, skip, mark, oldest = self.sealed
+            parts.append(_SEALED.pack(events, skip, *mark, *oldest))
+        if self.expiry_hour is not None:
+            flags |= _HAS_HOUR
+            parts.append(_HOUR.pack(self.expiry_hour))
+        return b"".join([_START.pack(VERSION, flags, len(inline) // EVENT_BYTES, at or 0), *parts, inline])
 
     @classmethod
-    def unpack(cls, data: bytes) -> "Head":
-        """Read a record; raises CorruptRecordError, FormatVersionError."""
-        if len(data) < _FIXED.size:
-            raise CorruptRecordError(f"a head of {len(data)} bytes is shorter than its fixed part")
-        version, flags, inline, user_bytes, first, following, unsealed, *newest = _FIXED.unpack_from(data)
-        check_version("head", version)
-        at, sealed = _FIXED.size, None
-        if flags & _FLAG_SEALED:
-            if len(data) < at + _SEALED.size:
-                raise CorruptRecordError("a head's sealed part is cut off")
-            events, skip, *identities = _SEALED.unpack_from(data, at)
-            sealed = SealedPart(events, skip, Identity(*identities[:3]), Identity(*identities[3:]))
-            at += _SEALED.size
-        inline_at = at + user_bytes + 1
-        if len(data) != inline_at + inline * EVENT_BYTES:
+    def unpack(cls, data: bytes, items: int) -> "Head":
+        """Read a record of a partition that has numbered `items` items.
+
+        Raises CorruptRecordError, FormatVersionError.
+        """
+        try:
+            version, flags, inline, newest_at = _START.unpack_from(data)
+            if version != VERSION or flags > _ALL_FLAGS:
+                raise FormatVersionError("a head", f"{version} with flags {flags}", VERSION)
+            at = _START.size
+            head = cls()
+            if flags:
+                at = head._unpack_parts(data, at, flags)
+        except struct.error as error:
+            raise CorruptRecordError(f"a head of {len(data)} bytes is cut off") from error
+        if len(data) != at + inline * EVENT_BYTES:
             raise CorruptRecordError(f"a head of {len(data)} bytes does not fit its own lengths")
-        return cls(data[at:inline_at], first, following, unsealed, Identity(*newest), sealed, data[inline_at:])
+        head.inline = data[at:]
+        if not flags & _NEWEST:
+            if newest_at >= inline:
+                raise CorruptRecordError(f"a head of {inline} inline events says that its newest is {newest_at}")
+            head.newest_ms, ordinal, _ = ONE_EVENT.unpack_from(data, at + newest_at * EVENT_BYTES)
+            if ordinal >= items:
+                raise CorruptRecordError(f"a head names item {ordinal} of {items}")
+            head.newest_at = newest_at
+        return head
 
-
-def check_version(what: str, version: int) -> None:
-    """Raise FormatVersionError unless this program writes that version."""
-    if version != VERSION:
-        raise FormatVersionError(f"a {what}", version, VERSION)
-
-
-def pack_events(events: EventColumns) -> bytes:
-    """Return 14 bytes an event."""
-    rows = np.empty(events.n, EVENT)
-    rows["timestamp_ms"], rows["ordinal"], rows["code"] = events
-    return rows.tobytes()
-
-
-def unpack_events(data: bytes) -> EventColumns:
-    """Read events of 14 bytes; raises CorruptRecordError when a part of one is missing."""
-    if len(data) % EVENT_BYTES:
-        raise CorruptRecordError(f"{len(data)} bytes are not a whole number of events")
-    rows: NDArray[np.void] = np.frombuffer(data, EVENT)
-    return EventColumns(rows["timestamp_ms"].copy(), rows["ordinal"].copy(), rows["code"].copy())
-
-
-def segment_events(data: bytes) -> bytes:
-    """Return the events of a segment, 14 bytes each; raises CorruptRecordError, FormatVersionError."""
-    if not data:
-        raise CorruptRecordError("a segment is empty")
-    check_version("segment", data[0])
-    return data[1:]
+    def _unpack_parts(self, data: bytes, at: int, flags: int) -> int:
+        """Read what the flags say is there; returns where it ends."""
+        if flags & _NEWEST:
+            self.put_newest_elsewhere(_IDENTITY.unpack_from(data, at))
+            at += _IDENTITY.size
+        if flags & _HAS_SEGMENTS:
+            self.segments, self.runs, self.in_segments = _SEGMENTS.unpack_from(data, at)
+            at += _SEGMENTS.size
+        if flags & _HAS_SEALED:
+            events, skip, *identities = _SEALED.unpack_from(data, at)
+            self.sealed = SealedPart(events, skip, tuple(identities[:3]), tuple(identities[3:]))
+            at += _SEALED.size
+        if flags & _HAS_HOUR:
+            (self.expiry_hour,) = _HOUR.unpack_from(data, at)
+            at += _HOUR.size
+        return at

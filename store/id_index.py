@@ -1,24 +1,40 @@
-"""Item ids to dense ordinals, in order of first sight: an open-addressing table in NumPy.
+"""Item ids to dense ordinals, in order of first sight: hashing in levels, on whole batches, in NumPy.
 
-A look-up of a whole batch is a handful of array operations, and a million ids take 24 MB where a dict takes
-134 MB.
+One array of slots holds all levels: level 0 is its upper half, level 1 the upper half of what is left, and so on. An
+id has one slot in each level, and lies in the first one that was free. Level 0 is at most half full, so that few ids
+of a batch are looked for in level 1, and hardly any below; where every level is taken, the slots that follow are
+tried. A slot holds an ordinal + 1, or 0 when it is free. An id is never moved, and never leaves.
+
+A million ids take 25 MB (8 for the ids, 17 for the slots), where a dict takes 134 MB.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_EMPTY = -1
+_SMALLEST = 1 << 10
+_SLOTS_PER_ID = 4
+_MULTIPLIERS = (
+    0x9E3779B97F4A7C15,
+    0xC2B2AE3D27D4EB4F,
+    0xD6E8FEB86659FD93,
+    0x165667B19E3779F9,
+    0xA0761D6478BD642F,
+    0xE7037ED1A0B428DB,
+)
 
 
 class IdIndex:
-    """A growing set of uint64 ids, each with the ordinal at which it was first added. One writer at a time."""
+    """A growing set of uint64 ids, each with the ordinal at which it was first added.
+
+    One writer at a time, and any number of readers beside it: they find every id that was in before they began, and
+    never a wrong ordinal.
+    """
 
     def __init__(self, ids: NDArray[np.uint64] | None = None) -> None:
         """`ids` are the ids of ordinals 0, 1, ...; they must be distinct."""
         ids = np.empty(0, np.uint64) if ids is None else ids
         self._count = len(ids)
-        self._resize(1 << max(10, (len(ids) - 1).bit_length()), ids)
+        self._resize(ids)
 
     def __len__(self) -> int:
         return self._count
@@ -26,67 +42,100 @@ class IdIndex:
     @property
     def ids(self) -> NDArray[np.uint64]:
         """uint64[len(self)]: the id of each ordinal."""
-        return self._ids[: self._count]
+        return self._ids[1 : self._count + 1]
 
     def find(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return int64[n]: the ordinal of each id, -1 where it has none."""
         # The table first: the ids that are read after it can only know more.
         table = self._table
         known = self._ids
-        mask = len(table) - 1
-        slots = _slots(ids, len(table))
-        found = np.full(len(ids), _EMPTY, np.int64)
-        pending = np.arange(len(ids))
+        ordinals, pending = _look(table, known, ids, 0)
+        step = 1
         while len(pending):
-            ordinals = table[slots]
-            occupied = ordinals != _EMPTY
-            hit = occupied & (known[ordinals] == ids[pending])
-            found[pending[hit]] = ordinals[hit]
-            onward = occupied & ~hit
-            pending = pending[onward]
-            slots = (slots[onward] + 1) & mask
-        return found
+            found, onward = _look(table, known, ids.take(pending), step)
+            ordinals[pending] = found
+            pending = pending.take(onward)
+            step += 1
+        return ordinals
 
     def add(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return int64[n]: the ordinal of each id, giving new ids the next ordinals in order of first sight."""
         ordinals = self.find(ids)
-        unknown = ordinals == _EMPTY
-        if unknown.any():
-            new, first = np.unique(ids[unknown], return_index=True)
-            self._append(new[np.argsort(first)])
-            ordinals[unknown] = self.find(ids[unknown])
+        unknown = (ordinals < 0).nonzero()[0]
+        if len(unknown):
+            new, order = _by_first_sight(ids.take(unknown))
+            ordinals[unknown] = order + self._count
+            self._append(new)
         return ordinals
 
     def _append(self, new: NDArray[np.uint64]) -> None:
         start, end = self._count, self._count + len(new)
-        if end > len(self._ids):
-            self._resize(1 << (end - 1).bit_length(), np.concatenate([self.ids, new]))
+        if end < len(self._ids):
+            # An id is there before a slot says so.
+            self._ids[start + 1 : end + 1] = new
+            _insert(self._table, new, start)
         else:
-            self._ids[start:end] = new
-            _insert(self._table, new, np.arange(start, end))
+            self._resize(np.concatenate([self.ids, new]))
         self._count = end
 
-    def _resize(self, capacity: int, ids: NDArray[np.uint64]) -> None:
-        # Both arrays are new, so that a reader never holds a table that knows more than its ids.
-        grown = np.zeros(capacity, np.uint64)
-        grown[: len(ids)] = ids
-        table = np.full(2 * capacity, _EMPTY, np.int64)
-        _insert(table, ids, np.arange(len(ids)))
+    def _resize(self, ids: NDArray[np.uint64]) -> None:
+        capacity = max(_SMALLEST, 1 << (len(ids) - 1).bit_length())
+        # Both arrays are new, so that a reader never holds a table that knows more than its ids. Those begin with a
+        # place that no id has, for slots that are free.
+        grown = np.zeros(1 + capacity, np.uint64)
+        grown[1 : len(ids) + 1] = ids
+        table = np.zeros(_SLOTS_PER_ID * capacity, np.uint32)
+        _insert(table, ids, 0)
         self._ids = grown
         self._table = table
 
 
-def _slots(ids: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
-    return ((ids * _GOLDEN) >> np.uint64(65 - size.bit_length())).astype(np.int64)
+def _slots(ids: NDArray[np.uint64], size: int, step: int) -> NDArray[np.int64]:
+    """Return int64[n]: where each id may lie at a step, in a table of `size` slots."""
+    level = min(step, len(_MULTIPLIERS) - 1)
+    bits = size.bit_length() - 2 - level
+    # Consecutive ids never meet in level 0 (Fibonacci hashing). Ids that do meet there are parted below by all bits.
+    slots = (ids ^ (ids >> 32) if level else ids) * np.uint64(_MULTIPLIERS[level])
+    slots >>= 64 - bits
+    slots |= 1 << bits
+    if step > level:
+        slots += step - level
+        slots &= size - 1
+    return slots.view(np.int64)
 
 
-def _insert(table: NDArray[np.int64], ids: NDArray[np.uint64], ordinals: NDArray[np.int64]) -> None:
-    mask = len(table) - 1
-    slots = _slots(ids, len(table))
-    while len(ordinals):
-        free = table[slots] == _EMPTY
-        table[slots[free]] = ordinals[free]
-        # Of several ids that met at one free slot, the last one written has it.
-        left = table[slots] != ordinals
-        ordinals = ordinals[left]
-        slots = (slots[left] + 1) & mask
+def _look(
+    table: NDArray[np.uint32], known: NDArray[np.uint64], ids: NDArray[np.uint64], step: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return int64[n], ordinals, -1 at free slots, and which ids met another id: they are to be looked for onward."""
+    # Every index is in range; "clip" spares the check.
+    places = table.take(_slots(ids, len(table), step), mode="clip")
+    others = known.take(places, mode="clip") != ids
+    others &= places != 0
+    return np.subtract(places, 1, dtype=np.int64), others.nonzero()[0]
+
+
+def _insert(table: NDArray[np.uint32], ids: NDArray[np.uint64], first: int) -> None:
+    """Put distinct ids, whose ordinals are `first`, `first` + 1, ..., each into the first free slot on its way."""
+    places = np.arange(first + 1, first + 1 + len(ids), dtype=np.uint32)
+    step = 0
+    while len(places):
+        slots = _slots(ids, len(table), step)
+        free = (table.take(slots, mode="clip") == 0).nonzero()[0]
+        # Of several ids that meet at one free slot, the last one written has it.
+        table[slots.take(free)] = places.take(free)
+        left = (table.take(slots, mode="clip") != places).nonzero()[0]
+        places, ids = places.take(left), ids.take(left)
+        step += 1
+
+
+def _by_first_sight(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return the distinct ids in order of first sight, and int64[n]: the place of each id among them."""
+    ascending = np.sort(ids)
+    if (ascending[1:] != ascending[:-1]).all():
+        return ids, np.arange(len(ids))
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    order = first.argsort()
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return ids[first[order]], rank[inverse]

@@ -1,49 +1,77 @@
-"""Keys of the partition store: big-endian, so that their order is the order of what they name.
+"""Keys of a partition's database: big-endian, so that their order is the order of what they name.
 
 ::
 
-    rows    U k 'H'            head
-    rows    U k 'S' n          segment, n uint32
-    chunks  U k fence          chunk; fence = timestamp_ms + 2^63 uint64, item_id uint64, code uint16
+    rows    u FF k             head
+    rows    u FF k n           segment, n uint8
+    chunks  u FF k fence       chunk; fence = timestamp_ms + 2^63 uint64, item_id uint64, code uint16
+    meta    'C'                contract
     meta    'S'                state
     meta    'I' o              item ids, o uint32 = the ordinal of the first
+    meta    'X' k h u          expiry: the sequence (u, k) has no event older than hour h, uint32
+    meta    'E' u FF o         erasure at offset o, uint64: the user's bytes are still to be removed from the files
 
-U is blake2b-128 of the user id, k the kind (one byte).
+u is the user id in UTF-8, which never holds the byte FF, so no key of one user is a prefix of another's; k is
+the kind (one byte).
 """
 
 import struct
 
 from store.actions import Identity, Kind
 
+CONTRACT_KEY = b"C"
 STATE_KEY = b"S"
 ITEMS_PREFIX = b"I"
-HEAD_SUFFIX = b"H"
-SEGMENT_SUFFIX = b"S"
-USER_HASH_BYTES = 16
+EXPIRY_PREFIX = b"X"
+ERASURE_PREFIX = b"E"
+END_OF_USER = b"\xff"
+HOUR_MS = 3_600_000
 
 _FENCE = struct.Struct(">QQH")
 _U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
 _SIGN = 1 << 63
+_LAST_HOUR = (1 << 32) - 1
 
 
-def sequence_prefix(user: bytes, kind: Kind) -> bytes:
-    """Return ``U k``."""
-    return user + bytes([kind])
+def user_prefix(user_id: bytes) -> bytes:
+    """Return ``u FF``, which starts every key of a user in rows and chunks."""
+    return user_id + END_OF_USER
 
 
-def head_key(prefix: bytes) -> bytes:
-    """Return the key of a head."""
-    return prefix + HEAD_SUFFIX
+def sequence_prefix(user_id: bytes, kind: int) -> bytes:
+    """Return ``u FF k``, which is also the key of the head."""
+    return user_id + END_OF_USER + bytes((kind,))
+
+
+def user_of(prefix: bytes) -> bytes:
+    """Return the user id of a sequence's prefix."""
+    return prefix[:-2]
+
+
+def kind_of(prefix: bytes) -> Kind:
+    """Return the kind of a sequence's prefix."""
+    return Kind(prefix[-1])
+
+
+def is_head(key: bytes) -> bool:
+    """Say whether a key of rows is that of a head, which is the sequence's prefix itself."""
+    return key[-2:-1] == END_OF_USER
 
 
 def segment_key(prefix: bytes, number: int) -> bytes:
     """Return the key of a segment."""
-    return prefix + SEGMENT_SUFFIX + _U32.pack(number)
+    return prefix + bytes((number,))
 
 
-def chunk_key(prefix: bytes, fence: Identity) -> bytes:
+def chunk_key(prefix: bytes, fence: tuple[int, int, int]) -> bytes:
     """Return the key of a chunk."""
-    return prefix + _FENCE.pack(fence.timestamp_ms + _SIGN, fence.item_id, fence.code)
+    return prefix + _FENCE.pack(fence[0] + _SIGN, fence[1], fence[2])
+
+
+def chunk_prefix(key: bytes) -> bytes:
+    """Return the sequence's prefix in a chunk's key."""
+    return key[: -_FENCE.size]
 
 
 def chunk_fence(key: bytes) -> Identity:
@@ -61,6 +89,37 @@ def items_first(key: bytes) -> int:
     """Return the first ordinal of a record of item ids."""
     first: int = _U32.unpack(key[1:])[0]
     return first
+
+
+def hour_of(timestamp_ms: int) -> int:
+    """Return the whole hours since 1970, within what an expiry key holds."""
+    return min(max(timestamp_ms // HOUR_MS, 0), _LAST_HOUR)
+
+
+def expiry_key(prefix: bytes, hour: int) -> bytes:
+    """Return the expiry key of a sequence."""
+    return EXPIRY_PREFIX + prefix[-1:] + _U32.pack(hour) + user_of(prefix)
+
+
+def expiry_due(kind: Kind, hour: int) -> tuple[bytes, bytes]:
+    """Return the range of expiry keys of a kind that lie before an hour."""
+    start = EXPIRY_PREFIX + bytes((kind,))
+    return start, start + _U32.pack(hour)
+
+
+def expiry_prefix(key: bytes) -> bytes:
+    """Return the sequence's prefix that an expiry key names."""
+    return sequence_prefix(key[6:], key[1])
+
+
+def erasure_key(user_id: bytes, offset: int) -> bytes:
+    """Return the key of a pending erasure."""
+    return ERASURE_PREFIX + user_id + END_OF_USER + _U64.pack(offset)
+
+
+def erased_user(key: bytes) -> bytes:
+    """Return the user id that the key of a pending erasure names."""
+    return key[len(ERASURE_PREFIX) : -_U64.size - len(END_OF_USER)]
 
 
 def after(prefix: bytes) -> bytes:

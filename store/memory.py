@@ -1,10 +1,20 @@
 """RocksDB's settings, and the memory that all partitions of a process share.
 
-That is one block cache, and one write-buffer budget inside it.
+That is one block cache, one write-buffer budget inside it, and one head cache.
 """
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBufferManager
+from rocksdict import (
+    BlockBasedOptions,
+    BottommostLevelCompaction,
+    Cache,
+    CompactOptions,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBufferManager,
+)
 
+from store.head_cache import HeadCache
 from store.settings import StoreSettings
 
 _KIB, _MIB = 1 << 10, 1 << 20
@@ -19,18 +29,23 @@ class SharedMemory:
         self.write_buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
             settings.write_buffer_mib * _MIB, False, self.cache
         )
+        self.heads = HeadCache(int(settings.head_cache_mib * _MIB))
+        self.settings = settings
 
 
-def database_options(memory: SharedMemory) -> Options:
-    """Return the options of one partition's database."""
+def database_options(memory: SharedMemory, *, follows: bool) -> Options:
+    """Return the options of one partition's database; `follows` for one that another process writes."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
     options.set_write_buffer_manager(memory.write_buffers)
     # Bounds what is replayed at the next open.
-    options.set_max_total_wal_size(64 * _MIB)
+    options.set_max_total_wal_size(memory.settings.max_wal_mib * _MIB)
     options.set_max_background_jobs(2)
-    options.set_max_open_files(256)
+    # A follower keeps every file open: the writer may delete one that it still reads.
+    options.set_max_open_files(-1 if follows else memory.settings.max_open_files)
+    # The manifest keeps the boundary keys of files that are gone, and those name users: write it anew each time.
+    options.set_max_manifest_file_size(1)
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(_MIB)
     options.set_stats_dump_period_sec(0)
@@ -50,8 +65,12 @@ def family_options(name: str, memory: SharedMemory) -> Options:
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
     blocks.set_bloom_filter(10, False)
     blocks.set_format_version(5)
+    blocks.set_block_size(16 * _KIB)
     if name == "rows":
-        blocks.set_block_size(16 * _KIB)
+        # Most heads that are looked for are not in the memtable, and a look into its skip list takes a microsecond.
+        # This is some 20 bits a key; RocksDB allocates it with the memtable, full or not.
+        options.set_memtable_prefix_bloom_ratio(0.01)
+        options.set_memtable_whole_key_filtering(True)
         options.set_compression_type(DBCompressionType.none())
         options.set_bottommost_compression_type(DBCompressionType.zstd())
     else:
@@ -59,6 +78,14 @@ def family_options(name: str, memory: SharedMemory) -> Options:
         options.set_compression_type(DBCompressionType.none())
     options.set_block_based_table_factory(blocks)
     return options
+
+
+def compact_range(family: Rdict, start: bytes | None = None, end: bytes | None = None) -> None:
+    """Compact the keys from `start` to `end`, all without them; other threads run meanwhile."""
+    options = CompactOptions()
+    # Without force a file that only moves down is not rewritten, and stays uncompressed.
+    options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+    family.compact_range(start, end, options)
 
 
 def get_many(family: Rdict, wanted: list[bytes]) -> list[bytes | None]:

@@ -1,179 +1,107 @@
-"""The partition store: one RocksDB for one partition of the actions topic.
-
-Column families: `rows` (heads and segments), `chunks` (sealed chunks) and `meta` (state and item ids); keys.py
-has the keys, head.py, chunk.py and state.py the records.
+"""The partition store: one RocksDB for one partition of the actions topic, opened to write.
 
 `apply` writes events, new items, heads, applied offset and fingerprint in one WriteBatch, so a crash leaves
-either all of a micro-batch or nothing of it. Durability is that of the process: the write-ahead log is not
-synced, a killed process loses nothing, and after a power loss the applied offset makes Kafka give the missing
-suffix again.
+either all of a micro-batch or nothing of it. With durability `process` the write-ahead log is not synced: a
+killed process loses nothing, and after a power loss the applied offset makes Kafka give the missing suffix
+again. With `power` a thread syncs it (durability.py), and `durable_offset` says how far.
 """
 
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from rocksdict import (
-    AccessType,
-    BottommostLevelCompaction,
-    CompactOptions,
-    Rdict,
-    RdictIter,
-    WriteBatch,
-)
-from tenacity import Retrying, retry_if_exception_message, stop_after_attempt, wait_random_exponential
+from rocksdict import Checkpoint, Rdict, WriteBatch
 
 from store import fingerprint as fp
 from store import keys
 from store.actions import ActionBatch, Kind
 from store.chunk import EventColumns
-from store.errors import (
-    CorruptRecordError,
-    NotOwnerError,
-    NotYetAppliedError,
-    StoreError,
-    StoreFailedError,
-    StoreLockedError,
-)
+from store.contract import Contract
+from store.durability import GroupCommit
+from store.erasure import Scrubber
+from store.errors import CorruptRecordError, StoreError
 from store.grouping import GroupedBatch
 from store.head import Head
-from store.id_index import IdIndex
-from store.memory import SharedMemory, database_options, family_options, get_many
-from store.sequence import AsOf
+from store.memory import SharedMemory, compact_range, get_many
+from store.open_partition import FAMILIES, ITEMS_BLOCK, OpenPartition
+from store.opening import open_to_write
+from store.segment import EVENT_BYTES, pack_events
 from store.sequence_editor import SequenceEditor, Shape
 from store.settings import StoreSettings
 from store.state import State
-
-ITEMS_BLOCK = 4_096
-_READ_ONLY_ATTEMPTS = 6
 
 
 class ApplyResult(NamedTuple):
     """What one batch did."""
 
-    inserted: int
+    inserted: int = 0
     """Events that were new to their sequence."""
-    repeated: int
-    """Events that stood in it already, or are older than a full sequence's oldest."""
-    trimmed: int
+    repeated: int = 0
+    """Events that stood in it already, or are older than what it keeps."""
+    trimmed: int = 0
     """Events that the cap dropped."""
-    sealed_chunks: int
+    expired: int = 0
+    """Events that grew too old."""
+    sealed_chunks: int = 0
     """Chunks sealed."""
-    late_rewrites: int
+    late_rewrites: int = 0
     """Chunks rewritten for late events."""
 
 
-class View(NamedTuple):
-    """Iterators and numbers that belong to one moment of the partition."""
+class PartitionStore(OpenPartition):
+    """One writer (`apply`, `erase`) besides the readers; every method may be called from any thread."""
 
-    as_of: AsOf
-    """What the view stands on."""
-    rows: RdictIter
-    """Heads and segments."""
-    chunks: RdictIter
-    """Chunks."""
-    item_ids: NDArray[np.uint64]
-    """uint64[m]: the item id of each ordinal that the view may hold."""
-
-
-class PartitionStore:
-    """One writer (`apply`, `erase`), any number of readers; every method may be called from any thread."""
-
-    def __init__(self, db: Rdict, path: Path, partition: int, settings: StoreSettings) -> None:
+    def __init__(self, db: Rdict, path: Path, partition: int, settings: StoreSettings, memory: SharedMemory) -> None:
         """Use `PartitionStore.open`."""
-        self.path, self.partition = path, partition
-        self._db = db
-        self._rows, self._chunks, self._meta = (db.get_column_family(name) for name in ("rows", "chunks", "meta"))
-        self._handles = {name: db.get_column_family_handle(name) for name in ("rows", "chunks", "meta")}
+        super().__init__(db, path, partition)
+        asked = Contract.of(settings)
+        with self._letting_go():
+            if self.contract is None:
+                self.contract = asked
+                self._meta.put(keys.CONTRACT_KEY, asked.pack())
+            self.contract.check(asked)
+        self._handles = {name: db.get_column_family_handle(name) for name in FAMILIES}
         self._shapes = {
-            kind: Shape(settings.cap(kind), settings.inline_events, settings.chunk_events, settings.seal_at)
+            kind: Shape(
+                settings.cap(kind),
+                settings.inline_events,
+                settings.chunk_events,
+                settings.keep_unsealed,
+                settings.run_segments,
+            )
             for kind in Kind
         }
-        self._max_heads = settings.head_cache_entries
-        self._heads: OrderedDict[bytes, Head] = OrderedDict()
+        self._ages = {kind: hours for kind in Kind if (hours := settings.max_age_hours(kind)) is not None}
+        self.memory = memory
+        self._cached = memory.heads.open_share()
         self._write_lock = threading.Lock()
-        self._changed = threading.Condition()
-        self._failed: BaseException | None = None
-        self._closed = False
-        self._views = 0
-        state = self._meta.get(keys.STATE_KEY)
-        self._state = State() if state is None else State.unpack(state)
-        self._items, self._items_folded = self._load_items()
+        self._scrubber = Scrubber(self._families, path, partition, self._wait_for_views)
+        self._commits = (
+            GroupCommit(self._sync, settings.sync_every_ms / 1_000, f"sync-{partition}")
+            if settings.durability == "power"
+            else None
+        )
+        self._durable_offset = self._state.applied_offset
+        self.written_bytes = 0
+        """Bytes of all batches written since the store was opened."""
 
     @classmethod
-    def open(
-        cls, path: Path, *, partition: int, settings: StoreSettings, memory: SharedMemory, read_only: bool = False
-    ) -> Self:
-        """Open or create the store in `path`; `read_only` gives the state of now beside a node that writes.
+    def open(cls, path: Path, *, partition: int, settings: StoreSettings, memory: SharedMemory) -> Self:
+        """Open or create the store in `path`.
 
-        Raises StoreLockedError when another process has it, FormatVersionError, CorruptRecordError, StoreError.
+        Raises StoreLockedError when another process has it, ContractError when it was built with other caps or
+        ages, FormatVersionError, CorruptRecordError, StoreError.
         """
-        if not read_only:
-            path.mkdir(parents=True, exist_ok=True)
-        elif not (path / "CURRENT").exists():
-            # RocksDB would leave a directory behind, which then looks like a partition.
-            raise StoreError(f"{path} holds no store: name the data directory of a node that has run")
-        access = AccessType.read_only(error_if_log_file_exist=False) if read_only else AccessType.read_write()
-        families = {name: family_options(name, memory) for name in ("rows", "chunks", "meta")}
-        # Beside a node that compacts, a file may go between the manifest and its opening.
-        attempts = Retrying(
-            stop=stop_after_attempt(_READ_ONLY_ATTEMPTS if read_only else 1),
-            wait=wait_random_exponential(multiplier=0.05, max=1),
-            retry=retry_if_exception_message(match="(?s).*No such file"),
-            reraise=True,
-        )
-        try:
-            db = attempts(Rdict, str(path), database_options(memory), families, access)
-        except Exception as error:  # rocksdict raises bare Exception
-            text = str(error)
-            if f"{path}/LOCK: " in text:
-                raise StoreLockedError(
-                    f"{path} is open in another process: stop that node, or give this one its own node.data_dir"
-                ) from error
-            advice = (
-                "if a node is at work there, try again; else check the disk"
-                if read_only
-                else "check the disk, or set the directory aside to rebuild it from the topic"
-            )
-            raise StoreError(f"{path} does not open ({text}): {advice}") from error
-        try:
-            return cls(db, path, partition, settings)
-        except BaseException:
-            db.close()
-            raise
-
-    # What the partition is
+        return cls(open_to_write(path, memory), path, partition, settings, memory)
 
     @property
-    def applied_offset(self) -> int:
-        """The last offset of the log that is part of the state; -1 before the first."""
-        return self._state.applied_offset
-
-    @property
-    def watermark_ms(self) -> int:
-        """The newest event time applied, milliseconds since 1970; 0 without events."""
-        return self._state.watermark_ms
-
-    @property
-    def fingerprint(self) -> int:
-        """The sum modulo 2^128 of the retained events' hashes."""
-        return self._state.fingerprint
-
-    @property
-    def state(self) -> State:
-        """Applied offset, watermark, events and fingerprint of one moment."""
-        return self._state
-
-    @property
-    def items(self) -> int:
-        """Items that the partition has numbered."""
-        return len(self._items)
+    def durable_offset(self) -> int:
+        """The last offset that survives what the durability setting promises."""
+        return self.applied_offset if self._commits is None else self._durable_offset
 
     # Writing
 
@@ -189,28 +117,44 @@ class PartitionStore:
         return result
 
     def erase(self, user_id: bytes, *, offset: int) -> int:
-        """Remove every event of a user; returns how many there were. Raises as `apply` does."""
-        user = fp.user_hash(user_id)
+        """Remove every event of a user; returns how many there were. Raises as `apply` does.
+
+        A thread then removes the bytes from the files, after a crash too; `wait_scrubbed` waits for it.
+        """
         with self._writing(offset) as write:
             removed, events = 0, 0
             for kind in Kind:
-                prefix = keys.sequence_prefix(user, kind)
+                prefix = keys.sequence_prefix(user_id, kind)
                 head = self._load_heads([prefix]).get(prefix)
                 if head is None:
                     continue
                 with self._named(prefix):
-                    everything = self._editor(prefix, kind, head).all_events()
+                    everything = self._editor(prefix, head).all_events()
                 events += everything.n
-                removed += self._sum_hashes([(user, kind, everything)])
-                self._heads.pop(prefix, None)
+                removed += self._sum_hashes([(prefix, everything)])
+                self._cached.forget(prefix)
+                if head.expiry_hour is not None:
+                    write.delete(keys.expiry_key(prefix, head.expiry_hour), self._handles["meta"])
+            user = keys.user_prefix(user_id)
             for name in ("rows", "chunks"):
                 write.delete_range(user, keys.after(user), self._handles[name])
+            write.put(keys.erasure_key(user_id, offset), b"", self._handles["meta"])
             state = self._state
             self._commit(
                 write,
                 State(offset, state.watermark_ms, state.events - events, fp.add(state.fingerprint, -removed)),
             )
+        self._scrubber.request()
         return events
+
+    @property
+    def scrubbing(self) -> bool:
+        """Whether bytes of erased users may still be in the files."""
+        return self._scrubber.busy
+
+    def wait_scrubbed(self, timeout_s: float) -> bool:
+        """Return whether no byte of the users erased so far is left in the files, within `timeout_s` seconds."""
+        return self._scrubber.wait(timeout_s)
 
     @contextmanager
     def _writing(self, offset: int) -> Iterator[WriteBatch]:
@@ -234,71 +178,170 @@ class PartitionStore:
 
     def _commit(self, write: WriteBatch, state: State) -> None:
         write.put(keys.STATE_KEY, state.pack(), self._handles["meta"])
+        self.written_bytes += write.size_in_bytes()
         with self._changed:
             self._db.write(write)
             self._state = state
             self._changed.notify_all()
+        if self._commits is not None:
+            self._commits.request()
 
     def _edit(self, batch: ActionBatch, write: WriteBatch, offset: int) -> tuple[ApplyResult, State]:
         state = self._state
         if not len(batch):
-            return ApplyResult(0, 0, 0, 0, 0), state._replace(applied_offset=offset)
-        columns = GroupedBatch.of(batch)
+            return ApplyResult(), state._replace(applied_offset=offset)
+        watermark = max(state.watermark_ms, int(batch.timestamp_ms.max()))
+        horizons = self._horizons(watermark)
+        arrived = len(batch)
+        if horizons:
+            batch = _not_before(batch, horizons)
+        edits = _Edits()
+        expired = self._expire(edits, state.watermark_ms, horizons)
         known = len(self._items)
-        ordinals = self._items.add(columns.item_id).astype(np.uint32)
+        added = self._insert(batch, edits) if len(batch) else _Added()
         self._put_new_items(write, known)
-        events = EventColumns(columns.timestamp_ms, ordinals, columns.code)
-
-        prefixes = columns.prefixes
-        heads = self._load_heads(prefixes)
-        inserted = np.ones(len(columns.timestamp_ms), np.bool_)
-        trimmed: list[tuple[bytes, Kind, EventColumns]] = []
-        rows: dict[bytes, bytes | None] = {}
-        chunks: dict[bytes, bytes | None] = {}
+        trimmed: list[tuple[bytes, EventColumns]] = []
         sealed = late = 0
-        for prefix, start, end in zip(prefixes, columns.starts, columns.ends, strict=True):
-            kind = Kind(prefix[-1])
+        for prefix, editor in edits.editors.items():
+            with self._named(prefix):
+                self._follow_expiry(editor, edits)
+            editor.finish()
+            edits.rows.update(editor.rows)
+            edits.chunks.update(editor.chunks)
+            trimmed += [(prefix, part) for part in editor.trimmed]
+            sealed += editor.sealed_chunks
+            late += editor.late_rewrites
+            if not editor.head.events:
+                self._cached.forget(prefix)
+                edits.heads.pop(prefix, None)
+        for name, records in (("rows", edits.rows), ("chunks", edits.chunks), ("meta", edits.meta)):
+            self._put(write, name, records)
+        self._cached.put_many(edits.heads)
+        gone = sum(part.n for _, part in trimmed)
+        total = fp.add(state.fingerprint, added.hashes - self._sum_hashes(trimmed))
+        return (
+            ApplyResult(added.events, arrived - added.events, gone - expired, expired, sealed, late),
+            State(offset, watermark, state.events + added.events - gone, total),
+        )
+
+    def _insert(self, batch: ActionBatch, edits: "_Edits") -> "_Added":
+        """Insert a batch that is not empty into its sequences."""
+        columns = GroupedBatch.of(batch)
+        events = EventColumns(columns.timestamp_ms, self._items.add(columns.item_id).astype(np.uint32), columns.code)
+        packed = pack_events(events)
+        heads = edits.heads
+        unknown = [prefix for prefix in columns.prefixes if prefix not in heads] if heads else columns.prefixes
+        heads.update(self._load_heads(unknown))
+        inserted = np.ones(events.n, np.bool_)
+        inline_bytes = self._shapes[Kind.EXPLICIT].inline_events * EVENT_BYTES
+        shapes = [self._shapes[kind] for kind in Kind]
+        seal_at = shapes[0].chunk_events + shapes[0].keep_unsealed
+        ages = self._ages
+        rows, editors = edits.rows, edits.editors
+        for prefix, start, end, first_ms, last_ms in zip(
+            columns.prefixes, columns.starts, columns.ends, columns.first_ms, columns.last_ms, strict=True
+        ):
             head = heads.get(prefix)
             if head is None:
-                head = Head(columns.user_ids[prefix[:-1]])
-                self._heads[prefix] = head
-            editor = self._editor(prefix, kind, head)
+                head = heads[prefix] = Head()
+            shape = shapes[prefix[-1]]
+            editor = editors.get(prefix) if editors else None
+            if editor is None and first_ms > head.newest_ms:
+                # Most sequences of most batches: in order, and nothing but the head changes.
+                unsealed = head.append(packed[start * EVENT_BYTES : end * EVENT_BYTES], last_ms)
+                if (
+                    len(head.inline) <= inline_bytes
+                    and unsealed < seal_at
+                    and (unsealed if head.sealed is None else unsealed + head.sealed.events) <= shape.cap
+                    and (head.expiry_hour is not None or prefix[-1] not in ages)
+                ):
+                    rows[prefix] = head.pack()
+                    continue
+                editor = editors[prefix] = self._editor(prefix, head)
+                with self._named(prefix):
+                    editor.settle()
+                continue
+            if editor is None:
+                editor = editors[prefix] = self._editor(prefix, head)
             with self._named(prefix):
                 was_new = editor.insert(events.take(slice(start, end)))
             if was_new is not None:
                 inserted[start:end] = was_new
-                if not was_new.any():
-                    continue
-            rows.update(editor.edits.rows)
-            rows[keys.head_key(prefix)] = head.pack()
-            chunks.update(editor.edits.chunks)
-            trimmed += [(prefix[:-1], kind, part) for part in editor.trimmed]
-            sealed += editor.sealed_chunks
-            late += editor.late_rewrites
-        self._put(write, "rows", rows)
-        self._put(write, "chunks", chunks)
-
-        h1, h2 = fp.event_hashes(
+        hashes = fp.event_hashes(
             columns.users[inserted],
             columns.timestamp_ms[inserted],
             columns.item_id[inserted],
             columns.kind[inserted],
             columns.code[inserted],
         )
-        new, gone = int(inserted.sum()), sum(part.n for _, _, part in trimmed)
-        total = fp.add(state.fingerprint, fp.total(h1, h2) - self._sum_hashes(trimmed))
-        watermark = max(state.watermark_ms, int(batch.timestamp_ms.max()))
-        self._trim_head_cache(keep=len(prefixes))
-        return (
-            ApplyResult(new, len(batch) - new, gone, sealed, late),
-            State(offset, watermark, state.events + new - gone, total),
-        )
+        return _Added(int(inserted.sum()), fp.total(*hashes))
 
-    def _put(self, write: WriteBatch, family: str, edits: dict[bytes, bytes | None]) -> None:
+    # Expiry
+
+    def _horizons(self, watermark_ms: int) -> dict[Kind, int]:
+        """Return the time before which events of a kind are gone, for the kinds that have an age.
+
+        It moves in whole hours of event time, so that it is one function of the log and costs little.
+        """
+        hour = keys.hour_of(watermark_ms)
+        return {kind: (hour - age) * keys.HOUR_MS for kind, age in self._ages.items() if hour > age}
+
+    def _expire(self, edits: "_Edits", before_ms: int, horizons: dict[Kind, int]) -> int:
+        """Remove what the horizons have passed since the watermark was `before_ms`; returns how many events."""
+        passed = self._horizons(before_ms)
+        expired = 0
+        for kind, horizon in horizons.items():
+            if passed.get(kind) == horizon:
+                continue
+            due = self._keys_in(*keys.expiry_due(kind, keys.hour_of(horizon)))
+            heads = self._load_heads([keys.expiry_prefix(key) for key in due])
+            for key in due:
+                prefix = keys.expiry_prefix(key)
+                if prefix not in heads:
+                    raise CorruptRecordError(
+                        "a sequence that is to expire has no head", partition=self.partition, user=_name(prefix)
+                    )
+                editor = edits.editors[prefix] = self._editor(prefix, heads[prefix])
+                with self._named(prefix):
+                    editor.expire(horizon)
+                    expired += sum(part.n for part in editor.trimmed)
+                    edits.meta[key] = None
+                    editor.head.expiry_hour = None
+            edits.heads.update(heads)
+        return expired
+
+    def _keys_in(self, start: bytes, end: bytes) -> list[bytes]:
+        # Apart, for an iterator that the traceback of an error holds would keep the files locked after `close`.
+        found = []
+        iterator = self._meta.iter()
+        iterator.seek(start)
+        while iterator.valid() and iterator.key() < end:
+            found.append(iterator.key())
+            iterator.next()
+        return found
+
+    def _follow_expiry(self, editor: SequenceEditor, edits: "_Edits") -> None:
+        """Keep the sequence's expiry key at or below the hour of its oldest event."""
+        head = editor.head
+        if not head.events or keys.kind_of(editor.prefix) not in self._ages:
+            return
+        if head.expiry_hour is None:
+            hour = keys.hour_of(editor.oldest_timestamp_ms())
+        elif editor.earliest_ms is not None and keys.hour_of(editor.earliest_ms) < head.expiry_hour:
+            hour = keys.hour_of(editor.earliest_ms)
+            edits.meta[keys.expiry_key(editor.prefix, head.expiry_hour)] = None
+        else:
+            return
+        head.expiry_hour = hour
+        edits.meta[keys.expiry_key(editor.prefix, hour)] = b""
+
+    # Records
+
+    def _put(self, write: WriteBatch, family: str, records: dict[bytes, bytes | None]) -> None:
         handle = self._handles[family]
         # Sorted keys meet the memtable's skip list in order, which is a fifth faster.
-        for key in sorted(edits):
-            data = edits[key]
+        for key in sorted(records):
+            data = records[key]
             if data is None:
                 write.delete(key, handle)
             else:
@@ -318,148 +361,135 @@ class PartitionStore:
                 write.put(keys.items_key(end), ids[end:].tobytes(), handle)
             self._items_folded = end
 
-    def _load_items(self) -> tuple[IdIndex, int]:
-        parts: list[NDArray[np.uint64]] = []
-        count = folded = 0
-        iterator = self._meta.iter()
-        iterator.seek(keys.ITEMS_PREFIX)
-        while iterator.valid() and iterator.key().startswith(keys.ITEMS_PREFIX):
-            data = iterator.value()
-            ids = np.frombuffer(data[: len(data) // 8 * 8], np.uint64)
-            if keys.items_first(iterator.key()) != count or len(data) % 8:
-                raise CorruptRecordError(f"item ids from ordinal {count} on are missing", partition=self.partition)
-            parts.append(ids)
-            if count == folded and len(ids) == ITEMS_BLOCK:
-                folded += ITEMS_BLOCK
-            count += len(ids)
-            iterator.next()
-        return IdIndex(np.concatenate(parts) if parts else None), folded
-
     def _load_heads(self, prefixes: list[bytes]) -> dict[bytes, Head]:
-        """Return the heads that exist, from memory or from disk, and mark them as just used."""
-        found: dict[bytes, Head] = {}
-        missing = []
-        for prefix in prefixes:
-            head = self._heads.get(prefix)
-            if head is None:
-                missing.append(prefix)
-            else:
-                self._heads.move_to_end(prefix)
-                found[prefix] = head
+        """Return the heads that exist, from memory or from disk."""
+        found, missing = self._cached.get_many(prefixes)
         if missing:
-            stored = get_many(self._rows, [keys.head_key(prefix) for prefix in missing])
-            for prefix, data in zip(missing, stored, strict=True):
-                if data is not None:
-                    found[prefix] = self._heads[prefix] = self._unpack_head(prefix, data)
+            stored = get_many(self._rows, missing)
+            items = len(self._items)
+            prefix = missing[0]
+            try:
+                for prefix, data in zip(missing, stored, strict=True):
+                    if data is not None:
+                        found[prefix] = Head.unpack(data, items)
+            except CorruptRecordError as error:
+                raise self._located(error, prefix, "head") from error
         return found
-
-    def _unpack_head(self, prefix: bytes, data: bytes) -> Head:
-        with self._named(prefix):
-            return Head.unpack(data)
 
     @contextmanager
     def _named(self, prefix: bytes) -> Iterator[None]:
-        """Say in a CorruptRecordError whose record it is: the user's hash, for the id may be what is corrupt."""
+        """Say in a CorruptRecordError whose record it is."""
         try:
             yield
         except CorruptRecordError as error:
-            raise CorruptRecordError(error.what, partition=self.partition, user=prefix[:-1].hex()) from error
+            raise self._located(error, prefix, error.record) from error
 
-    def _trim_head_cache(self, keep: int) -> None:
-        while len(self._heads) > max(self._max_heads, keep):
-            self._heads.popitem(last=False)
+    def _located(self, error: CorruptRecordError, prefix: bytes, record: str | None) -> CorruptRecordError:
+        return CorruptRecordError(error.what, partition=self.partition, user=_name(prefix), record=record)
 
-    def _editor(self, prefix: bytes, kind: Kind, head: Head) -> SequenceEditor:
-        return SequenceEditor(prefix, head, self._shapes[kind], self._rows, self._chunks, lambda: self._items.ids)
-
-    def _sum_hashes(self, parts: list[tuple[bytes, Kind, EventColumns]]) -> int:
-        if not parts:
-            return 0
-        events = EventColumns.concatenate([part for _, _, part in parts])
-        counts = [part.n for _, _, part in parts]
-        users = np.array([np.frombuffer(user, np.uint64) for user, _, _ in parts]).repeat(counts, axis=0)
-        kinds = np.array([kind for _, kind, _ in parts], np.uint8).repeat(counts)
-        return fp.total(
-            *fp.event_hashes(users, events.timestamp_ms, self._items.ids[events.ordinal], kinds, events.code)
+    def _editor(self, prefix: bytes, head: Head) -> SequenceEditor:
+        return SequenceEditor(
+            prefix, head, self._shapes[keys.kind_of(prefix)], self._rows, self._chunks, lambda: self._items.ids
         )
 
-    # Reading
-
-    def wait_for(self, offset: int, timeout_s: float) -> None:
-        """Return once `offset` is applied; raises NotYetAppliedError after `timeout_s` seconds."""
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while self.applied_offset < offset:
-                self._check_usable()
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    break
-            self._check_usable()
-            if self.applied_offset < offset:
-                raise NotYetAppliedError(self.partition, offset, self.applied_offset)
-
-    @contextmanager
-    def view(self) -> Iterator[View]:
-        """Give one consistent view: rows, chunks and applied offset of the same moment.
-
-        `close` waits for the views that are still in use.
-        """
-        # A RocksDB snapshot sees one column family: the lock keeps writes out while both iterators are made.
-        with self._changed:
-            self._check_usable()
-            state = self._state
-            as_of = AsOf(self.partition, state.applied_offset, state.watermark_ms)
-            view = View(as_of, self._rows.iter(), self._chunks.iter(), self._items.ids)
-            self._views += 1
-        try:
-            yield view
-        finally:
-            del view
-            with self._changed:
-                self._views -= 1
-                self._changed.notify_all()
-
-    def users(self) -> Iterator[str]:
-        """Yield the ids of the users that have events, in the order of their hashes, from one snapshot."""
-        last = b""
-        with self.view() as view:
-            view.rows.seek_to_first()
-            while view.rows.valid():
-                key: bytes = view.rows.key()
-                user = key[: keys.USER_HASH_BYTES]
-                if user != last and key.endswith(keys.HEAD_SUFFIX) and len(key) == keys.USER_HASH_BYTES + 2:
-                    last = user
-                    yield self._unpack_head(key[:-1], view.rows.value()).user_id.decode()
-                view.rows.next()
+    def _sum_hashes(self, parts: list[tuple[bytes, EventColumns]]) -> int:
+        if not parts:
+            return 0
+        events = EventColumns.concatenate([part for _, part in parts])
+        counts = [part.n for _, part in parts]
+        users = np.frombuffer(b"".join(fp.user_hash(keys.user_of(prefix)) for prefix, _ in parts), np.uint64)
+        kinds = np.frombuffer(bytes(prefix[-1] for prefix, _ in parts), np.uint8)
+        hashes = fp.event_hashes(
+            users.reshape(-1, 2).repeat(counts, axis=0),
+            events.timestamp_ms,
+            self._items.ids[events.ordinal],
+            kinds.repeat(counts),
+            events.code,
+        )
+        return fp.total(*hashes)
 
     # Life
 
     def compact(self) -> None:
         """Flush and compact everything: what is left on disk is what the state needs."""
-        options = CompactOptions()
-        # Without force a file that only moves down is not rewritten, and stays uncompressed.
-        options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
-        for family in (self._rows, self._chunks, self._meta):
+        for family in self._families.values():
             family.flush()
-            family.compact_range(None, None, options)
+            compact_range(family)
+
+    def checkpoint(self, into: Path) -> State:
+        """Make a copy of the store in the new directory `into`, by hard links; returns the state that it has."""
+        for family in self._families.values():
+            family.flush()
+        with self._write_lock:
+            self._check_usable()
+            Checkpoint(self._db).create_checkpoint(str(into))
+            return self._state
 
     def close(self) -> None:
         """Close; waits for a write and for views under way. Nothing applied needs a flush to survive."""
-        with self._write_lock, self._changed:
+        with self._write_lock:
             if self._closed:
                 return
-            self._closed = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._views)
-            self._handles.clear()
-            # The files are unlocked once the last of these is gone.
-            for handle in (self._rows, self._chunks, self._meta, self._db):
-                handle.close()
+            self._scrubber.close()
+            if self._commits is not None:
+                self._commits.close()
+            super().close()
+            self._cached.close()
 
-    def _check_usable(self) -> None:
-        if self._closed:
-            raise NotOwnerError(self.partition)
+    def _release(self) -> None:
+        self._handles.clear()
+
+    def _sync(self) -> None:
+        """Bring the write-ahead log to the disk; other threads run meanwhile."""
         if self._failed is not None:
-            raise StoreFailedError(
-                f"an earlier write of partition {self.partition} failed ({self._failed}): restart the node"
-            ) from self._failed
+            # After an fsync that failed, one that succeeds says nothing of what came before it.
+            return
+        offset = self.applied_offset
+        try:
+            self._db.flush_wal(True)
+        except Exception as error:  # noqa: BLE001 - rocksdict raises bare Exception
+            with self._changed:
+                self._failed = error
+                self._changed.notify_all()
+        else:
+            self._durable_offset = offset
+
+
+class _Added(NamedTuple):
+    """What an insert came to."""
+
+    events: int = 0
+    hashes: int = 0
+    """Sum of the inserted events' hashes."""
+
+
+@dataclass(slots=True)
+class _Edits:
+    """What a batch changes, until it is written."""
+
+    heads: dict[bytes, Head] = field(default_factory=dict)
+    editors: dict[bytes, SequenceEditor] = field(default_factory=dict)
+    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    chunks: dict[bytes, bytes | None] = field(default_factory=dict)
+    meta: dict[bytes, bytes | None] = field(default_factory=dict)
+
+
+def _not_before(batch: ActionBatch, horizons: dict[Kind, int]) -> ActionBatch:
+    """Return the actions that are not too old to be kept."""
+    old = np.zeros(len(batch), np.bool_)
+    for kind, horizon in horizons.items():
+        old |= (batch.kind == kind) & (batch.timestamp_ms < horizon)
+    if not old.any():
+        return batch
+    keep = np.flatnonzero(~old)
+    return ActionBatch(
+        [batch.user_ids[row] for row in keep.tolist()],
+        batch.timestamp_ms[keep],
+        batch.item_id[keep],
+        batch.code[keep],
+        batch.kind[keep],
+    )
+
+
+def _name(prefix: bytes) -> str:
+    return keys.user_of(prefix).decode(errors="replace")

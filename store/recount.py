@@ -6,7 +6,7 @@ import numpy as np
 
 from store.actions import Kind, pack_code
 from store.fingerprint import add, event_hashes, total, user_hash
-from store.partition import PartitionStore
+from store.open_partition import OpenPartition
 from store.reader import SequenceReader
 from store.sequence import SequenceQuery
 
@@ -18,7 +18,7 @@ class Recount(NamedTuple):
     fingerprint: int
 
 
-def recount(store: PartitionStore) -> Recount:
+def recount(store: OpenPartition) -> Recount:
     """Read every sequence of a store that nobody writes to, and add up its events.
 
     Raises CorruptRecordError, FormatVersionError.

@@ -10,7 +10,7 @@ from lifeline.v1 import sequence_pb2
 from store.actions import MAX_USER_ID_BYTES
 from store.directory import PartitionDirectory
 from store.errors import NotYetAppliedError, StoreError
-from store.partition import PartitionStore
+from store.open_partition import OpenPartition
 from store.reader import SequenceReader
 from store.sequence import AsOf
 from store.status import Reason, Refusal, abort
@@ -60,7 +60,7 @@ def reader_at(
     return reader
 
 
-def _wait_for(store: PartitionStore, offset: int, context: grpc.ServicerContext) -> None:
+def _wait_for(store: OpenPartition, offset: int, context: grpc.ServicerContext) -> None:
     """Wait until `offset` is applied, for as long as anybody waits for the answer.
 
     It ends a little before the deadline, so that the caller hears why and not just that time is up.

@@ -1,4 +1,4 @@
-"""One sequence while a batch is applied to it: insert, seal, late events in place, trim.
+"""One sequence while a batch is applied to it: insert, seal, late events in place, trim, expire.
 
 The invariants that it keeps:
 
@@ -8,11 +8,11 @@ The invariants that it keeps:
   fence goes into the oldest chunk, which then moves to a lower fence;
 - no identity stands twice, and the sequence holds at most its cap: the newest ones.
 
-Nothing is written here: what is to be written gathers in `edits`, which the partition store puts into the batch.
+Nothing is written here: what is to be written gathers in `rows` and `chunks`, which the partition store puts
+into the batch.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -22,18 +22,13 @@ from rocksdict import Rdict
 from store import chunk
 from store.actions import Identity
 from store.chunk import EventColumns
-from store.head import (
-    EVENT,
-    EVENT_BYTES,
-    SEGMENT_PREFIX,
-    Head,
-    SealedPart,
-    pack_events,
-    segment_events,
-    unpack_events,
-)
+from store.errors import CorruptRecordError
+from store.head import LOWEST, MAX_SEGMENTS, Head, SealedPart
 from store.keys import chunk_fence, chunk_key, segment_key
 from store.memory import get_many
+from store.segment import EVENT, EVENT_BYTES, RAW, pack_events, pack_segment, unpack_segments
+
+_BROADCAST_CELLS = 1 << 16
 
 
 class Shape(NamedTuple):
@@ -45,16 +40,10 @@ class Shape(NamedTuple):
     """Events inside a head."""
     chunk_events: int
     """Events in a sealed chunk."""
-    seal_at: int
-    """Unsealed events at which the oldest are sealed."""
-
-
-@dataclass(slots=True)
-class Edits:
-    """What is to be written, by column family."""
-
-    rows: dict[bytes, bytes | None] = field(default_factory=dict)
-    chunks: dict[bytes, bytes | None] = field(default_factory=dict)
+    keep_unsealed: int
+    """Events that a seal leaves unsealed at least."""
+    run_segments: int
+    """Raw segments that are merged into a run."""
 
 
 class SequenceEditor:
@@ -69,86 +58,167 @@ class SequenceEditor:
         chunks: Rdict,
         ids: Callable[[], NDArray[np.uint64]],
     ) -> None:
-        self.head = head
-        self.edits = Edits()
+        self.prefix, self.head = prefix, head
+        self.rows: dict[bytes, bytes | None] = {}
+        self.chunks: dict[bytes, bytes | None] = {}
         self.trimmed: list[EventColumns] = []
+        self.earliest_ms: int | None = None
         self.late_rewrites = 0
         self.sealed_chunks = 0
-        self._prefix, self._shape, self._rows, self._chunks, self._ids = prefix, shape, rows, chunks, ids
+        self._shape, self._stored_rows, self._stored_chunks, self._ids = shape, rows, chunks, ids
 
     def insert(self, events: EventColumns) -> "NDArray[np.bool_] | None":
-        """Insert ascending, distinct events; then seal and trim.
+        """Insert ascending, distinct events; then settle.
 
         Returns bool[n], which of them were new to the sequence, or None when all were.
         """
-        first = self._identity(events, 0)
-        if first > self.head.newest:
+        self.earliest_ms = int(events.timestamp_ms[0])
+        if self._identity(events, 0) > self.head.newest(self._ids()):
             fresh, was_new = events, None
         else:
-            was_new = self._insert_late(events)
-            fresh = events.take(was_new & self._above_mark(events))
+            split = 0 if self.head.sealed is None else self._rank(events, self.head.sealed.mark)
+            was_new = self._insert_late(events, split)
+            fresh = events.take(slice(split, None)).take(was_new[split:])
         if fresh.n:
-            self._append(fresh)
-        if self.head.unsealed >= self._shape.seal_at:
-            self._seal()
-        if self.head.events > self._shape.cap:
-            self._trim(self.head.events - self._shape.cap)
+            head, last = self.head, self._identity(fresh, fresh.n - 1)
+            before = head.newest_ms, head.newest_at
+            is_newest = last > head.newest(self._ids())
+            head.append(pack_events(fresh), last[0])
+            if not is_newest:
+                head.newest_ms, head.newest_at = before
+        self.settle()
         return was_new
+
+    def settle(self) -> None:
+        """Bring the sequence back into its shape: segments, runs, chunks, the cap."""
+        head, shape = self.head, self._shape
+        if head.unsealed >= shape.chunk_events + shape.keep_unsealed:
+            self._seal()
+        elif len(head.inline) > shape.inline_events * EVENT_BYTES:
+            self._move_inline()
+        if head.events > shape.cap:
+            self._trim(head.events - shape.cap)
+
+    def expire(self, horizon_ms: int) -> None:
+        """Remove every event before `horizon_ms`, its bytes too; they gather in `trimmed`."""
+        while self.head.sealed is not None:
+            sealed = self.head.sealed
+            oldest = self._oldest_events()
+            keep_from = int(np.searchsorted(oldest.timestamp_ms, horizon_ms))
+            if keep_from <= sealed.skip:
+                return
+            self.trimmed.append(oldest.take(slice(sealed.skip, keep_from)))
+            if keep_from == oldest.n:
+                self._drop_oldest_chunk(keep_from - sealed.skip)
+                continue
+            self.chunks[chunk_key(self.prefix, sealed.oldest)] = None
+            fence = self._put_new_chunk(oldest.take(slice(keep_from, None)))
+            self.head.sealed = sealed._replace(events=sealed.events - (keep_from - sealed.skip), skip=0, oldest=fence)
+            self.head.oldest_events = None
+            return
+        events = self._sorted(self._unsealed())
+        gone = int(np.searchsorted(events.timestamp_ms, horizon_ms))
+        if gone:
+            self.trimmed.append(events.take(slice(0, gone)))
+            self._replace_unsealed(events.take(slice(gone, None)))
+        if not self.head.events:
+            self.head.put_newest_elsewhere(LOWEST)
+
+    def oldest_timestamp_ms(self) -> int:
+        """Return the timestamp of the oldest event of a sequence that has one."""
+        if self.head.sealed is not None:
+            return int(self._oldest_events().timestamp_ms[self.head.sealed.skip])
+        return int(self._unsealed().timestamp_ms.min())
 
     def all_events(self) -> EventColumns:
         """Return every retained event, ascending."""
         parts = []
         sealed = self.head.sealed
         if sealed is not None:
-            fence: Identity | None = sealed.oldest
+            fence: tuple[int, int, int] | None = sealed.oldest
             skip = sealed.skip
             while fence is not None:
-                parts.append(chunk.decode(self._get_chunk(fence)).take(slice(skip, None)))
+                parts.append(self._decode_chunk(fence).take(slice(skip, None)))
                 skip = 0
                 fence = self._next_fence(fence)
         parts.append(self._sorted(self._unsealed()))
-        return EventColumns.concatenate(parts)
+        events = EventColumns.concatenate(parts)
+        _check_count("retained", self.head.events, events.n)
+        return events
+
+    def finish(self) -> None:
+        """Put the head among what is to be written; a sequence without events leaves nothing behind."""
+        self.rows[self.prefix] = self.head.pack() if self.head.events else None
 
     # Unsealed events
 
-    def _append(self, events: EventColumns) -> None:
-        head = self.head
-        head.inline += pack_events(events)
-        head.unsealed += events.n
-        head.newest = max(head.newest, self._identity(events, events.n - 1))
-        if len(head.inline) > self._shape.inline_events * EVENT_BYTES:
-            self.edits.rows[segment_key(self._prefix, head.segment_next)] = SEGMENT_PREFIX + head.inline
-            head.segment_next += 1
-            head.inline = b""
-
     def _unsealed(self) -> EventColumns:
         """Return the unsealed events, in no order."""
+        events = unpack_segments(self._segments(0), self.head.inline)
+        _check_count("unsealed", self.head.unsealed, events.n)
+        return events
+
+    def _segments(self, first: int) -> list[bytes]:
+        """Return the segments from number `first` on."""
+        wanted = [segment_key(self.prefix, number) for number in range(first, self.head.segments)]
+        stored = [key for key in wanted if key not in self.rows]
+        found = dict(zip(stored, get_many(self._stored_rows, stored), strict=True)) if stored else {}
+        segments = []
+        for number, key in enumerate(wanted, first):
+            data = self.rows[key] if key in self.rows else found[key]
+            if data is None:
+                raise CorruptRecordError("it is missing", record=f"segment {number}")
+            segments.append(data)
+        return segments
+
+    def _move_inline(self) -> None:
+        """Make the inline events a raw segment, and merge raw segments into a run when they are many."""
         head = self.head
-        keys = [segment_key(self._prefix, number) for number in range(head.segment_first, head.segment_next)]
-        stored = [key for key in keys if key not in self.edits.rows]
-        found = dict(zip(stored, get_many(self._rows, stored), strict=True)) if stored else {}
-        parts = [segment_events(self.edits.rows.get(key) or found[key] or b"") for key in keys]
-        return unpack_events(b"".join([*parts, head.inline]))
+        self.rows[segment_key(self.prefix, head.segments)] = RAW + head.inline
+        if head.segment_times is not None:
+            moved: NDArray[np.int64] = np.frombuffer(head.inline, EVENT)["timestamp_ms"]
+            head.segment_times = np.concatenate([head.segment_times, moved])
+        head.in_segments += len(head.inline) // EVENT_BYTES
+        head.segments += 1
+        head.put_newest_elsewhere(head.newest(self._ids()))
+        head.inline = b""
+        if head.segments - head.runs >= self._shape.run_segments:
+            self._merge_segments(head.runs)
+        if head.segments == MAX_SEGMENTS:
+            self._merge_segments(0)
+
+    def _merge_segments(self, first: int) -> None:
+        """Merge the segments from number `first` on into one run."""
+        head = self.head
+        merged = pack_segment(self._sorted(unpack_segments(self._segments(first), b"")))
+        for number in range(first + 1, head.segments):
+            self.rows[segment_key(self.prefix, number)] = None
+        self.rows[segment_key(self.prefix, first)] = merged
+        head.segments = head.runs = first + 1
 
     def _replace_unsealed(self, events: EventColumns) -> None:
-        """Make ascending `events` the only unsealed ones, in one segment."""
+        """Make ascending `events` the only unsealed ones: inline if they are few, else one run."""
         head = self.head
-        for number in range(head.segment_first, head.segment_next):
-            self.edits.rows[segment_key(self._prefix, number)] = None
-        head.segment_first = head.segment_next
+        for number in range(head.segments):
+            self.rows[segment_key(self.prefix, number)] = None
+        head.put_newest_elsewhere(head.newest(self._ids()))
         head.inline = b""
-        head.unsealed = events.n
+        head.segments = head.runs = head.in_segments = 0
         if events.n > self._shape.inline_events:
-            self.edits.rows[segment_key(self._prefix, head.segment_next)] = SEGMENT_PREFIX + pack_events(events)
-            head.segment_next += 1
+            self.rows[segment_key(self.prefix, 0)] = pack_segment(events)
+            head.segments, head.runs, head.in_segments = 1, 1, events.n
+            if head.segment_times is not None:
+                head.segment_times = events.timestamp_ms.copy()
         else:
-            head.inline = pack_events(events)
+            head.segment_times = None
+            if events.n:
+                head.inline, head.newest_at = pack_events(events), events.n - 1
 
     def _seal(self) -> None:
-        """Cut the oldest unsealed events into chunks, keeping between one and two chunks of them unsealed."""
+        """Cut the oldest unsealed events into whole chunks, and keep the newest of them unsealed."""
         size = self._shape.chunk_events
         events = self._sorted(self._unsealed())
-        cut = (events.n // size - 1) * size
+        cut = (events.n - self._shape.keep_unsealed) // size * size
         fences = [self._put_new_chunk(events.take(slice(at, at + size))) for at in range(0, cut, size)]
         mark = self._identity(events, cut - 1)
         sealed = self.head.sealed
@@ -162,23 +232,28 @@ class SequenceEditor:
 
     # Late events
 
-    def _above_mark(self, events: EventColumns) -> NDArray[np.bool_]:
-        sealed = self.head.sealed
-        if sealed is None:
-            return np.ones(events.n, np.bool_)
-        return np.arange(events.n) >= self._rank(events, sealed.mark)
-
-    def _insert_late(self, events: EventColumns) -> NDArray[np.bool_]:
-        """Find which events are new; put those at or below the sealed mark into their chunks."""
-        above = self._above_mark(events)
-        split = events.n - int(above.sum())
+    def _insert_late(self, events: EventColumns, split: int) -> NDArray[np.bool_]:
+        """Find which events are new; put those at or below the sealed mark, the first `split`, into their chunks."""
         was_new = np.ones(events.n, np.bool_)
-        # Above the newest event nothing can be a repeat, so history is read for what is below it alone.
-        if split < self._rank(events, self.head.newest):
-            was_new[split:] = ~_contained(events.take(slice(split, None)), self._unsealed())
+        # Above the newest event nothing can be a repeat, so only what is at or below it is looked for.
+        late = self._rank(events, self.head.newest(self._ids()))
+        if split < late:
+            was_new[split:late] = ~self._is_unsealed(events.take(slice(split, late)))
         if split:
             was_new[:split] = self._insert_sealed(events.take(slice(0, split)))
         return was_new
+
+    def _is_unsealed(self, events: EventColumns) -> NDArray[np.bool_]:
+        """Return bool[n]: which of `events` stand among the unsealed ones."""
+        head = self.head
+        same_time = _among(events.timestamp_ms, np.frombuffer(head.inline, EVENT)["timestamp_ms"])
+        if head.in_segments and not same_time.all():
+            if head.segment_times is None:
+                head.segment_times = unpack_segments(self._segments(0), b"").timestamp_ms
+            same_time |= _among(events.timestamp_ms, head.segment_times)
+        if same_time.any():
+            same_time[same_time] = _contained(events.take(same_time), self._unsealed())
+        return same_time
 
     def _insert_sealed(self, events: EventColumns) -> NDArray[np.bool_]:
         was_new = np.zeros(events.n, np.bool_)
@@ -193,10 +268,10 @@ class SequenceEditor:
             at = until
         return was_new
 
-    def _merge_into_chunk(self, fence: Identity, events: EventColumns) -> NDArray[np.bool_]:
+    def _merge_into_chunk(self, fence: tuple[int, int, int], events: EventColumns) -> NDArray[np.bool_]:
         sealed = self._sealed()
         skip = sealed.skip if fence == sealed.oldest else 0
-        kept = chunk.decode(self._get_chunk(fence)).take(slice(skip, None))
+        kept = self._decode_chunk(fence).take(slice(skip, None))
         new = ~_contained(events, kept)
         if skip:
             # The sequence is full, and what sorts below its oldest event is not among the newest.
@@ -210,14 +285,16 @@ class SequenceEditor:
         if self._identity(merged, 0) < fence:
             # Only the oldest chunk takes events below its fence, and then it moves to its new first event: a
             # piece that is split off must never sort below it.
-            self.edits.chunks[chunk_key(self._prefix, fence)] = None
+            self.chunks[chunk_key(self.prefix, fence)] = None
             oldest = fence = self._identity(merged, 0)
         first = merged.take(slice(0, merged.n if pieces == 1 else size))
-        self.edits.chunks[chunk_key(self._prefix, fence)] = chunk.encode(first)
+        self.chunks[chunk_key(self.prefix, fence)] = chunk.encode(first)
         for piece in range(1, pieces):
             until = merged.n if piece == pieces - 1 else (piece + 1) * size
             self._put_new_chunk(merged.take(slice(piece * size, until)))
         self.late_rewrites += 1
+        if fence == oldest:
+            self.head.oldest_events = None
         self.head.sealed = sealed._replace(
             events=sealed.events + int(new.sum()), skip=0 if fence == oldest else sealed.skip, oldest=oldest
         )
@@ -229,22 +306,36 @@ class SequenceEditor:
         """Drop the oldest `excess` events; the dropped ones gather in `trimmed`."""
         while excess and self.head.sealed is not None:
             sealed = self.head.sealed
-            oldest = chunk.decode(self._get_chunk(sealed.oldest))
+            oldest = self._oldest_events()
             drop = min(excess, oldest.n - sealed.skip)
             self.trimmed.append(oldest.take(slice(sealed.skip, sealed.skip + drop)))
             excess -= drop
             if sealed.skip + drop < oldest.n:
                 self.head.sealed = sealed._replace(events=sealed.events - drop, skip=sealed.skip + drop)
-                continue
-            following = self._next_fence(sealed.oldest)
-            self.edits.chunks[chunk_key(self._prefix, sealed.oldest)] = None
-            self.head.sealed = (
-                None if following is None else sealed._replace(events=sealed.events - drop, skip=0, oldest=following)
-            )
+            else:
+                self._drop_oldest_chunk(drop)
         if excess:
             events = self._sorted(self._unsealed())
             self.trimmed.append(events.take(slice(0, excess)))
             self._replace_unsealed(events.take(slice(excess, None)))
+
+    def _oldest_events(self) -> EventColumns:
+        """Return the events of the oldest chunk, the skipped ones too."""
+        if self.head.oldest_events is None:
+            self.head.oldest_events = self._decode_chunk(self._sealed().oldest)
+        return self.head.oldest_events
+
+    def _drop_oldest_chunk(self, retained: int) -> None:
+        """Drop the oldest chunk, of which `retained` events were not skipped."""
+        sealed = self._sealed()
+        following = self._next_fence(sealed.oldest)
+        if following is None:
+            _check_count("sealed", sealed.events, retained)
+        self.chunks[chunk_key(self.prefix, sealed.oldest)] = None
+        self.head.oldest_events = None
+        self.head.sealed = (
+            None if following is None else sealed._replace(events=sealed.events - retained, skip=0, oldest=following)
+        )
 
     # Chunks, as the batch so far would leave them
 
@@ -255,37 +346,43 @@ class SequenceEditor:
 
     def _put_new_chunk(self, events: EventColumns) -> Identity:
         fence = self._identity(events, 0)
-        self.edits.chunks[chunk_key(self._prefix, fence)] = chunk.encode(events)
+        self.chunks[chunk_key(self.prefix, fence)] = chunk.encode(events)
         return fence
 
-    def _get_chunk(self, fence: Identity) -> bytes:
-        key = chunk_key(self._prefix, fence)
-        data: bytes | None = self.edits.chunks[key] if key in self.edits.chunks else self._chunks.get(key)
-        return data or b""
+    def _decode_chunk(self, fence: tuple[int, int, int]) -> EventColumns:
+        key = chunk_key(self.prefix, fence)
+        data: bytes | None = self.chunks[key] if key in self.chunks else self._stored_chunks.get(key)
+        try:
+            events = chunk.decode(data or b"")
+        except CorruptRecordError as error:
+            raise CorruptRecordError(error.what, record=chunk_name(fence)) from error
+        if events.n and int(events.ordinal.max()) >= len(self._ids()):
+            raise CorruptRecordError("it names an item that the partition does not have", record=chunk_name(fence))
+        return events
 
-    def _floor_fence(self, identity: Identity) -> Identity | None:
+    def _floor_fence(self, identity: tuple[int, int, int]) -> Identity | None:
         """Return the highest fence at or below `identity`."""
-        key = chunk_key(self._prefix, identity)
-        mine = [k for k, data in self.edits.chunks.items() if data is not None and k <= key]
-        iterator = self._chunks.iter()
+        key = chunk_key(self.prefix, identity)
+        mine = [k for k, data in self.chunks.items() if data is not None and k <= key]
+        iterator = self._stored_chunks.iter()
         iterator.seek_for_prev(key)
-        while iterator.valid() and iterator.key().startswith(self._prefix):
+        while iterator.valid() and iterator.key().startswith(self.prefix):
             found: bytes = iterator.key()
-            if self.edits.chunks.get(found, b"") is not None:
+            if self.chunks.get(found, b"") is not None:
                 mine.append(found)
                 break
             iterator.prev()
         return chunk_fence(max(mine)) if mine else None
 
-    def _next_fence(self, fence: Identity) -> Identity | None:
+    def _next_fence(self, fence: tuple[int, int, int]) -> Identity | None:
         """Return the lowest fence above `fence`."""
-        key = chunk_key(self._prefix, fence)
-        mine = [k for k, data in self.edits.chunks.items() if data is not None and k > key]
-        iterator = self._chunks.iter()
+        key = chunk_key(self.prefix, fence)
+        mine = [k for k, data in self.chunks.items() if data is not None and k > key]
+        iterator = self._stored_chunks.iter()
         iterator.seek(key + b"\0")
-        while iterator.valid() and iterator.key().startswith(self._prefix):
+        while iterator.valid() and iterator.key().startswith(self.prefix):
             found: bytes = iterator.key()
-            if self.edits.chunks.get(found, b"") is not None:
+            if self.chunks.get(found, b"") is not None:
                 mine.append(found)
                 break
             iterator.next()
@@ -298,19 +395,19 @@ class SequenceEditor:
         return Identity(int(events.timestamp_ms[row]), int(self._ids()[ordinal]), int(events.code[row]))
 
     def _sorted(self, events: EventColumns) -> EventColumns:
-        return events.take(np.lexsort((events.code, self._ids()[events.ordinal], events.timestamp_ms)))
+        return events.take(ascending(events, self._ids()))
 
-    def _rank(self, events: EventColumns, identity: Identity) -> int:
+    def _rank(self, events: EventColumns, identity: tuple[int, int, int]) -> int:
         """Return how many of the ascending events are at or below `identity`."""
         return self._count_below(events, identity, equal=True)
 
-    def _rank_below(self, events: EventColumns, identity: Identity) -> int:
+    def _rank_below(self, events: EventColumns, identity: tuple[int, int, int]) -> int:
         """Return how many of the ascending events are below `identity`."""
         return self._count_below(events, identity, equal=False)
 
-    def _count_below(self, events: EventColumns, identity: Identity, *, equal: bool) -> int:
-        low = int(np.searchsorted(events.timestamp_ms, identity.timestamp_ms, "left"))
-        high = int(np.searchsorted(events.timestamp_ms, identity.timestamp_ms, "right"))
+    def _count_below(self, events: EventColumns, identity: tuple[int, int, int], *, equal: bool) -> int:
+        low = int(np.searchsorted(events.timestamp_ms, identity[0], "left"))
+        high = int(np.searchsorted(events.timestamp_ms, identity[0], "right"))
         while low < high:
             middle = (low + high) // 2
             found = self._identity(events, middle)
@@ -321,11 +418,48 @@ class SequenceEditor:
         return low
 
 
+def ascending(events: EventColumns, ids: NDArray[np.uint64]) -> "NDArray[np.int64] | slice":
+    """Return the order in which events ascend by identity; raises CorruptRecordError on an unknown ordinal.
+
+    `ids` is uint64[m], the item id of each ordinal.
+    """
+    if events.n and int(events.ordinal.max()) >= len(ids):
+        raise CorruptRecordError("an unsealed event names an item that the partition does not have")
+    times = events.timestamp_ms
+    if (times[1:] > times[:-1]).all():
+        return slice(None)
+    # Nearly in order already, which this sort is quick with; only events of one moment need the other columns.
+    order = np.argsort(times, kind="stable")
+    times = times[order]
+    if (times[1:] > times[:-1]).all():
+        return order
+    return np.lexsort((events.code, ids[events.ordinal], events.timestamp_ms))
+
+
+def _check_count(what: str, counted: int, found: int) -> None:
+    """Raise CorruptRecordError when a head counts other events than are there: the running sums would stay wrong."""
+    if counted != found:
+        raise CorruptRecordError(f"it counts {counted} {what} events, and {found} are there", record="head")
+
+
+def chunk_name(fence: tuple[int, int, int]) -> str:
+    """Return what a message calls a chunk: its fence."""
+    return f"chunk {fence[0]}-{fence[1]}-{fence[2]}"
+
+
+def _among(values: NDArray[np.int64], pool: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return bool[n]: which values are in `pool`, which has no order."""
+    if len(values) * len(pool) <= _BROADCAST_CELLS:
+        # A late event comes alone, and a look at all of a small pool is a tenth of a sort.
+        found: NDArray[np.bool_] = (values[:, None] == pool[None, :]).any(axis=1)
+        return found
+    return np.isin(values, pool)
+
+
 def _contained(events: EventColumns, known: EventColumns) -> NDArray[np.bool_]:
     """Return bool[n]: which of `events` stand in `known`."""
-    near = known.take(np.isin(known.timestamp_ms, events.timestamp_ms))
+    near = known.take(_among(known.timestamp_ms, events.timestamp_ms))
     if not near.n:
         return np.zeros(events.n, np.bool_)
-    rows = np.frombuffer(pack_events(near), EVENT).tolist()
-    seen = set(rows)
+    seen = set(np.frombuffer(pack_events(near), EVENT).tolist())
     return np.fromiter((row in seen for row in np.frombuffer(pack_events(events), EVENT).tolist()), np.bool_, events.n)

@@ -2,7 +2,7 @@
 
 Little-endian::
 
-version u8 (1) · applied offset i64 · watermark_ms i64 · retained events u64 · fingerprint 16 bytes
+version u8 (2) · applied offset i64 · watermark_ms i64 · retained events u64 · fingerprint 16 bytes
 """
 
 import struct
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from store.errors import CorruptRecordError, FormatVersionError
 
-VERSION = 1
+VERSION = 2
 
 _STATE = struct.Struct("<BqqQ16s")
 

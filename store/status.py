@@ -14,6 +14,7 @@ from store.errors import (
     NotOwnerError,
     NotYetAppliedError,
     PartitionRefusingError,
+    SnapshotError,
     StoreError,
 )
 
@@ -35,6 +36,9 @@ class Reason(StrEnum):
     MODEL_NOT_LOADED = "MODEL_NOT_LOADED"
     STATE_CORRUPT = "STATE_CORRUPT"
     STORE_FAILED = "STORE_FAILED"
+    SNAPSHOTS_NOT_CONFIGURED = "SNAPSHOTS_NOT_CONFIGURED"
+    SNAPSHOT_UNDER_WAY = "SNAPSHOT_UNDER_WAY"
+    SNAPSHOT_FAILED = "SNAPSHOT_FAILED"
     INTERNAL = "INTERNAL"
 
 
@@ -68,6 +72,8 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
                 )
             case CorruptRecordError() | FormatVersionError():
                 return cls(grpc.StatusCode.DATA_LOSS, Reason.STATE_CORRUPT, str(error))
+            case SnapshotError():
+                return cls(grpc.StatusCode.UNAVAILABLE, Reason.SNAPSHOT_FAILED, str(error))
             case _:
                 return cls(grpc.StatusCode.UNAVAILABLE, Reason.STORE_FAILED, str(error))
 

@@ -43,6 +43,10 @@ class Store(Protocol):
     def applied_offset(self) -> int:
         """The last offset that is part of the state; -1 before the first."""
 
+    @property
+    def durable_offset(self) -> int:
+        """The last offset that survives what the store promises; at or below the applied one."""
+
     def apply(self, batch: ActionBatch, *, offset: int) -> Any:  # noqa: ANN401 - the caller's own result
         """Add the batch's events and move the applied offset, as one write."""
 
@@ -113,6 +117,11 @@ class HeldPartition(Generic[StoreT]):
     def applied_offset(self) -> int:
         """The store's; -1 while there is none."""
         return -1 if self.store is None else self.store.applied_offset
+
+    @property
+    def durable_offset(self) -> int:
+        """The last offset that survives what the store promises; -1 before the first."""
+        return -1 if self.store is None else self.store.durable_offset
 
     @property
     def lag(self) -> int:

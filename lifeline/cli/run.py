@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import pkgutil
 import time
 from pathlib import Path
 from typing import Annotated
@@ -113,7 +112,7 @@ def bench(
     except ModuleNotFoundError:
         err.print("[bold red]error:[/] the benchmarks are not installed: run this in a checkout of the project")
         raise typer.Exit(1) from None
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "report")
+    names: tuple[str, ...] = package.NAMES
     if name is None:
         for each in names:
             doc = importlib.import_module(f"benchmarks.{each}").__doc__ or ""

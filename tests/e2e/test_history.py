@@ -17,8 +17,7 @@ from lifeline.paths import partition_dir
 from lifeline.publish import publish
 from lifeline.stored import opened
 from store.actions import Identity, Kind
-from store.fingerprint import user_hash
-from store.keys import head_key, sequence_prefix
+from store.keys import sequence_prefix
 from store.reader import SequenceReader
 from store.sequence import SequenceQuery
 from stream.partitioner import partition_of
@@ -176,6 +175,6 @@ def tamper(node: NodeProcess, user: str) -> None:
     families = {name: Options(raw_mode=True) for name in ("rows", "chunks", "meta")}
     db = Rdict(str(partition_dir(node.settings.node.data_dir, number)), Options(raw_mode=True), families)
     rows = db.get_column_family("rows")
-    del rows[head_key(sequence_prefix(user_hash(user.encode()), Kind.EXPLICIT))]
+    del rows[sequence_prefix(user.encode(), Kind.EXPLICIT)]
     rows.close()
     db.close()

@@ -8,6 +8,13 @@ from typer.testing import CliRunner, Result
 
 from lifeline.cli import app, main
 
+PAIRS = (
+    ("topics", "create"),
+    ("config", "show"),
+    ("snapshot", "create"),
+    ("snapshot", "list"),
+    ("snapshot", "restore"),
+)
 COMMANDS = ("node", "produce", "get", "score", "erase", "verify", "train", "demo", "broker", "bench", "health")
 
 
@@ -15,7 +22,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
-@pytest.mark.parametrize("arguments", [*((command,) for command in COMMANDS), ("topics", "create"), ("config", "show")])
+@pytest.mark.parametrize("arguments", [*((command,) for command in COMMANDS), *PAIRS])
 def test_every_command_explains_itself(arguments: tuple[str, ...]) -> None:
     result = run(*arguments, "--help")
     assert result.exit_code == 0

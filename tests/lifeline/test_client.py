@@ -6,8 +6,15 @@ import grpc
 import numpy as np
 import pytest
 
-from lifeline.client import LifelineClient, LifelineError, TokenSource
-from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
+from lifeline.client import SNAPSHOT_TIMEOUT_S, LifelineClient, LifelineError, PartitionSnapshot, TokenSource
+from lifeline.v1 import (
+    operator_pb2,
+    operator_pb2_grpc,
+    score_pb2,
+    score_pb2_grpc,
+    sequence_pb2,
+    sequence_pb2_grpc,
+)
 from store.actions import Kind
 from store.sequence import AsOf, Column, SequenceQuery
 from store.status import Reason, Refusal, abort
@@ -16,15 +23,21 @@ BIG = (1 << 64) - 1
 AS_OF = sequence_pb2.AsOf(partition=2, applied_offset=41, watermark_ms=99)
 
 
-class Node(sequence_pb2_grpc.SequenceServiceServicer, score_pb2_grpc.ScoreServiceServicer):
+class Node(
+    sequence_pb2_grpc.SequenceServiceServicer,
+    score_pb2_grpc.ScoreServiceServicer,
+    operator_pb2_grpc.OperatorServiceServicer,
+):
     """A node that remembers what it was asked and answers what the test says."""
 
     def __init__(self) -> None:
         self.asked: list[sequence_pb2.GetSequenceRequest] = []
         self.scored: list[score_pb2.ScoreRequest] = []
+        self.copied: list[list[int]] = []
         self.deadlines: list[float] = []
         self.sequence = sequence_pb2.GetSequenceResponse(as_of=AS_OF)
         self.score = score_pb2.ScoreResponse(as_of=AS_OF)
+        self.snapshots = operator_pb2.CreateSnapshotResponse()
         self.refusal: Refusal | None = None
         self.hold: Callable[[], object] = lambda: None
 
@@ -41,6 +54,13 @@ class Node(sequence_pb2_grpc.SequenceServiceServicer, score_pb2_grpc.ScoreServic
         self.scored.append(request)
         self._answer(context)
         return self.score
+
+    def CreateSnapshot(  # noqa: N802
+        self, request: operator_pb2.CreateSnapshotRequest, context: grpc.ServicerContext
+    ) -> operator_pb2.CreateSnapshotResponse:
+        self.copied.append(list(request.partitions))
+        self._answer(context)
+        return self.snapshots
 
     def _answer(self, context: grpc.ServicerContext) -> None:
         self.deadlines.append(context.time_remaining() or 0.0)
@@ -59,6 +79,7 @@ def address(node: Node) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(2))
     sequence_pb2_grpc.add_SequenceServiceServicer_to_server(node, server)
     score_pb2_grpc.add_ScoreServiceServicer_to_server(node, server)
+    operator_pb2_grpc.add_OperatorServiceServicer_to_server(node, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
@@ -238,3 +259,26 @@ def test_a_column_of_the_wrong_length_is_an_error(node: Node, client: LifelineCl
     node.sequence.sequences.add(kind=sequence_pb2.KIND_EXPLICIT, length=2, timestamp_ms=bytes(9))
     with pytest.raises(LifelineError, match="column TIMESTAMP_MS has 9 bytes for 2 events"):
         client.get_sequence("ann")
+
+
+def test_snapshots_come_as_the_node_made_them(node: Node, client: LifelineClient) -> None:
+    made = PartitionSnapshot(
+        partition=2,
+        id="41-now",
+        applied_offset=41,
+        events=40,
+        fingerprint="f" * 32,
+        files=9,
+        total_bytes=1 << 40,
+        uploaded_files=1,
+        uploaded_bytes=1 << 33,
+        seconds=1.5,
+    )
+    fields = made._asdict()
+    node.snapshots.snapshots.add(snapshot_id=fields.pop("id"), **fields)
+    assert client.create_snapshot([2]) == [made]
+    # It takes longer than a read.
+    assert client.timeout_s < SNAPSHOT_TIMEOUT_S - 60 < node.deadlines[0]
+    client.create_snapshot(timeout_s=7)
+    assert node.copied == [[2], []]
+    assert node.deadlines[1] < 8

@@ -156,6 +156,35 @@ def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "12345" not in problem
 
 
+def test_storage_options_come_from_a_file_and_from_variables_and_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    _file(
+        "[snapshot]\nurl = 's3://bucket/path'\nkeep = 2\n"
+        "[snapshot.storage_options]\nkey = 'me'\nanon = false\nclient_kwargs = {region_name = 'hunter2'}\n"
+    )
+    monkeypatch.setenv("LIFELINE_SNAPSHOT__STORAGE_OPTIONS__SECRET", "0123")
+    loaded = load_settings(flags={"snapshot.url": "memory://x"})
+    snapshot = loaded.settings.snapshot
+    assert (snapshot.url, snapshot.keep) == ("memory://x", 2)
+    assert snapshot.options() == {
+        "key": "me",
+        "anon": False,
+        "client_kwargs": {"region_name": "hunter2"},
+        "secret": "0123",
+    }
+    assert "hunter2" not in str(loaded.rows())
+    assert "0123" not in str(loaded.rows())
+    assert loaded.origin["snapshot.url"] == "flag --url"
+    assert loaded.origin["snapshot.storage_options"] == (
+        "env LIFELINE_SNAPSHOT__STORAGE_OPTIONS__SECRET, lifeline.toml"
+    )
+
+
+def test_a_url_with_a_password_is_an_error_that_does_not_tell_it() -> None:
+    (problem,) = _problems(snapshot__url="ftp://me:hunter2@host/path")
+    assert problem.startswith("flag --url: snapshot.url: it holds a password")
+    assert "hunter2" not in problem
+
+
 def test_the_vocabulary_comes_from_a_file_and_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     _file(
         "[vocabulary.action_types]\nadd = {id = 1}\ndelete = {id = 3, role = 'negative'}\n"

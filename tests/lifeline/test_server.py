@@ -15,7 +15,14 @@ from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
 from lifeline.server import LIVENESS, READINESS, SERVICES, NodeServer
-from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
+from lifeline.v1 import (
+    operator_pb2,
+    operator_pb2_grpc,
+    score_pb2,
+    score_pb2_grpc,
+    sequence_pb2,
+    sequence_pb2_grpc,
+)
 
 
 class Sequences(sequence_pb2_grpc.SequenceServiceServicer):
@@ -48,6 +55,17 @@ class Scores(score_pb2_grpc.ScoreServiceServicer):
         raise AssertionError(request, context)
 
 
+class Operators(operator_pb2_grpc.OperatorServiceServicer):
+    """Is never called."""
+
+    def CreateSnapshot(  # noqa: N802
+        self,
+        request: operator_pb2.CreateSnapshotRequest,
+        context: grpc.ServicerContext,
+    ) -> operator_pb2.CreateSnapshotResponse:
+        raise AssertionError(request, context)
+
+
 @pytest.fixture
 def sequences() -> Sequences:
     return Sequences()
@@ -56,7 +74,7 @@ def sequences() -> Sequences:
 @pytest.fixture
 def server(sequences: Sequences) -> Iterator[NodeServer]:
     settings = NodeSettings(grpc_address="127.0.0.1:0", max_concurrent_rpcs=2)
-    running = NodeServer(settings, sequences, Scores())
+    running = NodeServer(settings, sequences, Scores(), Operators())
     yield running
     sequences.go.set()
     running.stop(5)
@@ -144,4 +162,4 @@ def test_a_stop_lets_calls_finish(server: NodeServer, sequences: Sequences) -> N
 
 def test_a_port_in_use_is_one_sentence(server: NodeServer, sequences: Sequences) -> None:
     with pytest.raises(ServerError, match=r"cannot be listened on .* set --grpc-address"):
-        NodeServer(NodeSettings(grpc_address=server.address), sequences, Scores())
+        NodeServer(NodeSettings(grpc_address=server.address), sequences, Scores(), Operators())

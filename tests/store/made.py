@@ -1,6 +1,5 @@
 """What the store's tests share: batches from plain tuples, and the state they must lead to, in plain Python."""
 
-import hashlib
 import random
 import struct
 from collections import defaultdict
@@ -10,17 +9,22 @@ from typing import NamedTuple
 
 import mmh3
 import numpy as np
+import xxhash
 
 from store.actions import ActionBatch, Identity, Kind
 from store.chunk import EventColumns
 from store.errors import StoreError
+from store.follower import PartitionFollower
 from store.memory import SharedMemory
+from store.open_partition import OpenPartition
 from store.partition import PartitionStore
 from store.reader import SequenceReader
 from store.sequence import SequenceQuery
 from store.settings import StoreSettings
 
 TINY_MEMORY = {"block_cache_mib": 8, "write_buffer_mib": 8}
+HOUR_MS = 3_600_000
+LAST_HOUR = (1 << 32) - 1
 EVERYTHING = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION))
 
 
@@ -65,7 +69,7 @@ def rows_of(events: EventColumns) -> list[tuple[int, int, int]]:
 
 def event_hash(event: Event) -> int:
     """Return the 128-bit hash of one event by the reference implementation of murmur3."""
-    user = hashlib.blake2b(event.user, digest_size=16).digest()
+    user = xxhash.xxh3_128_digest(event.user)
     packed = user + struct.pack("<qQQQ", event.timestamp_ms, event.item_id, event.kind, event.code)
     return int.from_bytes(mmh3.mmh3_x64_128_digest(packed), "little")
 
@@ -78,16 +82,32 @@ class Model:
         self.sequences: dict[tuple[bytes, Kind], set[Event]] = defaultdict(set)
         self.watermark_ms = 0
 
-    def apply(self, events: Iterable[Event]) -> None:
-        touched = set()
-        for event in events:
+    def apply(self, events: Iterable[Event]) -> int:
+        """Take events in; returns how many of those that were kept before have grown too old."""
+        arrived = list(events)
+        self.watermark_ms = max([self.watermark_ms, *(event.timestamp_ms for event in arrived)])
+        before = self.events
+        self._cut()
+        expired = before - self.events
+        for event in arrived:
             self.sequences[event.user, event.kind].add(event)
-            self.watermark_ms = max(self.watermark_ms, event.timestamp_ms)
-            touched.add((event.user, event.kind))
-        for key in touched:
-            cap = self.settings.cap(key[1])
-            if len(self.sequences[key]) > cap:
-                self.sequences[key] = set(sorted(self.sequences[key])[-cap:])
+        self._cut()
+        return expired
+
+    def _cut(self) -> None:
+        for key, kept in self.sequences.items():
+            cap, since = self.settings.cap(key[1]), self.horizon_ms(key[1])
+            if len(kept) > cap:
+                kept = set(sorted(kept)[-cap:])  # noqa: PLW2901 - first the cap, then the age
+            if since is not None:
+                kept = {event for event in kept if event.timestamp_ms >= since}  # noqa: PLW2901
+            self.sequences[key] = kept
+
+    def horizon_ms(self, kind: Kind) -> int | None:
+        """Return the time before which events of a kind are gone; None where nothing is too old."""
+        age = self.settings.max_age_hours(kind)
+        hour = min(self.watermark_ms // HOUR_MS, LAST_HOUR)
+        return None if age is None or hour <= age else (hour - age) * HOUR_MS
 
     def erase(self, user: bytes) -> int:
         return sum(len(self.sequences.pop((user, kind), ())) for kind in Kind)
@@ -103,11 +123,12 @@ class Model:
     def fingerprint(self) -> int:
         return sum(event_hash(event) for events in self.sequences.values() for event in events) % (1 << 128)
 
-    def check(self, store: PartitionStore) -> None:
+    def check(self, store: OpenPartition) -> None:
         """Assert that a store holds exactly this."""
-        reader = SequenceReader(store)
-        for user in {user for user, _ in self.sequences}:
-            for kind, sequence in reader.read(user.decode(), EVERYTHING).sequences.items():
+        users = sorted({user for user, _ in self.sequences})
+        answers = SequenceReader(store).read_many([user.decode() for user in users], EVERYTHING)
+        for user, answer in zip(users, answers, strict=True):
+            for kind, sequence in answer.sequences.items():
                 assert sequence.identities() == self.identities(user, kind)
                 assert sequence.stored == sequence.length
         assert store.state.events == self.events
@@ -116,30 +137,34 @@ class Model:
         assert sorted(store.users()) == sorted({user.decode() for (user, _), kept in self.sequences.items() if kept})
 
 
-def tiny(**changes: int) -> StoreSettings:
+def tiny(**changes: float | None) -> StoreSettings:
     """Return settings under which a handful of events meets every part of the layout."""
-    shape = {"max_explicit": 12, "max_impressions": 7, "chunk_events": 4, "inline_events": 2}
-    return StoreSettings(**(TINY_MEMORY | shape | changes))
+    shape = {"max_explicit": 12, "max_impressions": 7, "chunk_events": 4, "keep_unsealed": 4, "inline_events": 2}
+    return StoreSettings(**(TINY_MEMORY | shape | {"run_segments": 2} | changes))
 
 
 SHAPE = tiny(max_explicit=40)
 ANN = [Event(b"ann", at, at % 3, 257) for at in range(30)]
 BOB = [Event(b"bob", 2 * at, 7, 513, Kind(at % 2)) for at in range(12)]
+# Under this one, `work` with steps of hours makes events expire all the time.
+AGED = tiny(max_explicit=40, max_explicit_age_days=1, max_impression_age_days=2)
 
 
-def open_store(path: Path, settings: StoreSettings, *, partition: int = 3, read_only: bool = False) -> PartitionStore:
-    return PartitionStore.open(
-        path, partition=partition, settings=settings, memory=SharedMemory(settings), read_only=read_only
-    )
+def open_store(path: Path, settings: StoreSettings, *, partition: int = 3) -> PartitionStore:
+    return PartitionStore.open(path, partition=partition, settings=settings, memory=SharedMemory(settings))
 
 
-def work(offset: int) -> list[Event]:
-    """Return the events of one offset: late ones, repeats, ties, both kinds."""
+def open_follower(path: Path, *, partition: int = 3) -> PartitionFollower:
+    return PartitionFollower.open(path, partition=partition, memory=SharedMemory(tiny()))
+
+
+def work(offset: int, step_ms: int = 1_000) -> list[Event]:
+    """Return the events of one offset: late ones, repeats, ties, both kinds; offsets are `step_ms` apart."""
     rng = random.Random(offset)
     return [
         Event(
             rng.choice([b"ann", b"bob", b"cy", b"dee"]),
-            max(0, offset - rng.choice([0, 0, 0, 1, 3, 40])) * 1_000 + rng.randrange(3),
+            max(0, offset - rng.choice([0, 0, 0, 1, 3, 40])) * step_ms + rng.randrange(3),
             rng.randrange(50 + offset // 4),
             rng.choice([257, 258]),
             rng.choice([Kind.EXPLICIT, Kind.EXPLICIT, Kind.IMPRESSION]),
@@ -148,13 +173,13 @@ def work(offset: int) -> list[Event]:
     ]
 
 
-def perform(target: PartitionStore | Model, offset: int) -> None:
+def perform(target: PartitionStore | Model, offset: int, step_ms: int = 1_000) -> None:
     """Do what the log says at an offset: most are batches, some erase a user."""
     user = b"bob" if offset % 37 == 36 else None
     if isinstance(target, Model):
-        target.apply(work(offset)) if user is None else target.erase(user)
+        target.apply(work(offset, step_ms)) if user is None else target.erase(user)
     elif user is None:
-        target.apply(batch_of(work(offset)), offset=offset)
+        target.apply(batch_of(work(offset, step_ms)), offset=offset)
     else:
         target.erase(user, offset=offset)
 

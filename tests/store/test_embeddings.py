@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import random
 import sys
 import threading
@@ -13,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from store.embeddings import EmbeddingTable
-from store.errors import CorruptRecordError, FormatVersionError
+from store.embedding_files import EmbeddingFiles
+from store.embeddings import EmbeddingFollower, Embeddings, EmbeddingTable
+from store.errors import CorruptRecordError, FormatVersionError, StoreError, StoreLockedError
 from tests.store.processes import child, last_acknowledged, said
 
 ROWS = st.lists(st.tuples(st.integers(0, 6) | st.integers(0, (1 << 64) - 1), st.integers(-127, 127)), max_size=12)
 
 
 def apply(table: EmbeddingTable, rows: list[tuple[int, int]], offset: int, partition: int = 0) -> None:
-    """Apply (item, value) rows: an embedding is its value 32 times, and 0 forgets."""
+    """Apply (item, value) rows: an embedding is its value 32 times, and 0 forgets; versions count from 0."""
     table.apply(
         np.array([item for item, _ in rows], np.uint64),
         np.repeat(np.array([value for _, value in rows], np.int8), 32).reshape(-1, 32),
@@ -31,7 +33,7 @@ def apply(table: EmbeddingTable, rows: list[tuple[int, int]], offset: int, parti
     )
 
 
-def check(table: EmbeddingTable, model: dict[int, int]) -> None:
+def check(table: Embeddings, model: dict[int, int]) -> None:
     absent = next(item for item in itertools.count() if item not in model)
     ids = np.array([*model, absent], np.uint64)
     embedding, known = table.lookup(ids)
@@ -41,22 +43,38 @@ def check(table: EmbeddingTable, model: dict[int, int]) -> None:
     assert known.tolist() == [*(value != 0 for value in model.values()), False]
 
 
-@given(batches=st.lists(ROWS, max_size=6), reopen=st.integers(0, 6))
+@given(batches=st.lists(ROWS, max_size=6), reopen=st.integers(0, 6), follow=st.integers(0, 6))
 @settings(deadline=None, max_examples=60)
 def test_the_last_row_wins_and_zeros_forget(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[int, int]]], reopen: int
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[int, int]]], reopen: int, follow: int
 ) -> None:
     path = tmp_path_factory.mktemp("table")
-    table, model = EmbeddingTable.open(path), dict[int, int]()
+    table, model, version = EmbeddingTable.open(path), dict[int, int](), dict[int, int]()
+    follower = EmbeddingFollower.open(path)
     for number, rows in enumerate(batches):
         if number == reopen:
             table.close()
             table = EmbeddingTable.open(path)
+        if number == follow:
+            follower.close()
+            follower = EmbeddingFollower.open(path)
+        known = dict(model)
         apply(table, rows, number)
         model |= dict(rows)
+        version |= {item: at for at, (item, _) in enumerate(rows)}
         check(table, model)
+        assert table.versions(table.rows_of(np.array([*version, 1 << 63], np.uint64))).tolist() == [
+            *version.values(),
+            version.get(1 << 63, 0),
+        ]
         assert table.applied_offset(0) == number
         assert len(table) == len(model)
+        # What a follower knows is as it is now; what it does not know it learns.
+        check(follower, {item: model[item] for item in known})
+        assert follower.staleness()[:2] == (len(known), len(model) - len(known))
+        assert follower.catch_up()[:2] == (len(model), 0)
+        check(follower, model)
+    follower.close()
     table.close()
     table = EmbeddingTable.open(path)
     check(table, model)
@@ -103,22 +121,38 @@ def test_growing_keeps_what_readers_hold(tmp_path: Path) -> None:
 
 
 def test_a_row_is_mapped_before_it_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # At the moment in which the file grows, a reader may already look for the new items.
-    table = EmbeddingTable.open(tmp_path)
+    # At the moments in which the file grows and rows are published, others may already look for the new items.
+    table, follower = EmbeddingTable.open(tmp_path), EmbeddingFollower.open(tmp_path)
     new = np.arange(1, 9_000, dtype=np.uint64)
     seen: list[NDArray[np.bool_]] = []
-    real = table._map_rows
+    moments: list[str] = []
 
-    def map_rows() -> None:
-        seen.append(table.lookup(new)[1])
-        real()
-        seen.append(table.lookup(new)[1])
+    def watched(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def watch(files: EmbeddingFiles, *arguments: object) -> object:
+            if files is not table._files:
+                return real(files, *arguments)
+            moments.append(name)
+            # An item that is named has its embedding.
+            for one in (table, follower):
+                embedding, known = one.lookup(new)
+                rows = one.rows_of(new)
+                assert (known == (rows > 0)).all()
+                assert (embedding[known] == 1).all()
+            follower.catch_up()
+            seen.append(known)
+            return real(files, *arguments)
 
-    monkeypatch.setattr(table, "_map_rows", map_rows)
+        return watch
+
+    for name in ("_map", "_grow", "append", "publish"):
+        monkeypatch.setattr(EmbeddingFiles, name, watched(name, getattr(EmbeddingFiles, name)))
     apply(table, [(item, 1) for item in new.tolist()], 0)
-    assert len(seen) == 2
+    assert moments == ["append", "_grow", "_map", "publish"]
     assert not any(known.any() for known in seen)
     assert table.lookup(new)[1].all()
+    follower.catch_up()
+    assert follower.lookup(new)[1].all()
+    follower.close()
     table.close()
 
 
@@ -156,6 +190,131 @@ def test_readers_live_through_growth(tmp_path: Path) -> None:
     assert not wrong
 
 
+def test_a_new_version_of_everything_changes_what_every_reader_gives(tmp_path: Path) -> None:
+    table = EmbeddingTable.open(tmp_path)
+    ids = np.random.default_rng(0).permutation(np.arange(1, 30_001, dtype=np.uint64)) * np.uint64(1 << 33)
+
+    def publish(version: int) -> None:
+        values = ((ids >> np.uint64(33)) % np.uint64(50) + np.uint64(version)).astype(np.int8)
+        embedding = np.repeat(values, 32).reshape(-1, 32)
+        table.apply(ids, embedding, np.full(len(ids), version, np.uint32), partition=0, offset=version)
+
+    publish(1)
+    follower = EmbeddingFollower.open(tmp_path)
+    # Rows that readers looked up before go on to hold.
+    held = table.rows_of(ids[::-7])
+    assert follower.rows_of(ids[::-7]).tolist() == held.tolist()
+    for version in (2, 60, 3):
+        publish(version)
+        for one in (table, follower):
+            assert one.versions(held).tolist() == [version] * len(held)
+            wanted = (ids[::-7] >> np.uint64(33)) % np.uint64(50) + np.uint64(version)
+            assert (one.gather(held) == wanted.astype(np.int8)[:, None]).all()
+            embedding, known = one.lookup(ids)
+            assert known.all()
+            assert embedding[::-7].tolist() == one.gather(held).tolist()
+    follower.close()
+    table.close()
+
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from store.embeddings import EmbeddingTable
+from tests.store.test_embeddings import apply
+table = EmbeddingTable.open(Path(sys.argv[1]))
+print("ready", flush=True)
+for line in open(sys.argv[2]):
+    first, end, value, offset = map(int, line.split())
+    apply(table, [(item, value) for item in range(first, end)], offset)
+    if offset % 2:
+        table.sync()
+    print("applied", len(table), flush=True)
+"""
+
+
+def test_another_process_sees_new_items_and_new_versions(tmp_path: Path) -> None:
+    orders = tmp_path / "orders"
+    os.mkfifo(orders)
+    with child(PUBLISHER, tmp_path, orders) as process:
+        said(process, "ready")
+        follower = EmbeddingFollower.open(tmp_path)
+        ordering = orders.open("w", buffering=1)
+
+        def publish(first: int, end: int, value: int, offset: int) -> None:
+            ordering.write(f"{first} {end} {value} {offset}\n")
+            said(process, "applied")
+
+        assert follower.staleness()[:3] == (0, 0, {})
+        publish(1, 3_001, 5, 0)
+        assert follower.staleness()[:2] == (0, 3_000)
+        check(follower, {})
+        # What is shown at once is said to be applied only after the writer's sync.
+        assert follower.catch_up()[:3] == (3_000, 0, {})
+        check(follower, {1: 5, 3_000: 5})
+        publish(1, 3_001, 6, 1)
+        check(follower, {1: 6, 3_000: 6})
+        publish(2_000, 20_001, 7, 3)
+        check(follower, {1: 6, 3_000: 7})
+        assert follower.staleness()[:3] == (3_000, 17_000, {})
+        caught_up = follower.catch_up()
+        assert caught_up[:3] == (20_000, 0, {0: 3})
+        assert caught_up.seconds <= follower.staleness().seconds
+        check(follower, {1: 6, 3_000: 7, 20_000: 7})
+        with pytest.raises(StoreLockedError):
+            EmbeddingTable.open(tmp_path)
+    ordering.close()
+    # The child was killed: what it had written is there.
+    check(follower, {1: 6, 3_000: 7, 20_000: 7})
+    table = EmbeddingTable.open(tmp_path)
+    assert (len(table), table.applied_offset(0)) == (20_000, 3)
+    apply(table, [(20_000, 9), (20_001, 9)], 4)
+    follower.catch_up()
+    check(follower, {1: 6, 3_000: 7, 20_000: 9, 20_001: 9})
+    follower.close()
+    table.close()
+
+
+HALF = """
+import sys
+from pathlib import Path
+import time
+import numpy as np
+from store.embedding_files import EmbeddingFiles
+from store.embeddings import EmbeddingTable
+from tests.store.test_embeddings import apply
+def put(matrix, rows, embedding):
+    matrix[rows[:3]] = embedding[:3]
+    matrix[rows[3:], :16] = embedding[3:, :16]
+    print("half", flush=True)
+    time.sleep(600)
+table = EmbeddingTable.open(Path(sys.argv[1]))
+apply(table, [(item, 1) for item in range(1, 9)], 0)
+table.sync()
+EmbeddingFiles._put = staticmethod(put)
+apply(table, [(item, 2) for item in range(1, 9)] + [(9, 9)], 1)
+"""
+
+
+def test_a_process_killed_half_way_through_a_change_leaves_whole_rows(tmp_path: Path) -> None:
+    model = dict.fromkeys(range(1, 9), 2)
+    with child(HALF, tmp_path) as process:
+        said(process, "half")
+        follower = EmbeddingFollower.open(tmp_path)
+        check(follower, model)
+    check(follower, model)
+    table = EmbeddingTable.open(tmp_path)
+    assert (len(table), table.applied_offset(0)) == (8, 0)
+    check(table, model)
+    # The log gives the record again, and with it what the process did not come to.
+    apply(table, [(item, 2) for item in range(1, 9)] + [(9, 9)], 1)
+    check(table, model | {9: 9})
+    follower.catch_up()
+    check(follower, model | {9: 9})
+    follower.close()
+    table.close()
+
+
 APPLIER = """
 import sys
 from pathlib import Path
@@ -180,22 +339,137 @@ def made(offset: int) -> list[tuple[int, int]]:
 def test_a_killed_process_leaves_a_table_that_reading_again_completes(tmp_path: Path) -> None:
     rng = random.Random(5)
     reached = -1
+    EmbeddingTable.open(tmp_path).close()
+    follower = EmbeddingFollower.open(tmp_path)
     for _ in range(4):
         with child(APPLIER, tmp_path) as process:
             applied = int(said(process, "ready"))
             # What was synced may lag behind what was applied, never run ahead of it.
             assert applied <= reached
             time.sleep(rng.uniform(0.02, 0.25))
+            follower.catch_up()
             reached = max(reached, last_acknowledged(process, applied) + 1)
+        assert all(offset <= reached for offset in follower.catch_up().offsets.values())
     table, model = EmbeddingTable.open(tmp_path), dict[int, int]()
     assert 0 < table.applied_offset(0) <= reached
+    # No row that was published is given to another item, so a follower's rows hold through it all.
+    assert table._index.ids[: len(follower)].tolist() == follower._index.ids.tolist()
     for offset in range(table.applied_offset(0) + 1, reached + 1):
         apply(table, made(offset), offset)
     for offset in range(reached + 1):
         model |= dict(made(offset))
     assert len(table) == len(model)
     check(table, model)
+    follower.catch_up()
+    check(follower, model)
+    follower.close()
     table.close()
+
+
+def test_no_row_is_seen_half_written(tmp_path: Path) -> None:
+    table, follower = EmbeddingTable.open(tmp_path), EmbeddingFollower.open(tmp_path)
+    ids = list(range(1, 5_001))
+    apply(table, [(item, 1) for item in ids], 0)
+    follower.catch_up()
+    done, wrong, reads = threading.Event(), list[str](), itertools.count()
+
+    def read(one: Embeddings) -> None:
+        while not done.is_set():
+            embedding = one.gather(np.arange(1, 5_001))
+            if (embedding.min(axis=1) != embedding.max(axis=1)).any():
+                wrong.append("half a row")
+            next(reads)
+
+    readers = [threading.Thread(target=read, args=[one]) for one in (table, follower)]
+    for reader in readers:
+        reader.start()
+    embeddings = [np.full((5_000, 32), value, np.int8) for value in (-77, 99)]
+    for at in range(150):
+        table.apply(
+            np.array(ids, np.uint64), embeddings[at % 2], np.zeros(5_000, np.uint32), partition=0, offset=at + 1
+        )
+    done.set()
+    for reader in readers:
+        reader.join(20)
+    assert not wrong
+    assert next(reads) > 2
+    follower.close()
+    table.close()
+
+
+def test_what_is_applied_during_a_sync_is_synced_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = EmbeddingTable.open(tmp_path, sync_every_s=1e9)
+    apply(table, [(1, 1)], 0)
+    real, told = os.fsync, list[int]()
+
+    def fsync(file: int) -> None:
+        if table.applied_offset(0) == 0:
+            apply(table, [(2, 2)], 1)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for _ in range(3):
+        table.sync()
+        told.append(json.loads((tmp_path / "embeddings.json").read_text())["offsets"]["0"])
+    assert told == [0, 1, 1]
+    (tmp_path / "embeddings.json").unlink()
+    table.sync()
+    assert not (tmp_path / "embeddings.json").exists()
+    table.close()
+
+
+def test_a_million_items(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).permutation(np.arange(1_000_000, dtype=np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+    embedding = np.random.default_rng(1).integers(-127, 128, (len(ids), 32), dtype=np.int8)
+    table = EmbeddingTable.open(tmp_path, sync_every_s=1e9)
+    for at in range(0, len(ids), 100_000):
+        part = slice(at, at + 100_000)
+        table.apply(ids[part], embedding[part], np.ones(100_000, np.uint32), partition=0, offset=at)
+    table.close()
+    for opened in (EmbeddingTable.open(tmp_path), EmbeddingFollower.open(tmp_path)):
+        assert len(opened) == 1_000_000
+        rows = opened.rows_of(ids)
+        assert np.array_equal(rows, np.arange(1, 1_000_001))
+        assert np.array_equal(opened.gather(rows), embedding)
+        assert not opened.rows_of(ids[:10_000] + np.uint64(1)).any()
+        opened.close()
+
+
+def test_a_follower_claims_no_offset_whose_items_it_does_not_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, follower = EmbeddingTable.open(tmp_path), EmbeddingFollower.open(tmp_path)
+    real, offsets = follower._files.item_ids, itertools.count()
+
+    def item_ids(first: int) -> NDArray[np.uint64]:
+        found = real(first)
+        # The writer goes on the moment after.
+        offset = next(offsets)
+        apply(table, [(offset, 1)], offset)
+        table.sync()
+        return found
+
+    monkeypatch.setattr(follower._files, "item_ids", item_ids)
+    assert follower.catch_up()[:3] == (0, 1, {})
+    assert follower.catch_up()[:3] == (1, 1, {0: 0})
+    follower.close()
+    table.close()
+
+
+def test_a_follower_needs_a_table(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no embeddings"):
+        EmbeddingFollower.open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_follower_notices_a_table_that_was_made_anew(tmp_path: Path) -> None:
+    EmbeddingTable.open(tmp_path / "items").close()
+    follower = EmbeddingFollower.open(tmp_path / "items")
+    (tmp_path / "items").rename(tmp_path / "aside")
+    EmbeddingTable.open(tmp_path / "items").close()
+    with pytest.raises(StoreError, match="made anew"):
+        follower.catch_up()
+    follower.close()
 
 
 def _with_state(**changes: object) -> Callable[[Path], None]:
@@ -210,6 +484,15 @@ def _cut(name: str, size: int) -> Callable[[Path], None]:
     def tamper(path: Path) -> None:
         with (path / name).open("r+b") as file:
             file.truncate(size)
+
+    return tamper
+
+
+def _zeroed(name: str, at: int) -> Callable[[Path], None]:
+    def tamper(path: Path) -> None:
+        with (path / name).open("r+b") as file:
+            file.seek(at)
+            file.write(bytes(4))
 
     return tamper
 
@@ -230,13 +513,19 @@ def _cut(name: str, size: int) -> Callable[[Path], None]:
         lambda path: (path / "embeddings.json").write_bytes(b"\xff\xfe\x00"),
         lambda path: (path / "embeddings.json").write_text("[]"),
         _cut("embeddings.bin", 8),
-        _cut("embeddings.bin", 4_096 + 20 * 48),
-        _cut("embeddings.bin", 4_096 + 100 * 48 + 7),
+        _cut("embeddings.bin", 4_096),
+        _cut("embeddings.bin", 299_008 + 20 * 32),
+        _cut("embeddings.bin", 299_008 + 50 * 32 - 1),
+        _cut("items.bin", 20 * 16),
+        _zeroed("items.bin", 49 * 16),
+        _zeroed("embeddings.bin", 8),
+        lambda path: (path / "items.bin").unlink(),
     ],
     ids=[
         "state-empty", "state-cut", "rows-text", "rows-null", "rows-beyond-the-file", "rows-negative",
         "rows-infinite", "rows-never-written", "offsets-a-list", "offsets-not-numbers", "state-not-text",
-        "state-a-list", "data-cut-to-the-magic", "data-cut", "data-cut-inside-a-row",
+        "state-a-list", "data-cut-to-the-magic", "data-cut-to-the-header", "data-cut", "data-cut-inside-a-row",
+        "items-cut", "an-item-changed", "fewer-rows-published", "items-gone",
     ],
 )  # fmt: skip
 def test_files_that_were_tampered_with_are_refused(tmp_path: Path, tamper: Callable[[Path], None]) -> None:
@@ -244,22 +533,32 @@ def test_files_that_were_tampered_with_are_refused(tmp_path: Path, tamper: Calla
     apply(table, [(item, 1) for item in range(1, 50)], 0)
     table.close()
     tamper(tmp_path)
-    with pytest.raises(CorruptRecordError):
-        EmbeddingTable.open(tmp_path)
+    for opens in (EmbeddingTable.open, EmbeddingFollower.open):
+        with pytest.raises(CorruptRecordError):
+            opens(tmp_path)
 
 
-@pytest.mark.parametrize("where", ["state", "state-with-other-fields", "data"])
-def test_a_format_of_the_future_is_refused(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("where", ["state", "state-with-other-fields", "embeddings.bin", "items.bin"])
+def test_another_format_is_refused(tmp_path: Path, where: str) -> None:
     table = EmbeddingTable.open(tmp_path)
     apply(table, [(1, 1)], 0)
     table.close()
-    if where == "data":
-        with (tmp_path / "embeddings.bin").open("r+b") as file:
-            file.write(b"LLEMBED\x02")
+    if where.endswith(".bin"):
+        with (tmp_path / where).open("r+b") as file:
+            file.seek(7)
+            file.write(b"\x63")
     else:
-        fields = {"format": 2} if where == "state-with-other-fields" else {"format": 2, "rows": 1, "offsets": {}}
+        fields = {"format": 99} if where == "state-with-other-fields" else {"format": 99, "rows": 1, "offsets": {}}
         (tmp_path / "embeddings.json").write_text(json.dumps(fields))
-    with pytest.raises(FormatVersionError):
+    for opens in (EmbeddingTable.open, EmbeddingFollower.open):
+        with pytest.raises(FormatVersionError, match="has format 99, and this program reads format 2"):
+            opens(tmp_path)
+
+
+def test_another_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    EmbeddingTable.open(tmp_path).close()
+    (tmp_path / "embeddings.bin").write_bytes(b"something else")
+    with pytest.raises(FormatVersionError, match="unknown"):
         EmbeddingTable.open(tmp_path)
 
 

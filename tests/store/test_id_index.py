@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from store import id_index
 from store.id_index import IdIndex
 
 IDS = st.integers(0, 9) | st.integers(0, (1 << 64) - 1) | st.sampled_from([0, 1 << 63, (1 << 64) - 1])
@@ -43,15 +44,49 @@ def test_it_is_a_dict_in_order_of_first_sight(batches: list[list[int]], reopen_a
         assert index.ids.tolist() == list(known)
 
 
-@pytest.mark.parametrize("step", [1, 1 << 32, 0x9E3779B97F4A7C15, 0xF1DE83E19937733D])
+@pytest.mark.parametrize("step", [1, 1 << 32, 1 << 48, 0x9E3779B97F4A7C15, 0xF1DE83E19937733D])
 def test_ids_that_would_meet_in_one_place_are_told_apart(step: int) -> None:
-    # The last step is the inverse of the multiplier: the products are 0, 1, 2, ... and share their high bits.
+    # The last step is the inverse of a multiplier: the products are 0, 1, 2, ... and share their high bits.
     ids = np.arange(6_000, dtype=np.uint64) * np.uint64(step)
     index = IdIndex()
     for at in range(0, len(ids), 700):
         index.add(ids[at : at + 700])
     assert index.find(ids).tolist() == list(range(6_000))
     assert (index.find(ids + np.uint64(1 << 61)) == -1).all()
+
+
+def test_ids_that_meet_in_every_level_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(id_index, "_MULTIPLIERS", (1,) * 6)
+    ids = np.random.default_rng(0).permutation(np.arange(1_300, dtype=np.uint64))
+    index = IdIndex(ids[:900])
+    assert index.add(ids).tolist() == list(range(1_300))
+    assert index.find(ids).tolist() == list(range(1_300))
+    assert (index.find(ids + np.uint64(1_300)) == -1).all()
+    # The slots that follow the last one are the first ones.
+    full = np.arange(1 << 12, dtype=np.uint64)
+    slots = [set(id_index._slots(ids[:1], len(full), step).tolist()) for step in range(5, 5 + len(full))]
+    assert set().union(*slots) == set(range(len(full)))
+
+
+def test_an_id_has_a_slot_in_each_level() -> None:
+    ids = np.random.default_rng(0).integers(0, 1 << 64, 10_000, np.uint64)
+    for size in (1 << 12, 1 << 22):
+        for level in range(6):
+            slots = id_index._slots(ids, size, level)
+            assert size >> level + 1 <= slots.min()
+            assert slots.max() < size >> level
+            # Ids that meet in one level part in the others.
+            assert len(np.unique(slots)) > 0.6 * min(len(ids), size >> level + 1)
+
+
+def test_a_million_ids_take_25_megabytes() -> None:
+    ids = np.random.default_rng(0).permutation(np.arange(1_000_000, dtype=np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+    index = IdIndex(ids)
+    assert len(index) == 1_000_000
+    assert np.array_equal(index.find(ids), np.arange(1_000_000))
+    assert np.array_equal(index.ids, ids)
+    assert (index.find(ids[:1_000] + np.uint64(1)) == -1).all()
+    assert index._ids.nbytes + index._table.nbytes < 25.5e6
 
 
 def test_it_grows_and_keeps_every_ordinal() -> None:
@@ -124,32 +159,55 @@ class Interrupted(IdIndex):
         self._let_in(name)
 
 
-def test_a_reader_may_be_overtaken_by_growth() -> None:
-    index, known, new = Interrupted(), np.arange(900, dtype=np.uint64), np.arange(900, 9_000, dtype=np.uint64)
-    index.add(known)
-    everything = np.concatenate([known, new])
+def full_index(seed: int) -> tuple[Interrupted, NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return an index that grows with the next id, what it knows, and what it may learn."""
+    ids = np.random.default_rng(seed).permutation(np.arange(9_000, dtype=np.uint64)) * np.uint64(1 << 40 | 77)
+    index = Interrupted()
+    index.add(ids[:1_024])
+    return index, ids[:1_024], ids[1_024:]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_reader_may_be_overtaken_by_growth(seed: int) -> None:
+    index, known, new = full_index(seed)
     index.between = lambda: index.add(new)
-    found = index.find(everything)
+    found = index.find(np.concatenate([known, new]))
     assert len(index) == 9_000
-    assert found[:900].tolist() == list(range(900))
-    assert set(found[900:].tolist()) <= {-1, *range(900, 9_000)}
+    assert found[:1_024].tolist() == list(range(1_024))
+    assert ((found[1_024:] == -1) | (found[1_024:] == np.arange(1_024, 9_000))).all()
 
 
-def test_a_reader_may_come_in_the_middle_of_growth() -> None:
-    index, known, new = Interrupted(), np.arange(900, dtype=np.uint64), np.arange(900, 9_000, dtype=np.uint64)
-    index.add(known)
-    found: list[list[int]] = []
-    unknown = index.find(new)
-    assert (unknown == -1).all()
+@pytest.mark.parametrize("seed", range(20))
+def test_a_reader_may_come_in_the_middle_of_growth(seed: int) -> None:
+    index, known, new = full_index(seed)
+    found: list[NDArray[np.int64]] = []
     # Armed when the larger arrays are put in place, between the first and the second.
     real = index._resize
 
-    def resize(capacity: int, ids: NDArray[np.uint64]) -> None:
-        index.between = lambda: found.append(index.find(np.concatenate([known, new])).tolist())
-        real(capacity, ids)
+    def resize(ids: NDArray[np.uint64]) -> None:
+        index.between = lambda: found.append(index.find(np.concatenate([known, new])))
+        real(ids)
 
     vars(index)["_resize"] = resize
     index.add(new)
     assert len(found) == 1
-    assert found[0][:900] == list(range(900))
-    assert index.find(new).tolist() == list(range(900, 9_000))
+    assert found[0][:1_024].tolist() == list(range(1_024))
+    assert ((found[0][1_024:] == -1) | (found[0][1_024:] == np.arange(1_024, 9_000))).all()
+    assert index.find(new).tolist() == list(range(1_024, 9_000))
+
+
+def test_a_reader_may_come_in_the_middle_of_an_addition(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Multiples of the inverse of a multiplier meet 0 in its slot; what no id has yet reads as 0.
+    index, new = IdIndex(), np.arange(1, 200, dtype=np.uint64) * np.uint64(pow(id_index._MULTIPLIERS[0], -1, 1 << 64))
+    found: list[NDArray[np.int64]] = []
+    real = id_index._insert
+
+    def insert(table: NDArray[np.uint32], ids: NDArray[np.uint64], first: int) -> None:
+        real(table, ids, first)
+        found.append(index.find(np.append(new, np.uint64(0))))
+
+    monkeypatch.setattr(id_index, "_insert", insert)
+    index.add(new)
+    assert len(found) == 1
+    assert found[0][-1] == -1
+    assert ((found[0][:-1] == -1) | (found[0][:-1] == np.arange(199))).all()

@@ -8,8 +8,8 @@ import pytest
 from store import keys
 from store.actions import ActionBatch, Kind
 from store.errors import NotOwnerError, NotYetAppliedError, StoreError, StoreLockedError
-from store.fingerprint import user_hash
-from store.partition import ITEMS_BLOCK, PartitionStore
+from store.open_partition import ITEMS_BLOCK
+from store.partition import ApplyResult, PartitionStore
 from store.reader import SequenceReader
 from store.state import State
 from tests.store.disk import contents
@@ -17,6 +17,7 @@ from tests.store.made import (
     ANN,
     BOB,
     EVERYTHING,
+    HOUR_MS,
     SHAPE,
     Event,
     Model,
@@ -24,6 +25,7 @@ from tests.store.made import (
     open_store,
     outcome_of_waiting,
     perform,
+    tiny,
 )
 from tests.store.processes import child, said
 
@@ -54,7 +56,7 @@ def test_everything_is_there_again_after_closing(tmp_path: Path, store: Partitio
 def test_an_empty_batch_moves_the_offset_alone(tmp_path: Path, store: PartitionStore) -> None:
     store.apply(batch_of(ANN), offset=5)
     before = store.state
-    assert store.apply(ActionBatch.empty(), offset=9) == (0, 0, 0, 0, 0)
+    assert store.apply(ActionBatch.empty(), offset=9) == ApplyResult()
     assert store.state == before._replace(applied_offset=9)
     store.close()
     again = open_store(tmp_path / "p", SHAPE)
@@ -66,9 +68,9 @@ OPENER = """
 import sys
 from pathlib import Path
 from store.errors import StoreError
-from tests.store.made import open_store, tiny
+from tests.store.made import SHAPE, open_store
 try:
-    open_store(Path(sys.argv[1]), tiny(), read_only=sys.argv[2] == "read-only").close()
+    open_store(Path(sys.argv[1]), SHAPE).close()
     print("opened", flush=True)
 except StoreError as error:
     print("refused", type(error).__name__, error, flush=True)
@@ -76,27 +78,14 @@ except StoreError as error:
 
 
 def test_another_process_is_kept_out(tmp_path: Path, store: PartitionStore) -> None:
-    with child(OPENER, tmp_path / "p", "read-write") as process:
+    with child(OPENER, tmp_path / "p") as process:
         text = said(process, "refused StoreLockedError")
     assert "stop that node, or give this one its own node.data_dir" in text
     with pytest.raises(StoreLockedError):
         open_store(tmp_path / "p", SHAPE)
     store.close()
-    with child(OPENER, tmp_path / "p", "read-write") as process:
+    with child(OPENER, tmp_path / "p") as process:
         said(process, "opened")
-
-
-def test_another_process_may_read_beside_the_writer(tmp_path: Path, store: PartitionStore) -> None:
-    store.apply(batch_of(ANN), offset=0)
-    with child(OPENER, tmp_path / "p", "read-only") as process:
-        said(process, "opened")
-    model, beside = Model(SHAPE), open_store(tmp_path / "p", SHAPE, read_only=True)
-    model.apply(ANN)
-    model.check(beside)
-    beside.close()
-    with pytest.raises(StoreError):
-        open_store(tmp_path / "nowhere", SHAPE, read_only=True)
-    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("name", ["p", "clock", "blocks"])
@@ -127,7 +116,9 @@ def test_items_are_numbered_once_and_folded_into_blocks(tmp_path: Path, step: in
     assert store.items == until
     store.close()
     found = contents(tmp_path, "meta")
-    records = {keys.items_first(k): np.frombuffer(v, np.uint64) for k, v in found.items() if k != keys.STATE_KEY}
+    records = {
+        keys.items_first(k): np.frombuffer(v, np.uint64) for k, v in found.items() if k.startswith(keys.ITEMS_PREFIX)
+    }
     assert np.concatenate([records[first] for first in sorted(records)]).tolist() == list(range(until))
     folded = until // ITEMS_BLOCK
     assert all(len(records[number * ITEMS_BLOCK]) == ITEMS_BLOCK for number in range(folded))
@@ -203,17 +194,20 @@ def test_erasing_takes_both_kinds_of_one_user_alone(tmp_path: Path, store: Parti
     model.check(store)
     assert store.applied_offset == 4
     store.close()
-    assert not [key for key in contents(tmp_path / "p", "chunks") if key.startswith(user_hash(b"bob"))]
+    assert not [key for key in contents(tmp_path / "p", "chunks") if key.startswith(b"bob")]
+    assert [key for key in contents(tmp_path / "p", "rows") if key.startswith(b"bob")] == [
+        keys.sequence_prefix(b"bob", kind) for kind in Kind
+    ]
 
 
-def test_users_come_in_the_order_of_their_hashes(store: PartitionStore) -> None:
-    names = [f"user {number}" for number in range(50)]
+def test_users_come_once_each_in_the_order_of_their_keys(store: PartitionStore) -> None:
+    names = [f"user {number}" for number in range(50)] + ["Ünal", "user", "user\x00", "z"]
     store.apply(
         batch_of([Event(name.encode(), at, 1, 257, Kind(at % 2)) for name in names for at in range(9)]), offset=0
     )
     store.erase(b"user 7", offset=1)
     names.remove("user 7")
-    assert list(store.users()) == sorted(names, key=lambda name: user_hash(name.encode()))
+    assert list(store.users()) == sorted(names, key=lambda name: keys.user_prefix(name.encode()))
 
 
 def test_compacting_changes_nothing(tmp_path: Path, store: PartitionStore) -> None:
@@ -244,3 +238,108 @@ def test_a_closed_store_says_so(store: PartitionStore) -> None:
     ):
         with pytest.raises(NotOwnerError, match="ask the node that does"):
             late()
+
+
+# Age
+
+DAY = tiny(max_explicit=40, max_explicit_age_days=1, max_impression_age_days=2)
+T = 1_000 * HOUR_MS
+
+
+def moments(store: PartitionStore, user: str, kind: Kind = Kind.EXPLICIT) -> list[int]:
+    found = SequenceReader(store).read(user, EVERYTHING).sequences[kind].timestamp_ms
+    assert found is not None
+    return [int(at) - T for at in found]
+
+
+def at(user: bytes, *hours: float, kind: Kind = Kind.EXPLICIT, item: int = 1) -> ActionBatch:
+    return batch_of([Event(user, T + int(hour * HOUR_MS), item, 257, kind) for hour in hours])
+
+
+def test_the_age_is_counted_from_the_hour_of_the_newest_event(tmp_path: Path) -> None:
+    store = open_store(tmp_path, DAY)
+    store.apply(batch_of([Event(b"ann", T + ms, 1, 257) for ms in (-1, 0, 1, HOUR_MS - 1, HOUR_MS)]), offset=0)
+    store.apply(at(b"bob", 24.99), offset=1)
+    assert moments(store, "ann") == [0, 1, HOUR_MS - 1, HOUR_MS]
+    result = store.apply(at(b"bob", 25), offset=2)
+    assert (result.inserted, result.expired, result.trimmed) == (1, 3, 0)
+    assert moments(store, "ann") == [HOUR_MS]
+    assert store.watermark_ms == T + 25 * HOUR_MS
+    store.close()
+
+
+def test_each_kind_has_its_age_and_one_watermark(tmp_path: Path) -> None:
+    store = open_store(tmp_path, DAY)
+    store.apply(at(b"ann", 0, 10, kind=Kind.EXPLICIT), offset=0)
+    store.apply(at(b"ann", 0, 10, kind=Kind.IMPRESSION), offset=1)
+    # An impression of somebody else is enough.
+    store.apply(at(b"bob", 34, kind=Kind.IMPRESSION), offset=2)
+    assert moments(store, "ann") == [10 * HOUR_MS]
+    assert moments(store, "ann", Kind.IMPRESSION) == [0, 10 * HOUR_MS]
+    store.apply(at(b"bob", 58, kind=Kind.EXPLICIT), offset=3)
+    assert moments(store, "ann") == []
+    assert moments(store, "ann", Kind.IMPRESSION) == [10 * HOUR_MS]
+    store.close()
+
+
+def test_what_comes_too_late_leaves_no_trace(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "p", DAY)
+    store.apply(at(b"ann", 48), offset=0)
+    before = store.state
+    assert store.apply(at(b"cy", 23, 22.5, item=99), offset=1) == ApplyResult(repeated=2)
+    assert store.state == before._replace(applied_offset=1)
+    assert store.items == 1
+    assert list(store.users()) == ["ann"]
+    assert store.apply(at(b"cy", 24, 23.99), offset=2) == ApplyResult(inserted=1, repeated=1)
+    # In one batch: what is too old by the batch's own newest event does not come in at all.
+    assert store.apply(at(b"dee", 0, 100), offset=3).inserted == 1
+    store.close()
+
+
+def test_a_sequence_that_is_too_old_as_a_whole_leaves_nothing_behind(tmp_path: Path) -> None:
+    store, model = open_store(tmp_path / "p", DAY), Model(DAY)
+    everything = [Event(user, T + number, number, 257) for user in (b"ann", b"bob") for number in range(35)]
+    for offset, events in enumerate([everything, [Event(b"cy", T + 26 * HOUR_MS, 5, 257)]]):
+        model.apply(events)
+        store.apply(batch_of(events), offset=offset)
+    model.check(store)
+    assert store.state.events == 1
+    # It may come back, and then starts anew.
+    store.apply(at(b"ann", 26), offset=2)
+    assert moments(store, "ann") == [26 * HOUR_MS]
+    store.close()
+    assert [key[:3] for key in contents(tmp_path / "p", "rows")] == [b"ann", b"cy\xff"]
+    assert contents(tmp_path / "p", "chunks") == {}
+    expiry = [key for key in contents(tmp_path / "p", "meta") if key.startswith(keys.EXPIRY_PREFIX)]
+    assert expiry == [keys.expiry_key(keys.sequence_prefix(user, Kind.EXPLICIT), 1_026) for user in (b"ann", b"cy")]
+
+
+def test_the_bytes_of_what_is_too_old_are_gone(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "p", DAY)
+    old = [Event(b"ann", T + 7_777_777 + number, 0xDEC0DE00 + number, 257) for number in range(30)]
+    store.apply(batch_of(old), offset=0)
+    store.apply(at(b"ann", *range(10, 20)), offset=1)
+    chunks = [record for key, record in store._chunks.items() if keys.chunk_fence(key).timestamp_ms < T + 8_000_000]
+    assert len(chunks) > 3
+
+    def found() -> bool:
+        contents_of_files = [file.read_bytes() for file in (tmp_path / "p").iterdir()]
+        return any(chunk[32:] in content for chunk in chunks for content in contents_of_files)
+
+    assert found()
+    store.apply(at(b"ann", 33), offset=2)
+    assert moments(store, "ann")[0] == 10 * HOUR_MS
+    store.compact()
+    assert not found()
+    store.close()
+
+
+@pytest.mark.parametrize("newest", [-1, 0, 24 * HOUR_MS, 25 * HOUR_MS - 1])
+def test_until_the_age_has_passed_since_1970_nothing_is_too_old(tmp_path: Path, newest: int) -> None:
+    store = open_store(tmp_path, DAY)
+    store.apply(batch_of([Event(b"ann", moment, 1, 257) for moment in (-(1 << 63), -5, 0)]), offset=0)
+    store.apply(batch_of([Event(b"bob", newest, 1, 257)]), offset=1)
+    assert store.state.events == 4
+    store.apply(batch_of([Event(b"bob", 25 * HOUR_MS, 1, 257)]), offset=2)
+    assert moments(store, "ann") == []
+    store.close()

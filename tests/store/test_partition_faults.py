@@ -12,28 +12,38 @@ from rocksdict import Rdict, WriteBatch
 
 from store import keys
 from store.actions import ActionBatch, Kind
+from store.chunk import encode
 from store.errors import CorruptRecordError, FormatVersionError, StoreFailedError
-from store.fingerprint import user_hash
 from store.partition import PartitionStore
 from store.reader import SequenceReader
+from store.segment import RAW, RUN, pack_segment
 from store.sequence import SequenceQuery
-from tests.store.disk import damage, record, rewrite
+from tests.store.disk import contents, damage, record, rewrite
 from tests.store.made import (
+    AGED,
     ANN,
     BOB,
     EVERYTHING,
+    HOUR_MS,
     SHAPE,
     Event,
     Model,
     batch_of,
+    columns_of,
     open_store,
     outcome_of_waiting,
     perform,
+    tiny,
     work,
 )
 from tests.store.processes import child, last_acknowledged, said
+from tests.store.test_chunk import signed
+from tests.store.test_sequence_editor import check_layout
 
 # Damage and formats
+
+ANNS = keys.sequence_prefix(b"ann", Kind.EXPLICIT)
+WIDE = tiny(max_explicit=300, chunk_events=100, keep_unsealed=100, inline_events=8, max_explicit_age_days=1)
 
 
 @pytest.fixture
@@ -46,34 +56,110 @@ def closed(tmp_path: Path) -> Path:
     return tmp_path / "closed"
 
 
-def test_a_broken_chunk_names_partition_and_user(closed: Path) -> None:
-    damage(closed, "chunks", user_hash(b"ann"), 40, 0xAA)
-    opened = open_store(closed, SHAPE)
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """The directory of a closed store in which ann has two chunks, an encoded run, a raw segment, and inline events."""
+    opened = open_store(tmp_path / "wide", WIDE)
+    for offset, moments in enumerate([range(310), range(310, 320), range(320, 324)]):
+        opened.apply(batch_of([Event(b"ann", at, at % 3, 257) for at in moments]), offset=offset)
+    opened.apply(batch_of(BOB), offset=3)
+    opened.close()
+    found = {key.removeprefix(ANNS): data[:1] for key, data in contents(tmp_path / "wide", "rows").items()}
+    assert (found[b"\x00"], found[b"\x01"]) == (RUN, RAW)
+    return tmp_path / "wide"
+
+
+# Where the record is, what a message calls it, and an event that the writer cannot place without a look at it.
+RECORDS: dict[str, tuple[str, bytes, str, Event]] = {
+    "head": ("rows", ANNS, "head", Event(b"ann", 999, 1, 257)),
+    "run": ("rows", keys.segment_key(ANNS, 0), "segment 0", Event(b"ann", 250, 2, 257)),
+    "raw": ("rows", keys.segment_key(ANNS, 1), "segment 1", Event(b"ann", 312, 2, 257)),
+    "older": ("chunks", keys.chunk_key(ANNS, (0, 0, 257)), "chunk 0-0-257", Event(b"ann", 50, 9, 257)),
+    "newer": ("chunks", keys.chunk_key(ANNS, (100, 1, 257)), "chunk 100-1-257", Event(b"ann", 150, 9, 257)),
+}
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "cut": lambda data: data[:-1],
+    "without its last 14 bytes": lambda data: data[:-14],
+    "longer": lambda data: data + b"\0",
+    "gone": lambda _: None,
+    "empty": lambda _: b"",
+}
+USES: dict[str, Callable[[PartitionStore, Event], object]] = {
+    "read": lambda store, _: SequenceReader(store).read("ann", SequenceQuery()),
+    "read many": lambda store, _: SequenceReader(store).read_many(["bob", "ann"], SequenceQuery()),
+    "insert": lambda store, event: store.apply(batch_of([Event(b"bob", 5, 5, 257), event]), offset=4),
+    "expire": lambda store, _: store.apply(batch_of([Event(b"bob", 26 * HOUR_MS, 5, 257)]), offset=4),
+    "erase": lambda store, _: store.erase(b"ann", offset=4),
+}
+# What nobody can see: a sequence without a head is one that nobody knows (a recount finds it), and an insert looks at
+# the chunk that its event belongs to, which is the one before where one is missing.
+UNSEEN = {("head", "gone", use) for use in USES} | {("newer", "gone", "insert")}
+
+
+@pytest.mark.parametrize("use", list(USES))
+@pytest.mark.parametrize("how", list(DAMAGES))
+@pytest.mark.parametrize("which", list(RECORDS))
+def test_damage_names_partition_user_and_record(wide: Path, which: str, how: str, use: str) -> None:
+    if (which, how, use) in UNSEEN:
+        return
+    family, key, record_name, needs_it = RECORDS[which]
+    rewrite(wide, family, key, DAMAGES[how](contents(wide, family)[key]))
+    opened = open_store(wide, WIDE)
+    before = opened.state
+    with pytest.raises(CorruptRecordError) as caught:
+        USES[use](opened, needs_it)
+    error = caught.value
+    # Where a chunk is missing, or whole events of a raw segment, it is the head that counts more than are there.
+    names = {record_name, "head"} if how in {"gone", "without its last 14 bytes"} else {record_name}
+    assert (error.partition, error.user, error.record in names) == (3, "ann", True), str(error)
+    assert f"(partition 3, user ann, record {error.record})" in str(error)
+    assert "set the partition's directory aside" in str(error)
+    assert opened.state == before
+    opened.close()
+
+
+def test_every_flipped_bit_of_a_chunk_or_a_run_is_found(wide: Path) -> None:
+    rng = random.Random(5)
+    for which in ("run", "older"):
+        family, key, record_name, _ = RECORDS[which]
+        data = contents(wide, family)[key]
+        for _ in range(12):
+            # The first byte of a run says that it is one; what stands there else is no segment.
+            broken = bytearray(data)
+            broken[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            rewrite(wide, family, key, bytes(broken))
+            opened = open_store(wide, WIDE)
+            with pytest.raises(CorruptRecordError, match=f"partition 3, user ann, record {record_name}"):
+                SequenceReader(opened).read("ann", SequenceQuery())
+            opened.close()
+        rewrite(wide, family, key, data)
+
+
+def test_others_are_not_touched_by_damage(wide: Path) -> None:
+    family, key, *_ = RECORDS["older"]
+    rewrite(wide, family, key, b"broken")
+    opened = open_store(wide, WIDE)
     reader = SequenceReader(opened)
-    with pytest.raises(CorruptRecordError, match="checksum") as caught:
-        reader.read("ann", EVERYTHING)
-    assert (caught.value.partition, caught.value.user) == (3, "ann")
-    assert "partition 3, user ann" in str(caught.value)
-    assert "set the partition's directory aside" in str(caught.value)
-    # Others are not touched by it, and neither is what was written after it.
     assert reader.read("bob", EVERYTHING).sequences[Kind.EXPLICIT].length == 6
-    assert reader.read("ann", SequenceQuery(newest=3)).sequences[Kind.EXPLICIT].timestamp_ms.tolist() == [27, 28, 29]  # type: ignore[union-attr]
+    # Neither is what was written after it.
+    newest = reader.read("ann", SequenceQuery(newest=3)).sequences[Kind.EXPLICIT].timestamp_ms
+    assert newest is not None
+    assert newest.tolist() == [321, 322, 323]
+    assert reader.read("ann", SequenceQuery(from_timestamp_ms=101)).sequences[Kind.EXPLICIT].length == 223
     opened.close()
 
 
 @pytest.mark.parametrize("late", ["insert", "erase"])
 def test_a_broken_chunk_stops_the_writer_that_needs_it(closed: Path, late: str) -> None:
-    damage(closed, "chunks", user_hash(b"ann"), 40, 0xAA)
+    damage(closed, "chunks", b"ann", 40, 0xAA)
     opened = open_store(closed, SHAPE)
     before = opened.state
     needs: dict[str, Callable[[], object]] = {
         "insert": lambda: opened.apply(batch_of([Event(b"ann", 0, 99, 257)]), offset=2),
         "erase": lambda: opened.erase(b"ann", offset=2),
     }
-    with pytest.raises(CorruptRecordError) as caught:
+    with pytest.raises(CorruptRecordError):
         needs[late]()
-    assert caught.value.partition == 3
-    assert caught.value.user is not None
     assert opened.state == before
     with pytest.raises(StoreFailedError, match="restart the node"):
         opened.apply(ActionBatch.empty(), offset=3)
@@ -83,49 +169,70 @@ def test_a_broken_chunk_stops_the_writer_that_needs_it(closed: Path, late: str) 
     again.close()
 
 
+@pytest.mark.parametrize("query", [SequenceQuery(), SequenceQuery(from_timestamp_ms=0), SequenceQuery(newest=30)])
 @pytest.mark.parametrize("family", ["rows", "chunks"])
-def test_a_record_that_is_gone_is_noticed(closed: Path, family: str) -> None:
-    prefix = keys.sequence_prefix(user_hash(b"ann"), Kind.EXPLICIT)
-    key, _ = record(closed, family, prefix + keys.SEGMENT_SUFFIX if family == "rows" else prefix)
+def test_a_record_that_is_gone_is_noticed(closed: Path, family: str, query: SequenceQuery) -> None:
+    key, _ = record(closed, family, keys.segment_key(ANNS, 0) if family == "rows" else ANNS)
     rewrite(closed, family, key, None)
     opened = open_store(closed, SHAPE)
-    for query in (SequenceQuery(), SequenceQuery(from_timestamp_ms=0), SequenceQuery(newest=30)):
-        with pytest.raises(CorruptRecordError) as caught:
-            SequenceReader(opened).read("ann", query)
-        assert caught.value.user == "ann"
+    with pytest.raises(CorruptRecordError) as caught:
+        SequenceReader(opened).read("ann", query)
+    assert caught.value.user == "ann"
     opened.close()
 
 
-def test_a_head_that_is_cut_off_names_partition_and_user(closed: Path) -> None:
-    key, data = record(closed, "rows", user_hash(b"ann"))
-    rewrite(closed, "rows", key, data[:-1])
+def test_a_chunk_that_is_gone_in_the_middle_is_noticed_by_an_erasure(closed: Path) -> None:
+    # Else the running sums would keep what nobody can take away any more.
+    chunks = [key for key in contents(closed, "chunks") if key.startswith(b"ann")]
+    rewrite(closed, "chunks", chunks[len(chunks) // 2], None)
     opened = open_store(closed, SHAPE)
     with pytest.raises(CorruptRecordError, match="partition 3, user ann"):
-        SequenceReader(opened).read("ann", EVERYTHING)
-    with pytest.raises(CorruptRecordError, match=f"partition 3, user {user_hash(b'ann').hex()}"):
-        opened.apply(batch_of(ANN), offset=2)
+        opened.erase(b"ann", offset=2)
     opened.close()
 
 
-@pytest.mark.parametrize(
-    ("family", "suffix", "what"), [("rows", keys.HEAD_SUFFIX, "a head"), ("rows", keys.SEGMENT_SUFFIX, "a segment")]
-)
-def test_a_format_of_the_future_is_refused_by_readers_and_writers(
-    closed: Path, family: str, suffix: bytes, what: str
-) -> None:
-    damage(closed, family, keys.sequence_prefix(user_hash(b"ann"), Kind.EXPLICIT) + suffix, 0, 2)
+def test_a_head_of_the_future_is_refused_by_readers_and_writers(closed: Path) -> None:
+    damage(closed, "rows", ANNS, 0, 3)
     opened = open_store(closed, SHAPE)
-    with pytest.raises(FormatVersionError, match=f"{what} has format 2, and this program reads format 1"):
+    with pytest.raises(FormatVersionError, match=r"a head has format 3 .*, and this program reads format 2"):
         SequenceReader(opened).read("ann", EVERYTHING)
-    with pytest.raises(FormatVersionError, match=what):
+    with pytest.raises(FormatVersionError, match="a head has format 3"):
         opened.erase(b"ann", offset=2)
+    opened.close()
+
+
+def test_a_chunk_of_the_future_is_refused(closed: Path) -> None:
+    key, data = record(closed, "chunks", b"ann")
+    rewrite(closed, "chunks", key, signed(b"\x03" + data[1:]))
+    opened = open_store(closed, SHAPE)
+    with pytest.raises(FormatVersionError, match=r"a chunk has format 3 .*, and this program reads format 2"):
+        SequenceReader(opened).read("ann", EVERYTHING)
+    opened.close()
+
+
+@pytest.mark.parametrize("what", ["chunk", "run", "inline"])
+def test_an_item_that_the_partition_does_not_have_is_corrupt(wide: Path, what: str) -> None:
+    events = columns_of([(at, 77, 257) for at in range(100)])
+    if what == "inline":
+        key, data = record(wide, "rows", ANNS)
+        rewrite(wide, "rows", key, data[:-6] + b"\x4d" + data[-5:])
+    elif what == "run":
+        rewrite(wide, "rows", keys.segment_key(ANNS, 0), pack_segment(columns_of([(at, 77, 257) for at in range(110)])))
+    else:
+        rewrite(wide, "chunks", RECORDS["older"][1], encode(events))
+    opened = open_store(wide, WIDE)
+    with pytest.raises(CorruptRecordError, match="item") as caught:
+        SequenceReader(opened).read("ann", SequenceQuery())
+    assert (caught.value.partition, caught.value.user) == (3, "ann")
+    with pytest.raises(CorruptRecordError, match="partition 3, user ann"):
+        opened.erase(b"ann", offset=4)
     opened.close()
 
 
 def test_a_state_of_the_future_or_none_at_all_does_not_open(closed: Path) -> None:
     key, data = record(closed, "meta", keys.STATE_KEY)
-    rewrite(closed, "meta", key, b"\x02" + data[1:])
-    with pytest.raises(FormatVersionError, match="the partition has format 2"):
+    rewrite(closed, "meta", key, b"\x03" + data[1:])
+    with pytest.raises(FormatVersionError, match="the partition has format 3"):
         open_store(closed, SHAPE)
     rewrite(closed, "meta", key, data[:-1])
     with pytest.raises(CorruptRecordError, match="a state record of"):
@@ -242,36 +349,46 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None
 APPLIER = """
 import sys
 from pathlib import Path
-from tests.store.made import SHAPE, open_store, perform
-store = open_store(Path(sys.argv[1]), SHAPE)
+from tests.store.made import AGED, SHAPE, open_store, perform
+shape, step_ms = {"SHAPE": SHAPE, "AGED": AGED}[sys.argv[2]], int(sys.argv[3])
+store = open_store(Path(sys.argv[1]), shape)
 print("ready", store.applied_offset, flush=True)
 at = store.applied_offset + 1
 while True:
-    perform(store, at)
+    perform(store, at, step_ms)
+    if at % 41 == 40:
+        store.compact()
     print(at, flush=True)
     at += 1
 """
 
 
-def test_ten_kills_change_nothing(tmp_path: Path) -> None:
-    rng, acknowledged, model = random.Random(11), -1, Model(SHAPE)
+@pytest.mark.parametrize(("name", "step_ms"), [("SHAPE", 1_000), ("AGED", 7 * HOUR_MS)])
+def test_ten_kills_change_nothing(tmp_path: Path, name: str, step_ms: int) -> None:
+    shape = {"SHAPE": SHAPE, "AGED": AGED}[name]
+    rng, acknowledged, model = random.Random(11), -1, Model(shape)
     for _ in range(10):
-        with child(APPLIER, tmp_path / "killed") as process:
+        with child(APPLIER, tmp_path / "killed", name, step_ms) as process:
             applied = int(said(process, "ready"))
             # One batch may be written whose acknowledgement was never heard; none that was heard is lost.
             assert acknowledged <= applied <= acknowledged + 1
+            # A moment of its life, whatever it is doing then: batches, erasures, flushes, compactions, scrubs.
             time.sleep(rng.uniform(0.0, 0.15))
             acknowledged = last_acknowledged(process, applied)
-    killed, whole = open_store(tmp_path / "killed", SHAPE), open_store(tmp_path / "whole", SHAPE)
+    killed, whole = open_store(tmp_path / "killed", shape), open_store(tmp_path / "whole", shape)
     assert killed.applied_offset > 50
     for offset in range(killed.applied_offset + 1):
-        perform(whole, offset)
-        perform(model, offset)
+        perform(whole, offset, step_ms)
+        perform(model, offset, step_ms)
+    assert (model.events < 40) == (name == "AGED")
     assert killed.state == whole.state
-    model.check(killed)
-    model.check(whole)
-    killed.close()
-    whole.close()
+    for store in (killed, whole):
+        model.check(store)
+        check_layout(store, shape)
+        assert store.wait_scrubbed(30)
+        model.check(store)
+        check_layout(store, shape)
+        store.close()
 
 
 def test_a_batch_is_one_write(store: PartitionStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,5 +398,5 @@ def test_a_batch_is_one_write(store: PartitionStore, monkeypatch: pytest.MonkeyP
     store.erase(b"bob", offset=1)
     store.apply(ActionBatch.empty(), offset=2)
     assert len(watched.writes) == 3
-    # Both families' ranges and the state; then the state alone.
-    assert watched.writes[1:] == [3, 1]
+    # Both families' ranges, the erasure key and the state; then the state alone.
+    assert watched.writes[1:] == [4, 1]

@@ -3,6 +3,9 @@
 import random
 import shutil
 import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -12,21 +15,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from store import chunk
+from store import chunk, keys
 from store.actions import ActionBatch, Identity, Kind
-from store.head import Head, segment_events, unpack_events
-from store.keys import HEAD_SUFFIX, chunk_fence, head_key, segment_key
+from store.head import Head
 from store.memory import SharedMemory
 from store.partition import PartitionStore
+from store.segment import RAW, RUN_EVENTS, unpack_segments
 from store.settings import StoreSettings
-from tests.store.made import Event, Model, batch_of, open_store, rows_of, tiny
+from store.statistics import files_in
+from tests.store.made import HOUR_MS, LAST_HOUR, Event, Model, batch_of, open_store, rows_of, tiny
 
 USERS = [b"ann", b"bob", "Ünal".encode()]
 CODES = [0, 257, 258, 0xFFFF]
+DAY_MS = 24 * HOUR_MS
+EXTREMES = [-(1 << 63), (1 << 63) - 1]
+# Milliseconds beside each other, whole seconds, and steps that make events expire.
+SCALES = [1, 1_000, HOUR_MS // 2, HOUR_MS, 9 * HOUR_MS, DAY_MS]
+TIMESTAMPS = st.builds(
+    lambda at, scale, by: at * scale + by, st.integers(-2, 14), st.sampled_from(SCALES), st.integers(-1, 1)
+)
 EVENTS = st.builds(
     Event,
     user=st.sampled_from(USERS),
-    timestamp_ms=st.integers(-2, 14) | st.sampled_from([-(1 << 63), (1 << 63) - 1]),
+    timestamp_ms=TIMESTAMPS,
     item_id=st.sampled_from([0, 7, 1 << 63, (1 << 64) - 1]),
     code=st.sampled_from(CODES),
     kind=st.sampled_from(Kind),
@@ -34,17 +45,42 @@ EVENTS = st.builds(
 BATCHES = st.lists(EVENTS, max_size=25)
 SHAPES = st.builds(
     tiny,
-    max_explicit=st.sampled_from([1, 7, 12, 40]),
-    max_impressions=st.sampled_from([3, 9]),
-    chunk_events=st.sampled_from([2, 4, 5]),
-    inline_events=st.sampled_from([1, 2, 6]),
-    head_cache_entries=st.sampled_from([1, 65_536]),
+    max_explicit=st.sampled_from([1, 7, 12, 40, 200]),
+    max_impressions=st.sampled_from([3, 9, 150]),
+    max_explicit_age_days=st.sampled_from([None, None, 1, 2, 5]),
+    max_impression_age_days=st.sampled_from([None, 1, 3]),
+    chunk_events=st.sampled_from([2, 4, 5, 40]),
+    keep_unsealed=st.sampled_from([1, 3, 4, 70]),
+    inline_events=st.sampled_from([1, 2, 6, 70]),
+    run_segments=st.sampled_from([2, 3, 8]),
+    head_cache_mib=st.sampled_from([0.001, 16.0]),
 )
 
 
 @cache
-def memory() -> SharedMemory:
-    return SharedMemory(tiny())
+def memory(head_cache_mib: float) -> SharedMemory:
+    return SharedMemory(tiny(head_cache_mib=head_cache_mib))
+
+
+def opened(path: Path, shape: StoreSettings) -> PartitionStore:
+    return PartitionStore.open(path, partition=3, settings=shape, memory=memory(shape.head_cache_mib))
+
+
+def copy_of_a_moment(path: Path, into: Path) -> None:
+    """Copy the files of an open store; again when they changed meanwhile."""
+    deadline = time.monotonic() + 30
+
+    def listing() -> set[tuple[str, int]]:
+        return {(file.name, size) for file, size in files_in(path) if not file.name.startswith("LOG")}
+
+    while time.monotonic() < deadline:
+        before = listing()
+        with suppress(shutil.Error):
+            shutil.copytree(path, into)
+            if listing() == before:
+                return
+        shutil.rmtree(into, ignore_errors=True)
+    raise AssertionError("the files never stood still")
 
 
 def check_layout(store: PartitionStore, shape: StoreSettings) -> None:
@@ -57,74 +93,120 @@ def check_layout(store: PartitionStore, shape: StoreSettings) -> None:
             while iterator.valid():
                 into[iterator.key()] = iterator.value()
                 iterator.next()
-        ids = view.item_ids.tolist()
-    for key in [key for key in rows if key.endswith(HEAD_SUFFIX) and len(key) == 18]:
-        head = Head.unpack(rows.pop(key))
-        prefix = key[:-1]
-        assert key == head_key(prefix)
-        parts = [
-            segment_events(rows.pop(segment_key(prefix, number)))
-            for number in range(head.segment_first, head.segment_next)
-        ]
-        unsealed = sorted(Identity(t, ids[o], c) for t, o, c in rows_of(unpack_events(b"".join(parts) + head.inline)))
-        assert len(unsealed) == head.unsealed < shape.seal_at
+        ids = view.item_ids
+        del view, iterator
+
+    def identities(events: chunk.EventColumns) -> list[Identity]:
+        return [Identity(at, ids.item(ordinal), code) for at, ordinal, code in rows_of(events)]
+
+    expiry_keys: list[bytes] = []
+    for prefix in [key for key in rows if keys.is_head(key)]:
+        kind = keys.kind_of(prefix)
+        data = rows.pop(prefix)
+        head = Head.unpack(data, len(ids))
+        assert head.pack() == data
+        segments = [rows.pop(keys.segment_key(prefix, number)) for number in range(head.segments)]
+        assert head.runs <= head.segments
+        for number, segment in enumerate(segments):
+            found = identities(unpack_segments([segment], b""))
+            # What a merge has made is ascending, and a chunk where that pays.
+            assert number >= head.runs or found == sorted(found)
+            assert (segment[:1] == RAW) == (number >= head.runs or len(found) < RUN_EVENTS)
+        assert head.segments - head.runs < shape.run_segments
+        unsealed = identities(unpack_segments(segments, head.inline))
+        assert len(unsealed) == head.unsealed < shape.chunk_events + shape.keep_unsealed
+        assert len(head.inline) // 14 <= shape.inline_events
+        if head.newest_at is not None:
+            assert unsealed[head.in_segments + head.newest_at] == head.newest(ids)
+        unsealed.sort()
         mine = {found: chunks.pop(found) for found in sorted(chunks) if found.startswith(prefix)}
         assert bool(mine) == (head.sealed is not None)
         sealed: list[Identity] = []
-        for (found, data), (following, _) in pairwise([*mine.items(), (b"\xff" * 40, b"")]):
-            events = [Identity(t, ids[o], c) for t, o, c in rows_of(chunk.decode(data))]
+        for (key, data), (following, _) in pairwise([*mine.items(), (b"\xff" * 40, b"")]):
+            events = identities(chunk.decode(data))
             assert 1 <= len(events) < 2 * shape.chunk_events
-            assert chunk_fence(found) <= events[0]
-            assert following == b"\xff" * 40 or events[-1] < chunk_fence(following)
+            assert keys.chunk_prefix(key) == prefix
+            assert keys.chunk_fence(key) <= events[0]
+            assert following == b"\xff" * 40 or events[-1] < keys.chunk_fence(following)
             sealed += events
         if head.sealed is not None:
-            assert chunk_fence(next(iter(mine))) == head.sealed.oldest
+            assert keys.chunk_fence(next(iter(mine))) == head.sealed.oldest
             assert len(sealed) - head.sealed.skip == head.sealed.events > 0
             assert sealed[-1] <= head.sealed.mark
             assert not unsealed or head.sealed.mark < unsealed[0]
             sealed = sealed[head.sealed.skip :]
         everything = sealed + unsealed
         assert all(left < right for left, right in pairwise(everything))
-        assert 1 <= len(everything) == head.events <= shape.cap(Kind(prefix[-1]))
-        assert everything[-1] == head.newest
+        assert 1 <= len(everything) == head.events <= shape.cap(kind)
+        assert everything[-1] == head.newest(ids)
+        assert head.newest_ms == everything[-1].timestamp_ms
+        assert (head.expiry_hour is None) == (shape.max_age_hours(kind) is None)
+        if head.expiry_hour is not None:
+            oldest_hour = min(max(everything[0].timestamp_ms // HOUR_MS, 0), LAST_HOUR)
+            assert head.expiry_hour <= oldest_hour
+            expiry_keys.append(keys.expiry_key(prefix, head.expiry_hour))
     assert not rows, "segments that belong to no head"
     assert not chunks, "chunks that belong to no head"
+    found_keys = [key for key in store._meta.keys() if key.startswith(keys.EXPIRY_PREFIX)]  # noqa: SIM118
+    assert found_keys == sorted(expiry_keys)
+    check_cache(store)
+
+
+def check_cache(store: PartitionStore) -> None:
+    """Assert that the heads in memory are those on disk, and that the cache counts them right."""
+    cached = store._cached
+    for prefix, head in cached._heads.items():
+        stored = store._rows.get(prefix)
+        assert stored is not None
+        assert head.pack() == stored
+        if head.segment_times is not None:
+            segments = [store._rows[keys.segment_key(prefix, number)] for number in range(head.segments)]
+            assert sorted(head.segment_times) == sorted(unpack_segments(segments, b"").timestamp_ms)
+        if head.oldest_events is not None:
+            assert head.sealed is not None
+            oldest = store._chunks[keys.chunk_key(prefix, head.sealed.oldest)]
+            assert rows_of(head.oldest_events) == rows_of(chunk.decode(oldest))
+    assert cached.bytes == sum(head.accounted for head in cached._heads.values())
 
 
 class PartitionMachine(RuleBasedStateMachine):
     """One partition, whatever comes."""
 
-    @initialize(shape=SHAPES)
-    def begin(self, shape: StoreSettings) -> None:
-        self.shape, self.model = shape, Model(shape)
+    @initialize(shape=SHAPES, extremes=st.sampled_from([False, False, False, True]))
+    def begin(self, shape: StoreSettings, extremes: bool) -> None:
+        self.shape, self.model, self.extremes = shape, Model(shape), extremes
         self.path = Path(tempfile.mkdtemp(prefix="lifeline-"))
         self.offset, self.seen = -1, list[list[Event]]()
-        self.store = self._open()
-
-    def _open(self) -> PartitionStore:
-        return PartitionStore.open(self.path, partition=3, settings=self.shape, memory=memory())
+        self.store = opened(self.path / "p", shape)
 
     def _apply(self, events: list[Event], step: int = 1) -> None:
         before = self.store.state.events
         self.offset += step
-        self.model.apply(events)
+        expired = self.model.apply(events)
         result = self.store.apply(batch_of(events), offset=self.offset)
         assert result.inserted + result.repeated == len(events)
-        assert result.inserted - result.trimmed == self.store.state.events - before
+        assert result.expired == expired
+        assert result.inserted - result.trimmed - result.expired == self.store.state.events - before
         self.seen.append(events)
 
     @rule(events=BATCHES, step=st.integers(1, 1_000))
     def apply(self, events: list[Event], step: int) -> None:
         self._apply(events, step)
 
-    @rule(user=st.sampled_from(USERS), start=st.integers(-5, 60), n=st.integers(1, 30), kind=st.sampled_from(Kind))
-    def apply_a_run(self, user: bytes, start: int, n: int, kind: Kind) -> None:
+    @rule(
+        user=st.sampled_from(USERS),
+        start=st.integers(-5, 60),
+        n=st.integers(1, 90),
+        kind=st.sampled_from(Kind),
+        scale=st.sampled_from(SCALES),
+    )
+    def apply_a_run(self, user: bytes, start: int, n: int, kind: Kind, scale: int) -> None:
         # In time most of all: this is what seals.
-        self._apply([Event(user, start + at // 2, at % 2, 257, kind) for at in range(n)])
+        self._apply([Event(user, (start + at // 2) * scale, at % 2, 257, kind) for at in range(n)])
 
-    @rule(user=st.sampled_from(USERS), at=st.integers(-5, 70), n=st.integers(9, 40))
-    def apply_many_at_one_moment(self, user: bytes, at: int, n: int) -> None:
-        self._apply([Event(user, at, number * 37 % 41, 300) for number in range(n)])
+    @rule(user=st.sampled_from(USERS), at=st.integers(-5, 70), n=st.integers(9, 90), scale=st.sampled_from(SCALES))
+    def apply_many_at_one_moment(self, user: bytes, at: int, n: int, scale: int) -> None:
+        self._apply([Event(user, at * scale, number * 37 % 97, 300) for number in range(n)])
 
     @rule(user=st.sampled_from(USERS), kind=st.sampled_from(Kind), below=st.integers(0, 9), above=st.integers(1, 40))
     def apply_at_both_ends(self, user: bytes, kind: Kind, below: int, above: int) -> None:
@@ -133,6 +215,24 @@ class PartitionMachine(RuleBasedStateMachine):
         low, high = (kept[0], kept[-1]) if kept else (0, 0)
         moments = [*range(low - below, low), *range(high + 1, high + 1 + above)]
         self._apply([Event(user, at, at % 3, 257, kind) for at in moments])
+
+    @rule(
+        user=st.sampled_from(USERS),
+        kind=st.sampled_from(Kind),
+        hours=st.integers(0, 30),
+        late=st.lists(st.integers(0, 130), max_size=12),
+        n=st.integers(1, 12),
+    )
+    def let_time_pass(self, user: bytes, kind: Kind, hours: int, late: list[int], n: int) -> None:
+        # The watermark moves on a little, and what comes late is on either side of the horizon.
+        now = min(self.model.watermark_ms // HOUR_MS + hours, LAST_HOUR) * HOUR_MS
+        moments = [*range(now, now + n), *(now - HOUR_MS * back - (back & 1) for back in late)]
+        self._apply([Event(user, at, at % 5, 257, kind) for at in moments])
+
+    @precondition(lambda self: self.extremes)
+    @rule(user=st.sampled_from(USERS), kind=st.sampled_from(Kind), at=st.sampled_from(EXTREMES), n=st.integers(1, 9))
+    def apply_at_the_ends_of_time(self, user: bytes, kind: Kind, at: int, n: int) -> None:
+        self._apply([Event(user, at, number, 0, kind) for number in range(n)])
 
     @precondition(lambda self: self.seen)
     @rule(data=st.data())
@@ -156,7 +256,16 @@ class PartitionMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = self._open()
+        self.store = opened(self.path / "p", self.shape)
+
+    @rule()
+    def crash(self) -> None:
+        # The files as a kill would leave them; kills of real processes are in test_partition_faults.py.
+        copy_of_a_moment(self.path / "p", self.path / "killed")
+        self.store.close()
+        shutil.rmtree(self.path / "p")
+        (self.path / "killed").rename(self.path / "p")
+        self.store = opened(self.path / "p", self.shape)
 
     @rule()
     def compact(self) -> None:
@@ -178,15 +287,35 @@ TestPartition = PartitionMachine.TestCase
 TestPartition.settings = settings(deadline=None, max_examples=60, stateful_step_count=25)
 
 
-@given(events=st.lists(EVENTS, min_size=1, max_size=120), shape=SHAPES, seed=st.integers(0, 1 << 32))
+def whole(events: Iterable[Event], shape: StoreSettings) -> Model:
+    """Return what a set of events comes to, each of them looked at once."""
+    model = Model(shape)
+    model.apply(set(events))
+    return model
+
+
+@given(
+    events=st.lists(EVENTS, min_size=1, max_size=120),
+    at_the_ends=st.lists(
+        EVENTS.flatmap(lambda event: st.sampled_from([event._replace(timestamp_ms=at) for at in EXTREMES])), max_size=2
+    ),
+    shape=SHAPES,
+    seed=st.integers(0, 1 << 32),
+)
 @settings(deadline=None, max_examples=40)
 def test_the_order_of_arrival_does_not_matter(
-    tmp_path_factory: pytest.TempPathFactory, events: list[Event], shape: StoreSettings, seed: int
+    tmp_path_factory: pytest.TempPathFactory,
+    events: list[Event],
+    at_the_ends: list[Event],
+    shape: StoreSettings,
+    seed: int,
 ) -> None:
-    rng, model = random.Random(seed), Model(shape)
-    model.apply(events)
+    rng = random.Random(seed)
+    # A multiset, and now and then the ends of time, which make everything else too old.
+    events = [*events, *rng.choices(events, k=len(events) // 4), *(at_the_ends if seed % 4 == 0 else [])]
+    model = whole(events, shape)
     for arrival in (events, sorted(events), sorted(events, reverse=True), rng.sample(events, len(events))):
-        store = PartitionStore.open(tmp_path_factory.mktemp("p"), partition=3, settings=shape, memory=memory())
+        store = opened(tmp_path_factory.mktemp("p"), shape)
         at = 0
         while at < len(arrival):
             size = rng.choice([1, 2, 5, 30, len(arrival)])
@@ -197,11 +326,15 @@ def test_the_order_of_arrival_does_not_matter(
         store.close()
 
 
+@pytest.mark.parametrize("age_days", [None, 3])
 @pytest.mark.parametrize("batch", [500, 5_000, 20_000])
 @pytest.mark.parametrize("order", ["in-order", "backwards", "shuffled", "newest-half-first"])
-def test_a_user_with_20_000_actions_keeps_the_newest_16_384(tmp_path: Path, order: str, batch: int) -> None:
-    shape = StoreSettings(block_cache_mib=8, write_buffer_mib=8)
-    events = [Event(b"ann", 1_000 * (number // 3), number % 977, 257 + number % 4) for number in range(20_000)]
+def test_a_user_with_20_000_actions_keeps_the_newest_16_384(
+    tmp_path: Path, order: str, batch: int, age_days: int | None
+) -> None:
+    # Six days of them; the newest 16,384 are of the last five.
+    shape = StoreSettings(block_cache_mib=8, write_buffer_mib=8, max_explicit_age_days=age_days)
+    events = [Event(b"ann", 26_000 * (number // 3) * 3, number % 977, 257 + number % 4) for number in range(20_000)]
     assert len(set(events)) == 20_000
     arrival = {
         "in-order": events,
@@ -209,18 +342,17 @@ def test_a_user_with_20_000_actions_keeps_the_newest_16_384(tmp_path: Path, orde
         "shuffled": random.Random(batch).sample(events, len(events)),
         "newest-half-first": events[10_000:] + events[:10_000],
     }[order]
-    model = Model(shape)
-    model.apply(events)
+    model = whole(events, shape)
+    assert model.events == 16_384 if age_days is None else 8_000 < model.events < 16_384
     store = open_store(tmp_path, shape)
     for at in range(0, len(arrival), batch):
         store.apply(batch_of(arrival[at : at + batch]), offset=at)
     model.check(store)
     check_layout(store, shape)
-    assert store.state.events == 16_384
     # All of it once more: nothing is new.
     store.apply(batch_of(arrival), offset=20_000)
     model.check(store)
-    assert store.apply(ActionBatch.empty(), offset=20_001) == (0, 0, 0, 0, 0)
+    assert store.apply(ActionBatch.empty(), offset=20_001) == (0, 0, 0, 0, 0, 0)
     store.close()
 
 

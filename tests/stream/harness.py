@@ -23,6 +23,7 @@ class RecordingStore:
     def __init__(self, partition: int, applied_offset: int = -1) -> None:
         self.partition = partition
         self.applied_offset = applied_offset
+        self.durable_offset = applied_offset
         self.events: list[tuple[bytes, int, int, int]] = []
         self.erased: list[bytes] = []
         self.open = False
@@ -35,7 +36,7 @@ class RecordingStore:
         self.events += zip(
             batch.user_ids, batch.timestamp_ms.tolist(), batch.item_id.tolist(), batch.code.tolist(), strict=True
         )
-        self.applied_offset = offset
+        self.applied_offset = self.durable_offset = offset
         return len(batch)
 
     def erase(self, user_id: bytes, *, offset: int) -> int:
@@ -44,7 +45,7 @@ class RecordingStore:
         before = len(self.events)
         self.events = [event for event in self.events if event[0] != user_id]
         self.erased.append(user_id)
-        self.applied_offset = offset
+        self.applied_offset = self.durable_offset = offset
         return before - len(self.events)
 
 

@@ -454,7 +454,7 @@ def test_the_real_store_comes_out_the_same_through_restarts_and_in_one_pass(
         settings = kafka.model_copy(update={"group_id": group})
         embeddings = EmbeddingTable.open(home / "embeddings")
         directory = PartitionDirectory(lambda key: partition_of(key, 4), embeddings)
-        updater = Updater(
+        updater: Updater[PartitionStore] = Updater(
             updater_settings,
             rules,
             open_store=opener(home),

@@ -1,0 +1,359 @@
+"""Inspections as people read them: tables, and histograms of block characters."""
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import RenderableType
+from rich.filesize import decimal
+from rich.text import Text
+
+from lifeline.cli.console import table, when
+from lifeline.cli.inspection_json import event_rows, head_fields, shown_rows
+from store.actions import Kind
+from store.fingerprint import as_text
+from store.histogram import Histogram
+from store.inspection import ChunkDetail, ChunkInspection, SequenceInspection, UserInspection
+from store.partition_inspection import KindTotals, PartitionInspection
+from store.sequence import AsOf
+from store.stored_records import Damage
+from store.vocabulary import Vocabulary
+
+_BAR_WIDTH = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_FULL = "█"
+# What a column of a chunk takes as plain numbers: int64, uint64 (the item id), uint16.
+_RAW_COLUMNS = {"times": 8, "items": 8, "codes": 2}
+
+
+def summary_table(inspections: Iterable[PartitionInspection]) -> RenderableType:
+    """Return one row a partition."""
+    rows = [
+        (
+            one.partition,
+            one.state.applied_offset,
+            f"{one.users:,}",
+            f"{one.state.events:,}",
+            f"{one.items:,}",
+            decimal(sum(group.bytes for group in one.files)),
+            f"{one.sizes[-1].per_event:.2f}" if one.sizes else "-",
+            as_text(one.state.fingerprint),
+            one.damaged or "-",
+        )
+        for one in inspections
+    ]
+    columns = ("", "offset>", "users>", "events>", "items>", "on disk>", "B/event>", "fingerprint", "broken>")
+    return table("Partitions", columns, rows)
+
+
+def partition_tables(one: PartitionInspection) -> Iterator[RenderableType]:
+    """Yield the parts of a partition."""
+    yield from _title(one)
+    yield _sequences(one)
+    events = max(one.state.events, 1)
+    every = max(sum(part.bytes for part in one.parts), 1)
+    yield table(
+        "Bytes by what they are, before RocksDB packs them",
+        ("family", "what", "records>", "bytes>", "B/event>", "share>"),
+        [
+            (
+                part.family,
+                part.name,
+                f"{part.records:,}",
+                f"{part.bytes:,}",
+                f"{part.bytes / events:.3f}",
+                f"{part.bytes / every:.1%}",
+            )
+            for part in sorted(one.parts, key=lambda part: (part.family, -part.bytes))
+        ],
+    )
+    yield table(
+        "Bytes an event, and how many times smaller than raw ones: 18 bytes, or 50 with an embedding",
+        ("what", "bytes>", "B/event>", "than 18>", "than 50>"),
+        [
+            (size.name, f"{size.bytes:,}", f"{size.per_event:.2f}", f"{size.ratio_18:.1f}x", f"{size.ratio_50:.1f}x")
+            for size in one.sizes
+        ],
+    )
+    yield table(
+        "Files",
+        ("what", "files>", "bytes>"),
+        [
+            *(
+                (f"tables of {group.family}, level {group.level}", group.tables, f"{group.bytes:,}")
+                for group in one.tables
+            ),
+            *((group.name, group.files, f"{group.bytes:,}") for group in one.files if group.name != "tables"),
+        ],
+    )
+    if one.encodings:
+        yield table(
+            "Timestamps of chunks",
+            ("encoding", "chunks>", "events>", "bits an event>"),
+            [
+                (each.encoding, f"{each.chunks:,}", f"{each.events:,}", f"{8 * each.timestamp_bytes / each.events:.2f}")
+                for each in one.encodings
+            ],
+        )
+    for kind, totals in one.kinds.items():
+        if totals.sequences:
+            yield histogram(f"Events per sequence: {kind.name.lower()}", "sequences", totals.events_per_sequence)
+    if one.events_per_chunk.bins:
+        yield histogram("Events per chunk", "chunks", one.events_per_chunk)
+    if one.largest:
+        yield table(
+            "Largest users",
+            ("user", "events>", "bytes>", "B/event>"),
+            [
+                (
+                    each.user,
+                    f"{each.events:,}",
+                    f"{each.bytes:,}",
+                    f"{each.bytes / each.events:.2f}" if each.events else "-",
+                )
+                for each in one.largest
+            ],
+        )
+    yield _statistics(one)
+    yield from damage_table(one.damages, one.damaged)
+
+
+def user_tables(found: UserInspection, *, show_all: bool) -> Iterator[RenderableType]:
+    """Yield the parts of a user."""
+    for sequence in found.sequences:
+        yield from _sequence_tables(found, sequence, show_all=show_all)
+    yield from damage_table(found.damages, len(found.damages))
+
+
+def chunk_tables(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool) -> Iterator[RenderableType]:
+    """Yield the parts of a chunk."""
+    chunk, sequence = detail.chunk, detail.sequence
+    name = f"{sequence.user}: {sequence.kind.name.lower()} chunk {chunk.number}, where 0 is the oldest"
+    yield table(
+        f"{name}, of {len(sequence.chunks)} {_place(detail.as_of)}",
+        ("field", "value"),
+        [
+            ("fence", _fence(chunk.fence)),
+            ("checksum", "holds" if chunk.intact else "BROKEN: see below"),
+            ("bytes", f"{chunk.bytes:,}"),
+            *(_chunk_header(chunk) if chunk.intact else ()),
+        ],
+    )
+    if chunk.intact:
+        columns = zip(_RAW_COLUMNS.items(), (chunk.timestamp_bytes, chunk.ordinal_bytes, chunk.code_bytes), strict=True)
+        yield table(
+            "Columns",
+            ("column", "bytes>", "bits an event>", "raw>", "ratio>"),
+            [
+                (
+                    name,
+                    f"{size:,}",
+                    f"{8 * size / chunk.events:.2f}",
+                    f"{width * chunk.events:,}",
+                    f"{width * chunk.events / size:.1f}x",
+                )
+                for (name, width), size in columns
+            ],
+        )
+    rows = event_rows(detail, vocabulary, show_all=show_all)
+    if rows is not None:
+        title = (
+            "Events"
+            if len(rows) == chunk.events
+            else f"Events: the first and last {len(rows) // 2}; --all shows every one"
+        )
+        yield table(
+            title,
+            ("no.>", "time (UTC)", "item>", "action", "surface", *([""] if chunk.skip else [])),
+            [
+                (
+                    row["number"],
+                    _when(row["timestamp_ms"]),
+                    row["item_id"],
+                    row["action_type"],
+                    row["surface"],
+                    *(["trimmed" if row["trimmed"] else ""] if chunk.skip else []),
+                )
+                for row in rows
+            ],
+        )
+    yield from damage_table(detail.damages, len(detail.damages))
+
+
+def histogram(title: str, what: str, counted: Histogram) -> RenderableType:
+    """Return a bar for each bin."""
+    bins = counted.bins
+    largest, total = max(each.values for each in bins), sum(each.values for each in bins)
+    return table(
+        title,
+        ("events>", "", f"{what}>", "share>"),
+        [
+            (
+                f"{each.low:,}" if each.low == each.high else f"{each.low:,} to {each.high:,}",
+                bar(each.values, largest),
+                f"{each.values:,}",
+                f"{each.values / total:.1%}",
+            )
+            for each in bins
+        ],
+    )
+
+
+def bar(value: int, largest: int, width: int = _BAR_WIDTH) -> str:
+    """Return a bar of block characters; what is above 0 is never without one."""
+    eighths = max(round(8 * width * value / largest), 1) if value else 0
+    return _FULL * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def damage_table(damages: tuple[Damage, ...], count: int) -> Iterator[RenderableType]:
+    """Yield a table of what is broken, where anything is, and what to do."""
+    if not damages:
+        return
+    more = f", the first {len(damages)}" if count > len(damages) else ""
+    yield table(
+        f"BROKEN: {count:,} records{more}",
+        ("user", "record", "why"),
+        [(each.user or "-", each.record, each.why) for each in damages],
+    )
+    yield Text("Stop the node, set the partition's directory aside, start again: it is rebuilt from the topic.")
+
+
+def _title(one: PartitionInspection) -> Iterator[RenderableType]:
+    state, contract = one.state, one.contract
+    rows = [
+        ("directory", one.path),
+        ("applied offset", state.applied_offset),
+        ("watermark (UTC)", _when(state.watermark_ms)),
+        ("users", f"{one.users:,}"),
+        ("events", f"{state.events:,}"),
+        ("items", f"{one.items:,}"),
+        ("fingerprint", as_text(state.fingerprint)),
+    ]
+    if contract is not None:
+        for kind in Kind:
+            age = contract.age_hours(kind)
+            kept = f"the newest {contract.cap(kind):,}" + (f", {age:,} hours of them at most" if age else "")
+            rows.append((f"kept of {kind.name.lower()} events", kept))
+    yield table(f"Partition {one.partition}", ("field", "value"), rows)
+
+
+def _sequences(one: PartitionInspection) -> RenderableType:
+    names = ("sequences", "events", "in heads", "in segments", "in chunks", "chunks", "trimmed inside chunks")
+    columns = {
+        kind.name.lower(): (
+            *(f"{count:,}" for count in _counts(totals)),
+            _when(totals.oldest_timestamp_ms),
+            _when(totals.newest_timestamp_ms),
+        )
+        for kind, totals in one.kinds.items()
+    }
+    rows = zip((*names, "from (UTC)", "to (UTC)"), *columns.values(), strict=True)
+    return table("Sequences", ("", *(f"{name}>" for name in columns)), rows)
+
+
+def _counts(totals: KindTotals) -> tuple[int, ...]:
+    stored = totals.inline, totals.in_segments, totals.sealed
+    return totals.sequences, totals.events, *stored, totals.chunks, totals.skipped
+
+
+def _statistics(one: PartitionInspection) -> RenderableType:
+    return table(
+        "RocksDB",
+        ("family", "keys, about>", "to compact>", "tables on level 0>"),
+        [
+            (name, f"{family.keys:,}", decimal(family.pending_compaction_bytes), family.level_zero_tables)
+            for name, family in one.statistics.families.items()
+        ],
+    )
+
+
+def _sequence_tables(
+    found: UserInspection, sequence: SequenceInspection, *, show_all: bool
+) -> Iterator[RenderableType]:
+    events = sequence.events
+    rows: list[tuple[str, object]] = [
+        ("events", f"{events:,}"),
+        ("from (UTC)", _when(sequence.oldest_timestamp_ms)),
+        ("to (UTC)", _when(sequence.newest_timestamp_ms)),
+        ("bytes, with keys", f"{sequence.bytes:,}"),
+        ("B/event", f"{sequence.bytes / events:.2f}" if events else "-"),
+        ("bytes of the head", f"{sequence.head_bytes:,}"),
+    ]
+    if sequence.head is not None:
+        rows += [
+            (f"head: {name.replace('_', ' ')}", _field(value)) for name, value in head_fields(sequence.head).items()
+        ]
+    yield table(
+        f"{found.user}: {sequence.kind.name.lower()} {_place(found.as_of)}",
+        ("field", "value"),
+        rows,
+    )
+    if sequence.segments:
+        yield table(
+            "Segments",
+            ("number>", "form", "events>", "bytes>", "B/event>"),
+            [
+                (
+                    each.number,
+                    each.form,
+                    f"{each.events:,}",
+                    f"{each.bytes:,}",
+                    f"{each.bytes / each.events:.2f}" if each.events else "-",
+                )
+                for each in sequence.segments
+            ],
+        )
+    if sequence.chunks:
+        shown = shown_rows(len(sequence.chunks), show_all=show_all)
+        left = len(sequence.chunks) - len(shown)
+        yield table(
+            f"Chunks: {len(sequence.chunks)}, bytes by column{f'; {left} left out, --all shows them' if left else ''}",
+            ("no.>", "from (UTC)", "events>", "times>", "items>", "codes>", "B/event>", "times as"),
+            [_chunk_row(sequence.chunks[at]) for at in shown],
+        )
+
+
+def _chunk_row(chunk: ChunkInspection) -> tuple[object, ...]:
+    if not chunk.intact:
+        return chunk.number, _when(chunk.fence.timestamp_ms), *("-" * 5), "broken"
+    return (
+        chunk.number,
+        _when(chunk.first_timestamp_ms),
+        f"{chunk.events - chunk.skip}/{chunk.events}" if chunk.skip else chunk.events,
+        chunk.timestamp_bytes,
+        chunk.ordinal_bytes,
+        chunk.code_bytes,
+        f"{chunk.bytes / chunk.events:.2f}",
+        chunk.encoding,
+    )
+
+
+def _chunk_header(chunk: ChunkInspection) -> Iterator[tuple[str, object]]:
+    yield "events", f"{chunk.events:,}"
+    yield "of them trimmed", f"{chunk.skip:,}"
+    yield "from (UTC)", _when(chunk.first_timestamp_ms)
+    yield "to (UTC)", _when(chunk.last_timestamp_ms)
+    yield "times as", chunk.encoding
+    yield "B/event", f"{chunk.bytes / chunk.events:.2f}"
+
+
+def _place(as_of: AsOf) -> str:
+    return f"(partition {as_of.partition}, offset {as_of.applied_offset})"
+
+
+def _field(value: object) -> str:
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return ", ".join(f"{name} {_field(each)}" for name, each in value._asdict().items())
+    return _fence(value) if isinstance(value, tuple) else "-" if value is None else str(value)
+
+
+def _fence(fence: tuple[object, ...]) -> str:
+    return "-".join(map(str, fence))
+
+
+def _when(timestamp_ms: int | None) -> str:
+    if timestamp_ms is None:
+        return "-"
+    try:
+        return when(timestamp_ms)
+    except (ValueError, OverflowError, OSError):
+        # No calendar has it.
+        return f"{timestamp_ms} ms"

@@ -1,0 +1,356 @@
+"""The files of an embedding table, memory-mapped: what lies where, and how rows change under those who read them.
+
+``embeddings.bin``, little-endian: a page of header, the pending block, and from byte 299,008 on the matrix::
+
+    header   "LLEMBED" · format u8 · rows u64 · changes u64 · pending u64 · checksum u64
+    pending  row u32[8192] · embedding int8[8192][32]
+    matrix   embedding int8[32] of row 0, 1, ...
+
+``items.bin`` has 16 bytes a row: item_id u64 · version u32 · check u32. Row 0 of the matrix is zeros and stands for
+"no embedding"; row 0 of the items is "LLITEMS" · format u8 · zeros. Both files are longer than their rows.
+
+Readers of any process see whole rows, as they are now, and wait for nobody:
+
+- New rows are written behind the others; then `rows` is raised. Nobody looks beyond it.
+- Rows that change are written to the pending block, ascending; `pending` counts them, and `checksum` is the xxh3_64
+  of their row numbers and embeddings. Then `changes` becomes odd, the rows are written in place, and it becomes even
+  again. Who finds that it moved reads again; who finds it odd takes these rows from the block. So a writer that is
+  killed half-way leaves no half a row, and the next one finishes what is pending.
+
+``embeddings.json`` (rows, applied offsets) is replaced once both files are on the disk. A crash of the process loses
+nothing that was written. After a power failure any page that was written since may be there or not: the log from the
+offsets on gives every later record again, and `check` tells which rows behind the json's count are whole. It is the
+upper half of (item_id xor row * 0x9E3779B97F4A7C15) * 0xD6E8FEB86659FD93, with its lowest bit set.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from io import FileIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from store.errors import CorruptRecordError, FormatVersionError, StoreError, StoreLockedError
+from store.sequence import EMBEDDING_DIM
+
+FORMAT = 2
+PENDING_ROWS = 1 << 13
+
+_MATRIX, _ITEMS, _STATE = "embeddings.bin", "items.bin", "embeddings.json"
+_MAGIC = {_MATRIX: b"LLEMBED", _ITEMS: b"LLITEMS"}
+_HEADER_BYTES = 4_096
+_PENDING_EMBEDDING_AT = _HEADER_BYTES + 4 * PENDING_ROWS
+_MATRIX_AT = _PENDING_EMBEDDING_AT + EMBEDDING_DIM * PENDING_ROWS
+_ITEM = np.dtype([("item_id", "<u8"), ("version", "<u4"), ("check", "<u4")])
+_ROWS, _CHANGES, _PENDING, _CHECKSUM = range(1, 5)
+_SMALLEST_ROWS = 1 << 12
+_READ_AT_ONCE = 1 << 8
+
+
+class Synced(NamedTuple):
+    """What is on the disk whatever happens."""
+
+    rows: int
+    """Rows, not counting row 0."""
+    offsets: Mapping[int, int]
+    """The last applied offset of each partition of the items topic."""
+
+
+class _Mapped(NamedTuple):
+    """Both files, as long as they were; a map stays valid when they grow."""
+
+    header: memoryview
+    """The header page as u64s."""
+    pending_rows: NDArray[np.uint32]
+    """uint32[8192]."""
+    pending_embedding: NDArray[np.int8]
+    """int8[8192, 32]."""
+    matrix: NDArray[np.int8]
+    """int8[m, 32]."""
+    items: NDArray[np.void]
+    """_ITEM[m]."""
+
+
+class EmbeddingFiles:
+    """The files of one directory: one process opens them to write, and any number to read."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        """Open, or create to write; raises StoreError, StoreLockedError, FormatVersionError, CorruptRecordError."""
+        self.path, self._writable = path, writable
+        with ExitStack() as opened:
+            if writable:
+                _create_missing(path)
+            elif not (path / _MATRIX).exists():
+                raise StoreError(f"{path} holds no embeddings: name the data directory of a node that has run")
+            self._matrix_file = opened.enter_context(_open(path / _MATRIX, writable=writable))
+            if writable:
+                _lock(self._matrix_file)
+                # Maps hold the file open, and with it the lock, for as long as somebody reads them.
+                opened.callback(fcntl.flock, self._matrix_file, fcntl.LOCK_UN)
+            self._items_file = opened.enter_context(_open(path / _ITEMS, writable=writable))
+            self._mapped = self._map()
+            self._opened = opened.pop_all()
+
+    @property
+    def rows(self) -> int:
+        """Rows that the writer has published, not counting row 0."""
+        return int(self._mapped.header[_ROWS])
+
+    def made_anew(self) -> bool:
+        """Return whether the directory holds another table by now, or none."""
+        try:
+            return not os.path.samestat((self.path / _MATRIX).stat(), os.fstat(self._matrix_file.fileno()))
+        except FileNotFoundError:
+            return True
+
+    # Reading, from any thread
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Return int8[n, 32]: the embeddings of rows, each of them whole."""
+        mapped = self._mapped
+        changes = mapped.header[_CHANGES]
+        embedding = mapped.matrix.take(rows, 0)
+        if changes % 2 == 0 and mapped.header[_CHANGES] == changes:
+            return embedding
+        return _gather_amid_changes(mapped, rows)
+
+    def versions(self, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Return uint32[n]: the version of each row; row 0 has none that means anything."""
+        versions: NDArray[np.uint32] = self._mapped.items["version"][rows]
+        return versions
+
+    def item_ids(self, first: int) -> NDArray[np.uint64]:
+        """Return the items of the published rows from `first` on, up to a row that a power failure tore."""
+        rows = self.rows
+        if rows >= len(self._mapped.matrix):
+            self._mapped = self._map()
+        items = self._mapped.items[first : rows + 1]
+        item_id: NDArray[np.uint64] = items["item_id"].copy()
+        torn = (items["check"] != _checks(item_id, first)).nonzero()[0]
+        return item_id[: torn[0]] if len(torn) else item_id
+
+    def synced(self) -> Synced:
+        """Return what was synced last; raises FormatVersionError, CorruptRecordError."""
+        state = self.path / _STATE
+        try:
+            content = json.loads(state.read_text())
+            version = content["format"]
+            if version != FORMAT:
+                raise FormatVersionError(str(state), version, FORMAT)
+            rows = int(content["rows"])
+            return Synced(rows, {int(partition): int(offset) for partition, offset in content["offsets"].items()})
+        except FileNotFoundError:
+            return Synced(0, {})
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
+            raise CorruptRecordError(f"{state} does not decode", directory=str(self.path)) from error
+
+    # Writing, one thread at a time
+
+    def recover(self, rows: int) -> None:
+        """Finish what a writer that was killed had begun, and clear what lies behind the first `rows` rows."""
+        self._finish(self._mapped)
+        self.publish(rows)
+        behind = self._mapped.items[rows + 1 :]
+        if behind["check"].any():
+            # Or the next power failure could bring them back as rows of this time.
+            behind[:] = 0
+            os.fsync(self._items_file.fileno())
+
+    def append(self, item_id: NDArray[np.uint64], embedding: NDArray[np.int8], version: NDArray[np.uint32]) -> None:
+        """Write new rows behind the published ones; `publish` shows them. Raises StoreError if they do not fit."""
+        first = self.rows + 1
+        end = first + len(item_id)
+        self._grow(end)
+        self._mapped.matrix[first:end] = embedding
+        items = self._mapped.items[first:end]
+        items["item_id"], items["version"], items["check"] = item_id, version, _checks(item_id, first)
+
+    def publish(self, rows: int) -> None:
+        """Show the first `rows` rows."""
+        self._mapped.header[_ROWS] = rows
+
+    def replace(self, rows: NDArray[np.int64], embedding: NDArray[np.int8], version: NDArray[np.uint32]) -> None:
+        """Change published rows, which must be distinct; what is so already is left alone."""
+        mapped = self._mapped
+        self._finish(mapped)
+        differs = nonzero_rows(mapped.matrix.take(rows, 0) ^ embedding)
+        differs |= mapped.items["version"][rows] != version
+        changed = differs.nonzero()[0]
+        changed = changed[rows[changed].argsort()]
+        mapped.items["version"][rows[changed]] = version[changed]
+        for at in range(0, len(changed), PENDING_ROWS):
+            block = changed[at : at + PENDING_ROWS]
+            self._replace_block(mapped, rows[block], embedding.take(block, 0))
+
+    def sync(self, synced: Synced) -> None:
+        """Bring what was written to the disk; `synced` is what had been applied when this was called."""
+        # fsync takes a file's mapped pages with it; mmap.flush would hold the interpreter's lock all the while.
+        os.fsync(self._matrix_file.fileno())
+        os.fsync(self._items_file.fileno())
+        state = self.path / _STATE
+        temporary = state.with_suffix(".tmp")
+        with temporary.open("w") as file:
+            file.write(json.dumps({"format": FORMAT, "rows": synced.rows, "offsets": synced.offsets}))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(state)
+
+    def close(self) -> None:
+        """Let go of the files; what is mapped stays readable. Idempotent."""
+        self._opened.close()
+
+    def _finish(self, mapped: _Mapped) -> None:
+        """Write in place what is pending since a change that did not come to its end."""
+        if mapped.header[_CHANGES] % 2:
+            pending = _pending(mapped)
+            if pending is not None:
+                there = pending[0] < len(mapped.matrix)
+                self._put(mapped.matrix, pending[0][there], pending[1][there])
+            mapped.header[_CHANGES] += 1
+
+    def _replace_block(self, mapped: _Mapped, rows: NDArray[np.int64], embedding: NDArray[np.int8]) -> None:
+        count = len(rows)
+        mapped.pending_rows[:count] = rows
+        mapped.pending_embedding[:count] = embedding
+        mapped.header[_PENDING] = count
+        mapped.header[_CHECKSUM] = _checksum(mapped.pending_rows[:count], mapped.pending_embedding[:count])
+        mapped.header[_CHANGES] += 1
+        self._put(mapped.matrix, mapped.pending_rows[:count], embedding)
+        mapped.header[_CHANGES] += 1
+
+    @staticmethod
+    def _put(matrix: NDArray[np.int8], rows: NDArray[np.uint32], embedding: NDArray[np.int8]) -> None:
+        matrix[rows] = embedding
+
+    def _grow(self, rows: int) -> None:
+        if rows > len(self._mapped.matrix):
+            rows = 1 << (rows - 1).bit_length()
+            _reserve(self._matrix_file, _MATRIX_AT + rows * EMBEDDING_DIM)
+            _reserve(self._items_file, rows * _ITEM.itemsize)
+            self._mapped = self._map()
+
+    def _map(self) -> _Mapped:
+        access = mmap.ACCESS_WRITE if self._writable else mmap.ACCESS_READ
+        matrix, items = (mmap.mmap(file.fileno(), 0, access=access) for file in (self._matrix_file, self._items_file))
+        rows = min((len(matrix) - _MATRIX_AT) // EMBEDDING_DIM, len(items) // _ITEM.itemsize)
+        if rows < 1:
+            raise CorruptRecordError(f"{self.path / _MATRIX} is cut short", directory=str(self.path))
+        return _Mapped(
+            memoryview(matrix)[:_HEADER_BYTES].cast("Q"),
+            np.frombuffer(matrix, np.uint32, PENDING_ROWS, _HEADER_BYTES),
+            _matrix(matrix, PENDING_ROWS, _PENDING_EMBEDDING_AT),
+            _matrix(matrix, rows, _MATRIX_AT),
+            np.frombuffer(items, _ITEM, rows),
+        )
+
+
+def nonzero_rows(embedding: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Return bool[n]: whether a row of int8[n, 32] has anything but zeros."""
+    words = np.ascontiguousarray(embedding).view(np.uint64)
+    nonzero: NDArray[np.bool_] = (words[:, 0] | words[:, 1] | words[:, 2] | words[:, 3]) != 0
+    return nonzero
+
+
+def _gather_amid_changes(mapped: _Mapped, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+    while True:
+        changes = mapped.header[_CHANGES]
+        embedding = mapped.matrix.take(rows, 0)
+        pending = _pending(mapped) if changes % 2 else None
+        if mapped.header[_CHANGES] == changes:
+            if pending is not None:
+                at = pending[0].searchsorted(rows)
+                found = (pending[0].take(at, mode="clip") == rows).nonzero()[0]
+                embedding[found] = pending[1][at[found]]
+            return embedding
+        if len(rows) > _READ_AT_ONCE:
+            # Half the rows take half the time: ever shorter reads get through between two changes.
+            halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
+            return np.concatenate([_gather_amid_changes(mapped, half) for half in halves])
+
+
+def _pending(mapped: _Mapped) -> tuple[NDArray[np.uint32], NDArray[np.int8]] | None:
+    """Return the row numbers and embeddings of the pending block, or None if it is not whole."""
+    count = mapped.header[_PENDING]
+    rows, embedding = mapped.pending_rows[:count].copy(), mapped.pending_embedding[:count].copy()
+    whole = len(rows) == count and _checksum(rows, embedding) == mapped.header[_CHECKSUM]
+    return (rows, embedding) if whole and count else None
+
+
+def _checksum(rows: NDArray[np.uint32], embedding: NDArray[np.int8]) -> int:
+    checksum = xxhash.xxh3_64(rows.data)
+    checksum.update(embedding.data)
+    return checksum.intdigest()
+
+
+def _checks(item_id: NDArray[np.uint64], first: int) -> NDArray[np.uint32]:
+    checks = np.arange(first, first + len(item_id), dtype=np.uint64)
+    checks *= np.uint64(0x9E3779B97F4A7C15)
+    checks ^= item_id
+    checks *= np.uint64(0xD6E8FEB86659FD93)
+    checks >>= 32
+    checks |= 1
+    return checks.astype(np.uint32)
+
+
+def _matrix(mapped: mmap.mmap, rows: int, at: int) -> NDArray[np.int8]:
+    return np.frombuffer(mapped, np.int8, rows * EMBEDDING_DIM, at).reshape(rows, EMBEDDING_DIM)
+
+
+def _lock(file: FileIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreLockedError(
+            f"{file.name} is open to another writer: stop that node, or give this one its own node.data_dir"
+        ) from error
+
+
+def _create_missing(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    if (path / _MATRIX).exists():
+        return
+    # The matrix comes last: where it is, all is.
+    (path / _STATE).unlink(missing_ok=True)
+    for name, size in (
+        (_ITEMS, _SMALLEST_ROWS * _ITEM.itemsize),
+        (_MATRIX, _MATRIX_AT + _SMALLEST_ROWS * EMBEDDING_DIM),
+    ):
+        new = path / f"{name}.tmp"
+        with new.open("wb", buffering=0) as file:
+            file.write(_MAGIC[name] + bytes([FORMAT]))
+            _reserve(file, size)
+        new.replace(path / name)
+
+
+def _reserve(file: FileIO, size: int) -> None:
+    """Make a file longer; raises StoreError if the disk is full, where a mapped hole would kill the process later."""
+    present = os.fstat(file.fileno()).st_size
+    if size <= present:
+        return
+    try:
+        os.posix_fallocate(file.fileno(), present, size - present)
+    except OSError as error:
+        raise StoreError(
+            f"{file.name} cannot grow to {size} bytes ({error.strerror}): free space on its disk, then restart the node"
+        ) from error
+
+
+def _open(path: Path, *, writable: bool) -> FileIO:
+    try:
+        file = path.open("r+b" if writable else "rb", buffering=0)
+    except FileNotFoundError as error:
+        raise CorruptRecordError(f"{path} is missing", directory=str(path.parent)) from error
+    magic = _MAGIC[path.name]
+    head = file.read(len(magic) + 1)
+    if head != magic + bytes([FORMAT]):
+        file.close()
+        found = head[-1] if head[:-1] == magic else "unknown"
+        raise FormatVersionError(str(path), found, FORMAT)
+    return file

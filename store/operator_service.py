@@ -1,0 +1,97 @@
+"""gRPC: CreateSnapshot, for those who run the node."""
+
+import threading
+
+import grpc
+import structlog
+
+from lifeline.v1 import operator_pb2, operator_pb2_grpc
+from store.directory import PartitionDirectory
+from store.partition import PartitionStore
+from store.requests import check_active, check_deadline, refusals
+from store.snapshot import CreatedSnapshot, SnapshotRepository
+from store.status import Reason, Refusal
+
+SERVICE = operator_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name
+
+_log = structlog.get_logger(__name__)
+
+
+class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
+    """Works on the partitions of a directory. A caller cannot choose where snapshots go."""
+
+    def __init__(self, directory: PartitionDirectory, snapshots: SnapshotRepository | None, *, topic: str) -> None:
+        """Without `snapshots` the configuration names no place for them; `topic` is what the partitions follow."""
+        self._directory, self._snapshots, self._topic = directory, snapshots, topic
+        self._at_work = threading.Lock()
+
+    def CreateSnapshot(  # noqa: N802 - the name of the method on the wire
+        self, request: operator_pb2.CreateSnapshotRequest, context: grpc.ServicerContext
+    ) -> operator_pb2.CreateSnapshotResponse:
+        """Answer CreateSnapshot; operator.proto says how."""
+        with refusals(context):
+            if self._snapshots is None:
+                raise Refusal(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    Reason.SNAPSHOTS_NOT_CONFIGURED,
+                    "the node's configuration names no place for snapshots: set snapshot.url "
+                    "(LIFELINE_SNAPSHOT__URL) and start the node again",
+                )
+            stores = self._stores(list(request.partitions))
+            if not self._at_work.acquire(blocking=False):
+                raise Refusal(
+                    grpc.StatusCode.ABORTED,
+                    Reason.SNAPSHOT_UNDER_WAY,
+                    "this node is making a snapshot: retry when it is done",
+                )
+            try:
+                return operator_pb2.CreateSnapshotResponse(
+                    snapshots=[self._create(self._snapshots, store, context) for store in stores]
+                )
+            finally:
+                self._at_work.release()
+
+    def _stores(self, wanted: list[int]) -> list[PartitionStore]:
+        """Return the open stores of the partitions, ascending; raises Refusal for one that is not served."""
+        serving = {store.partition: store for store in self._directory if isinstance(store, PartitionStore)}
+        for number in wanted:
+            if number not in serving:
+                raise Refusal(
+                    grpc.StatusCode.UNAVAILABLE,
+                    Reason.NOT_OWNER,
+                    f"this node does not serve partition {number}: ask the node that does, or retry when it serves",
+                    partition=str(number),
+                )
+        return [store for number, store in serving.items() if not wanted or number in wanted]
+
+    def _create(
+        self, snapshots: SnapshotRepository, store: PartitionStore, context: grpc.ServicerContext
+    ) -> operator_pb2.PartitionSnapshot:
+        check_deadline(context)
+        made = snapshots.create(store, topic=self._topic, progress=lambda _done, _total: check_active(context))
+        message = _message(made)
+        _log.info(
+            "snapshot",
+            partition=message.partition,
+            snapshot=message.snapshot_id,
+            total_bytes=message.total_bytes,
+            uploaded_bytes=message.uploaded_bytes,
+            seconds=round(message.seconds, 3),
+        )
+        return message
+
+
+def _message(made: CreatedSnapshot) -> operator_pb2.PartitionSnapshot:
+    manifest = made.manifest
+    return operator_pb2.PartitionSnapshot(
+        partition=manifest.partition,
+        snapshot_id=manifest.id,
+        applied_offset=manifest.state.applied_offset,
+        events=manifest.state.events,
+        fingerprint=manifest.state.fingerprint,
+        files=len(manifest.files),
+        total_bytes=manifest.total_bytes,
+        uploaded_files=made.uploaded_files,
+        uploaded_bytes=made.uploaded_bytes,
+        seconds=made.seconds,
+    )

@@ -1,0 +1,263 @@
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store import keys
+from store.actions import Kind
+from store.head import Head
+from store.head_cache import HeadCache, HeadShare
+from store.memory import SharedMemory
+from store.partition import PartitionStore
+from tests.store.made import Event, Model, batch_of, tiny
+
+NAMES = [bytes([letter]) for letter in b"abcdefgh"]
+BARE = Head().memory_bytes
+
+
+def sized(inline: int) -> Head:
+    return Head(inline=bytes(14 * inline))
+
+
+def held(share: HeadShare) -> list[bytes]:
+    """Return what a share holds, the least recently used first."""
+    return list(share._heads)
+
+
+def check(cache: HeadCache) -> None:
+    """Assert that everything is counted as what it is, and within the budget."""
+    for share in cache._shares:
+        assert share.bytes == sum(head.accounted for head in share._heads.values())
+        assert all(head.accounted == head.memory_bytes for head in share._heads.values())
+    found = cache.statistics()
+    assert found.bytes == sum(share.bytes for share in cache._shares) <= cache.budget_bytes
+    assert found.heads == sum(len(share) for share in cache._shares)
+
+
+def test_what_was_used_last_stays() -> None:
+    cache = HeadCache(3 * BARE)
+    share = cache.open_share()
+    heads = {name: Head() for name in NAMES[:3]}
+    share.put_many(heads)
+    found, missing = share.get_many([b"a", b"z"])
+    assert found == {b"a": heads[b"a"]}
+    assert found[b"a"] is heads[b"a"]
+    assert missing == [b"z"]
+    share.put_many({b"d": Head()})
+    assert held(share) == [b"c", b"a", b"d"]
+    assert cache.statistics() == (3, 3 * BARE, 1, 1)
+    check(cache)
+
+
+def test_a_head_that_grew_is_counted_anew() -> None:
+    cache = HeadCache(100 * BARE)
+    share = cache.open_share()
+    head = Head()
+    share.put_many({b"a": head})
+    head.inline = bytes(14 * 50)
+    head.segment_times = np.zeros(200, np.int64)
+    share.put_many({b"a": head})
+    assert cache.statistics().bytes == head.memory_bytes > BARE + 700 + 1_600
+    head.segment_times, head.inline = None, b""
+    share.put_many({b"a": head})
+    assert cache.statistics().bytes == BARE
+    check(cache)
+
+
+def test_a_head_larger_than_the_budget_is_let_go_at_once() -> None:
+    cache = HeadCache(BARE)
+    share = cache.open_share()
+    big = sized(255)
+    share.put_many({b"a": Head(), b"b": big})
+    assert held(share) == []
+    assert (cache.statistics().bytes, big.accounted) == (0, 0)
+    share.put_many({b"a": Head()})
+    assert held(share) == [b"a"]
+    check(cache)
+
+
+def test_two_partitions_share_one_budget_and_the_larger_gives_up() -> None:
+    cache = HeadCache(6 * BARE)
+    large, small = cache.open_share(), cache.open_share()
+    large.put_many({name: Head() for name in NAMES[:5]})
+    small.put_many({b"x": Head()})
+    check(cache)
+    small.put_many({b"y": Head()})
+    assert (held(large), held(small)) == ([b"b", b"c", b"d", b"e"], [b"x", b"y"])
+    # The same prefix in two partitions is two heads.
+    small.put_many({b"e": sized(1)})
+    assert large.get_many([b"e"])[0][b"e"].inline == b""
+    assert small.get_many([b"e"])[0][b"e"].inline == bytes(14)
+    check(cache)
+
+
+def test_what_is_forgotten_is_gone_and_what_closes_takes_its_own_along() -> None:
+    cache = HeadCache(100 * BARE)
+    one, other = cache.open_share(), cache.open_share()
+    for share in (one, other):
+        share.put_many({name: Head() for name in NAMES})
+    one.forget(b"a")
+    one.forget(b"a")
+    one.forget(b"nobody")
+    assert one.get_many([b"a"]) == ({}, [b"a"])
+    assert len(other.get_many([b"a"])[0]) == 1
+    check(cache)
+    one.close()
+    assert cache.statistics().heads == len(NAMES)
+    check(cache)
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from([0, 1]), st.sampled_from(["put", "get", "forget"]), st.sampled_from(NAMES)),
+        max_size=60,
+    ),
+    budget=st.sampled_from([1, BARE, 3 * BARE + 20, 9 * BARE]),
+)
+@settings(deadline=None)
+def test_accounts_never_drift(steps: list[tuple[int, str, bytes]], budget: int) -> None:
+    cache = HeadCache(budget)
+    shares = [cache.open_share(), cache.open_share()]
+    kept: list[dict[bytes, Head]] = [{}, {}]
+    for number, (which, what, name) in enumerate(steps):
+        share = shares[which]
+        if what == "put":
+            # As a writer does: the head that is here, or one from disk, grown by what it has read.
+            head = share.get_many([name])[0].get(name) or Head(inline=bytes(14 * (number % 5)))
+            head.inline += bytes(14)
+            share.put_many({name: head})
+            kept[which][name] = head
+        elif what == "get":
+            found = share.get_many([name])[0]
+            assert all(head is kept[which][name] for head in found.values())
+        else:
+            share.forget(name)
+        check(cache)
+
+
+def test_partitions_may_let_go_of_heads_while_another_makes_room() -> None:
+    # The others' heads may all be gone by the time that room is looked for: it must come to an end all the same.
+    cache = HeadCache(BARE + 20)
+    shares = [cache.open_share() for _ in range(3)]
+    until = time.monotonic() + 0.5
+
+    def work(share: HeadShare) -> None:
+        rng = random.Random(id(share))
+        while time.monotonic() < until:
+            name = rng.choice(NAMES)
+            share.put_many({name: sized(rng.randrange(90))} if not share.get_many([name])[0] else {})
+            share.forget(name)
+
+    threads = [threading.Thread(target=work, args=(share,), daemon=True) for share in shares]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    finally:
+        sys.setswitchinterval(before)
+    assert not any(thread.is_alive() for thread in threads)
+    check(cache)
+
+
+def test_making_room_ends_when_what_was_to_go_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The same as above, at the worst moment: another partition forgets its heads right after the sum.
+    cache = HeadCache(BARE)
+    one, other = cache.open_share(), cache.open_share()
+    other._heads[b"a"], other.bytes = Head(accounted=3 * BARE), 3 * BARE
+    real = HeadShare.give_up
+
+    def give_up(share: HeadShare, wanted: int) -> int:
+        other.forget(b"a")
+        return real(share, wanted)
+
+    monkeypatch.setattr(HeadShare, "give_up", give_up)
+    thread = threading.Thread(target=one.put_many, args=({b"b": Head()},), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    check(cache)
+
+
+# In a partition
+
+
+def test_two_stores_share_one_memory(tmp_path: Path) -> None:
+    shape = tiny(max_explicit=100, chunk_events=8, head_cache_mib=0.02)
+    memory = SharedMemory(shape)
+
+    def opened(number: int) -> PartitionStore:
+        return PartitionStore.open(tmp_path / str(number), partition=number, settings=shape, memory=memory)
+
+    stores, models = [opened(0), opened(1)], [Model(shape), Model(shape)]
+    rng = random.Random(1)
+    for offset in range(120):
+        number = offset % 3 % 2
+        user = b"user%d" % rng.randrange(30)
+        if offset % 10 == 9:
+            assert stores[number].erase(user, offset=offset) == models[number].erase(user)
+        elif offset % 40 == 20:
+            stores[number].close()
+            stores[number] = opened(number)
+        else:
+            # Late events and repeats make the writer remember times and chunks in its heads.
+            events = [
+                Event(b"user%d" % rng.randrange(30), rng.randrange(offset + 1), rng.randrange(5), 257, Kind(at % 2))
+                for at in range(25)
+            ]
+            models[number].apply(events)
+            stores[number].apply(batch_of(events), offset=offset)
+        check(memory.heads)
+    for store, model in zip(stores, models, strict=True):
+        model.check(store)
+    found = memory.heads.statistics()
+    assert found.hits > 100
+    assert found.misses > 100
+    assert 0 < found.bytes <= memory.heads.budget_bytes
+    stores[0].close()
+    check(memory.heads)
+    stores[1].close()
+    assert memory.heads.statistics()[:2] == (0, 0)
+
+
+def test_a_head_is_read_once_and_then_found_in_memory(tmp_path: Path) -> None:
+    shape = tiny()
+    memory = SharedMemory(shape)
+    store = PartitionStore.open(tmp_path, partition=0, settings=shape, memory=memory)
+    store.apply(batch_of([Event(b"ann", 1, 1, 257)]), offset=0)
+    store.close()
+    store = PartitionStore.open(tmp_path, partition=0, settings=shape, memory=memory)
+    before = memory.heads.statistics()
+    for offset in range(1, 4):
+        store.apply(batch_of([Event(b"ann", offset, 1, 257)]), offset=offset)
+    after = memory.heads.statistics()
+    assert (after.misses, after.hits) == (1, 2)
+    assert before.heads == 0
+    assert held(store._cached) == [keys.sequence_prefix(b"ann", Kind.EXPLICIT)]
+    store.erase(b"ann", offset=9)
+    assert memory.heads.statistics().heads == 0
+    store.close()
+
+
+def test_a_head_that_is_let_go_within_its_batch_does_no_harm(tmp_path: Path) -> None:
+    # The budget holds one head: each batch touches twenty, and the next one reads them from disk again.
+    shape = tiny(max_explicit=30, head_cache_mib=BARE / (1 << 20) * 1.2)
+    memory, model = SharedMemory(shape), Model(shape)
+    store = PartitionStore.open(tmp_path, partition=0, settings=shape, memory=memory)
+    rng = random.Random(2)
+    for offset in range(60):
+        events = [Event(b"user%d" % number, rng.randrange(50), number, 257) for number in range(20)]
+        model.apply(events)
+        store.apply(batch_of(events), offset=offset)
+        assert len(store._cached) <= 1
+        check(memory.heads)
+    model.check(store)
+    store.close()
