@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from benchmarks.peers import NOT_MEASURED, PeerFigures, PeerHistory, measure
 from benchmarks.report import Bar, Report, Row
 from benchmarks.store import processes
-from benchmarks.store.appends import CAP_USERS, apply_all, at_cap, cold, fresh_store, rails
+from benchmarks.store.appends import CAP_USERS, apply_all, at_cap, fresh_store, rails
 from benchmarks.store.reads import reads
 from benchmarks.store.workloads import Workload, inline_bytes, zipf
 from lifeline.cli.console import err
@@ -122,7 +122,7 @@ def _full(peers: PeerFigures | None) -> list[Row]:
 
 def _cold() -> list[Row]:
     _say("one event for each of 2,000 of 200,000 users a batch")
-    measured = cold()
+    measured = processes.cold_appends()
     return [
         Row("append_cold_per_s", measured.per_s, "events/s", Bar(">=", 110_000)),
         Row("append_cold_head_hit_share", measured.hit_share, "ratio"),

@@ -1,4 +1,4 @@
-"""What needs a process of its own: opening after kill -9, and the memory of 64 partitions."""
+"""What needs a process of its own: opening after kill -9, cold appends, and the memory of 64 partitions."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.store import appends
 from benchmarks.store.workloads import BATCH, START_MS, codes, user_names
 from store.actions import ActionBatch, Kind
 from store.collector import keep_collector_away
@@ -72,6 +73,17 @@ def memory() -> Memory:
     """Open 64 partitions, write 1 GiB to their logs, read every event once."""
     with tempfile.TemporaryDirectory(prefix="lifeline-bench-") as place:
         return Memory(*json.loads(_output("fill", place)))
+
+
+def cold_appends() -> appends.Cold:
+    """Measure cold appends in a process that has not done anything else: what memory it holds decides them."""
+    return appends.Cold(*json.loads(_output("measure_cold")))
+
+
+def measure_cold() -> None:
+    """Child: print what cold appends come to."""
+    keep_collector_away()
+    print(json.dumps(appends.cold()))
 
 
 def build(path: str, events: str) -> None:

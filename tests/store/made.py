@@ -5,7 +5,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mmh3
 import numpy as np
@@ -22,7 +22,7 @@ from store.reader import SequenceReader
 from store.sequence import SequenceQuery
 from store.settings import StoreSettings
 
-TINY_MEMORY = {"block_cache_mib": 8, "write_buffer_mib": 8}
+TINY_MEMORY: dict[str, Any] = {"block_cache_mib": 8, "write_buffer_mib": 8}
 HOUR_MS = 3_600_000
 LAST_HOUR = (1 << 32) - 1
 EVERYTHING = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION))
@@ -140,7 +140,7 @@ class Model:
 def tiny(**changes: float | None) -> StoreSettings:
     """Return settings under which a handful of events meets every part of the layout."""
     shape = {"max_explicit": 12, "max_impressions": 7, "chunk_events": 4, "keep_unsealed": 4, "inline_events": 2}
-    return StoreSettings(**(TINY_MEMORY | shape | {"run_segments": 2} | changes))
+    return StoreSettings.model_validate(TINY_MEMORY | shape | {"run_segments": 2} | changes)
 
 
 SHAPE = tiny(max_explicit=40)

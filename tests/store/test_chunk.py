@@ -141,7 +141,9 @@ def test_timestamps_are_held_in_the_narrowest_way_that_fits(last: int, encoding:
 def test_whole_seconds_cost_no_more_than_seconds() -> None:
     rows = human(random.Random(1), 512, (0, 3_000, 60_000))
     near = chunk.encode(columns_of(rows))
-    shifted = chunk.encode(columns_of([(at + (number % 2), *rest) for number, (at, *rest) in enumerate(rows)]))
+    shifted = chunk.encode(
+        columns_of([(at + (number % 2), item, code) for number, (at, item, code) in enumerate(rows)])
+    )
     assert Chunk.open(near).timestamp_bytes * 1.5 < Chunk.open(shifted).timestamp_bytes
 
 
@@ -163,7 +165,8 @@ def test_any_number_of_events_round_trips(n: int, seed: int, step: int) -> None:
         rng.integers(0, 1 << 32, n, np.uint32),
         rng.integers(0, 1 << 16, n, np.uint16),
     )
-    assert all(map(np.array_equal, chunk.decode(chunk.encode(events)), events))
+    decoded = chunk.decode(chunk.encode(events))
+    assert all(np.array_equal(found, column) for found, column in zip(decoded, events, strict=True))
 
 
 @pytest.mark.parametrize("n", [0, chunk.MAX_EVENTS + 1])
@@ -181,13 +184,14 @@ def test_each_column_is_decoded_alone(data: bytes) -> None:
         alone = bytearray(len(data))
         alone[:32], alone[start:end] = data[:32], data[start:end]
         into = EventColumns.empty(n + 2)
-        for column in into:
+        columns: list[Any] = list(into)
+        for column in columns:
             column.fill(7)
-        only = Wanted(*(column == number for column in range(3)))
+        only = Wanted(*(other == number for other in range(3)))
         chunk.decode_all([Chunk.open(signed(bytes(alone)))], into, only)
         assert np.array_equal(into[number][:n], whole[number])
         assert into[number][n:].tolist() == [7] * 2
-        assert all((column == 7).all() for other, column in enumerate(into) if other != number)
+        assert all((column == 7).all() for other, column in enumerate(columns) if other != number)
 
 
 @given(st.lists(st.sampled_from(CHUNKS), max_size=6), st.builds(Wanted, st.booleans(), st.booleans(), st.booleans()))
@@ -200,7 +204,8 @@ def test_chunks_are_decoded_one_behind_the_other(several: list[bytes], wanted: W
     for column in into:
         column.fill(7)
     chunk.decode_all([Chunk.open(data) for data in several], into, wanted)
-    for found, expected, asked in zip(into, whole, wanted, strict=True):
+    columns: list[Any] = list(into)
+    for found, expected, asked in zip(columns, whole, wanted, strict=True):
         assert np.array_equal(found[: whole.n], expected) if asked else (found[: whole.n] == 7).all()
         assert found[whole.n :].tolist() == [7] * 3
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rocksdict import DBCompressionType, Options, Rdict
@@ -17,7 +18,7 @@ from rocksdict import DBCompressionType, Options, Rdict
 from store import erasure, keys, opening
 from store.actions import Kind
 from store.chunk import encode
-from store.memory import SharedMemory, family_options
+from store.memory import SharedMemory, compact_range, family_options
 from store.partition import PartitionStore
 from store.segment import pack_events
 from store.settings import StoreSettings
@@ -95,7 +96,8 @@ def found_in(path: Path, user: bytes, *, chunks: list[bytes] | None = None) -> d
 
 def bodies(store: PartitionStore, user: bytes) -> list[bytes]:
     """Return the encoded columns of a user's chunks."""
-    return [data[32:] for key, data in store._chunks.items() if key.startswith(keys.user_prefix(user))]
+    items = cast("list[tuple[bytes, bytes]]", list(store._chunks.items()))
+    return [data[32:] for key, data in items if key.startswith(keys.user_prefix(user))]
 
 
 def fill(store: PartitionStore | Model, first: int, n: int, *users: bytes) -> None:
@@ -263,9 +265,9 @@ def test_a_view_that_is_opened_while_the_scrub_is_under_way_is_waited_for(
     fill(store, 0, 2, LONG)
     store.compact()
     compacting, opened = threading.Event(), threading.Event()
-    real = erasure.compact_range
+    real = compact_range
 
-    def compact_range(family: Rdict, start: bytes | None = None, end: bytes | None = None) -> None:
+    def waiting(family: Rdict, start: bytes | None = None, end: bytes | None = None) -> None:
         compacting.set()
         opened.wait(20)
         real(family, start, end)
@@ -363,7 +365,7 @@ class Steps:
             yield erasure.Scrubber, name
 
     def meta(self, store: PartitionStore) -> None:
-        store._scrubber._meta = Stepping(store._scrubber._meta, self)
+        store._scrubber._meta = cast("Rdict", Stepping(store._scrubber._meta, self))
 
 
 class Stepping:

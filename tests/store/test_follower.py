@@ -370,7 +370,7 @@ def test_a_closed_follower_says_so(followed: PartitionFollower) -> None:
         lambda: list(followed.users()),
     ):
         with pytest.raises(NotOwnerError):
-            late()  # type: ignore[operator]
+            late()
 
 
 def test_closing_waits_for_a_view(followed: PartitionFollower) -> None:

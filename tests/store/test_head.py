@@ -31,11 +31,14 @@ def heads(draw: st.DrawFn) -> Head:
     rows = draw(st.lists(ROWS, max_size=40))
     at = draw(st.none() | st.integers(0, len(rows) - 1)) if rows else None
     elsewhere = draw(IDENTITIES) if at is None else None
+    segmented: dict[str, Any] = draw(
+        st.just({}) | st.fixed_dictionaries({"segments": st.integers(1, 255), "runs": U8, "in_segments": U32})
+    )
     return Head(
         newest_ms=rows[at][0] if elsewhere is None and at is not None else (elsewhere or LOWEST)[0],
         newest_at=at,
         newest_elsewhere=elsewhere,
-        **draw(st.just({}) | st.fixed_dictionaries({"segments": st.integers(1, 255), "runs": U8, "in_segments": U32})),
+        **segmented,
         sealed=draw(st.none() | st.builds(SealedPart, U32, st.integers(0, (1 << 16) - 1), IDENTITIES, IDENTITIES)),
         expiry_hour=draw(st.none() | U32),
         inline=pack_events(columns_of(rows)),

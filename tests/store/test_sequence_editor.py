@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -147,7 +148,8 @@ def check_layout(store: PartitionStore, shape: StoreSettings) -> None:
             expiry_keys.append(keys.expiry_key(prefix, head.expiry_hour))
     assert not rows, "segments that belong to no head"
     assert not chunks, "chunks that belong to no head"
-    found_keys = [key for key in store._meta.keys() if key.startswith(keys.EXPIRY_PREFIX)]  # noqa: SIM118
+    meta = cast("list[bytes]", list(store._meta.keys()))
+    found_keys = [key for key in meta if key.startswith(keys.EXPIRY_PREFIX)]
     assert found_keys == sorted(expiry_keys)
     check_cache(store)
 
@@ -160,11 +162,12 @@ def check_cache(store: PartitionStore) -> None:
         assert stored is not None
         assert head.pack() == stored
         if head.segment_times is not None:
-            segments = [store._rows[keys.segment_key(prefix, number)] for number in range(head.segments)]
+            numbers = range(head.segments)
+            segments = [cast("bytes", store._rows[keys.segment_key(prefix, number)]) for number in numbers]
             assert sorted(head.segment_times) == sorted(unpack_segments(segments, b"").timestamp_ms)
         if head.oldest_events is not None:
             assert head.sealed is not None
-            oldest = store._chunks[keys.chunk_key(prefix, head.sealed.oldest)]
+            oldest = cast("bytes", store._chunks[keys.chunk_key(prefix, head.sealed.oldest)])
             assert rows_of(head.oldest_events) == rows_of(chunk.decode(oldest))
     assert cached.bytes == sum(head.accounted for head in cached._heads.values())
 
