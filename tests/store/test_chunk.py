@@ -3,6 +3,7 @@ import random
 import struct
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,8 +166,8 @@ def test_any_number_of_events_round_trips(n: int, seed: int, step: int) -> None:
         rng.integers(0, 1 << 32, n, np.uint32),
         rng.integers(0, 1 << 16, n, np.uint16),
     )
-    decoded = chunk.decode(chunk.encode(events))
-    assert all(np.array_equal(found, column) for found, column in zip(decoded, events, strict=True))
+    decoded: list[Any] = list(chunk.decode(chunk.encode(events)))
+    assert all(np.array_equal(found, column) for found, column in zip(decoded, list[Any](events), strict=True))
 
 
 @pytest.mark.parametrize("n", [0, chunk.MAX_EVENTS + 1])
@@ -205,7 +206,7 @@ def test_chunks_are_decoded_one_behind_the_other(several: list[bytes], wanted: W
         column.fill(7)
     chunk.decode_all([Chunk.open(data) for data in several], into, wanted)
     columns: list[Any] = list(into)
-    for found, expected, asked in zip(columns, whole, wanted, strict=True):
+    for found, expected, asked in zip(columns, list[Any](whole), wanted, strict=True):
         assert np.array_equal(found[: whole.n], expected) if asked else (found[: whole.n] == 7).all()
         assert found[whole.n :].tolist() == [7] * 3
 

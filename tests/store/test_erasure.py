@@ -272,7 +272,7 @@ def test_a_view_that_is_opened_while_the_scrub_is_under_way_is_waited_for(
         opened.wait(20)
         real(family, start, end)
 
-    monkeypatch.setattr(erasure, "compact_range", compact_range)
+    monkeypatch.setattr(erasure, "compact_range", waiting)
     store.erase(LONG, offset=9)
     assert compacting.wait(20)
     with store.view() as view:

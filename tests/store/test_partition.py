@@ -320,11 +320,8 @@ def test_the_bytes_of_what_is_too_old_are_gone(tmp_path: Path) -> None:
     old = [Event(b"ann", T + 7_777_777 + number, 0xDEC0DE00 + number, 257) for number in range(30)]
     store.apply(batch_of(old), offset=0)
     store.apply(at(b"ann", *range(10, 20)), offset=1)
-    chunks = [
-        record
-        for key, record in store._chunks.items()
-        if keys.chunk_fence(cast("bytes", key)).timestamp_ms < T + 8_000_000
-    ]
+    stored = cast("list[tuple[bytes, bytes]]", list(store._chunks.items()))
+    chunks = [record for key, record in stored if keys.chunk_fence(key).timestamp_ms < T + 8_000_000]
     assert len(chunks) > 3
 
     def found() -> bool:
