@@ -27,7 +27,7 @@ from pydantic_settings import (
 
 from scorer.settings import ScorerSettings
 from store.settings import StoreSettings
-from store.snapshot_settings import SnapshotSettings
+from store.snapshots.settings import SnapshotSettings
 from store.vocabulary import Vocabulary
 from stream.settings import KafkaSettings, UpdaterSettings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lifeline.errors import DataDirError
 from store.errors import StoreLockedError
-from store.snapshot_files import remove_leftovers
+from store.snapshots.files import remove_leftovers
 
 
 @contextmanager

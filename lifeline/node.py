@@ -32,7 +32,7 @@ from store.memory import SharedMemory
 from store.operator_service import OperatorService
 from store.partition import PartitionStore
 from store.service import SequenceService
-from store.snapshot import SnapshotRepository
+from store.snapshots.repository import SnapshotRepository
 from stream.action_stream import ActionStream
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import Rules

@@ -10,8 +10,8 @@ from lifeline.paths import partition_dir, partitions_in
 from store.errors import SnapshotError
 from store.memory import SharedMemory
 from store.partition import PartitionStore
-from store.snapshot import CreatedSnapshot, RestoredSnapshot, SnapshotRepository
-from store.snapshot_files import check_free
+from store.snapshots.files import check_free
+from store.snapshots.repository import CreatedSnapshot, RestoredSnapshot, SnapshotRepository
 
 _MIB = 1 << 20
 

@@ -9,7 +9,7 @@ from lifeline.v1 import operator_pb2, operator_pb2_grpc
 from store.directory import PartitionDirectory
 from store.partition import PartitionStore
 from store.requests import check_active, check_deadline, refusals
-from store.snapshot import CreatedSnapshot, SnapshotRepository
+from store.snapshots.repository import CreatedSnapshot, SnapshotRepository
 from store.status import Reason, Refusal
 
 SERVICE = operator_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name

@@ -18,8 +18,8 @@ from store.actions import Identity, Kind
 from store.errors import StoreError
 
 if TYPE_CHECKING:
-    from store.inspected_partition import InspectedPartition
-    from store.inspection import ChunkDetail, UserInspection
+    from store.inspection.inspected import InspectedPartition
+    from store.inspection.sequences import ChunkDetail, UserInspection
 
 PartitionOption = Annotated[int | None, typer.Option(help="this partition alone", min=0, show_default=False)]
 
@@ -84,7 +84,7 @@ def _show_partitions(settings: Settings, numbers: list[int], top: int, *, as_jso
     """Look into partitions; returns whether every record is whole."""
     from lifeline.cli.inspection_json import plain
     from lifeline.cli.inspection_tables import partition_tables, summary_table
-    from store.partition_inspection import inspect_partition
+    from store.inspection.partition import inspect_partition
 
     inspections, unreadable = [], {}
     with progress() as bar:
@@ -118,7 +118,7 @@ def _find(
     settings: Settings, numbers: list[int], user: str, kinds: tuple[Kind, ...], wanted: int | Identity | None
 ) -> "UserInspection | ChunkDetail":
     """Return the user, or one chunk, from the partition that has it; raises StoreError."""
-    from store.inspection import UnknownRecordError, has_user, inspect_chunk, inspect_user
+    from store.inspection.sequences import UnknownRecordError, has_user, inspect_chunk, inspect_user
 
     unreadable = []
     for number in numbers:
@@ -141,7 +141,7 @@ def _find(
 def _show(settings: Settings, found: "UserInspection | ChunkDetail", *, show_all: bool, as_json: bool) -> None:
     from lifeline.cli.inspection_json import chunk_json, plain
     from lifeline.cli.inspection_tables import chunk_tables, user_tables
-    from store.inspection import ChunkDetail
+    from store.inspection.sequences import ChunkDetail
 
     if isinstance(found, ChunkDetail):
         if as_json:
@@ -161,7 +161,7 @@ def _print(parts: Iterable[RenderableType]) -> None:
 
 @contextmanager
 def _opened(settings: Settings, number: int) -> "Iterator[InspectedPartition]":
-    from store.inspected_partition import InspectedPartition
+    from store.inspection.inspected import InspectedPartition
     from store.memory import SharedMemory
 
     path = partition_dir(settings.node.data_dir, number)

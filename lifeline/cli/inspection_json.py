@@ -7,9 +7,9 @@ from typing import Any
 
 from store.fingerprint import as_text
 from store.head import Head
-from store.histogram import Histogram
-from store.inspection import ChunkDetail, SequenceInspection
-from store.partition_inspection import PartitionInspection
+from store.inspection.histogram import Histogram
+from store.inspection.partition import PartitionInspection
+from store.inspection.sequences import ChunkDetail, SequenceInspection
 from store.segment import EVENT_BYTES
 from store.state import State
 from store.vocabulary import Vocabulary

@@ -10,11 +10,11 @@ from lifeline.cli.console import table, when
 from lifeline.cli.inspection_json import event_rows, head_fields, shown_rows
 from store.actions import Kind
 from store.fingerprint import as_text
-from store.histogram import Histogram
-from store.inspection import ChunkDetail, ChunkInspection, SequenceInspection, UserInspection
-from store.partition_inspection import KindTotals, PartitionInspection
+from store.inspection.histogram import Histogram
+from store.inspection.partition import KindTotals, PartitionInspection
+from store.inspection.records import Damage
+from store.inspection.sequences import ChunkDetail, ChunkInspection, SequenceInspection, UserInspection
 from store.sequence import AsOf
-from store.stored_records import Damage
 from store.vocabulary import Vocabulary
 
 _BAR_WIDTH = 40

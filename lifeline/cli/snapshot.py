@@ -104,7 +104,7 @@ def snapshot_list(
     as_json: JsonOption = False,
 ) -> None:
     """Print the snapshots at the URL, of each partition the newest first, and why one would be refused."""
-    from store.snapshot import SnapshotRepository
+    from store.snapshots.repository import SnapshotRepository
 
     repository = SnapshotRepository.of(load(config, snapshot__url=url).settings.snapshot)
     found = [one for one in repository.snapshots() if not partition or one.partition in partition]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from store import keys
 from store.actions import Kind
-from store.inspected_partition import InspectedPartition
+from store.inspection.inspected import InspectedPartition
 from store.memory import SharedMemory
 from store.settings import StoreSettings
 from tests.store.made import BOB, Event, Model, batch_of, open_store, tiny

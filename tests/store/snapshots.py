@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from store.partition import PartitionStore
-from store.remote import RemoteDirectory
-from store.snapshot import SnapshotRepository
+from store.snapshots.remote import RemoteDirectory
+from store.snapshots.repository import SnapshotRepository
 from tests.store.made import batch_of, work
 
 P = "partition-00003"

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from store.histogram import Bin, Histogram
+from store.inspection.histogram import Bin, Histogram
 
 
 @pytest.mark.parametrize("histogram", [Histogram.doublings(), Histogram.quarters()], ids=["doublings", "quarters"])

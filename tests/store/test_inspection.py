@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from store import chunk, keys
 from store.actions import Identity, Kind
-from store.inspected_partition import InspectedPartition
-from store.inspection import (
+from store.inspection.inspected import InspectedPartition
+from store.inspection.records import Damage, SequenceRecords, records_in
+from store.inspection.sequences import (
     SequenceInspection,
     UnknownRecordError,
     has_user,
@@ -23,7 +24,6 @@ from store.inspection import (
     inspect_user,
 )
 from store.reader import SequenceReader
-from store.stored_records import Damage, SequenceRecords, records_in
 from tests.store.disk import contents, damage, record, rewrite
 from tests.store.inspected import ANN, SHAPE, filled, inspected
 from tests.store.made import EVERYTHING, columns_of

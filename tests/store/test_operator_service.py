@@ -17,7 +17,7 @@ from store.embeddings import EmbeddingTable
 from store.fingerprint import as_text
 from store.operator_service import SERVICE, OperatorService
 from store.partition import PartitionStore
-from store.snapshot import CreatedSnapshot, SnapshotRepository
+from store.snapshots.repository import CreatedSnapshot, SnapshotRepository
 from store.status import Reason, Refusal
 from tests.store.made import SHAPE, open_follower, open_store
 from tests.store.snapshots import fill

@@ -10,7 +10,7 @@ import pytest
 from lifeline.history import generated_history
 from store import keys
 from store.actions import ActionBatch, Kind
-from store.partition_inspection import PartitionInspection, inspect_partition
+from store.inspection.partition import PartitionInspection, inspect_partition
 from store.settings import StoreSettings
 from tests.store.disk import contents, damage, record, rewrite
 from tests.store.inspected import ANN, SHAPE, filled, inspected

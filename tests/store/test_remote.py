@@ -8,7 +8,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
 from store.errors import SnapshotError
-from store.remote import RemoteDirectory
+from store.snapshots.remote import RemoteDirectory
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -14,10 +14,10 @@ from store import keys
 from store.errors import ContractError, NotOwnerError, SnapshotError, SnapshotRefusedError
 from store.partition import PartitionStore
 from store.recount import recount
-from store.snapshot import Snapshot, SnapshotRepository
-from store.snapshot_files import remove_leftovers
-from store.snapshot_manifest import Manifest
-from store.snapshot_settings import SnapshotSettings
+from store.snapshots.files import remove_leftovers
+from store.snapshots.manifest import Manifest
+from store.snapshots.repository import Snapshot, SnapshotRepository
+from store.snapshots.settings import SnapshotSettings
 from store.state import State
 from tests.store.disk import record, rewrite
 from tests.store.made import SHAPE, Model, batch_of, open_follower, open_store, tiny, work
@@ -28,7 +28,7 @@ CHILD = """
 import sys
 import threading
 from pathlib import Path
-from store.snapshot import SnapshotRepository
+from store.snapshots.repository import SnapshotRepository
 from tests.store.made import SHAPE, open_store
 
 def hold(done, total):

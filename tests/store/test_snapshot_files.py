@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from store.errors import SnapshotError
-from store.snapshot_files import RESTORING, SNAPSHOT, aside, check_free, files_of, remove_leftovers, sha256_of, sync
+from store.snapshots.files import RESTORING, SNAPSHOT, aside, check_free, files_of, remove_leftovers, sha256_of, sync
 
 
 def test_what_is_aside_lies_on_the_same_disk_and_goes(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.contract import Contract
-from store.snapshot_manifest import Manifest, ManifestError, SnapshotFile, age_of
+from store.snapshots.manifest import Manifest, ManifestError, SnapshotFile, age_of
 from store.state import State
 
 DIGEST = hashlib.sha256(b"x").hexdigest()

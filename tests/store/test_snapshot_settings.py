@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from store.snapshot_settings import SnapshotSettings
+from store.snapshots.settings import SnapshotSettings
 
 
 def test_options_are_secret_and_come_back_as_they_were() -> None:

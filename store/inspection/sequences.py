@@ -15,11 +15,11 @@ from store.actions import Identity, Kind
 from store.chunk import Chunk, EventColumns, decode
 from store.errors import CorruptRecordError, StoreError
 from store.head import Head
+from store.inspection.records import Damage, SequenceRecords, records_in
 from store.open_partition import OpenPartition
 from store.segment import EVENT_BYTES, RAW, unpack_events, unpack_segments
 from store.sequence import AsOf
 from store.sequence_editor import chunk_name
-from store.stored_records import Damage, SequenceRecords, records_in
 
 
 class UnknownRecordError(StoreError):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from store.errors import SnapshotError
-from store.snapshot_manifest import SnapshotFile
+from store.snapshots.manifest import SnapshotFile
 
 SNAPSHOT, RESTORING = "snapshot", "restoring"
 

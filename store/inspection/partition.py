@@ -14,13 +14,13 @@ from store import keys
 from store.actions import Kind
 from store.contract import Contract
 from store.errors import StoreError
-from store.histogram import Histogram
-from store.inspected_partition import InspectedPartition, TableGroup
-from store.inspection import SequenceInspection, inspect_sequence
+from store.inspection.histogram import Histogram
+from store.inspection.inspected import InspectedPartition, TableGroup
+from store.inspection.records import Damage, records_in
+from store.inspection.sequences import SequenceInspection, inspect_sequence
 from store.segment import EVENT_BYTES
 from store.state import State
 from store.statistics import PartitionStatistics, files_in
-from store.stored_records import Damage, records_in
 
 RAW_EVENT_BYTES = 18
 """timestamp 8, item 8, code 2."""

@@ -3,7 +3,7 @@
 Under the URL::
 
     partition-00003/files/<sha256>        contents, each uploaded once however many snapshots have it
-    partition-00003/manifests/<id>.json   one a snapshot, written last (snapshot_manifest.py)
+    partition-00003/manifests/<id>.json   one a snapshot, written last (manifest.py)
     partition-00003/uploads/<time>-<n>    one for each creator at work, gone when it ends
 
 A creator that dies leaves contents without a manifest, which the next one uses or removes. Several may be at work
@@ -32,11 +32,11 @@ from store.follower import PartitionFollower
 from store.memory import SharedMemory
 from store.partition import PartitionStore
 from store.recount import recount
-from store.remote import RemoteDirectory
 from store.settings import StoreSettings
-from store.snapshot_files import RESTORING, SNAPSHOT, aside, check_free, files_of, sha256_of, sync
-from store.snapshot_manifest import Manifest, ManifestError, SnapshotState, age_of
-from store.snapshot_settings import SnapshotSettings
+from store.snapshots.files import RESTORING, SNAPSHOT, aside, check_free, files_of, sha256_of, sync
+from store.snapshots.manifest import Manifest, ManifestError, SnapshotState, age_of
+from store.snapshots.remote import RemoteDirectory
+from store.snapshots.settings import SnapshotSettings
 from store.state import State
 
 Progress = Callable[[int, int], None]
