@@ -34,8 +34,10 @@ lint: $(SETUP) ## Check style, types, the import arrows and the wire contract
 	@$(BIN)/lint-imports
 	@$(BIN)/buf lint protos
 
-bench: $(SETUP) ## Measure the whole path (ARGS=--json for the rows)
-	@$(BIN)/lifeline bench slice $(ARGS)
+BENCH ?= slice
+
+bench: $(SETUP) ## Measure the whole path (BENCH=store: the store alone; ARGS=--json for the rows)
+	@$(BIN)/lifeline bench $(BENCH) $(ARGS)
 
 peers: $(PEERS)/.setup ## Make .venv-peers: what `lifeline bench store` is compared with
 	@echo "Ready: $(BIN)/lifeline bench store"

@@ -71,15 +71,19 @@ class Report:
     def table(self) -> Table:
         """Return the rows for people."""
         made = Table(title=f"lifeline bench {self.bench}", caption="\n".join(self.notes), caption_justify="left")
-        for name in ("measure", "value", "unit", "bar", "holds"):
-            made.add_column(name, justify="right" if name == "value" else "left")
+        compared = any(row.peers for row in self.rows)
+        for name in ("measure", "value", "unit", "bar", "holds", *(("peers",) if compared else ())):
+            made.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
         for row in self.rows:
             bar = "" if row.bar is None else f"{row.bar.op} {row.bar.value:g}"
             holds = "" if row.bar is None else ("yes" if row.bar.holds(row.value) else "NO")
-            made.add_row(
-                row.measure, f"{row.value:,.4g}" if row.value < 1_000 else f"{row.value:,.0f}", row.unit, bar, holds
-            )
+            peers = "\n".join(f"{name} {_number(value)}" for name, value in row.peers.items())
+            made.add_row(row.measure, _number(row.value), row.unit, bar, holds, *((peers,) if compared else ()))
         return made
+
+
+def _number(value: float) -> str:
+    return f"{value:,.4g}" if value < 1_000 else f"{value:,.0f}"
 
 
 def machine() -> dict[str, object]:

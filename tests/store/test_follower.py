@@ -1,6 +1,8 @@
 """A follower beside a writer in another process."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -218,7 +220,9 @@ def listing(path: Path) -> dict[str, tuple[int, int, int]]:
 def test_nothing_is_written_beside_the_writer(tmp_path: Path) -> None:
     with writer(tmp_path / "p") as beside:
         beside.apply(120)
-        # The writer stands still from here on, so what changes is of the follower's doing.
+        # The writer stands still from here on, its threads too, so what changes is of the follower's doing.
+        beside.process.send_signal(signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(beside.process.pid, os.WUNTRACED)[1])
         before = listing(tmp_path / "p")
         with following(tmp_path / "p") as follow:
             for _ in range(5):
