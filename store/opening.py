@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from rocksdict import AccessType, Options, Rdict
 from tenacity import Retrying, retry_if_exception_message, stop_after_attempt, wait_random_exponential
@@ -46,12 +46,25 @@ class Followed(NamedTuple):
     current: bytes
 
 
+class _Moment(NamedTuple):
+    """What changes in a directory when the writer begins or ends a file that a follower reads."""
+
+    current: bytes
+    logs: frozenset[str]
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        return cls((path / "CURRENT").read_bytes(), frozenset(log.name for log in path.glob("*.log")))
+
+
 def open_to_follow(path: Path, memory: SharedMemory, own: Path) -> Followed:
     """Open a database that another process may be writing; `own` is a directory for what RocksDB writes itself.
 
     RocksDB reads the manifest first and the write-ahead logs after, and a log that went in between would leave one
     family older than another. A log goes only after the manifest that makes it needless, each manifest is a new file
-    (memory.py), and CURRENT names it: if that is as before, no log was missed.
+    (memory.py), and CURRENT names it: if that is as before, no log that is needed was missed. And where a needless
+    one goes between its listing and its opening, RocksDB reads none of them and says nothing: so the logs have to be
+    as before too.
 
     Raises StoreError.
     """
@@ -63,10 +76,10 @@ def open_to_follow(path: Path, memory: SharedMemory, own: Path) -> Followed:
     deadline = time.monotonic() + _STAND_STILL_S
     while time.monotonic() < deadline:
         try:
-            before = current.read_bytes()
+            before = _Moment.of(path)
             db = _beside_a_writer(_open, path, options, memory, AccessType.secondary(str(own)))
-            if current.read_bytes() == before:
-                return Followed(db, before)
+            if _Moment.of(path) == before:
+                return Followed(db, before.current)
             db.close()
         except Exception as error:  # rocksdict raises bare Exception
             raise StoreError(
@@ -79,14 +92,15 @@ def catch_up(followed: Followed, path: Path) -> bool:
     """Read what the writer's log has got since; returns whether that is all there is to do.
 
     Where the writer has begun another manifest it is not: what was replayed from a log then hides what stands in the
-    new tables, and the database has to be opened anew. Raises StoreError.
+    new tables, and the database has to be opened anew. So it has where a log came or went meanwhile. Raises StoreError.
     """
     current = path / "CURRENT"
     try:
-        if current.read_bytes() != followed.current:
+        before = _Moment.of(path)
+        if before.current != followed.current:
             return False
         followed.db.try_catch_up_with_primary()
-        return current.read_bytes() == followed.current
+        return _Moment.of(path) == before
     except Exception as error:  # rocksdict raises bare Exception
         if current.read_bytes() != followed.current:
             return False

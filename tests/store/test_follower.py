@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from rocksdict import RdictIter
+from rocksdict import Rdict, RdictIter
 
 from store import opening
 from store.actions import Kind
@@ -321,6 +322,47 @@ def test_a_writer_that_never_stands_still_is_given_up_in_time(
             followed.catch_up()
     store.apply(batch_of(BOB), offset=9)
     assert followed.catch_up().applied_offset == 9
+
+
+def test_a_log_that_goes_while_the_partition_is_opened_hides_no_other(
+    tmp_path: Path, store: PartitionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A log that nobody needs any more is listed, and gone when it is to be read: RocksDB then reads none of them.
+    store.apply(batch_of(ANN), offset=4)
+    goes = tmp_path / "p" / "000001.log"
+    goes.symlink_to("gone")
+    real = opening._open
+
+    def open_(*arguments: Any) -> Rdict:
+        db = real(*arguments)
+        goes.unlink(missing_ok=True)
+        return db
+
+    monkeypatch.setattr(opening, "_open", open_)
+    with closing(open_follower(tmp_path / "p")) as follower:
+        assert follower.state == store.state
+
+
+def test_a_log_that_goes_while_it_catches_up_hides_no_other(
+    tmp_path: Path, store: PartitionStore, followed: PartitionFollower
+) -> None:
+    goes = tmp_path / "p" / "999998.log"
+
+    class Beside:
+        """The follower's database, beside a writer that removes a log at a bad moment."""
+
+        def __init__(self, real: Rdict) -> None:
+            self.real = real
+
+        def try_catch_up_with_primary(self) -> None:
+            self.real.try_catch_up_with_primary()
+            goes.unlink()
+
+    store.apply(batch_of(BOB), offset=4)
+    goes.symlink_to("gone")
+    followed._followed = followed._followed._replace(db=cast("Rdict", Beside(followed._followed.db)))
+    assert followed.catch_up().applied_offset == 4
+    assert followed.state == store.state
 
 
 def test_where_there_is_no_store_nothing_is_made(tmp_path: Path) -> None:
