@@ -68,7 +68,9 @@ def family_options(name: str, memory: SharedMemory) -> Options:
     blocks.set_block_size(16 * _KIB)
     if name == "rows":
         # Most heads that are looked for are not in the memtable, and a look into its skip list takes a microsecond.
-        # This is some 20 bits a key; RocksDB allocates it with the memtable, full or not.
+        # This is some 20 bits a key; RocksDB allocates it with the memtable, full or not. And a memtable of half the
+        # size stays nearer to the processor: 5 to 8 % more cold appends.
+        options.set_write_buffer_size(8 * _MIB)
         options.set_memtable_prefix_bloom_ratio(0.01)
         options.set_memtable_whole_key_filtering(True)
         options.set_compression_type(DBCompressionType.none())

@@ -1,5 +1,6 @@
 """The store alone, without Kafka: bytes an event, appends, whole reads, opening after kill -9, memory; peers."""
 
+import os
 import time
 from collections.abc import Mapping
 
@@ -163,4 +164,6 @@ def _sequence_bytes(store: PartitionStore) -> int:
 
 
 def _say(what: str) -> None:
+    # What earlier parts wrote goes to the disk first, or the next one pays for it.
+    os.sync()
     err.print(f"{time.strftime('%H:%M:%S')} {what}", highlight=False)
