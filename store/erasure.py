@@ -21,7 +21,7 @@ from rocksdict import Rdict
 
 from store import keys
 from store.errors import StoreError
-from store.memory import compact_range
+from store.memory import compact_range, keys_between
 from store.statistics import number
 
 # While the keys that name users are being removed, this one says that the files still hold them.
@@ -137,13 +137,7 @@ class Scrubber:
 
     def _pending(self) -> list[bytes]:
         """Return the erasure keys."""
-        found = []
-        iterator = self._meta.iter()
-        iterator.seek(keys.ERASURE_PREFIX)
-        while iterator.valid() and iterator.key().startswith(keys.ERASURE_PREFIX):
-            found.append(iterator.key())
-            iterator.next()
-        return found
+        return keys_between(self._meta, keys.ERASURE_PREFIX, keys.after(keys.ERASURE_PREFIX))
 
     def _live_tables(self) -> set[Path]:
         """Return the tables of all families that are part of the state of now."""

@@ -1,7 +1,7 @@
 """A follower: a partition that another process writes, opened beside it and read as it is, or as it was lately.
 
-RocksDB calls it a secondary instance. It never writes to the partition's directory; what it sees moves when
-`catch_up` is called.
+RocksDB calls it a secondary instance. It changes nothing in the partition's directory (the Python binding writes its
+own small file there again, as it was); what it sees moves when `catch_up` is called.
 """
 
 import tempfile

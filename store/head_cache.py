@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from store.head import OBJECT_BYTES, Head
+from store.head import Head
 
 
 class HeadCacheStatistics(NamedTuple):
@@ -93,9 +93,7 @@ class HeadShare:
         with self._lock:
             for prefix, head in touched.items():
                 heads[prefix] = head
-                size = OBJECT_BYTES + len(head.inline)
-                if head.segment_times is not None or head.oldest_events is not None:
-                    size = head.memory_bytes
+                size = head.memory_bytes
                 grown += size - head.accounted
                 head.accounted = size
             self.bytes += grown

@@ -90,6 +90,20 @@ def compact_range(family: Rdict, start: bytes | None = None, end: bytes | None =
     family.compact_range(start, end, options)
 
 
+def keys_between(family: Rdict, start: bytes, end: bytes) -> list[bytes]:
+    """Return the keys from `start` to below `end`, ascending.
+
+    The iterator goes with the call: one that the traceback of an error held would keep the files locked.
+    """
+    found: list[bytes] = []
+    iterator = family.iter()
+    iterator.seek(start)
+    while iterator.valid() and iterator.key() < end:
+        found.append(iterator.key())
+        iterator.next()
+    return found
+
+
 def get_many(family: Rdict, wanted: list[bytes]) -> list[bytes | None]:
     """Return the value of each key, None where it has none; other threads run meanwhile."""
     found: list[bytes | None] = family.get([*wanted]) or []

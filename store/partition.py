@@ -26,7 +26,7 @@ from store.erasure import Scrubber
 from store.errors import CorruptRecordError, StoreError
 from store.grouping import GroupedBatch
 from store.head import Head
-from store.memory import SharedMemory, compact_range, get_many
+from store.memory import SharedMemory, compact_range, get_many, keys_between
 from store.open_partition import FAMILIES, ITEMS_BLOCK, OpenPartition
 from store.opening import open_to_write
 from store.segment import EVENT_BYTES, pack_events
@@ -293,7 +293,7 @@ class PartitionStore(OpenPartition):
         for kind, horizon in horizons.items():
             if passed.get(kind) == horizon:
                 continue
-            due = self._keys_in(*keys.expiry_due(kind, keys.hour_of(horizon)))
+            due = keys_between(self._meta, *keys.expiry_due(kind, keys.hour_of(horizon)))
             heads = self._load_heads([keys.expiry_prefix(key) for key in due])
             for key in due:
                 prefix = keys.expiry_prefix(key)
@@ -309,16 +309,6 @@ class PartitionStore(OpenPartition):
                     editor.head.expiry_hour = None
             edits.heads.update(heads)
         return expired
-
-    def _keys_in(self, start: bytes, end: bytes) -> list[bytes]:
-        # Apart, for an iterator that the traceback of an error holds would keep the files locked after `close`.
-        found = []
-        iterator = self._meta.iter()
-        iterator.seek(start)
-        while iterator.valid() and iterator.key() < end:
-            found.append(iterator.key())
-            iterator.next()
-        return found
 
     def _follow_expiry(self, editor: SequenceEditor, edits: "_Edits") -> None:
         """Keep the sequence's expiry key at or below the hour of its oldest event."""
