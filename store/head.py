@@ -182,6 +182,10 @@ class Head:
             at += _IDENTITY.size
         if flags & _HAS_SEGMENTS:
             self.segments, self.runs, self.in_segments = _SEGMENTS.unpack_from(data, at)
+            if not 0 < self.segments <= self.in_segments or self.runs > self.segments:
+                raise CorruptRecordError(
+                    f"a head has {self.segments} segments, {self.runs} of them runs, of {self.in_segments} events"
+                )
             at += _SEGMENTS.size
         if flags & _HAS_SEALED:
             events, skip, *identities = _SEALED.unpack_from(data, at)

@@ -13,7 +13,6 @@ from store.segment import pack_events, unpack_events
 from tests.store.made import columns_of, rows_of
 
 U32 = st.integers(0, (1 << 32) - 1)
-U8 = st.integers(0, 255)
 IDS = np.array([0, 7, 1 << 63, (1 << 64) - 1], np.uint64)
 IDENTITIES = st.builds(
     Identity,
@@ -31,9 +30,11 @@ def heads(draw: st.DrawFn) -> Head:
     rows = draw(st.lists(ROWS, max_size=40))
     at = draw(st.none() | st.integers(0, len(rows) - 1)) if rows else None
     elsewhere = draw(IDENTITIES) if at is None else None
-    segmented: dict[str, Any] = draw(
-        st.just({}) | st.fixed_dictionaries({"segments": st.integers(1, 255), "runs": U8, "in_segments": U32})
-    )
+    segmented: dict[str, Any] = {}
+    if draw(st.booleans()):
+        segments = draw(st.integers(1, 255))
+        events = draw(st.integers(segments, (1 << 32) - 1))
+        segmented = {"segments": segments, "runs": draw(st.integers(0, segments)), "in_segments": events}
     return Head(
         newest_ms=rows[at][0] if elsewhere is None and at is not None else (elsewhere or LOWEST)[0],
         newest_at=at,
@@ -103,6 +104,14 @@ def test_the_extremes_fit(inline: int, sealed: SealedPart | None, at: int | None
     head = made(at, events, segments=255, runs=255, in_segments=(1 << 32) - 1, sealed=sealed, expiry_hour=(1 << 32) - 1)
     assert Head.unpack(head.pack(), len(IDS)) == head
     assert head.newest(IDS) == ((99, 0, 0) if at is None else (at, IDS.item(at % 4), at))
+
+
+@pytest.mark.parametrize(("segments", "runs", "events"), [(0, 0, 0), (0, 0, 1), (2, 3, 9), (2, 0, 1)])
+def test_segments_that_cannot_be_are_corrupt(segments: int, runs: int, events: int) -> None:
+    data = made(None, b"", segments=1, runs=1, in_segments=7).pack()
+    assert data.endswith(bytes([1, 1, 7, 0, 0, 0]))
+    with pytest.raises(CorruptRecordError, match=f"{segments} segments, {runs} of them runs, of {events} events"):
+        Head.unpack(data[:-6] + bytes([segments, runs, events, 0, 0, 0]), len(IDS))
 
 
 def test_the_layout_is_the_one_on_paper() -> None:
