@@ -37,8 +37,8 @@ class GroupedBatch(NamedTuple):
     @classmethod
     def of(cls, batch: ActionBatch) -> Self:
         """Sort a batch that is not empty, and drop what it repeats."""
-        numbers: dict[bytes, int] = {}
-        number = np.fromiter((numbers.setdefault(u, len(numbers)) for u in batch.user_ids), np.int64, len(batch))
+        numbers = {user_id: number for number, user_id in enumerate(dict.fromkeys(batch.user_ids))}
+        number = np.fromiter(map(numbers.__getitem__, batch.user_ids), np.int64, len(batch))
         hashes = [user_hash(user_id) for user_id in numbers]
         group = number * len(Kind) + batch.kind
         order = np.lexsort((batch.code, batch.item_id, batch.timestamp_ms, group))

@@ -25,25 +25,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from store.chunk import EventColumns
 from store.errors import CorruptRecordError, FormatVersionError
 from store.segment import EVENT_BYTES, ONE_EVENT
 
 VERSION = 2
 MAX_SEGMENTS = 255
 
-_START = struct.Struct("<BBBB")
+START = struct.Struct("<BBBB")
 _IDENTITY = struct.Struct("<qQH")
 _SEGMENTS = struct.Struct("<BBI")
 _SEALED = struct.Struct("<IHqQHqQH")
 _HOUR = struct.Struct("<I")
-_NEWEST, _HAS_SEGMENTS, _HAS_SEALED, _HAS_HOUR = 1, 2, 4, 8
-_ALL_FLAGS = _NEWEST | _HAS_SEGMENTS | _HAS_SEALED | _HAS_HOUR
+NEWEST, HAS_SEGMENTS, HAS_SEALED, HAS_HOUR = 1, 2, 4, 8
+PARTS = (_IDENTITY, _SEGMENTS, _SEALED, _HOUR)
+"""What follows the start of a record, in this order: part n is there when bit n of the flags is set."""
+_ALL_FLAGS = NEWEST | HAS_SEGMENTS | HAS_SEALED | HAS_HOUR
 _NEVER_MS = -(1 << 63)
 LOWEST = (_NEVER_MS, 0, 0)
 """The newest identity of a sequence without events."""
-OBJECT_BYTES = 560
-"""What the objects of a cached head take beside its events: head, key, newest identity, entry."""
 
 
 class SealedPart(NamedTuple):
@@ -80,14 +79,6 @@ class Head:
     """The hour of the sequence's expiry key, where there is one."""
     inline: bytes = field(default=b"", repr=False)
 
-    # Never stored: what the writer has read lately and may need again.
-    segment_times: "NDArray[np.int64] | None" = field(default=None, repr=False, compare=False)
-    """int64[in_segments]: the timestamps in segments, in no order."""
-    oldest_events: EventColumns | None = field(default=None, repr=False, compare=False)
-    """The events of the oldest chunk, the skipped ones too."""
-    accounted: int = field(default=0, repr=False, compare=False)
-    """Bytes for which the head cache holds it."""
-
     @property
     def unsealed(self) -> int:
         """Events in segments and inline."""
@@ -97,16 +88,6 @@ class Head:
     def events(self) -> int:
         """Retained events of the sequence."""
         return self.unsealed + (self.sealed.events if self.sealed else 0)
-
-    @property
-    def memory_bytes(self) -> int:
-        """About how much memory it takes."""
-        total = OBJECT_BYTES + len(self.inline)
-        if self.segment_times is not None:
-            total += self.segment_times.nbytes + 112
-        if self.oldest_events is not None:
-            total += self.oldest_events.n * EVENT_BYTES + 400
-        return total
 
     def newest(self, ids: NDArray[np.uint64]) -> tuple[int, int, int]:
         """Return the newest identity; `ids` is uint64[m], the item id of each ordinal."""
@@ -130,22 +111,22 @@ class Head:
         """Return the record's bytes."""
         inline, at = self.inline, self.newest_at
         if at is not None and not self.segments and self.sealed is None and self.expiry_hour is None:
-            return _START.pack(VERSION, 0, len(inline) // EVENT_BYTES, at) + inline
+            return START.pack(VERSION, 0, len(inline) // EVENT_BYTES, at) + inline
         flags, parts = 0, []
         if at is None:
-            flags |= _NEWEST
+            flags |= NEWEST
             parts.append(_IDENTITY.pack(*(self.newest_elsewhere or LOWEST)))
         if self.segments:
-            flags |= _HAS_SEGMENTS
+            flags |= HAS_SEGMENTS
             parts.append(_SEGMENTS.pack(self.segments, self.runs, self.in_segments))
         if self.sealed is not None:
-            flags |= _HAS_SEALED
+            flags |= HAS_SEALED
             events, skip, mark, oldest = self.sealed
             parts.append(_SEALED.pack(events, skip, *mark, *oldest))
         if self.expiry_hour is not None:
-            flags |= _HAS_HOUR
+            flags |= HAS_HOUR
             parts.append(_HOUR.pack(self.expiry_hour))
-        return b"".join([_START.pack(VERSION, flags, len(inline) // EVENT_BYTES, at or 0), *parts, inline])
+        return b"".join([START.pack(VERSION, flags, len(inline) // EVENT_BYTES, at or 0), *parts, inline])
 
     @classmethod
     def unpack(cls, data: bytes, items: int) -> "Head":
@@ -154,10 +135,10 @@ class Head:
         Raises CorruptRecordError, FormatVersionError.
         """
         try:
-            version, flags, inline, newest_at = _START.unpack_from(data)
+            version, flags, inline, newest_at = START.unpack_from(data)
             if version != VERSION or flags > _ALL_FLAGS:
                 raise FormatVersionError("a head", f"{version} with flags {flags}", VERSION)
-            at = _START.size
+            at = START.size
             head = cls()
             if flags:
                 at = head._unpack_parts(data, at, flags)
@@ -166,7 +147,7 @@ class Head:
         if len(data) != at + inline * EVENT_BYTES:
             raise CorruptRecordError(f"a head of {len(data)} bytes does not fit its own lengths")
         head.inline = data[at:]
-        if not flags & _NEWEST:
+        if not flags & NEWEST:
             if newest_at >= inline:
                 raise CorruptRecordError(f"a head of {inline} inline events says that its newest is {newest_at}")
             head.newest_ms, ordinal, _ = ONE_EVENT.unpack_from(data, at + newest_at * EVENT_BYTES)
@@ -177,21 +158,21 @@ class Head:
 
     def _unpack_parts(self, data: bytes, at: int, flags: int) -> int:
         """Read what the flags say is there; returns where it ends."""
-        if flags & _NEWEST:
+        if flags & NEWEST:
             self.put_newest_elsewhere(_IDENTITY.unpack_from(data, at))
             at += _IDENTITY.size
-        if flags & _HAS_SEGMENTS:
+        if flags & HAS_SEGMENTS:
             self.segments, self.runs, self.in_segments = _SEGMENTS.unpack_from(data, at)
             if not 0 < self.segments <= self.in_segments or self.runs > self.segments:
                 raise CorruptRecordError(
                     f"a head has {self.segments} segments, {self.runs} of them runs, of {self.in_segments} events"
                 )
             at += _SEGMENTS.size
-        if flags & _HAS_SEALED:
+        if flags & HAS_SEALED:
             events, skip, *identities = _SEALED.unpack_from(data, at)
             self.sealed = SealedPart(events, skip, tuple(identities[:3]), tuple(identities[3:]))
             at += _SEALED.size
-        if flags & _HAS_HOUR:
+        if flags & HAS_HOUR:
             (self.expiry_hour,) = _HOUR.unpack_from(data, at)
             at += _HOUR.size
         return at

@@ -2,10 +2,18 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from store.head import Head
+import numpy as np
+from numpy.typing import NDArray
+
+from store.chunk import EventColumns
+
+ENTRY_BYTES = 192
+"""What a head takes in the cache beside the bytes of its key and of its record: two objects and an entry."""
+_REMEMBERED_BYTES = 600
 
 
 class HeadCacheStatistics(NamedTuple):
@@ -15,6 +23,35 @@ class HeadCacheStatistics(NamedTuple):
     bytes: int
     hits: int
     misses: int
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What the writer has read of a sequence and may need again; it is nowhere stored."""
+
+    segment_times: NDArray[np.int64] | None = None
+    """int64[m]: the timestamps in the sequence's segments, in no order."""
+    oldest_events: EventColumns | None = None
+    """The events of the oldest chunk, the skipped ones too."""
+
+    def __bool__(self) -> bool:
+        return self.segment_times is not None or self.oldest_events is not None
+
+    @property
+    def memory_bytes(self) -> int:
+        """About how much memory it takes."""
+        times = 0 if self.segment_times is None else self.segment_times.nbytes
+        oldest = 0 if self.oldest_events is None else sum(column.nbytes for column in self.oldest_events)
+        return _REMEMBERED_BYTES + times + oldest
+
+
+class Taken(NamedTuple):
+    """Heads out of the cache."""
+
+    records: dict[bytes, bytes]
+    """The head record of each prefix that was there."""
+    remembered: dict[bytes, Remembered]
+    """What is remembered of some of them."""
 
 
 class HeadCache:
@@ -56,68 +93,59 @@ class HeadCache:
 
 
 class HeadShare:
-    """The heads of one partition, the least recently used first. A head belongs to the partition's writer.
+    """The heads of one partition, the least recently used first.
 
-    Every method may be called from any thread; `get_many` and `put_many` are the writer's.
+    A head is held as its record's bytes: that is what most batches need of it, and a third of what objects take.
+    `take_many` and `put_many` are the partition's writer's; every other method may be called from any thread.
     """
 
     def __init__(self, cache: HeadCache) -> None:
         self.bytes = self.hits = self.misses = 0
         self._cache = cache
-        self._heads: OrderedDict[bytes, Head] = OrderedDict()
+        self._records: OrderedDict[bytes, bytes] = OrderedDict()
+        self._remembered: dict[bytes, Remembered] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._heads)
+        return len(self._records)
 
-    def get_many(self, prefixes: Iterable[bytes]) -> tuple[dict[bytes, Head], list[bytes]]:
-        """Return the heads that are here, now the last used, and the prefixes of those that are not."""
-        found: dict[bytes, Head] = {}
-        missing = []
-        heads = self._heads
+    def take_many(self, prefixes: Collection[bytes]) -> Taken:
+        """Take out the heads that are here; what is not put back is forgotten."""
+        records, remembered = self._records, self._remembered
         with self._lock:
-            for prefix in prefixes:
-                head = heads.get(prefix)
-                if head is None:
-                    missing.append(prefix)
-                else:
-                    heads.move_to_end(prefix)
-                    found[prefix] = head
+            found = {prefix: record for prefix in prefixes if (record := records.pop(prefix, None)) is not None}
+            known = {prefix: remembered.pop(prefix) for prefix in found if prefix in remembered} if remembered else {}
+            self.bytes -= _bytes(found, known)
             self.hits += len(found)
-            self.misses += len(missing)
-        return found, missing
+            self.misses += len(prefixes) - len(found)
+        return Taken(found, known)
 
-    def put_many(self, touched: dict[bytes, Head]) -> None:
-        """Hold heads, or hold them for what they take by now; then let go of what is above the budget."""
-        heads, grown = self._heads, 0
+    def put_many(self, records: dict[bytes, bytes], remembered: dict[bytes, Remembered]) -> None:
+        """Hold heads that are not here, as the last used; then let go of what is above the budget."""
         with self._lock:
-            for prefix, head in touched.items():
-                heads[prefix] = head
-                size = head.memory_bytes
-                grown += size - head.accounted
-                head.accounted = size
-            self.bytes += grown
+            self._records.update(records)
+            self._remembered.update(remembered)
+            self.bytes += _bytes(records, remembered)
         self._cache.make_room()
 
     def give_up(self, wanted: int) -> int:
         """Let go of at least `wanted` bytes, or of all; returns how many it were."""
-        given = 0
+        given, remembered = 0, self._remembered
         with self._lock:
-            while self._heads and given < wanted:
-                head = self._heads.popitem(last=False)[1]
-                given += head.accounted
-                head.accounted = 0
+            while self._records and given < wanted:
+                prefix, record = self._records.popitem(last=False)
+                given += ENTRY_BYTES + len(prefix) + len(record)
+                if prefix in remembered:
+                    given += remembered.pop(prefix).memory_bytes
             self.bytes -= given
         return given
-
-    def forget(self, prefix: bytes) -> None:
-        """Let go of one head."""
-        with self._lock:
-            head = self._heads.pop(prefix, None)
-            if head is not None:
-                self.bytes -= head.accounted
-                head.accounted = 0
 
     def close(self) -> None:
         """Let go of everything."""
         self._cache.close_share(self)
+
+
+def _bytes(records: dict[bytes, bytes], remembered: dict[bytes, Remembered]) -> int:
+    """Return about how much memory heads take in the cache."""
+    total = ENTRY_BYTES * len(records) + sum(map(len, records)) + sum(map(len, records.values()))
+    return total + sum(known.memory_bytes for known in remembered.values()) if remembered else total

@@ -17,7 +17,7 @@ the kind (one byte).
 
 import struct
 
-from store.actions import Identity, Kind
+from store.actions import Identity
 
 CONTRACT_KEY = b"C"
 STATE_KEY = b"S"
@@ -49,9 +49,9 @@ def user_of(prefix: bytes) -> bytes:
     return prefix[:-2]
 
 
-def kind_of(prefix: bytes) -> Kind:
+def kind_of(prefix: bytes) -> int:
     """Return the kind of a sequence's prefix."""
-    return Kind(prefix[-1])
+    return prefix[-1]
 
 
 def is_head(key: bytes) -> bool:
@@ -101,7 +101,7 @@ def expiry_key(prefix: bytes, hour: int) -> bytes:
     return EXPIRY_PREFIX + prefix[-1:] + _U32.pack(hour) + user_of(prefix)
 
 
-def expiry_due(kind: Kind, hour: int) -> tuple[bytes, bytes]:
+def expiry_due(kind: int, hour: int) -> tuple[bytes, bytes]:
     """Return the range of expiry keys of a kind that lie before an hour."""
     start = EXPIRY_PREFIX + bytes((kind,))
     return start, start + _U32.pack(hour)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from rocksdict import Checkpoint, Rdict, WriteBatch
 
 from store import fingerprint as fp
@@ -26,13 +27,17 @@ from store.erasure import Scrubber
 from store.errors import CorruptRecordError, StoreError
 from store.grouping import GroupedBatch
 from store.head import Head
+from store.head_cache import Remembered
 from store.memory import SharedMemory, compact_range, get_many, keys_between
 from store.open_partition import FAMILIES, ITEMS_BLOCK, OpenPartition
 from store.opening import open_to_write
+from store.packed_heads import PackedHeads
 from store.segment import EVENT_BYTES, pack_events
 from store.sequence_editor import SequenceEditor, Shape
 from store.settings import StoreSettings
 from store.state import State
+
+_NO_HEAD = Head().pack()
 
 
 class ApplyResult(NamedTuple):
@@ -65,7 +70,7 @@ class PartitionStore(OpenPartition):
                 self._meta.put(keys.CONTRACT_KEY, asked.pack())
             self.contract.check(asked)
         self._handles = {name: db.get_column_family_handle(name) for name in FAMILIES}
-        self._shapes = {
+        self._shapes: dict[int, Shape] = {
             kind: Shape(
                 settings.cap(kind),
                 settings.inline_events,
@@ -75,7 +80,11 @@ class PartitionStore(OpenPartition):
             )
             for kind in Kind
         }
-        self._ages = {kind: hours for kind in Kind if (hours := settings.max_age_hours(kind)) is not None}
+        self._ages: dict[int, int] = {
+            kind: hours for kind in Kind if (hours := settings.max_age_hours(kind)) is not None
+        }
+        self._caps = np.array([self._shapes[kind].cap for kind in Kind])
+        self._aged = np.array([kind in self._ages for kind in Kind])
         self.memory = memory
         self._cached = memory.heads.open_share()
         self._write_lock = threading.Lock()
@@ -122,19 +131,16 @@ class PartitionStore(OpenPartition):
         A thread then removes the bytes from the files, after a crash too; `wait_scrubbed` waits for it.
         """
         with self._writing(offset) as write:
-            removed, events = 0, 0
-            for kind in Kind:
-                prefix = keys.sequence_prefix(user_id, kind)
-                head = self._load_heads([prefix]).get(prefix)
-                if head is None:
-                    continue
-                with self._named(prefix):
-                    everything = self._editor(prefix, head).all_events()
-                events += everything.n
-                removed += self._sum_hashes([(prefix, everything)])
-                self._cached.forget(prefix)
-                if head.expiry_hour is not None:
-                    write.delete(keys.expiry_key(prefix, head.expiry_hour), self._handles["meta"])
+            removed, events, edits = 0, 0, _Edits()
+            self._take_heads([keys.sequence_prefix(user_id, kind) for kind in Kind], edits)
+            with self._naming() as at:
+                for at.prefix in edits.records:
+                    editor = self._editor(at.prefix, edits)
+                    everything = editor.all_events()
+                    events += everything.n
+                    removed += self._sum_hashes([(at.prefix, everything)])
+                    if editor.head.expiry_hour is not None:
+                        write.delete(keys.expiry_key(at.prefix, editor.head.expiry_hour), self._handles["meta"])
             user = keys.user_prefix(user_id)
             for name in ("rows", "chunks"):
                 write.delete_range(user, keys.after(user), self._handles[name])
@@ -202,21 +208,26 @@ class PartitionStore(OpenPartition):
         self._put_new_items(write, known)
         trimmed: list[tuple[bytes, EventColumns]] = []
         sealed = late = 0
-        for prefix, editor in edits.editors.items():
-            with self._named(prefix):
-                self._follow_expiry(editor, edits)
-            editor.finish()
-            edits.rows.update(editor.rows)
-            edits.chunks.update(editor.chunks)
-            trimmed += [(prefix, part) for part in editor.trimmed]
-            sealed += editor.sealed_chunks
-            late += editor.late_rewrites
-            if not editor.head.events:
-                self._cached.forget(prefix)
-                edits.heads.pop(prefix, None)
+        with self._naming() as at:
+            for at.prefix, editor in edits.editors.items():
+                prefix = at.prefix
+                if self._ages:
+                    self._follow_expiry(editor, edits)
+                record = editor.finish()
+                edits.rows.update(editor.rows)
+                edits.chunks.update(editor.chunks)
+                trimmed += [(prefix, part) for part in editor.trimmed]
+                sealed += editor.sealed_chunks
+                late += editor.late_rewrites
+                if record is None:
+                    edits.records.pop(prefix, None)
+                    continue
+                edits.records[prefix] = record
+                if editor.remembered:
+                    edits.remembered[prefix] = editor.remembered
         for name, records in (("rows", edits.rows), ("chunks", edits.chunks), ("meta", edits.meta)):
             self._put(write, name, records)
-        self._cached.put_many(edits.heads)
+        self._cached.put_many(edits.records, edits.remembered)
         gone = sum(part.n for _, part in trimmed)
         total = fp.add(state.fingerprint, added.hashes - self._sum_hashes(trimmed))
         return (
@@ -228,45 +239,19 @@ class PartitionStore(OpenPartition):
         """Insert a batch that is not empty into its sequences."""
         columns = GroupedBatch.of(batch)
         events = EventColumns(columns.timestamp_ms, self._items.add(columns.item_id).astype(np.uint32), columns.code)
-        packed = pack_events(events)
-        heads = edits.heads
-        unknown = [prefix for prefix in columns.prefixes if prefix not in heads] if heads else columns.prefixes
-        heads.update(self._load_heads(unknown))
+        self._take_heads([prefix for prefix in columns.prefixes if prefix not in edits.editors], edits)
         inserted = np.ones(events.n, np.bool_)
-        inline_bytes = self._shapes[Kind.EXPLICIT].inline_events * EVENT_BYTES
-        shapes = [self._shapes[kind] for kind in Kind]
-        seal_at = shapes[0].chunk_events + shapes[0].keep_unsealed
-        ages = self._ages
-        rows, editors = edits.rows, edits.editors
-        for prefix, start, end, first_ms, last_ms in zip(
-            columns.prefixes, columns.starts, columns.ends, columns.first_ms, columns.last_ms, strict=True
-        ):
-            head = heads.get(prefix)
-            if head is None:
-                head = heads[prefix] = Head()
-            shape = shapes[prefix[-1]]
-            editor = editors.get(prefix) if editors else None
-            if editor is None and first_ms > head.newest_ms:
-                # Most sequences of most batches: in order, and nothing but the head changes.
-                unsealed = head.append(packed[start * EVENT_BYTES : end * EVENT_BYTES], last_ms)
-                if (
-                    len(head.inline) <= inline_bytes
-                    and unsealed < seal_at
-                    and (unsealed if head.sealed is None else unsealed + head.sealed.events) <= shape.cap
-                    and (head.expiry_hour is not None or prefix[-1] not in ages)
-                ):
-                    rows[prefix] = head.pack()
+        packed = pack_events(events)
+        with self._naming() as at:
+            for number in self._append(columns, packed, edits):
+                at.prefix, start, end = columns.prefixes[number], columns.starts[number], columns.ends[number]
+                editor = self._editor(at.prefix, edits)
+                if columns.first_ms[number] > editor.head.newest_ms:
+                    editor.append(packed[start * EVENT_BYTES : end * EVENT_BYTES], columns.last_ms[number])
                     continue
-                editor = editors[prefix] = self._editor(prefix, head)
-                with self._named(prefix):
-                    editor.settle()
-                continue
-            if editor is None:
-                editor = editors[prefix] = self._editor(prefix, head)
-            with self._named(prefix):
                 was_new = editor.insert(events.take(slice(start, end)))
-            if was_new is not None:
-                inserted[start:end] = was_new
+                if was_new is not None:
+                    inserted[start:end] = was_new
         hashes = fp.event_hashes(
             columns.users[inserted],
             columns.timestamp_ms[inserted],
@@ -276,9 +261,46 @@ class PartitionStore(OpenPartition):
         )
         return _Added(int(inserted.sum()), fp.total(*hashes))
 
+    def _append(self, columns: GroupedBatch, packed: bytes, edits: "_Edits") -> list[int]:
+        """Append to every sequence in which nothing but the head changes; returns the numbers of the others.
+
+        `packed` is 14 bytes for each row.
+        """
+        prefixes, starts, ends = columns.prefixes, columns.starts, columns.ends
+        records = [edits.records.get(prefix, _NO_HEAD) for prefix in prefixes]
+        heads = PackedHeads.read(records, len(self._items))
+        counts = np.array(ends) - np.array(starts)
+        kinds = columns.kind[starts]
+        shape = self._shapes[Kind.EXPLICIT]
+        fits = (
+            heads.sound
+            & (np.array(columns.first_ms) > heads.newest_ms)
+            & (heads.inline + counts <= shape.inline_events)
+            & (heads.unsealed + counts < shape.chunk_events + shape.keep_unsealed)
+            & (heads.events + counts <= self._caps[kinds])
+            & (heads.has_hour | ~self._aged[kinds])
+        )
+        if edits.editors:
+            fits &= [prefix not in edits.editors for prefix in prefixes]
+        first_bytes = heads.starts(counts)
+        appended = {}
+        for number, (prefix, record, tail, start, end, fit) in enumerate(
+            zip(prefixes, records, heads.tails(), starts, ends, fits.tolist(), strict=True)
+        ):
+            if fit:
+                appended[prefix] = (
+                    first_bytes[number * 4 : number * 4 + 4]
+                    + record[tail:]
+                    + packed[start * EVENT_BYTES : end * EVENT_BYTES]
+                )
+        edits.rows.update(appended)
+        edits.records.update(appended)
+        others: list[int] = np.flatnonzero(~fits).tolist()
+        return others
+
     # Expiry
 
-    def _horizons(self, watermark_ms: int) -> dict[Kind, int]:
+    def _horizons(self, watermark_ms: int) -> dict[int, int]:
         """Return the time before which events of a kind are gone, for the kinds that have an age.
 
         It moves in whole hours of event time, so that it is one function of the log and costs little.
@@ -286,7 +308,7 @@ class PartitionStore(OpenPartition):
         hour = keys.hour_of(watermark_ms)
         return {kind: (hour - age) * keys.HOUR_MS for kind, age in self._ages.items() if hour > age}
 
-    def _expire(self, edits: "_Edits", before_ms: int, horizons: dict[Kind, int]) -> int:
+    def _expire(self, edits: "_Edits", before_ms: int, horizons: dict[int, int]) -> int:
         """Remove what the horizons have passed since the watermark was `before_ms`; returns how many events."""
         passed = self._horizons(before_ms)
         expired = 0
@@ -294,20 +316,17 @@ class PartitionStore(OpenPartition):
             if passed.get(kind) == horizon:
                 continue
             due = keys_between(self._meta, *keys.expiry_due(kind, keys.hour_of(horizon)))
-            heads = self._load_heads([keys.expiry_prefix(key) for key in due])
-            for key in due:
-                prefix = keys.expiry_prefix(key)
-                if prefix not in heads:
-                    raise CorruptRecordError(
-                        "a sequence that is to expire has no head", partition=self.partition, user=_name(prefix)
-                    )
-                editor = edits.editors[prefix] = self._editor(prefix, heads[prefix])
-                with self._named(prefix):
+            self._take_heads([keys.expiry_prefix(key) for key in due], edits)
+            with self._naming() as at:
+                for key in due:
+                    at.prefix = keys.expiry_prefix(key)
+                    if at.prefix not in edits.records:
+                        raise CorruptRecordError("a sequence that is to expire has no head")
+                    editor = self._editor(at.prefix, edits)
                     editor.expire(horizon)
                     expired += sum(part.n for part in editor.trimmed)
                     edits.meta[key] = None
                     editor.head.expiry_hour = None
-            edits.heads.update(heads)
         return expired
 
     def _follow_expiry(self, editor: SequenceEditor, edits: "_Edits") -> None:
@@ -351,36 +370,49 @@ class PartitionStore(OpenPartition):
                 write.put(keys.items_key(end), ids[end:].tobytes(), handle)
             self._items_folded = end
 
-    def _load_heads(self, prefixes: list[bytes]) -> dict[bytes, Head]:
-        """Return the heads that exist, from memory or from disk."""
-        found, missing = self._cached.get_many(prefixes)
-        if missing:
-            stored = get_many(self._rows, missing)
-            items = len(self._items)
-            prefix = missing[0]
-            try:
-                for prefix, data in zip(missing, stored, strict=True):
-                    if data is not None:
-                        found[prefix] = Head.unpack(data, items)
-            except CorruptRecordError as error:
-                raise self._located(error, prefix, "head") from error
-        return found
+    def _take_heads(self, prefixes: list[bytes], edits: "_Edits") -> None:
+        """Bring the head records that exist into `edits`, out of memory or from disk."""
+        taken = self._cached.take_many(prefixes)
+        edits.records.update(taken.records)
+        edits.remembered.update(taken.remembered)
+        if len(taken.records) < len(prefixes):
+            missing = [prefix for prefix in prefixes if prefix not in taken.records]
+            stored = zip(missing, get_many(self._rows, missing), strict=True)
+            edits.records.update((prefix, data) for prefix, data in stored if data is not None)
 
     @contextmanager
-    def _named(self, prefix: bytes) -> Iterator[None]:
-        """Say in a CorruptRecordError whose record it is."""
+    def _naming(self) -> Iterator["_Place"]:
+        """Say in a CorruptRecordError whose record it is: the sequence that the block is at."""
+        at = _Place()
         try:
-            yield
+            yield at
         except CorruptRecordError as error:
-            raise self._located(error, prefix, error.record) from error
+            raise CorruptRecordError(
+                error.what, partition=self.partition, user=_name(at.prefix), record=error.record
+            ) from error
 
-    def _located(self, error: CorruptRecordError, prefix: bytes, record: str | None) -> CorruptRecordError:
-        return CorruptRecordError(error.what, partition=self.partition, user=_name(prefix), record=record)
+    def _editor(self, prefix: bytes, edits: "_Edits") -> SequenceEditor:
+        """Return the editor of a sequence whose head has been taken; raises CorruptRecordError."""
+        editor = edits.editors.get(prefix)
+        if editor is None:
+            record = edits.records.get(prefix)
+            try:
+                head = Head() if record is None else Head.unpack(record, len(self._items))
+            except CorruptRecordError as error:
+                raise CorruptRecordError(error.what, record="head") from error
+            editor = edits.editors[prefix] = SequenceEditor(
+                prefix,
+                head,
+                edits.remembered.pop(prefix, None) if edits.remembered else None,
+                self._shapes[keys.kind_of(prefix)],
+                self._rows,
+                self._chunks,
+                self._item_ids,
+            )
+        return editor
 
-    def _editor(self, prefix: bytes, head: Head) -> SequenceEditor:
-        return SequenceEditor(
-            prefix, head, self._shapes[keys.kind_of(prefix)], self._rows, self._chunks, lambda: self._items.ids
-        )
+    def _item_ids(self) -> NDArray[np.uint64]:
+        return self._items.ids
 
     def _sum_hashes(self, parts: list[tuple[bytes, EventColumns]]) -> int:
         if not parts:
@@ -445,6 +477,13 @@ class PartitionStore(OpenPartition):
             self._durable_offset = offset
 
 
+@dataclass(slots=True)
+class _Place:
+    """Where the writer is."""
+
+    prefix: bytes = b""
+
+
 class _Added(NamedTuple):
     """What an insert came to."""
 
@@ -457,14 +496,16 @@ class _Added(NamedTuple):
 class _Edits:
     """What a batch changes, until it is written."""
 
-    heads: dict[bytes, Head] = field(default_factory=dict)
+    records: dict[bytes, bytes] = field(default_factory=dict)
+    """Head records, by prefix."""
+    remembered: dict[bytes, Remembered] = field(default_factory=dict)
     editors: dict[bytes, SequenceEditor] = field(default_factory=dict)
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     chunks: dict[bytes, bytes | None] = field(default_factory=dict)
     meta: dict[bytes, bytes | None] = field(default_factory=dict)
 
 
-def _not_before(batch: ActionBatch, horizons: dict[Kind, int]) -> ActionBatch:
+def _not_before(batch: ActionBatch, horizons: dict[int, int]) -> ActionBatch:
     """Return the actions that are not too old to be kept."""
     old = np.zeros(len(batch), np.bool_)
     for kind, horizon in horizons.items():

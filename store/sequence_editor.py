@@ -24,6 +24,7 @@ from store.actions import Identity
 from store.chunk import EventColumns
 from store.errors import CorruptRecordError
 from store.head import LOWEST, MAX_SEGMENTS, Head, SealedPart
+from store.head_cache import Remembered
 from store.keys import chunk_fence, chunk_key, segment_key
 from store.memory import get_many
 from store.segment import EVENT, EVENT_BYTES, RAW, pack_events, pack_segment, unpack_segments
@@ -53,12 +54,13 @@ class SequenceEditor:
         self,
         prefix: bytes,
         head: Head,
+        remembered: Remembered | None,
         shape: Shape,
         rows: Rdict,
         chunks: Rdict,
         ids: Callable[[], NDArray[np.uint64]],
     ) -> None:
-        self.prefix, self.head = prefix, head
+        self.prefix, self.head, self.remembered = prefix, head, remembered or Remembered()
         self.rows: dict[bytes, bytes | None] = {}
         self.chunks: dict[bytes, bytes | None] = {}
         self.trimmed: list[EventColumns] = []
@@ -66,6 +68,11 @@ class SequenceEditor:
         self.late_rewrites = 0
         self.sealed_chunks = 0
         self._shape, self._stored_rows, self._stored_chunks, self._ids = shape, rows, chunks, ids
+
+    def append(self, packed: bytes, newest_ms: int) -> None:
+        """Append ascending events, 14 bytes each, all after the sequence's newest moment; then settle."""
+        self.head.append(packed, newest_ms)
+        self.settle()
 
     def insert(self, events: EventColumns) -> "NDArray[np.bool_] | None":
         """Insert ascending, distinct events; then settle.
@@ -114,7 +121,7 @@ class SequenceEditor:
             self.chunks[chunk_key(self.prefix, sealed.oldest)] = None
             fence = self._put_new_chunk(oldest.take(slice(keep_from, None)))
             self.head.sealed = sealed._replace(events=sealed.events - (keep_from - sealed.skip), skip=0, oldest=fence)
-            self.head.oldest_events = None
+            self.remembered.oldest_events = None
             return
         events = self._sorted(self._unsealed())
         gone = int(np.searchsorted(events.timestamp_ms, horizon_ms))
@@ -146,9 +153,10 @@ class SequenceEditor:
         _check_count("retained", self.head.events, events.n)
         return events
 
-    def finish(self) -> None:
-        """Put the head among what is to be written; a sequence without events leaves nothing behind."""
-        self.rows[self.prefix] = self.head.pack() if self.head.events else None
+    def finish(self) -> bytes | None:
+        """Put the head among what is to be written, and return its record; without events nothing stays behind."""
+        record = self.rows[self.prefix] = self.head.pack() if self.head.events else None
+        return record
 
     # Unsealed events
 
@@ -175,9 +183,9 @@ class SequenceEditor:
         """Make the inline events a raw segment, and merge raw segments into a run when they are many."""
         head = self.head
         self.rows[segment_key(self.prefix, head.segments)] = RAW + head.inline
-        if head.segment_times is not None:
+        if self.remembered.segment_times is not None:
             moved: NDArray[np.int64] = np.frombuffer(head.inline, EVENT)["timestamp_ms"]
-            head.segment_times = np.concatenate([head.segment_times, moved])
+            self.remembered.segment_times = np.concatenate([self.remembered.segment_times, moved])
         head.in_segments += len(head.inline) // EVENT_BYTES
         head.segments += 1
         head.put_newest_elsewhere(head.newest(self._ids()))
@@ -207,10 +215,10 @@ class SequenceEditor:
         if events.n > self._shape.inline_events:
             self.rows[segment_key(self.prefix, 0)] = pack_segment(events)
             head.segments, head.runs, head.in_segments = 1, 1, events.n
-            if head.segment_times is not None:
-                head.segment_times = events.timestamp_ms.copy()
+            if self.remembered.segment_times is not None:
+                self.remembered.segment_times = events.timestamp_ms.copy()
         else:
-            head.segment_times = None
+            self.remembered.segment_times = None
             if events.n:
                 head.inline, head.newest_at = pack_events(events), events.n - 1
 
@@ -248,9 +256,9 @@ class SequenceEditor:
         head = self.head
         same_time = _among(events.timestamp_ms, np.frombuffer(head.inline, EVENT)["timestamp_ms"])
         if head.in_segments and not same_time.all():
-            if head.segment_times is None:
-                head.segment_times = unpack_segments(self._segments(0), b"").timestamp_ms
-            same_time |= _among(events.timestamp_ms, head.segment_times)
+            if self.remembered.segment_times is None:
+                self.remembered.segment_times = unpack_segments(self._segments(0), b"").timestamp_ms
+            same_time |= _among(events.timestamp_ms, self.remembered.segment_times)
         if same_time.any():
             same_time[same_time] = _contained(events.take(same_time), self._unsealed())
         return same_time
@@ -294,7 +302,7 @@ class SequenceEditor:
             self._put_new_chunk(merged.take(slice(piece * size, until)))
         self.late_rewrites += 1
         if fence == oldest:
-            self.head.oldest_events = None
+            self.remembered.oldest_events = None
         self.head.sealed = sealed._replace(
             events=sealed.events + int(new.sum()), skip=0 if fence == oldest else sealed.skip, oldest=oldest
         )
@@ -321,9 +329,9 @@ class SequenceEditor:
 
     def _oldest_events(self) -> EventColumns:
         """Return the events of the oldest chunk, the skipped ones too."""
-        if self.head.oldest_events is None:
-            self.head.oldest_events = self._decode_chunk(self._sealed().oldest)
-        return self.head.oldest_events
+        if self.remembered.oldest_events is None:
+            self.remembered.oldest_events = self._decode_chunk(self._sealed().oldest)
+        return self.remembered.oldest_events
 
     def _drop_oldest_chunk(self, retained: int) -> None:
         """Drop the oldest chunk, of which `retained` events were not skipped."""
@@ -332,7 +340,7 @@ class SequenceEditor:
         if following is None:
             _check_count("sealed", sealed.events, retained)
         self.chunks[chunk_key(self.prefix, sealed.oldest)] = None
-        self.head.oldest_events = None
+        self.remembered.oldest_events = None
         self.head.sealed = (
             None if following is None else sealed._replace(events=sealed.events - retained, skip=0, oldest=following)
         )

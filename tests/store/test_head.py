@@ -1,49 +1,15 @@
 import random
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.actions import Identity
 from store.errors import CorruptRecordError, FormatVersionError
-from store.head import LOWEST, OBJECT_BYTES, Head, SealedPart
+from store.head import LOWEST, Head, SealedPart
 from store.segment import pack_events, unpack_events
-from tests.store.made import columns_of, rows_of
-
-U32 = st.integers(0, (1 << 32) - 1)
-IDS = np.array([0, 7, 1 << 63, (1 << 64) - 1], np.uint64)
-IDENTITIES = st.builds(
-    Identity,
-    st.integers(-(1 << 63), (1 << 63) - 1),
-    st.integers(0, (1 << 64) - 1),
-    st.integers(0, (1 << 16) - 1),
-)
-ROWS = st.tuples(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, len(IDS) - 1), st.integers(0, (1 << 16) - 1))
-SEALED = SealedPart(9, 2, Identity(5, 6, 7), Identity(1, 2, 3))
-
-
-@st.composite
-def heads(draw: st.DrawFn) -> Head:
-    """Any head that a sequence may have: its newest event is inline, or it is not."""
-    rows = draw(st.lists(ROWS, max_size=40))
-    at = draw(st.none() | st.integers(0, len(rows) - 1)) if rows else None
-    elsewhere = draw(IDENTITIES) if at is None else None
-    segmented: dict[str, Any] = {}
-    if draw(st.booleans()):
-        segments = draw(st.integers(1, 255))
-        events = draw(st.integers(segments, (1 << 32) - 1))
-        segmented = {"segments": segments, "runs": draw(st.integers(0, segments)), "in_segments": events}
-    return Head(
-        newest_ms=rows[at][0] if elsewhere is None and at is not None else (elsewhere or LOWEST)[0],
-        newest_at=at,
-        newest_elsewhere=elsewhere,
-        **segmented,
-        sealed=draw(st.none() | st.builds(SealedPart, U32, st.integers(0, (1 << 16) - 1), IDENTITIES, IDENTITIES)),
-        expiry_hour=draw(st.none() | U32),
-        inline=pack_events(columns_of(rows)),
-    )
+from tests.store.heads import IDS, SEALED, damaged, heads
+from tests.store.made import columns_of
 
 
 def made(at: int | None, inline: bytes, **fields: Any) -> Head:
@@ -82,12 +48,9 @@ def test_damage_raises_nothing_but_our_own_errors(head: Head, seed: int) -> None
     # A head has no checksum of its own (RocksDB's blocks have): what is read from damage still fits its bytes.
     rng, data = random.Random(seed), head.pack()
     for _ in range(50):
-        broken = bytearray(data)
-        for _ in range(rng.randrange(1, 4)):
-            broken[rng.randrange(min(len(broken), rng.choice([4, 80, 1_000])))] = rng.randrange(256)
-        cut = rng.choice([None, None, rng.randrange(len(broken))])
+        broken = damaged(data, rng)
         try:
-            found = Head.unpack(bytes(broken[:cut]), len(IDS))
+            found = Head.unpack(broken, len(IDS))
         except (CorruptRecordError, FormatVersionError):
             continue
         assert found.events >= len(found.inline) // 14 >= 0
@@ -180,17 +143,3 @@ def test_a_newest_event_that_is_not_there_is_corrupt() -> None:
     data[3] = 2
     with pytest.raises(CorruptRecordError, match="2 inline events says that its newest is 2"):
         Head.unpack(bytes(data), len(IDS))
-
-
-def test_what_a_head_remembers_is_counted_and_not_stored() -> None:
-    head = made(0, pack_events(columns_of([(5, 1, 1)])))
-    data, bare = head.pack(), head.memory_bytes
-    assert bare == OBJECT_BYTES + 14
-    head.segment_times = np.zeros(100, np.int64)
-    times = head.memory_bytes
-    assert times >= bare + 800
-    head.oldest_events = columns_of([(1, 2, 3)] * 50)
-    assert head.memory_bytes >= times + 50 * 14
-    assert head.pack() == data
-    assert Head.unpack(data, len(IDS)) == head
-    assert rows_of(head.oldest_events)[0] == (1, 2, 3)

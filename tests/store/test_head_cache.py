@@ -11,30 +11,42 @@ from hypothesis import strategies as st
 
 from store import keys
 from store.actions import Kind
+from store.chunk import EventColumns
 from store.head import Head
-from store.head_cache import HeadCache, HeadShare
+from store.head_cache import ENTRY_BYTES, HeadCache, HeadShare, Remembered
 from store.memory import SharedMemory
 from store.partition import PartitionStore
 from tests.store.made import Event, Model, batch_of, tiny
 
 NAMES = [bytes([letter]) for letter in b"abcdefgh"]
-BARE = Head().memory_bytes
+RECORD = Head().pack()
+BARE = ENTRY_BYTES + 1 + len(RECORD)
+"""What a head without events takes, under a key of one byte."""
 
 
-def sized(inline: int) -> Head:
-    return Head(inline=bytes(14 * inline))
+def sized(inline: int) -> bytes:
+    """Return a record of so many inline events."""
+    return Head(inline=bytes(14 * inline)).pack()
 
 
 def held(share: HeadShare) -> list[bytes]:
     """Return what a share holds, the least recently used first."""
-    return list(share._heads)
+    return list(share._records)
+
+
+def put(share: HeadShare, *names: bytes, record: bytes = RECORD) -> None:
+    share.put_many(dict.fromkeys(names, record), {})
 
 
 def check(cache: HeadCache) -> None:
     """Assert that everything is counted as what it is, and within the budget."""
     for share in cache._shares:
-        assert share.bytes == sum(head.accounted for head in share._heads.values())
-        assert all(head.accounted == head.memory_bytes for head in share._heads.values())
+        assert share._remembered.keys() <= share._records.keys()
+        assert share.bytes == sum(
+            ENTRY_BYTES + len(name) + len(record) + (share._remembered[name].memory_bytes if known else 0)
+            for name, record in share._records.items()
+            for known in [name in share._remembered]
+        )
     found = cache.statistics()
     assert found.bytes == sum(share.bytes for share in cache._shares) <= cache.budget_bytes
     assert found.heads == sum(len(share) for share in cache._shares)
@@ -43,41 +55,60 @@ def check(cache: HeadCache) -> None:
 def test_what_was_used_last_stays() -> None:
     cache = HeadCache(3 * BARE)
     share = cache.open_share()
-    heads = {name: Head() for name in NAMES[:3]}
-    share.put_many(heads)
-    found, missing = share.get_many([b"a", b"z"])
-    assert found == {b"a": heads[b"a"]}
-    assert found[b"a"] is heads[b"a"]
-    assert missing == [b"z"]
-    share.put_many({b"d": Head()})
+    put(share, *NAMES[:3])
+    taken = share.take_many([b"a", b"z"])
+    assert (taken.records, taken.remembered) == ({b"a": RECORD}, {})
+    assert held(share) == [b"b", b"c"]
+    share.put_many(taken.records, taken.remembered)
+    put(share, b"d")
     assert held(share) == [b"c", b"a", b"d"]
     assert cache.statistics() == (3, 3 * BARE, 1, 1)
     check(cache)
 
 
-def test_a_head_that_grew_is_counted_anew() -> None:
+def test_what_is_taken_and_not_put_back_is_forgotten() -> None:
     cache = HeadCache(100 * BARE)
     share = cache.open_share()
-    head = Head()
-    share.put_many({b"a": head})
-    head.inline = bytes(14 * 50)
-    head.segment_times = np.zeros(200, np.int64)
-    share.put_many({b"a": head})
-    assert cache.statistics().bytes == head.memory_bytes > BARE + 700 + 1_600
-    head.segment_times, head.inline = None, b""
-    share.put_many({b"a": head})
-    assert cache.statistics().bytes == BARE
+    share.put_many(dict.fromkeys(NAMES, RECORD), {b"a": Remembered(segment_times=np.zeros(9, np.int64))})
+    share.take_many([b"a", b"b"])
+    assert cache.statistics()[:2] == (len(NAMES) - 2, (len(NAMES) - 2) * BARE)
+    assert share.take_many([b"a"]) == ({}, {})
     check(cache)
+
+
+def test_what_is_remembered_of_a_head_comes_and_goes_with_it() -> None:
+    cache = HeadCache(100 * BARE)
+    share = cache.open_share()
+    known = Remembered(np.zeros(200, np.int64), EventColumns.empty(50))
+    assert known.memory_bytes > 200 * 8 + 50 * 14
+    share.put_many({b"a": RECORD, b"b": RECORD}, {b"a": known})
+    assert cache.statistics().bytes == 2 * BARE + known.memory_bytes
+    taken = share.take_many([b"b", b"a"])
+    assert taken.remembered[b"a"] is known
+    # What it takes changes while it is out.
+    known.oldest_events = None
+    share.put_many(taken.records, taken.remembered)
+    assert cache.statistics().bytes == 2 * BARE + known.memory_bytes
+    check(cache)
+    assert share.give_up(1) == BARE
+    assert share.give_up(1) == BARE + known.memory_bytes
+    assert cache.statistics()[:2] == (0, 0)
+    check(cache)
+
+
+def test_it_is_worth_remembering_when_there_is_something() -> None:
+    assert not Remembered()
+    assert Remembered(segment_times=np.zeros(0, np.int64))
+    assert Remembered(oldest_events=EventColumns.empty(0))
 
 
 def test_a_head_larger_than_the_budget_is_let_go_at_once() -> None:
     cache = HeadCache(BARE)
     share = cache.open_share()
-    big = sized(255)
-    share.put_many({b"a": Head(), b"b": big})
+    share.put_many({b"a": RECORD, b"b": sized(255)}, {})
     assert held(share) == []
-    assert (cache.statistics().bytes, big.accounted) == (0, 0)
-    share.put_many({b"a": Head()})
+    assert cache.statistics().bytes == 0
+    put(share, b"a")
     assert held(share) == [b"a"]
     check(cache)
 
@@ -85,29 +116,23 @@ def test_a_head_larger_than_the_budget_is_let_go_at_once() -> None:
 def test_two_partitions_share_one_budget_and_the_larger_gives_up() -> None:
     cache = HeadCache(6 * BARE)
     large, small = cache.open_share(), cache.open_share()
-    large.put_many({name: Head() for name in NAMES[:5]})
-    small.put_many({b"x": Head()})
+    put(large, *NAMES[:5])
+    put(small, b"x")
     check(cache)
-    small.put_many({b"y": Head()})
+    put(small, b"y")
     assert (held(large), held(small)) == ([b"b", b"c", b"d", b"e"], [b"x", b"y"])
     # The same prefix in two partitions is two heads.
-    small.put_many({b"e": sized(1)})
-    assert large.get_many([b"e"])[0][b"e"].inline == b""
-    assert small.get_many([b"e"])[0][b"e"].inline == bytes(14)
+    put(small, b"e", record=sized(1))
+    assert large.take_many([b"e"]).records == {b"e": RECORD}
+    assert small.take_many([b"e"]).records == {b"e": sized(1)}
     check(cache)
 
 
-def test_what_is_forgotten_is_gone_and_what_closes_takes_its_own_along() -> None:
+def test_what_closes_takes_its_own_along() -> None:
     cache = HeadCache(100 * BARE)
     one, other = cache.open_share(), cache.open_share()
     for share in (one, other):
-        share.put_many({name: Head() for name in NAMES})
-    one.forget(b"a")
-    one.forget(b"a")
-    one.forget(b"nobody")
-    assert one.get_many([b"a"]) == ({}, [b"a"])
-    assert len(other.get_many([b"a"])[0]) == 1
-    check(cache)
+        put(share, *NAMES)
     one.close()
     assert cache.statistics().heads == len(NAMES)
     check(cache)
@@ -115,29 +140,27 @@ def test_what_is_forgotten_is_gone_and_what_closes_takes_its_own_along() -> None
 
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from([0, 1]), st.sampled_from(["put", "get", "forget"]), st.sampled_from(NAMES)),
+        st.tuples(st.sampled_from([0, 1]), st.sampled_from(["put", "take"]), st.sampled_from(NAMES), st.booleans()),
         max_size=60,
     ),
-    budget=st.sampled_from([1, BARE, 3 * BARE + 20, 9 * BARE]),
+    budget=st.sampled_from([1, BARE, 3 * BARE + 20, 9 * BARE, 9_000]),
 )
 @settings(deadline=None)
-def test_accounts_never_drift(steps: list[tuple[int, str, bytes]], budget: int) -> None:
+def test_accounts_never_drift(steps: list[tuple[int, str, bytes, bool]], budget: int) -> None:
     cache = HeadCache(budget)
     shares = [cache.open_share(), cache.open_share()]
-    kept: list[dict[bytes, Head]] = [{}, {}]
-    for number, (which, what, name) in enumerate(steps):
+    kept: list[dict[bytes, bytes]] = [{}, {}]
+    for number, (which, what, name, more) in enumerate(steps):
         share = shares[which]
+        records, remembered = share.take_many([name])
+        assert records in ({}, {name: kept[which].get(name)})
         if what == "put":
-            # As a writer does: the head that is here, or one from disk, grown by what it has read.
-            head = share.get_many([name])[0].get(name) or Head(inline=bytes(14 * (number % 5)))
-            head.inline += bytes(14)
-            share.put_many({name: head})
-            kept[which][name] = head
-        elif what == "get":
-            found = share.get_many([name])[0]
-            assert all(head is kept[which][name] for head in found.values())
-        else:
-            share.forget(name)
+            # As a writer does: the head that is here, or one from disk, and what it has read of it.
+            known = remembered.get(name, Remembered())
+            if more:
+                known.segment_times = np.zeros(number, np.int64)
+            kept[which][name] = sized(number % 40)
+            share.put_many({name: kept[which][name]}, {name: known} if known else {})
         check(cache)
 
 
@@ -151,8 +174,9 @@ def test_partitions_may_let_go_of_heads_while_another_makes_room() -> None:
         rng = random.Random(id(share))
         while time.monotonic() < until:
             name = rng.choice(NAMES)
-            share.put_many({name: sized(rng.randrange(90))} if not share.get_many([name])[0] else {})
-            share.forget(name)
+            share.take_many([name])
+            put(share, name, record=sized(rng.randrange(90)))
+            share.take_many([name])
 
     threads = [threading.Thread(target=work, args=(share,), daemon=True) for share in shares]
     before = sys.getswitchinterval()
@@ -169,18 +193,19 @@ def test_partitions_may_let_go_of_heads_while_another_makes_room() -> None:
 
 
 def test_making_room_ends_when_what_was_to_go_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The same as above, at the worst moment: another partition forgets its heads right after the sum.
+    # The same as above, at the worst moment: another partition takes its heads out right after the sum.
     cache = HeadCache(BARE)
     one, other = cache.open_share(), cache.open_share()
-    other._heads[b"a"], other.bytes = Head(accounted=3 * BARE), 3 * BARE
+    other._records[b"a"] = sized(200)
+    other.bytes = ENTRY_BYTES + 1 + len(sized(200))
     real = HeadShare.give_up
 
     def give_up(share: HeadShare, wanted: int) -> int:
-        other.forget(b"a")
+        other.take_many([b"a"])
         return real(share, wanted)
 
     monkeypatch.setattr(HeadShare, "give_up", give_up)
-    thread = threading.Thread(target=one.put_many, args=({b"b": Head()},), daemon=True)
+    thread = threading.Thread(target=put, args=(one, b"b"), daemon=True)
     thread.start()
     thread.join(10)
     assert not thread.is_alive()
@@ -249,7 +274,7 @@ def test_a_head_is_read_once_and_then_found_in_memory(tmp_path: Path) -> None:
 
 def test_a_head_that_is_let_go_within_its_batch_does_no_harm(tmp_path: Path) -> None:
     # The budget holds one head: each batch touches twenty, and the next one reads them from disk again.
-    shape = tiny(max_explicit=30, head_cache_mib=BARE / (1 << 20) * 1.2)
+    shape = tiny(max_explicit=30, head_cache_mib=(BARE + 40) / (1 << 20) * 1.2)
     memory, model = SharedMemory(shape), Model(shape)
     store = PartitionStore.open(tmp_path, partition=0, settings=shape, memory=memory)
     rng = random.Random(2)

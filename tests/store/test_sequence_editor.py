@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from store import chunk, keys
 from store.actions import ActionBatch, Identity, Kind
 from store.head import Head
+from store.head_cache import Remembered
 from store.memory import SharedMemory
 from store.partition import PartitionStore
 from store.segment import RAW, RUN_EVENTS, unpack_segments
@@ -138,10 +139,10 @@ def check_layout(store: PartitionStore, shape: StoreSettings) -> None:
             sealed = sealed[head.sealed.skip :]
         everything = sealed + unsealed
         assert all(left < right for left, right in pairwise(everything))
-        assert 1 <= len(everything) == head.events <= shape.cap(kind)
+        assert 1 <= len(everything) == head.events <= shape.cap(Kind(kind))
         assert everything[-1] == head.newest(ids)
         assert head.newest_ms == everything[-1].timestamp_ms
-        assert (head.expiry_hour is None) == (shape.max_age_hours(kind) is None)
+        assert (head.expiry_hour is None) == (shape.max_age_hours(Kind(kind)) is None)
         if head.expiry_hour is not None:
             oldest_hour = min(max(everything[0].timestamp_ms // HOUR_MS, 0), LAST_HOUR)
             assert head.expiry_hour <= oldest_hour
@@ -155,21 +156,20 @@ def check_layout(store: PartitionStore, shape: StoreSettings) -> None:
 
 
 def check_cache(store: PartitionStore) -> None:
-    """Assert that the heads in memory are those on disk, and that the cache counts them right."""
+    """Assert that the heads in memory are those on disk, and that what is remembered beside them is true."""
     cached = store._cached
-    for prefix, head in cached._heads.items():
-        stored = store._rows.get(prefix)
-        assert stored is not None
-        assert head.pack() == stored
-        if head.segment_times is not None:
+    assert cached._remembered.keys() <= cached._records.keys()
+    for prefix, record in cached._records.items():
+        assert store._rows.get(prefix) == record
+        head, remembered = Head.unpack(record, store.items), cached._remembered.get(prefix, Remembered())
+        if remembered.segment_times is not None:
             numbers = range(head.segments)
             segments = [cast("bytes", store._rows[keys.segment_key(prefix, number)]) for number in numbers]
-            assert sorted(head.segment_times) == sorted(unpack_segments(segments, b"").timestamp_ms)
-        if head.oldest_events is not None:
+            assert sorted(remembered.segment_times) == sorted(unpack_segments(segments, b"").timestamp_ms)
+        if remembered.oldest_events is not None:
             assert head.sealed is not None
             oldest = cast("bytes", store._chunks[keys.chunk_key(prefix, head.sealed.oldest)])
-            assert rows_of(head.oldest_events) == rows_of(chunk.decode(oldest))
-    assert cached.bytes == sum(head.accounted for head in cached._heads.values())
+            assert rows_of(remembered.oldest_events) == rows_of(chunk.decode(oldest))
 
 
 class PartitionMachine(RuleBasedStateMachine):

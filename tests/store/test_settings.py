@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from store.actions import Kind
-from store.head import MAX_SEGMENTS
+from store.head import MAX_SEGMENTS, Head
 from store.keys import sequence_prefix
 from store.settings import StoreSettings
 from tests.store.made import TINY_MEMORY, Event, Model, batch_of, open_store
@@ -90,7 +90,7 @@ def test_more_segments_than_a_head_can_number_are_merged(tmp_path: Path) -> None
     peak = 0
     for at in range(0, len(events), 2):
         store.apply(batch_of(events[at : at + 2]), offset=at)
-        peak = max(peak, store._cached.get_many([PREFIX])[0][PREFIX].segments)
+        peak = max(peak, Head.unpack(store._cached._records[PREFIX], store.items).segments)
     assert peak == MAX_SEGMENTS - 1
     model.apply(events)
     model.check(store)
