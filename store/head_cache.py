@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from store.chunk import EventColumns
 
-ENTRY_BYTES = 192
-"""What a head takes in the cache beside the bytes of its key and of its record: two objects and an entry."""
+ENTRY_BYTES = 300
+"""What a head takes in the cache beside the bytes of its key and of its record: two objects, an entry, and the gaps
+that heads of all sizes leave in memory as they come and go."""
 _REMEMBERED_BYTES = 600
 
 
