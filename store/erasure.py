@@ -22,7 +22,7 @@ from rocksdict import Rdict
 from store import keys
 from store.errors import StoreError
 from store.memory import compact_range, keys_between
-from store.statistics import number
+from store.statistics import files_in, number
 
 # While the keys that name users are being removed, this one says that the files still hold them.
 _UNFINISHED = b"e"
@@ -148,7 +148,7 @@ class Scrubber:
 
     def _flush(self) -> None:
         # A family that has nothing to flush, and is written to before the last one is flushed, keeps the log.
-        logs = [log for log in self._path.glob("*.log") if log.stat().st_size]
+        logs = [file for file, size in files_in(self._path) if file.suffix == ".log" and size]
         for family in self._families.values():
             family.flush()
         if any(log.exists() for log in logs):

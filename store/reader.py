@@ -19,8 +19,10 @@ from store.segment import join_segments, split_segments
 from store.sequence import EMBEDDING_DIM, Column, Sequence, SequenceQuery, UserSequences
 from store.sequence_editor import ascending, chunk_name
 
-_ITEM_COLUMNS = Column.ITEM_ID | Column.EMBEDDING
-_CODE_COLUMNS = Column.ACTION_TYPE | Column.SURFACE
+# Numbers: operators of Flag build an object each, which a read of a few events would feel.
+_TIMESTAMP_MS, _ITEM_ID = Column.TIMESTAMP_MS.value, Column.ITEM_ID.value
+_ACTION_TYPE, _SURFACE = Column.ACTION_TYPE.value, Column.SURFACE.value
+_EMBEDDING = Column.EMBEDDING.value
 
 
 class SequenceReader:
@@ -92,15 +94,15 @@ class SequenceReader:
             wanted[[value for value in query.action_types if value < len(wanted)]] = True
             passing = np.flatnonzero(wanted[events.code >> 8])
             events = events.take(passing if newest is None else passing[max(0, len(passing) - newest) :])
-        columns = query.columns
+        columns = query.columns.value
         return Sequence(
             length=events.n,
             stored=stored,
-            timestamp_ms=events.timestamp_ms if Column.TIMESTAMP_MS in columns else None,
-            item_id=view.item_ids.take(events.ordinal) if Column.ITEM_ID in columns else None,
-            action_type=(events.code >> 8).astype(np.uint8) if Column.ACTION_TYPE in columns else None,
-            surface=events.code.astype(np.uint8) if Column.SURFACE in columns else None,
-            embedding=self._gather(events.ordinal, view.item_ids) if Column.EMBEDDING in columns else None,
+            timestamp_ms=events.timestamp_ms if columns & _TIMESTAMP_MS else None,
+            item_id=view.item_ids.take(events.ordinal) if columns & _ITEM_ID else None,
+            action_type=(events.code >> 8).astype(np.uint8) if columns & _ACTION_TYPE else None,
+            surface=events.code.astype(np.uint8) if columns & _SURFACE else None,
+            embedding=self._gather(events.ordinal, view.item_ids) if columns & _EMBEDDING else None,
         )
 
     def _gather(self, ordinals: NDArray[np.uint32], item_ids: NDArray[np.uint64]) -> NDArray[np.int8]:
@@ -123,11 +125,12 @@ class SequenceReader:
 
 def _wanted_columns(query: SequenceQuery) -> Wanted:
     """Return which columns of chunks a query needs."""
+    columns = query.columns.value
     ranged = query.from_timestamp_ms is not None or query.to_timestamp_ms is not None
     return Wanted(
-        ranged or Column.TIMESTAMP_MS in query.columns,
-        bool(query.columns & _ITEM_COLUMNS),
-        bool(query.action_types) or bool(query.columns & _CODE_COLUMNS),
+        ranged or bool(columns & _TIMESTAMP_MS),
+        bool(columns & (_ITEM_ID | _EMBEDDING)),
+        bool(query.action_types) or bool(columns & (_ACTION_TYPE | _SURFACE)),
     )
 
 
@@ -144,7 +147,7 @@ def _read_unsealed(view: View, prefix: bytes, newest: int | None) -> tuple[Head 
     """Return a head and its unsealed events, ascending: all of them, or at least the `newest` ones."""
     rows = view.rows
     rows.seek(prefix)
-    if not rows.valid() or rows.key() != prefix:
+    if rows.key() != prefix:
         _check(rows)
         return None, EventColumns.empty()
     try:
@@ -152,12 +155,14 @@ def _read_unsealed(view: View, prefix: bytes, newest: int | None) -> tuple[Head 
     except CorruptRecordError as error:
         raise CorruptRecordError(error.what, record="head") from error
     segments = []
+    following, key, value = rows.next, rows.key, rows.value
     for number in range(head.segments):
-        rows.next()
-        if not rows.valid() or rows.key() != keys.segment_key(prefix, number):
+        following()
+        # At the end there is no key.
+        if key() != keys.segment_key(prefix, number):
             _check(rows)
             raise CorruptRecordError("it is missing", record=f"segment {number}")
-        segments.append(rows.value())
+        segments.append(value())
     runs, raw = split_segments(segments, head.inline)
     counted = raw.n + sum(run.n for run in runs)
     if counted != head.unsealed:
