@@ -18,7 +18,14 @@ from rocksdict import Rdict, RdictIter
 
 from store import keys
 from store.contract import Contract
-from store.errors import CorruptRecordError, FormatVersionError, NotOwnerError, NotYetAppliedError, StoreFailedError
+from store.errors import (
+    CorruptRecordError,
+    FormatVersionError,
+    NotOwnerError,
+    NotYetAppliedError,
+    StoreError,
+    StoreFailedError,
+)
 from store.id_index import IdIndex
 from store.sequence import AsOf
 from store.state import State
@@ -181,8 +188,17 @@ class OpenPartition:
 
     def _let_go(self) -> None:
         # The files are unlocked once the last of these is gone.
+        errors: list[Exception] = []
         for handle in (self._rows, self._chunks, self._meta, self._db):
-            handle.close()
+            try:
+                handle.close()
+            except Exception as error:  # noqa: BLE001 - rocksdict raises bare Exception
+                errors.append(error)
+        # After a write that failed a close fails too, and says less than the write did.
+        if errors and self._failed is None:
+            raise StoreError(
+                f"{self.path} did not close well ({errors[0]}): see to the disk; what is applied is not lost by it"
+            ) from errors[0]
 
     def _release(self) -> None:
         """Let go of what holds the database open, under the lock."""
@@ -232,5 +248,6 @@ class OpenPartition:
             raise NotOwnerError(self.partition)
         if self._failed is not None:
             raise StoreFailedError(
-                f"an earlier write of partition {self.partition} failed ({self._failed}): restart the node"
+                f"an earlier write of partition {self.partition} failed ({self._failed}): put that right, then restart "
+                "the node"
             ) from self._failed

@@ -18,6 +18,12 @@ _STAND_STILL_S = 10.0
 def open_to_write(path: Path, memory: SharedMemory) -> Rdict:
     """Open or create a partition's database; raises StoreLockedError, StoreError."""
     path.mkdir(parents=True, exist_ok=True)
+    if not (path / "CURRENT").exists() and next(path.glob("*.sst"), None) is not None:
+        # RocksDB would begin a new database here and remove the tables, as if there had never been any.
+        raise StoreError(
+            f"{path} has tables, and no file CURRENT that says which: check the disk, or set the directory aside to "
+            "rebuild it from the topic"
+        )
     try:
         return _open(path, database_options(memory, follows=False), memory, AccessType.read_write())
     except Exception as error:  # rocksdict raises bare Exception
