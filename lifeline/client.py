@@ -5,8 +5,17 @@
         ranked = client.score("user1", [item_a, item_b]).score.argsort()[::-1]
 
 It needs the bare package alone. One client serves any number of threads.
+
+Of several nodes each holds some users. The client learns from the answers which node has whose partition, asks the
+others where one refuses or is away, and tries again, with growing pauses, until the call's one deadline: so a rolling
+restart is seen as a slower answer. Reads and scores change nothing, so asking twice is safe; snapshots are asked for
+once, of the first address.
 """
 
+import random
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -18,6 +27,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from numpy.typing import NDArray
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from lifeline.v1 import operator_pb2, score_pb2, sequence_pb2
 from lifeline.v1.operator_pb2_grpc import OperatorServiceStub
@@ -30,7 +40,21 @@ from store.wire import KINDS, WIRE_COLUMNS, WIRE_KINDS
 MAX_REPLY_BYTES = 256 << 20
 SNAPSHOT_TIMEOUT_S = 3_600.0
 
+_USERS_REMEMBERED = 1 << 16
+# A node that restarts is back within a second or so: gRPC's own pause between two connections grows to two minutes.
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+_PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED})
+# What another try, here or elsewhere, may well give; an empty reason is that of a node that is away or going.
+_PASSING_REASONS = frozenset({"", "NOT_OWNER", "CATCHING_UP", "OVERLOADED"})
+_backoff = wait_random_exponential(multiplier=0.02, max=0.5)
+
 Reply = TypeVar("Reply")
+_UserReply = TypeVar("_UserReply", sequence_pb2.GetSequenceResponse, score_pb2.ScoreResponse)
 
 
 class LifelineError(Exception):
@@ -40,9 +64,18 @@ class LifelineError(Exception):
     answer came from no node, as when none can be reached), `metadata` what belongs to the reason.
     """
 
-    def __init__(self, code: grpc.StatusCode, reason: str, message: str, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, code: grpc.StatusCode, reason: str, message: str, metadata: Mapping[str, str], attempts: int = 1
+    ) -> None:
         self.code, self.reason, self.message, self.metadata = code, reason, message, dict(metadata)
-        super().__init__(f"{code.name}{f' ({reason})' if reason else ''}: {message}")
+        self.attempts = attempts
+        tried = f" (the last of {attempts} attempts)" if attempts > 1 else ""
+        super().__init__(f"{code.name}{f' ({reason})' if reason else ''}: {message}{tried}")
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same call may succeed a little later, or at another node."""
+        return self.code in _PASSING and self.reason in _PASSING_REASONS
 
 
 class TokenSource(IntEnum):
@@ -105,32 +138,79 @@ class PartitionSnapshot(NamedTuple):
     seconds: float
 
 
+class _Node:
+    """A channel to one address, and its stubs."""
+
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        self.address = address
+        self.channel = (
+            grpc.secure_channel(address, credentials, _CHANNEL_OPTIONS)
+            if credentials
+            else grpc.insecure_channel(address, _CHANNEL_OPTIONS)
+        )
+        self.sequences = SequenceServiceStub(self.channel)
+        self.scores = ScoreServiceStub(self.channel)
+        self.operators = OperatorServiceStub(self.channel)
+
+    def ask(
+        self, method: "Callable[[_Node], Callable[..., Reply]]", request: Message, timeout_s: float, attempts: int = 1
+    ) -> Reply:
+        """Make one call; raises LifelineError."""
+        try:
+            return method(self)(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise _error(cast("grpc.Call", error), self.address, attempts) from error
+
+
+class _Places:
+    """Which of the nodes answered for whom last; bounded, and safe in threads."""
+
+    def __init__(self, nodes: int) -> None:
+        self._nodes = nodes
+        self._partition_of: OrderedDict[str, int] = OrderedDict()
+        self._node_of: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def first_for(self, user_id: str) -> int:
+        """Return the node to ask first."""
+        with self._lock:
+            partition = self._partition_of.get(user_id, -1)
+            known = self._node_of.get(partition)
+        return random.randrange(self._nodes) if known is None else known  # noqa: S311 - spreads load
+
+    def answered(self, user_id: str, partition: int, node: int) -> None:
+        """Remember that `node` answered for the user."""
+        with self._lock:
+            self._node_of[partition] = node
+            self._partition_of[user_id] = partition
+            self._partition_of.move_to_end(user_id)
+            if len(self._partition_of) > _USERS_REMEMBERED:
+                self._partition_of.popitem(last=False)
+
+
 @dataclass(slots=True)
 class LifelineClient:
-    """A connection to a node.
+    """Connections to one node or several.
 
-    `timeout_s` bounds every call that names no timeout of its own, a wait for `min_offset` included. Every
-    call raises LifelineError when it does not succeed.
+    `timeout_s` bounds every call that names no timeout of its own, all its attempts and a wait for `min_offset`
+    included. Every call raises LifelineError when it does not succeed; without `retry` after the first attempt.
     """
 
-    address: str
+    addresses: str | Sequence[str]
+    """host:port, or several; comma separated in a string."""
     timeout_s: float = 5.0
     credentials: grpc.ChannelCredentials | None = None
-    _channel: grpc.Channel = field(init=False, repr=False)
-    _sequences: SequenceServiceStub = field(init=False, repr=False)
-    _scores: ScoreServiceStub = field(init=False, repr=False)
-    _operators: OperatorServiceStub = field(init=False, repr=False)
+    retry: bool = True
+    _nodes: list[_Node] = field(init=False, repr=False)
+    _places: _Places = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
-        self._channel = (
-            grpc.secure_channel(self.address, self.credentials, options)
-            if self.credentials
-            else grpc.insecure_channel(self.address, options)
-        )
-        self._sequences = SequenceServiceStub(self._channel)
-        self._scores = ScoreServiceStub(self._channel)
-        self._operators = OperatorServiceStub(self._channel)
+        given = self.addresses.split(",") if isinstance(self.addresses, str) else self.addresses
+        addresses = list(dict.fromkeys(address.strip() for address in given if address.strip()))
+        if not addresses:
+            raise ValueError("there is no address: give the host:port of a node at least")
+        self._nodes = [_Node(address, self.credentials) for address in addresses]
+        self._places = _Places(len(addresses))
 
     def __enter__(self) -> Self:
         return self
@@ -139,8 +219,9 @@ class LifelineClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
-        self._channel.close()
+        """Close the connections; calls under way are cancelled."""
+        for node in self._nodes:
+            node.channel.close()
 
     def get_sequence(
         self,
@@ -168,7 +249,7 @@ class LifelineClient:
             columns=[wire for column, wire in WIRE_COLUMNS.items() if column in query.columns],
             min_offset=min_offset,
         )
-        reply = self._call(self._sequences.GetSequence, request, timeout_s)
+        reply = self._call(user_id, lambda node: node.sequences.GetSequence, request, timeout_s)
         sequences = {KINDS[part.kind]: _unpack(part, query.columns) for part in reply.sequences}
         return UserSequences(_as_of(reply.as_of), sequences)
 
@@ -199,7 +280,7 @@ class LifelineClient:
             min_offset=min_offset,
             explain=explain,
         )
-        reply = self._call(self._scores.Score, request, timeout_s)
+        reply = self._call(user_id, lambda node: node.scores.Score, request, timeout_s)
         heads = tuple(reply.heads)
         return Scores(
             heads=heads,
@@ -223,7 +304,7 @@ class LifelineClient:
         Returns once every copy is whole, partitions ascending. It takes as long as the upload of what is new.
         """
         request = operator_pb2.CreateSnapshotRequest(partitions=partitions)
-        reply = self._call(self._operators.CreateSnapshot, request, timeout_s)
+        reply = self._nodes[0].ask(lambda node: node.operators.CreateSnapshot, request, timeout_s)
         return [
             PartitionSnapshot(
                 partition=one.partition,
@@ -240,27 +321,52 @@ class LifelineClient:
             for one in reply.snapshots
         ]
 
-    def _call(self, method: Callable[..., Reply], request: Message, timeout_s: float | None) -> Reply:
-        try:
-            return method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
-        except grpc.RpcError as error:
-            raise _error(cast("grpc.Call", error), self.address) from error
+    def _call(
+        self,
+        user_id: str,
+        method: Callable[[_Node], Callable[..., _UserReply]],
+        request: Message,
+        timeout_s: float | None,
+    ) -> _UserReply:
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit_s
+        nodes, first = self._nodes, self._places.first_for(user_id)
+        if not self.retry:
+            return nodes[first].ask(method, request, limit_s)
+
+        def pause_s(state: RetryCallState) -> float:
+            # Another node may have the user now; only when all have been asked is it time that has to pass.
+            return 0.0 if state.attempt_number % len(nodes) else _backoff(state)
+
+        for attempt in Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, LifelineError) and error.may_pass),
+            wait=pause_s,
+            stop=stop_before_delay(limit_s),
+            reraise=True,
+        ):
+            with attempt:
+                number = attempt.retry_state.attempt_number
+                node = (first + number - 1) % len(nodes)
+                reply = nodes[node].ask(method, request, max(0.0, deadline - time.monotonic()), number)
+                self._places.answered(user_id, reply.as_of.partition, node)
+                return reply
+        raise AssertionError("the loop returns or raises")
 
 
-def _error(error: grpc.Call, address: str) -> LifelineError:
+def _error(error: grpc.Call, address: str, attempts: int) -> LifelineError:
     """Turn a failed call into a LifelineError, with the node's ErrorInfo where there is one."""
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(error)
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
-            return LifelineError(code, info.reason, message, info.metadata)
+            return LifelineError(code, info.reason, message, info.metadata, attempts)
     match code:
         case grpc.StatusCode.UNAVAILABLE:
             message = f"no node answers at {address} ({message}): start one there, or give another address"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             message = f"{address} did not answer in time: retry, or give the call a longer timeout_s"
-    return LifelineError(code, "", message, {})
+    return LifelineError(code, "", message, {}, attempts)
 
 
 def _unpack(part: sequence_pb2.Sequence, columns: Column) -> EventSequence:

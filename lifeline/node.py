@@ -18,6 +18,7 @@ import structlog
 from lifeline.config import Settings
 from lifeline.data_lock import locked
 from lifeline.deadline import Deadline
+from lifeline.opening import open_partition
 from lifeline.paths import items_dir, partition_dir
 from lifeline.server import NodeServer
 from scorer import weights
@@ -117,8 +118,14 @@ class Node:
         models = _load_model(settings, embeddings)
 
         def open_store(number: int) -> PartitionStore:
-            path = partition_dir(settings.node.data_dir, number)
-            return PartitionStore.open(path, partition=number, settings=settings.store, memory=memory)
+            return open_partition(
+                partition_dir(settings.node.data_dir, number),
+                number,
+                settings=settings.store,
+                memory=memory,
+                snapshots=snapshots,
+                topic=settings.kafka.actions_topic,
+            )
 
         items = ItemFollower(settings.kafka, embeddings)
         stack.push_async_callback(lambda: items.stop(stopping.left()))

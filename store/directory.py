@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from store.embeddings import Embeddings
-from store.errors import NotOwnerError, PartitionRefusingError
+from store.errors import CatchingUpError, NotOwnerError, PartitionRefusingError
 from store.open_partition import OpenPartition
 from store.reader import SequenceReader
 
@@ -17,13 +17,21 @@ class PartitionDirectory:
         self._partition_of, self._embeddings = partition_of, embeddings
         self._readers: dict[int, SequenceReader] = {}
         self._refusing: dict[int, str] = {}
+        self._catching_up: set[int] = set()
         self._lock = threading.Lock()
 
     def add(self, store: OpenPartition) -> None:
         """Serve the store's partition from now on."""
         with self._lock:
             self._refusing.pop(store.partition, None)
+            self._catching_up.discard(store.partition)
             self._readers = {**self._readers, store.partition: SequenceReader(store, self._embeddings)}
+
+    def announce(self, partition: int) -> None:
+        """Say that a partition is here and not to be served yet: what it would answer is older than need be."""
+        with self._lock:
+            self._refusing.pop(partition, None)
+            self._catching_up.add(partition)
 
     def remove(self, partition: int, why: str = "") -> None:
         """Stop serving a partition; reads already under way finish.
@@ -33,17 +41,20 @@ class PartitionDirectory:
         with self._lock:
             self._readers = {number: reader for number, reader in self._readers.items() if number != partition}
             self._refusing.pop(partition, None)
+            self._catching_up.discard(partition)
             if why:
                 self._refusing[partition] = why
 
     def for_user(self, user_id: str) -> SequenceReader:
-        """Return the reader of the user's partition; raises NotOwnerError, PartitionRefusingError."""
+        """Return the reader of the user's partition; raises NotOwnerError, CatchingUpError, PartitionRefusingError."""
         partition = self._partition_of(user_id.encode())
         reader = self._readers.get(partition)
         if reader is None:
             why = self._refusing.get(partition)
             if why is not None:
                 raise PartitionRefusingError(partition, why)
+            if partition in self._catching_up:
+                raise CatchingUpError(partition)
             raise NotOwnerError(partition)
         return reader
 

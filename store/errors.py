@@ -86,6 +86,19 @@ class NotOwnerError(StoreError):
         )
 
 
+class CatchingUpError(StoreError):
+    """This node holds the user's partition, and has not yet applied what the log had when it came.
+
+    Callers: retry with a back-off.
+    """
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        super().__init__(
+            f"partition {partition} catches up with its log: retry, or set updater.serve to stale to have older answers"
+        )
+
+
 class PartitionRefusingError(StoreError):
     """This node holds the user's partition, and does not serve it, for its state and the log do not meet.
 

@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from store.errors import (
+    CatchingUpError,
     CorruptRecordError,
     FormatVersionError,
     NotOwnerError,
@@ -29,6 +30,7 @@ class Reason(StrEnum):
     CANDIDATES_INVALID = "CANDIDATES_INVALID"
     REPLY_TOO_LARGE = "REPLY_TOO_LARGE"
     NOT_OWNER = "NOT_OWNER"
+    CATCHING_UP = "CATCHING_UP"
     NOT_SERVING = "NOT_SERVING"
     OFFSET_NOT_REACHED = "OFFSET_NOT_REACHED"
     DEADLINE_PASSED = "DEADLINE_PASSED"
@@ -42,6 +44,13 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+_OF_PARTITION = {
+    NotOwnerError: (grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER),
+    CatchingUpError: (grpc.StatusCode.UNAVAILABLE, Reason.CATCHING_UP),
+    PartitionRefusingError: (grpc.StatusCode.FAILED_PRECONDITION, Reason.NOT_SERVING),
+}
+
+
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
     """Raised inside a service; `abort` turns it into a status with ErrorInfo."""
 
@@ -53,8 +62,9 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
     def of(cls, error: StoreError) -> "Refusal":
         """Translate what the store raises."""
         match error:
-            case NotOwnerError():
-                return cls(grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER, str(error), partition=str(error.partition))
+            case NotOwnerError() | CatchingUpError() | PartitionRefusingError():
+                code, reason = _OF_PARTITION[type(error)]
+                return cls(code, reason, str(error), partition=str(error.partition))
             case NotYetAppliedError():
                 return cls(
                     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -62,13 +72,6 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
                     str(error),
                     partition=str(error.partition),
                     applied_offset=str(error.applied),
-                )
-            case PartitionRefusingError():
-                return cls(
-                    grpc.StatusCode.FAILED_PRECONDITION,
-                    Reason.NOT_SERVING,
-                    str(error),
-                    partition=str(error.partition),
                 )
             case CorruptRecordError() | FormatVersionError():
                 return cls(grpc.StatusCode.DATA_LOSS, Reason.STATE_CORRUPT, str(error))

@@ -88,6 +88,8 @@ class HeldPartition(Generic[StoreT]):
     epoch: int = 0
     """Grows whenever what was fetched before has become void."""
     consuming: bool = False
+    served: bool = False
+    """Whether readers find its store."""
     next_offset: int = 0
     """The offset that the next record handed over must have."""
     seen_gap: int = -1

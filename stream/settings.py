@@ -188,3 +188,7 @@ class UpdaterSettings(BaseModel):
     max_waiting_mib: Annotated[
         int, Field(ge=4, le=65_536, description="fetched and not applied, before the fetch is held back; a write: 1/4")
     ] = 64
+    serve: Annotated[
+        Literal["caught_up", "stale"],
+        Field(description="answer once a partition has caught up, or at once: as_of says how far it is"),
+    ] = "caught_up"

@@ -49,6 +49,9 @@ class Directory(Protocol[_StoreT_contra]):
     def add(self, store: _StoreT_contra) -> None:
         """Serve the store's partition from now on."""
 
+    def announce(self, partition: int) -> None:
+        """Say that a partition is here and will be served once it has caught up."""
+
     def remove(self, partition: int, why: str = "") -> None:
         """Stop serving a partition; with `why` this node keeps it, and refuses."""
 
@@ -67,7 +70,8 @@ class Updater(Generic[StoreT]):
     """Holds the stores of the partitions that are assigned, and keeps them up with the log.
 
     `open_store` and `close_store` are called in threads; `open_store` may take as long as a restore takes. A
-    store is in the `directory` from when it has met its log until its partition goes to another node, or refuses.
+    store is in the `directory` from when it has caught up with its log (with ``updater.serve`` "stale": met it) until
+    its partition goes to another node, or refuses.
     All methods belong to one event loop.
     """
 
@@ -214,7 +218,10 @@ class Updater(Generic[StoreT]):
                     _log.warning("a new store starts where the log does", partition=held.number, offset=position)
                 if not self._meets_log(held, position, bounds, reader):
                     return
-                self._directory.add(store)
+                if self._settings.serve == "stale":
+                    self._serve(held, store)
+                elif not held.served:
+                    self._directory.announce(held.number)
                 held.next_offset, held.consuming = position, True
                 held.progress_at = time.monotonic()
                 self._set_state(held, PartitionState.CATCHING_UP)
@@ -267,7 +274,7 @@ class Updater(Generic[StoreT]):
             why = f"the log ends at {end}, before what is applied ({position - 1}): it was made anew, so replay it"
         reader.pause(held.number)
         self._forget(held)
-        self._directory.remove(held.number, why)
+        self._withdraw(held, why)
         self._set_state(held, PartitionState.REFUSING, why)
         return False
 
@@ -278,7 +285,7 @@ class Updater(Generic[StoreT]):
             if epoch != held.epoch:
                 return
             self._set_state(held, PartitionState.REVOKED)
-            self._directory.remove(held.number)
+            self._withdraw(held)
             self._committed.pop(held.number, None)
             store, held.store = held.store, None
             if store is not None:
@@ -286,6 +293,15 @@ class Updater(Generic[StoreT]):
             # The partition may have come back during the close: what activates it next finds no store, and opens one.
             if epoch == held.epoch and self._held.get(held.number) is held:
                 del self._held[held.number]
+
+    def _serve(self, held: HeldPartition[StoreT], store: StoreT) -> None:
+        if not held.served:
+            held.served = True
+            self._directory.add(store)
+
+    def _withdraw(self, held: HeldPartition[StoreT], why: str = "") -> None:
+        held.served = False
+        self._directory.remove(held.number, why)
 
     def _forget(self, held: HeldPartition[StoreT]) -> None:
         records, size = held.void()
@@ -373,6 +389,8 @@ class Updater(Generic[StoreT]):
         held.end_offset = max(held.end_offset, self._reader.known_end(held.number) or 0, held.applied_offset + 1)
         if held.lag == 0:
             held.progress_at = time.monotonic()
+            if held.store is not None:
+                self._serve(held, held.store)
             self._set_state(held, PartitionState.SERVING)
             return
         here = held.pending or held.applying.locked() or not self._room.is_set()
@@ -458,10 +476,18 @@ class Updater(Generic[StoreT]):
         await asyncio.gather(*list(self._tasks), return_exceptions=True)
         # A write that is under way ends before its store is closed.
         await asyncio.to_thread(self._executor.shutdown)
-        for held in list(self._held.values()):
-            self._forget(held)
-            await self._release(held)
-        await self._dead_letters.close()
+        try:
+            failed = []
+            for held in list(self._held.values()):
+                self._forget(held)
+                try:
+                    await self._release(held)
+                except Exception as error:  # noqa: BLE001 - one that does not close keeps no other open
+                    failed.append(error)
+            if failed:
+                raise failed[0]
+        finally:
+            await self._dead_letters.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -128,7 +128,7 @@ def get(
     query = SequenceQuery(
         kinds=(_kind(kind),), newest=newest or None, columns=Column.ALL if embeddings else Column.EVENT
     )
-    with LifelineClient(settings.node.grpc_address, timeout_s=timeout) as client:
+    with LifelineClient(settings.node.grpc_address, timeout_s=timeout, retry=False) as client:
         answer = client.get_sequence(user, query, min_offset=min_offset)
     if as_json:
         print_json(_sequence_json(user, _kind(kind), answer, settings.vocabulary))
@@ -154,7 +154,7 @@ def score(
     from lifeline.cli.scores import scores_json, scores_table, tokens_table
 
     settings = load(config, node__grpc_address=address).settings
-    with LifelineClient(settings.node.grpc_address, timeout_s=timeout) as client:
+    with LifelineClient(settings.node.grpc_address, timeout_s=timeout, retry=False) as client:
         answer = client.score(user, candidates, min_offset=min_offset, explain=explain)
     if as_json:
         print_json(scores_json(answer, settings.vocabulary))

@@ -1,6 +1,8 @@
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import grpc
 import numpy as np
@@ -74,16 +76,22 @@ def node() -> Node:
     return Node()
 
 
-@pytest.fixture
-def address(node: Node) -> Iterator[str]:
+@contextmanager
+def served(node: Node, port: int = 0) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(2))
     sequence_pb2_grpc.add_SequenceServiceServicer_to_server(node, server)
     score_pb2_grpc.add_ScoreServiceServicer_to_server(node, server)
     operator_pb2_grpc.add_OperatorServiceServicer_to_server(node, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
-    yield f"127.0.0.1:{port}"
+    yield f"127.0.0.1:{bound}"
     server.stop(0).wait()
+
+
+@pytest.fixture
+def address(node: Node) -> Iterator[str]:
+    with served(node) as address:
+        yield address
 
 
 @pytest.fixture
@@ -213,23 +221,98 @@ def test_an_embedding_of_another_shape_is_not_sent(client: LifelineClient, row: 
         client.score("ann", [1], embeddings={1: row})
 
 
-def test_a_refusal_carries_its_reason(node: Node, client: LifelineClient) -> None:
+def test_a_refusal_carries_its_reason(node: Node, address: str) -> None:
     node.refusal = Refusal(grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER, "ask another node", partition="3")
-    for call in (lambda: client.get_sequence("ann"), lambda: client.score("ann", [1])):
-        with pytest.raises(LifelineError) as caught:
-            call()
-        error = caught.value
-        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
-        assert error.metadata == {"partition": "3"}
-        assert str(error) == "UNAVAILABLE (NOT_OWNER): ask another node"
+    with LifelineClient(address, retry=False) as client:
+        for call in (lambda: client.get_sequence("ann"), lambda: client.score("ann", [1])):
+            with pytest.raises(LifelineError) as caught:
+                call()
+            error = caught.value
+            assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
+            assert (error.metadata, error.attempts) == ({"partition": "3"}, 1)
+            assert str(error) == "UNAVAILABLE (NOT_OWNER): ask another node"
 
 
 def test_a_node_that_is_not_there_is_named() -> None:
-    with LifelineClient("127.0.0.1:1") as client, pytest.raises(LifelineError) as caught:
+    with LifelineClient("127.0.0.1:1", retry=False) as client, pytest.raises(LifelineError) as caught:
         client.get_sequence("ann")
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "")
     assert "no node answers at 127.0.0.1:1" in str(caught.value)
     assert "give another address" in str(caught.value)
+
+
+NOT_OWNER = Refusal(grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER, "ask another node", partition="2")
+
+
+def test_another_node_is_asked_where_one_refuses_and_remembered(node: Node, address: str) -> None:
+    other = Node()
+    other.refusal = NOT_OWNER
+    with served(other) as elsewhere, LifelineClient([elsewhere, address], timeout_s=60) as client:
+        for _ in range(50):
+            assert client.get_sequence("ann").as_of.applied_offset == 41
+        assert len(other.asked) <= 1
+        assert len(node.asked) == 50
+        # The partition moves.
+        node.refusal, other.refusal = NOT_OWNER, None
+        for _ in range(3):
+            assert client.score("ann", [1]).as_of.partition == 2
+        assert (len(other.scored), len(node.scored)) == (3, 1)
+
+
+def test_a_node_that_refuses_for_a_while_is_asked_again(node: Node, client: LifelineClient) -> None:
+    node.refusal = NOT_OWNER
+
+    def relent() -> None:
+        if len(node.asked) == 4:
+            node.refusal = None
+
+    node.hold = relent
+    assert client.get_sequence("ann", timeout_s=60).as_of.partition == 2
+    assert len(node.asked) == 4
+
+
+def test_a_node_that_comes_back_within_the_deadline_is_no_failure() -> None:
+    with served(Node()) as address:
+        pass
+    port = int(address.rpartition(":")[2])
+    with ThreadPoolExecutor(1) as pool, LifelineClient(address) as client:
+        answer = pool.submit(client.get_sequence, "ann", timeout_s=60)
+        with pytest.raises(TimeoutError):
+            answer.result(0.3)
+        with served(Node(), port):
+            assert answer.result(60).as_of.partition == 2
+
+
+def test_the_deadline_bounds_all_attempts_and_the_last_failure_says_how_many(
+    node: Node, client: LifelineClient
+) -> None:
+    node.refusal = NOT_OWNER
+    started = time.monotonic()
+    with pytest.raises(LifelineError, match=r"ask another node \(the last of \d+ attempts\)") as caught:
+        client.get_sequence("ann", timeout_s=1)
+    assert time.monotonic() - started < 30
+    assert caught.value.attempts == len(node.asked) > 1
+    assert node.deadlines == sorted(node.deadlines, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.NOT_SERVING, "it refuses"),
+        Refusal(grpc.StatusCode.INVALID_ARGUMENT, Reason.FIELD_INVALID, "no"),
+        Refusal(grpc.StatusCode.UNAVAILABLE, Reason.STORE_FAILED, "see to the disk"),
+    ],
+)
+def test_what_will_not_pass_is_not_tried_again(node: Node, client: LifelineClient, refusal: Refusal) -> None:
+    node.refusal = refusal
+    with pytest.raises(LifelineError) as caught:
+        client.get_sequence("ann", timeout_s=60)
+    assert (caught.value.attempts, len(node.asked)) == (1, 1)
+
+
+def test_a_client_without_an_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="no address"):
+        LifelineClient(" , ")
 
 
 def test_every_call_has_a_deadline(node: Node, address: str) -> None:

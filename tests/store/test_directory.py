@@ -7,7 +7,7 @@ import pytest
 from store.actions import Kind
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
-from store.errors import NotOwnerError
+from store.errors import CatchingUpError, NotOwnerError
 from store.partition import PartitionStore
 from store.sequence import SequenceQuery
 from tests.store.made import Event, batch_of, open_store, tiny
@@ -58,6 +58,22 @@ def test_a_partition_that_is_not_here_has_another_owner(
     with pytest.raises(NotOwnerError):
         directory.for_user("1")
     assert list(directory) == []
+
+
+def test_an_announced_partition_is_here_and_not_served_until_it_is_added(
+    directory: PartitionDirectory, stores: list[PartitionStore]
+) -> None:
+    directory.announce(0)
+    with pytest.raises(CatchingUpError, match=r"partition 0 catches up .* retry"):
+        directory.for_user("0")
+    assert len(directory) == 0
+    directory.add(stores[0])
+    assert directory.for_user("0").store is stores[0]
+    directory.remove(0)
+    directory.announce(0)
+    directory.remove(0)
+    with pytest.raises(NotOwnerError):
+        directory.for_user("0")
 
 
 def test_a_reader_outlives_its_removal(directory: PartitionDirectory, stores: list[PartitionStore]) -> None:

@@ -3,6 +3,7 @@ import pytest
 
 from lifeline.v1 import sequence_pb2, sequence_pb2_grpc
 from store.errors import (
+    CatchingUpError,
     CorruptRecordError,
     FormatVersionError,
     NotOwnerError,
@@ -39,6 +40,7 @@ class Raises(sequence_pb2_grpc.SequenceServiceServicer):
     ("error", "code", "reason", "metadata"),
     [
         (NotOwnerError(7), Code.UNAVAILABLE, Reason.NOT_OWNER, {"partition": "7"}),
+        (CatchingUpError(7), Code.UNAVAILABLE, Reason.CATCHING_UP, {"partition": "7"}),
         (
             NotYetAppliedError(7, 12, 9),
             Code.DEADLINE_EXCEEDED,

@@ -56,6 +56,9 @@ class RecordingDirectory:
     def add(self, store: RecordingStore) -> None:
         self.served.add(store.partition)
 
+    def announce(self, partition: int) -> None:
+        assert partition not in self.served
+
     def remove(self, partition: int, why: str = "") -> None:  # noqa: ARG002
         self.served.discard(partition)
 

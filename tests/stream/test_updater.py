@@ -198,7 +198,7 @@ def test_a_partition_that_comes_back_while_it_is_let_go_is_open_in_the_end() -> 
                 log = FakeLog(0, 10)
                 await updater.on_assigned(frozenset({PARTITION}), log)
             await until(lambda: len(log.resumed) == 1)
-            await until(lambda: node.disks[PARTITION].open and node.directory.served == {PARTITION})
+            await until(lambda: node.disks[PARTITION].open and log.resumed[-1:] == [(PARTITION, 0)])
 
     asyncio.run(run())
     assert not node.disks[PARTITION].open
@@ -321,8 +321,8 @@ def test_a_partition_that_comes_back_during_the_close_is_the_one_that_is_seen(mo
     monkeypatch.setattr(node, "close_store", slow)
 
     async def run() -> None:
-        async with updating(node, FakeLog(0, 3)) as updater:
-            await until(lambda: node.directory.served == {PARTITION})
+        async with updating(node, first := FakeLog(0, 3)) as updater:
+            await until(lambda: first.resumed == [(PARTITION, 0)])
             await updater.on_assigned(frozenset(), FakeLog())
             await until(closing.is_set)
             await updater.on_assigned(frozenset({PARTITION}), log)
@@ -412,3 +412,51 @@ def test_few_large_records_hold_the_fetch_back_and_make_small_batches() -> None:
             assert set(published) == {1}
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("serve", ["caught_up", "stale"])
+def test_a_store_is_served_from_when_the_settings_say_and_through_a_rebalance(serve: str) -> None:
+    node, log = make_node(serve=serve), FakeLog(0, 10)
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: log.resumed == [(PARTITION, 0)])
+            assert node.directory.served == ({PARTITION} if serve == "stale" else set())
+            await hand_over(updater, records(*range(9)))
+            await until(lambda: node.disks[PARTITION].applied_offset == 8)
+            assert node.directory.served == ({PARTITION} if serve == "stale" else set())
+            await hand_over(updater, records(9))
+            await until(lambda: node.disks[PARTITION].applied_offset == 9 and node.directory.served == {PARTITION})
+            # The same partition comes back with more to catch up with: what was fresh a moment ago goes on.
+            await updater.on_revoked(frozenset({PARTITION}))
+            again = FakeLog(0, 20)
+            await updater.on_assigned(frozenset({PARTITION}), again)
+            await until(lambda: again.resumed == [(PARTITION, 10)])
+            assert node.directory.served == {PARTITION}
+
+    asyncio.run(run())
+    assert node.directory.served == set()
+
+
+def test_a_store_that_does_not_close_keeps_no_other_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, log = make_node(), FakeLog(0, 0)
+    other = (PARTITION + 1) % 4
+    close = node.close_store
+
+    def fail(store: RecordingStore) -> None:
+        close(store)
+        if store.partition == min(PARTITION, other):
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(node, "close_store", fail)
+
+    async def run() -> None:
+        updater = node.make_updater()
+        updater.start()
+        await updater.on_assigned(frozenset({PARTITION, other}), log)
+        await until(lambda: len(log.resumed) == 2)
+        with pytest.raises(OSError, match="disk is full"):
+            await updater.close()
+
+    asyncio.run(run())
+    assert not any(store.open for store in node.disks.values())
