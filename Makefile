@@ -13,7 +13,7 @@ endif
 SETUP := $(VENV)/.setup-$(TORCH_BACKEND)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench peers proto clean lock
+.PHONY: help setup demo test chaos lint bench peers proto clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: $(SETUP) ## Real Kafka, a real history, one user scored: from nothing to a
 
 test: $(SETUP) ## Run the tests (ARGS='-k store' passes arguments on)
 	@$(BIN)/pytest $(ARGS)
+
+chaos: $(SETUP) ## Run the long fault tests, about half an hour (ARGS='--seed 7' repeats a schedule)
+	@$(BIN)/pytest tests/chaos --long $(ARGS)
 
 lint: $(SETUP) ## Check style, types, the import arrows and the wire contract
 	@$(BIN)/ruff check .

@@ -35,6 +35,8 @@ NOT_MEASURED = 'peers were not measured: run "make peers" first'
 HISTORY_FILE = "history.npz"
 SIZES_FILE = "sizes.json"
 FIGURES_FILE = "figures.json"
+FIGURE_FILE = "figure.json"
+"""What one live peer writes (live.py)."""
 _STOP_S = 10.0
 _SHOWN_OF_LOG = 2_000
 

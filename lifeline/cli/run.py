@@ -103,6 +103,9 @@ def demo(
 
 def bench(
     name: Annotated[str | None, typer.Argument(help="which one; without: list them", show_default=False)] = None,
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="only these parts of one that has parts", show_default=False)
+    ] = None,
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -121,7 +124,13 @@ def bench(
     if name not in names:
         err.print(f"[bold red]error:[/] there is no benchmark {name!r}: use one of {', '.join(names)}")
         raise typer.Exit(2)
-    report = importlib.import_module(f"benchmarks.{name}").run(bootstrap_servers)
+    module = importlib.import_module(f"benchmarks.{name}")
+    known: tuple[str, ...] = tuple(getattr(module, "PARTS", ()))
+    if unknown := [part for part in parts or () if part not in known]:
+        has = f"use one of {', '.join(known)}" if known else "it has none: leave that out"
+        err.print(f"[bold red]error:[/] {name} has no part {unknown[0]!r}: {has}")
+        raise typer.Exit(2)
+    report = module.run(bootstrap_servers, parts) if parts else module.run(bootstrap_servers)
     if as_json:
         print_json(report.as_json())
     else:

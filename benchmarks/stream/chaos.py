@@ -1,0 +1,68 @@
+"""Faults, counted: nodes killed again and again, and a rolling restart under load; the harness is that of the tests."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from lifeline.broker import broker_or_given
+
+if TYPE_CHECKING:
+    from tests.chaos.cluster import Cluster
+
+SEED = 9
+ROUNDS = 3
+
+_log = structlog.get_logger(__name__)
+
+
+def kill9(rounds: int, partitions: int = 4, nodes: int = 2, bootstrap_servers: str | None = None) -> int:
+    """Kill a node of `nodes` with SIGKILL `rounds` times, under load, and return how many times all was right.
+
+    All is right when each of the dead node's stores has the fingerprint that an independent pass over the log finds
+    at the offset where it stands, and so has each partition at the log's end once the node runs again. The first time
+    that it is not ends the run: what follows cannot be right.
+    """
+    # The harness is in a checkout alone, and so are these benchmarks' parts that need it.
+    from tests.chaos.kills import kill_rounds  # noqa: PLC0415
+    from tests.chaos.traffic import Publisher  # noqa: PLC0415
+
+    equal = 0
+    with _cluster(bootstrap_servers, partitions) as cluster, Publisher(cluster.settings.kafka, SEED) as source:
+        for number, wrong in enumerate(kill_rounds(cluster, source, seed=SEED, rounds=rounds, nodes=nodes), start=1):
+            equal += not wrong
+            if wrong:
+                _log.error("a kill was not made good", round=number, why=wrong)
+            elif number % 25 == 0:
+                _log.info("kills", done=number, equal=equal, of=rounds)
+    return equal
+
+
+def rolling_restart(bootstrap_servers: str | None = None) -> int:
+    """Restart two nodes in turn, several times, under reads and scores, and return how many calls failed."""
+    from tests.chaos.rolling import rolling_restart as roll  # noqa: PLC0415
+    from tests.chaos.traffic import Publisher  # noqa: PLC0415
+
+    with (
+        _cluster(bootstrap_servers, partitions=4) as cluster,
+        Publisher(cluster.settings.kafka, SEED) as source,
+    ):
+        calls = roll(cluster, source, rounds=ROUNDS)
+    _log.info("rolling restart", calls=calls.made, slowest_s=round(calls.slowest_s, 3), went_back=len(calls.went_back))
+    for failure in calls.failed[:10]:
+        _log.error("a call failed", why=failure)
+    return len(calls.failed)
+
+
+@contextmanager
+def _cluster(bootstrap_servers: str | None, partitions: int) -> "Iterator[Cluster]":
+    from tests.chaos.cluster import Cluster  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        servers = stack.enter_context(broker_or_given(bootstrap_servers))
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-chaos-")))
+        cluster = Cluster(servers, path, partitions=partitions)
+        yield stack.enter_context(cluster)

@@ -1,0 +1,87 @@
+"""Peers of live ingest: Quix Streams and a Faust table, each on a topic of users who hold 4,000 events."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from kafka import KafkaProducer
+from numpy.typing import NDArray
+
+from benchmarks.peers import FIGURE_FILE, PYTHON, ROOT
+from benchmarks.store.workloads import Workload
+from benchmarks.stream.place import placed
+from store.vocabulary import Vocabulary
+from stream.partitioner import partition_of
+
+NAMES = ("quix_streams", "faust_table")
+HISTORY = 4_000
+SECONDS = 20.0
+_USERS = 100
+_EVENTS = 200_000
+_LIMIT_S = 300.0
+_EVENT = np.dtype([("timestamp_ms", "<i8"), ("item_id", "<u8"), ("action_type", "u1"), ("surface", "u1")])
+
+
+class LivePeers(NamedTuple):
+    """Events/s by peer, and notes on those that could not be measured."""
+
+    per_s: dict[str, float]
+    notes: list[str]
+
+
+def live_peers(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload) -> LivePeers:
+    """Measure each peer for `SECONDS`; empty with a note where their environment is not there."""
+    if not PYTHON.is_file():
+        return LivePeers({}, ['peers were not measured: run "make peers" first'])
+    events = np.empty(len(workload), _EVENT)
+    events["timestamp_ms"], events["item_id"] = workload.timestamp_ms, workload.item_id
+    events["action_type"], events["surface"] = workload.code >> 8, workload.code & 0xFF
+    found = LivePeers({}, [])
+    with placed(bootstrap_servers, vocabulary) as place:
+        _fill(place.kafka.servers, place.kafka.actions_topic, place.kafka.partitions, events)
+        for name in NAMES:
+            with tempfile.TemporaryDirectory(prefix="lifeline-peers-") as directory:
+                command = [
+                    *(str(PYTHON.absolute()), "-m", "benchmarks.peers.live", name, place.kafka.servers[0]),
+                    *(place.kafka.actions_topic, directory, str(_USERS), str(SECONDS)),
+                ]
+                environment = {**os.environ, "PYTHONPATH": str(ROOT), "PEER_PARTITIONS": str(place.kafka.partitions)}
+                try:
+                    subprocess.run(
+                        command,
+                        cwd=ROOT,
+                        env=environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        timeout=_LIMIT_S,
+                        check=True,
+                    )
+                    found.per_s[name] = json.loads((Path(directory) / FIGURE_FILE).read_text())["per_s"]
+                except (subprocess.SubprocessError, FileNotFoundError) as error:
+                    found.notes.append(f"{name} was not measured: {error}")
+    return found
+
+
+def _fill(servers: list[str], topic: str, partitions: int, events: NDArray[np.void]) -> None:
+    producer = KafkaProducer(bootstrap_servers=servers, acks="all", max_request_size=4 << 20)
+    for user, value in _records(events):
+        key = user.encode()
+        producer.send(topic, key=key, value=value, partition=partition_of(key, partitions))
+    producer.flush()
+    producer.close()
+
+
+def _records(events: NDArray[np.void]) -> Iterator[tuple[str, bytes]]:
+    """Yield each user's first list, and then an event for one user after the other."""
+    users = [f"user-{number}" for number in range(_USERS)]
+    taken = np.arange(_USERS * HISTORY + _EVENTS) % len(events)
+    for number, user in enumerate(users):
+        yield user, events[taken[number * HISTORY : (number + 1) * HISTORY]].tobytes()
+    chance = np.random.default_rng(0).integers(_USERS, size=_EVENTS).tolist()
+    for number, row in zip(chance, events[taken[_USERS * HISTORY :]], strict=True):
+        yield users[number], row.tobytes()

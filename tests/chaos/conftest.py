@@ -1,0 +1,78 @@
+"""The long form of these tests (`make chaos`) and the short one (part of `make test`); clusters and publishers."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka.net.inet import KafkaNetSocket
+
+from lifeline.broker import Broker
+from stream.settings import KafkaSettings
+from tests.chaos.cluster import Cluster
+from tests.chaos.traffic import Publisher
+
+_LONG_TIMEOUT_S = 3_600
+
+ClusterMaker = Callable[..., Cluster]
+PublisherMaker = Callable[[KafkaSettings, int], Publisher]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long form of the fault tests: half an hour")
+    parser.addoption("--seed", type=int, help="of the first schedule; without: the short form's own, or any")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long", default=False):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(_LONG_TIMEOUT_S))
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--long", default=False))
+
+
+@pytest.fixture
+def first_seed(request: pytest.FixtureRequest, is_long: bool) -> int:
+    """The same in every short run; in a long one another each time, which a failure names."""
+    given = request.config.getoption("--seed", default=None)
+    return int(given) if given is not None else random.SystemRandom().randrange(1 << 31) if is_long else 1
+
+
+@pytest.fixture
+def make_cluster(bootstrap_servers: str, tmp_path: Path) -> Iterator[ClusterMaker]:
+    """Make clusters on the session's broker, or on one that is given."""
+    with ExitStack() as stack:
+
+        def make(name: str = "cluster", broker: Broker | None = None, **given: Any) -> Cluster:
+            path = tmp_path / name
+            path.mkdir()
+            servers = broker.bootstrap_servers if broker else bootstrap_servers
+            return stack.enter_context(Cluster(servers, path, broker=broker, **given))
+
+        yield make
+
+
+@pytest.fixture
+def publisher() -> Iterator[PublisherMaker]:
+    with ExitStack() as stack:
+        yield lambda kafka, seed: stack.enter_context(Publisher(kafka, seed))
+
+
+@pytest.fixture(autouse=True)
+def closed_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Close the sockets that a broker which is away has refused: kafka-python forgets them, and a warning fails."""
+    connect = KafkaNetSocket.sock_connect
+
+    async def connect_or_close(self: Any, net: Any, sock: Any, *given: Any, **named: Any) -> Any:
+        try:
+            return await connect(self, net, sock, *given, **named)
+        except BaseException:
+            sock.close()
+            raise
+
+    monkeypatch.setattr(KafkaNetSocket, "sock_connect", connect_or_close)
