@@ -13,6 +13,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from stream.dead_letter_headers import CONNECT, REASON
 from stream.decode import DeadLetter, DeadLetterReason
 from stream.errors import DeadLetterError
 from stream.record import size_of
@@ -20,8 +21,6 @@ from stream.settings import KafkaSettings, UpdaterSettings
 from stream.stopping import end_within
 from stream.topics import MAX_RECORD_BYTES
 
-REASON_HEADER: Final = "lifeline.reason"
-_CONNECT: Final = "__connect.errors."
 _STAGES: Final = {
     DeadLetterReason.OVERSIZED: "VALUE_CONVERTER",
     DeadLetterReason.UNDECODABLE: "VALUE_CONVERTER",
@@ -40,13 +39,13 @@ def error_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
     """Return the headers that say what went wrong, in their order."""
     record = letter.record
     texts = (
-        (_CONNECT + "topic", record.topic),
-        (_CONNECT + "partition", str(record.partition)),
-        (_CONNECT + "offset", str(record.offset)),
-        (_CONNECT + "stage", _STAGES.get(letter.reason, "TASK_PUT")),
-        (_CONNECT + "exception.class.name", _EXCEPTIONS.get(letter.reason, "stream.errors.InvalidActionError")),
-        (_CONNECT + "exception.message", letter.message),
-        (REASON_HEADER, letter.reason.value),
+        (CONNECT + "topic", record.topic),
+        (CONNECT + "partition", str(record.partition)),
+        (CONNECT + "offset", str(record.offset)),
+        (CONNECT + "stage", _STAGES.get(letter.reason, "TASK_PUT")),
+        (CONNECT + "exception.class.name", _EXCEPTIONS.get(letter.reason, "stream.errors.InvalidActionError")),
+        (CONNECT + "exception.message", letter.message),
+        (REASON, letter.reason.value),
     )
     return [(name, text.encode()) for name, text in texts]
 

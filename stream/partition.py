@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from store.actions import ActionBatch
+from stream.bad_share import BadShare
 from stream.decode import DeadLetterReason
 from stream.record import Record, size_of
 
@@ -109,6 +110,8 @@ class HeldPartition(Generic[StoreT]):
     """Held while the store is being opened or closed."""
     applying: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a batch is being applied."""
+    bad_share: BadShare = field(default_factory=lambda: BadShare(1, 1.0))
+    """Set anew by each assignment."""
     records: int = 0
     events: int = 0
     erasures: int = 0

@@ -192,3 +192,9 @@ class UpdaterSettings(BaseModel):
         Literal["caught_up", "stale"],
         Field(description="answer once a partition has caught up, or at once: as_of says how far it is"),
     ] = "caught_up"
+    max_bad_share: Annotated[
+        float, Field(gt=0, le=1, description="a partition stops when more of its last records than this are bad")
+    ] = 0.5
+    bad_share_records: Annotated[
+        int, Field(ge=1, le=1 << 20, description="how many of the last records that share is of")
+    ] = 1_000

@@ -12,6 +12,7 @@ with it: a node that lives and consumes nothing is worse than none.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from stream.bad_share import BadShare
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import ActionRun, Decoded, Erasure, Rules, decode
 from stream.errors import StreamError
@@ -145,6 +147,7 @@ class Updater(Generic[StoreT]):
             self._spawn(self._release(self._held[number]))
         for number in sorted(partitions):
             held = self._held.setdefault(number, HeldPartition(number))
+            held.bad_share = BadShare(self._settings.bad_share_records, self._settings.max_bad_share)
             self._forget(held)
             self._set_state(held, PartitionState.ASSIGNED)
             self._spawn(self._activate(held, held.epoch, reader))
@@ -188,7 +191,7 @@ class Updater(Generic[StoreT]):
             return False
         try:
             bounds = await self._bounds(held, epoch, reader)
-            if bounds is None or not self._meets_log(held, held.next_offset, bounds, reader):
+            if bounds is None or not self._meets_log(held, held.next_offset, bounds):
                 return False
             if first > held.next_offset and held.seen_gap != first:
                 held.seen_gap = first
@@ -216,7 +219,7 @@ class Updater(Generic[StoreT]):
                 if position == 0 and bounds.start > 0:
                     position = bounds.start
                     _log.warning("a new store starts where the log does", partition=held.number, offset=position)
-                if not self._meets_log(held, position, bounds, reader):
+                if not self._meets_log(held, position, bounds):
                     return
                 if self._settings.serve == "stale":
                     self._serve(held, store)
@@ -262,7 +265,7 @@ class Updater(Generic[StoreT]):
 
         return await run_to_end(opening)
 
-    def _meets_log(self, held: HeldPartition[StoreT], position: int, bounds: Bounds, reader: LogReader) -> bool:
+    def _meets_log(self, held: HeldPartition[StoreT], position: int, bounds: Bounds) -> bool:
         """Say whether the log still holds what follows the store; if not, the partition refuses."""
         start, end = bounds
         held.end_offset = end
@@ -272,10 +275,7 @@ class Updater(Generic[StoreT]):
             why = f"the log starts at {start}, and {position} to {start - 1} were never applied: restore a snapshot"
         else:
             why = f"the log ends at {end}, before what is applied ({position - 1}): it was made anew, so replay it"
-        reader.pause(held.number)
-        self._forget(held)
-        self._withdraw(held, why)
-        self._set_state(held, PartitionState.REFUSING, why)
+        self._refuse(held, why)
         return False
 
     async def _release(self, held: HeldPartition[StoreT]) -> None:
@@ -359,10 +359,35 @@ class Updater(Generic[StoreT]):
                 return
             loop = asyncio.get_running_loop()
             decoded = await loop.run_in_executor(self._executor, self._decode_and_apply, store, records)
+            held.bad_share.add(len(records), len(decoded.dead_letters))
             if decoded.dead_letters:
+                if held.bad_share.is_exceeded:
+                    self._refuse_bad_records(held, decoded)
+                    return
                 await self._dead_letters.publish(decoded.dead_letters)
                 await loop.run_in_executor(self._executor, apply_steps, store, decoded.steps)
             self._count(held, records, decoded)
+
+    def _refuse_bad_records(self, held: HeldPartition[StoreT], decoded: Decoded) -> None:
+        """Stop a partition before a batch that has too many dead letters: nothing of it is published or applied."""
+        share, first = held.bad_share, decoded.dead_letters[0]
+        reasons = Counter(letter.reason.value for letter in decoded.dead_letters)
+        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        with suppress(PartitionGoneError):
+            self._refuse(
+                held,
+                f"{share.bad} of the last {share.seen} records are bad (now {counted}; offset {first.record.offset}: "
+                f"{first.message}): correct the producer, or raise updater.max_bad_share to make them dead letters, "
+                "and restart the node",
+            )
+
+    def _refuse(self, held: HeldPartition[StoreT], why: str) -> None:
+        """Take no more of a partition, and answer nobody, until an operator has acted. Raises PartitionGoneError."""
+        if self._reader is not None:
+            self._reader.pause(held.number)
+        self._forget(held)
+        self._withdraw(held, why)
+        self._set_state(held, PartitionState.REFUSING, why)
 
     def _decode_and_apply(self, store: StoreT, records: Sequence[Record]) -> Decoded:
         """Decode, and apply at once unless dead letters have to be safe first; runs in the applying thread."""

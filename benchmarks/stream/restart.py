@@ -42,7 +42,8 @@ def fill(place: Place, events: int) -> None:
 
 def restart(place: Place, events: int) -> Restart:
     """Apply everything, kill -9, and start again over the same directory."""
-    with place.node("restart") as node:
+    # A static member, as a node with a directory of its own should be: the group does not wait for its session to end.
+    with place.node("restart", kafka__group_instance_id="bench") as node:
         first = start_and_follow(node).first
         node.kill()
         started = time.time()

@@ -9,6 +9,7 @@ from lifeline.broker import BrokerError
 from lifeline.cli.admin import config_app, health, topics_app
 from lifeline.cli.console import err
 from lifeline.cli.data import erase, get, produce, score, verify
+from lifeline.cli.dlq import dlq_app
 from lifeline.cli.fingerprint import fingerprint
 from lifeline.cli.inspect import inspect
 from lifeline.cli.run import bench, broker, demo, node, train
@@ -47,6 +48,7 @@ app = typer.Typer(
 for command in (node, produce, get, score, erase, verify, fingerprint, inspect, train, demo, broker, bench, health):
     app.command()(command)
 app.add_typer(topics_app, name="topics")
+app.add_typer(dlq_app, name="dlq")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(config_app, name="config")
 

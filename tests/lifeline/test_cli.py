@@ -14,6 +14,9 @@ PAIRS = (
     ("snapshot", "create"),
     ("snapshot", "list"),
     ("snapshot", "restore"),
+    ("dlq", "list"),
+    ("dlq", "show"),
+    ("dlq", "retry"),
 )
 COMMANDS = ("node", "produce", "get", "score", "erase", "verify", "train", "demo", "broker", "bench", "health")
 

@@ -5,7 +5,8 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from store.vocabulary import Vocabulary
-from stream.dead_letters import REASON_HEADER, DeadLetterPublisher, _chunks, error_headers
+from stream.dead_letter_headers import REASON
+from stream.dead_letters import DeadLetterPublisher, _chunks, error_headers
 from stream.decode import DeadLetter, DeadLetterReason, Rules, decode
 from stream.errors import DeadLetterError
 from stream.settings import KafkaSettings, UpdaterSettings
@@ -96,7 +97,7 @@ def test_a_null_header_stays_null(kafka_settings: KafkaSettings) -> None:
     asyncio.run(publish())
     (dead,) = read(kafka_settings, kafka_settings.dead_letter_topic, record.partition, 1)
     assert list(dead.headers[:2]) == [("a", None), ("b", b"")]
-    assert dict(dead.headers)[REASON_HEADER] == b"undecodable"
+    assert dict(dead.headers)[REASON] == b"undecodable"
 
 
 def test_a_dead_letter_that_finds_no_topic_is_an_error(kafka_settings: KafkaSettings) -> None:

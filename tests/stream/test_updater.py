@@ -460,3 +460,29 @@ def test_a_store_that_does_not_close_keeps_no_other_open(monkeypatch: pytest.Mon
 
     asyncio.run(run())
     assert not any(store.open for store in node.disks.values())
+
+
+def test_too_many_bad_records_stop_the_partition_before_they_are_dead_letters() -> None:
+    node, log = make_node(bad_share_records=10, max_bad_share=0.5), FakeLog(0, 30)
+    bad = [FakeRecord(offset=offset, value=b"\xff") for offset in range(8, 20)]
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: log.resumed == [(PARTITION, 0)])
+            await hand_over(updater, records(*range(8)))
+            await until(lambda: node.disks[PARTITION].applied_offset == 7)
+            await hand_over(updater, bad)
+            await until(lambda: updater.status()[0].state is PartitionState.REFUSING)
+            (status,) = updater.status()
+            assert "12 of the last 12 records are bad (now 12 undecodable; offset 8:" in status.reason
+            assert status.reason.endswith("restart the node")
+            assert (status.dead_letters, log.paused, node.directory.served) == ({}, [PARTITION], set())
+            # Nothing is passed over: what comes is what was refused, whoever gets the partition next.
+            await hand_over(updater, records(20))
+            again = FakeLog(0, 30)
+            await updater.on_revoked(frozenset({PARTITION}))
+            await updater.on_assigned(frozenset({PARTITION}), again)
+            await until(lambda: again.resumed == [(PARTITION, 8)])
+            assert node.disks[PARTITION].applied_offset == 7
+
+    asyncio.run(run())

@@ -1,0 +1,206 @@
+"""Commands on dead letters: list, show, retry."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lifeline.cli.console import BootstrapOption, ConfigOption, JsonOption, err, load, out, print_json, table, when
+
+if TYPE_CHECKING:
+    from stream.dead_letter_reader import StoredLetter
+
+dlq_app = typer.Typer(help="Dead letters: records that could not be applied, kept whole.", no_args_is_help=True)
+
+PartitionOption = Annotated[
+    list[int] | None,
+    typer.Option("--partition", min=0, help="may be given more than once; all without it", show_default=False),
+]
+ReasonOption = Annotated[
+    str | None, typer.Option(help="only letters with this reason, as `dlq list` shows it", show_default=False)
+]
+_SHOWN_BYTES = 256
+_HEX_WIDTH = 32
+
+
+@dlq_app.command("list")
+def dlq_list(
+    partition: PartitionOption = None,
+    reason: ReasonOption = None,
+    newest: Annotated[int, typer.Option(min=1, help="records from the end of each partition")] = 100,
+    config: ConfigOption = None,
+    bootstrap_servers: BootstrapOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the newest dead letters."""
+    from stream.dead_letter_headers import retries_of
+    from stream.dead_letter_reader import read_letters
+
+    kafka = load(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
+    letters = list(
+        read_letters(kafka, partitions=partition or (), newest=newest, wanted=lambda one: reason in (None, one.reason))
+    )
+    if as_json:
+        print_json([_as_json(letter) for letter in letters])
+        return
+    rows = [
+        (
+            one.record.partition,
+            one.record.offset,
+            when(one.record.timestamp) if one.record.timestamp >= 0 else "-",
+            _text(one.record.key),
+            one.reason or "-",
+            retries_of(one.record.headers),
+            one.origin.message if one.origin else "-",
+        )
+        for one in letters
+    ]
+    columns = ("partition>", "offset>", "time of the record", "key", "reason", "retries>", "message")
+    out.print(table(f"{kafka.dead_letter_topic}: {len(rows)} dead letters", columns, rows))
+
+
+@dlq_app.command("show")
+def dlq_show(
+    partition: Annotated[int, typer.Argument(min=0, help="of the dead-letter topic")],
+    offset: Annotated[int, typer.Argument(min=0, help="in that partition")],
+    config: ConfigOption = None,
+    bootstrap_servers: BootstrapOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one dead letter: why it is one, where it comes from, its headers, and its value."""
+    from stream.dead_letter_reader import read_letter
+
+    kafka = load(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
+    letter = read_letter(kafka, partition, offset)
+    if as_json:
+        print_json(_as_json(letter, whole=True))
+        return
+    record, origin = letter.record, letter.origin
+    about = [
+        ("reason", letter.reason or "-"),
+        ("message", origin.message if origin else "-"),
+        ("from", f"{origin.topic} {origin.partition}/{origin.offset} ({origin.system})" if origin else "-"),
+        ("time of the record", when(record.timestamp) if record.timestamp >= 0 else "-"),
+        ("key", _text(record.key)),
+        ("value", "null: an erasure" if record.value is None else f"{len(record.value)} bytes"),
+        *((f"header {name}", _text(value)) for name, value in record.headers),
+    ]
+    out.print(table(f"Dead letter {partition}/{offset}", ("", ""), about))
+    out.print(_decoded(record.value) or _dump(record.value or b""), highlight=False, markup=False)
+
+
+@dlq_app.command("retry")
+def dlq_retry(
+    partition: PartitionOption = None,
+    offset: Annotated[
+        int | None, typer.Option(min=0, help="one letter alone; with one --partition", show_default=False)
+    ] = None,
+    reason: ReasonOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="every letter of the partitions")] = False,
+    max_retries: Annotated[int, typer.Option(min=1, help="letters published again so often are passed over")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
+    config: ConfigOption = None,
+    bootstrap_servers: BootstrapOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish dead letters to the actions topic again, once what was wrong has been mended.
+
+    They stay in the dead-letter topic. One that is still bad becomes a dead letter again, with its retries counted.
+    """
+    from stream.dead_letter_reader import read_letter, read_letters, retry_letters
+
+    chosen = sum((offset is not None, reason is not None, everything))
+    if chosen != 1:
+        raise typer.BadParameter("say which: one of --offset (with --partition), --reason and --all")
+    numbers = partition or []
+    if offset is not None and len(numbers) != 1:
+        raise typer.BadParameter("--offset is of one partition: give --partition once with it")
+    kafka = load(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
+
+    def letters() -> "Iterator[StoredLetter]":
+        if offset is not None:
+            yield read_letter(kafka, numbers[0], offset)
+        else:
+            yield from read_letters(kafka, partitions=numbers, wanted=lambda one: reason in (None, one.reason))
+
+    done = list(retry_letters(kafka, letters(), max_retries=max_retries, dry_run=dry_run))
+    if as_json:
+        print_json(
+            [
+                {
+                    "partition": one.letter.record.partition,
+                    "offset": one.letter.record.offset,
+                    "outcome": one.outcome.value,
+                    "to_partition": one.partition,
+                    "to_offset": one.offset,
+                    "dry_run": dry_run,
+                }
+                for one in done
+            ]
+        )
+        return
+    rows = [
+        (
+            f"{one.letter.record.partition}/{one.letter.record.offset}",
+            one.outcome.value if not dry_run else f"{one.outcome.value} (dry run)",
+            f"{one.partition}/{one.offset}" if one.offset >= 0 else "-",
+        )
+        for one in done
+    ]
+    out.print(table(f"{kafka.dead_letter_topic} to {kafka.actions_topic}", ("letter", "outcome", "now at"), rows))
+    if not rows:
+        err.print("nothing to retry: `lifeline dlq list` shows what is there")
+
+
+def _as_json(letter: "StoredLetter", *, whole: bool = False) -> dict[str, Any]:
+    from stream.dead_letter_headers import retries_of
+
+    record, origin = letter.record, letter.origin
+    found: dict[str, Any] = {
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp_ms": record.timestamp,
+        "key": _text(record.key),
+        "reason": letter.reason,
+        "retries": retries_of(record.headers),
+        "origin": None if origin is None else origin._asdict(),
+    }
+    if whole:
+        found["headers"] = [[name, _text(value)] for name, value in record.headers]
+        found["value_hex"] = None if record.value is None else record.value.hex()
+    return found
+
+
+def _text(value: bytes | None) -> str:
+    """Return text as it is, and other bytes in hexadecimal."""
+    if value is None:
+        return "null"
+    try:
+        shown = value.decode()
+    except UnicodeDecodeError:
+        return f"0x{value.hex()}"
+    return shown if shown.isprintable() else f"0x{value.hex()}"
+
+
+def _decoded(value: bytes | None) -> str:
+    """Return the action in protobuf's text form; empty where the value is none."""
+    from google.protobuf.message import DecodeError
+
+    from lifeline.v1.action_pb2 import Action
+    from stream.decode import unframe
+
+    if not value:
+        return ""
+    try:
+        return str(Action.FromString(unframe(value)))
+    except DecodeError:
+        return ""
+
+
+def _dump(value: bytes) -> str:
+    lines = [
+        f"{at:06x}  {value[at : at + _HEX_WIDTH].hex(' ', 4)}"
+        for at in range(0, min(len(value), _SHOWN_BYTES), _HEX_WIDTH)
+    ]
+    left = len(value) - _SHOWN_BYTES
+    return "\n".join([*lines, f"... and {left} bytes more: --json has them all"] if left > 0 else lines)
