@@ -21,3 +21,10 @@ class DataDirError(NodeError):
 
     Operators: name another one, or give the node's user leave to write there.
     """
+
+
+class ReplayError(NodeError):
+    """A replay cannot be planned, or one of its processes failed.
+
+    Operators: do what the message ends in; what was replayed stays, and the same command goes on from there.
+    """

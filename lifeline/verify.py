@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.progress import Progress, TaskID
 
 from lifeline.client import LifelineClient
 from lifeline.config import Settings
+from lifeline.paths import partition_dir
 from lifeline.sources import Source
 from lifeline.stored import opened
 from store.actions import Identity, Kind
@@ -107,6 +108,23 @@ def verify_log(settings: Settings, progress: Progress) -> VerifyReport:
             with _fresh_store(settings, live.partition) as rebuilt:
                 asyncio.run(replay(settings.kafka, rules, rebuilt, until=until, progress=show))
                 report.comparisons.append(_compare(live, rebuilt))
+    return report
+
+
+def compare_with(settings: Settings, live: Sequence[OpenPartition], into: Path) -> VerifyReport:
+    """Compare open partitions with those of the same number that were replayed into `into`. Raises StoreError."""
+    report = VerifyReport(
+        f"topic {settings.kafka.actions_topic}",
+        f"What {into} holds is what the topic gives: stop the node, and put it in the place of the node's directory",
+    )
+    memory = SharedMemory(settings.store)
+    for one in live:
+        path = partition_dir(into, one.partition)
+        rebuilt = PartitionStore.open(path, partition=one.partition, settings=settings.store, memory=memory)
+        try:
+            report.comparisons.append(_compare(one, rebuilt))
+        finally:
+            rebuilt.close()
     return report
 
 

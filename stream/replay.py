@@ -1,14 +1,19 @@
-"""Replay: read one partition's log from its start into a fresh store, by the rules of the live path."""
+"""Replay: read one partition's log from its start into a fresh store, by the rules of the live path.
+
+`log_ranges` says what there is to replay, `replay` does it. A store that was left half way goes on where it stands.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from store.partition import PartitionStore
 from stream.decode import Rules, decode
-from stream.errors import ClusterUnreachableError, PartitionLostError
+from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
 from stream.settings import KafkaSettings
 from stream.stopping import end_within
 from stream.updater import apply_steps
@@ -16,6 +21,37 @@ from stream.updater import apply_steps
 _BATCH = 8_192
 _POLL_MS = 1_000
 _STOP_S = 5.0
+
+
+class LogRange(NamedTuple):
+    """What a replay of one partition would apply."""
+
+    first: int
+    """The first offset of the log."""
+    until: int
+    """The last offset to apply; below `first` when there is nothing."""
+
+
+async def log_ranges(
+    kafka: KafkaSettings, *, to_offset: int | None = None, to_timestamp_ms: int | None = None
+) -> dict[int, LogRange]:
+    """Return the range of each partition: to the end of the log, to an offset (included), or to before a time.
+
+    Of a log with other times than its offsets' order the first record at or after `to_timestamp_ms` ends the range.
+    Raises ClusterUnreachableError, TopicMismatchError.
+    """
+    async with _consumer(kafka) as consumer:
+        if kafka.actions_topic not in await consumer.topics():
+            raise TopicMismatchError(f"topic {kafka.actions_topic} does not exist: name another in kafka.actions_topic")
+        partitions = [TopicPartition(kafka.actions_topic, number) for number in range(kafka.partitions)]
+        first = await consumer.beginning_offsets(partitions)
+        end = await consumer.end_offsets(partitions)
+        if to_timestamp_ms is not None:
+            found = await consumer.offsets_for_times(dict.fromkeys(partitions, to_timestamp_ms))
+            end = {tp: end[tp] if found[tp] is None else found[tp].offset for tp in partitions}
+        elif to_offset is not None:
+            end = {tp: min(end[tp], to_offset + 1) for tp in partitions}
+    return {tp.partition: LogRange(first[tp], end[tp] - 1) for tp in partitions}
 
 
 async def replay(
@@ -34,9 +70,7 @@ async def replay(
     or ends before `until`.
     """
     partition = TopicPartition(kafka.actions_topic, store.partition)
-    consumer = AIOKafkaConsumer(**kafka.consumer_options(), auto_offset_reset="none")
-    try:
-        await consumer.start()
+    async with _consumer(kafka) as consumer:
         consumer.assign([partition])
         start = store.applied_offset + 1
         first = (await consumer.beginning_offsets([partition]))[partition]
@@ -62,6 +96,14 @@ async def replay(
             elif position > until:
                 # What is left up to `until` are control records, which have no value to apply.
                 break
+
+
+@asynccontextmanager
+async def _consumer(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(**kafka.consumer_options(), auto_offset_reset="none")
+    try:
+        await consumer.start()
+        yield consumer
     except (KafkaError, OSError) as error:
         raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
     finally:

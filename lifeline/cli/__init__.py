@@ -12,6 +12,7 @@ from lifeline.cli.data import erase, get, produce, score, verify
 from lifeline.cli.dlq import dlq_app
 from lifeline.cli.fingerprint import fingerprint
 from lifeline.cli.inspect import inspect
+from lifeline.cli.replay import replay, replay_partition
 from lifeline.cli.run import bench, broker, demo, node, train
 from lifeline.cli.snapshot import snapshot_app
 from lifeline.client import LifelineError
@@ -45,8 +46,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (node, produce, get, score, erase, verify, fingerprint, inspect, train, demo, broker, bench, health):
+for command in (
+    node,
+    produce,
+    get,
+    score,
+    erase,
+    verify,
+    replay,
+    fingerprint,
+    inspect,
+    train,
+    demo,
+    broker,
+    bench,
+    health,
+):
     app.command()(command)
+app.command(hidden=True)(replay_partition)
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(snapshot_app, name="snapshot")

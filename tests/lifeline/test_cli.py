@@ -18,7 +18,20 @@ PAIRS = (
     ("dlq", "show"),
     ("dlq", "retry"),
 )
-COMMANDS = ("node", "produce", "get", "score", "erase", "verify", "train", "demo", "broker", "bench", "health")
+COMMANDS = (
+    "node",
+    "produce",
+    "get",
+    "score",
+    "erase",
+    "verify",
+    "replay",
+    "train",
+    "demo",
+    "broker",
+    "bench",
+    "health",
+)
 
 
 def run(*arguments: str) -> Result:
