@@ -292,7 +292,9 @@ def test_the_deadline_bounds_all_attempts_and_the_last_failure_says_how_many(
         client.get_sequence("ann", timeout_s=1)
     assert time.monotonic() - started < 30
     assert caught.value.attempts == len(node.asked) > 1
-    assert node.deadlines == sorted(node.deadlines, reverse=True)
+    # How much each attempt had left when it was handled: never more than was given, and the last one hardly half of it.
+    assert max(node.deadlines) <= 1
+    assert node.deadlines[-1] < 0.6
 
 
 @pytest.mark.parametrize(
