@@ -9,12 +9,16 @@ from lifeline.errors import DataDirError
 from store.errors import StoreLockedError
 from store.snapshots.files import remove_leftovers
 
+SWAP_JOURNAL = "swap.json"
+"""What a swap of partitions (swap.py) is about to do, for as long as it is not done."""
+
 
 @contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
+def locked(data_dir: Path, *, may_finish_swap: bool = False) -> Iterator[None]:
     """Hold the data directory: two nodes in one would overwrite each other's embeddings.
 
-    What a killed holder left half done is removed. Raises DataDirError, StoreLockedError.
+    What a killed holder left half done is removed. Raises StoreLockedError, and DataDirError, also after a swap of
+    partitions that was interrupted, unless it is to be finished.
     """
     with ExitStack() as stack:
         try:
@@ -31,5 +35,10 @@ def locked(data_dir: Path) -> Iterator[None]:
             raise StoreLockedError(
                 f"{data_dir} belongs to a node that runs: stop it, or name another directory with --data-dir"
             ) from error
+        if (data_dir / SWAP_JOURNAL).exists() and not may_finish_swap:
+            raise DataDirError(
+                f"a swap of partitions in {data_dir} was interrupted: finish it with the same `lifeline replay ... "
+                f"--swap` command ({SWAP_JOURNAL} there names its --into)"
+            )
         remove_leftovers(data_dir)
         yield

@@ -43,6 +43,9 @@ def replay(
     verify: Annotated[
         bool, typer.Option("--verify", help="replay to where the node's state stands, and compare with that")
     ] = False,
+    swap: Annotated[
+        bool, typer.Option("--swap", help="put it in the place of the partitions of a node that is stopped")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and change nothing")] = False,
     force: Annotated[bool, typer.Option("--force", help="start over in a directory that holds a replay")] = False,
     processes: Annotated[int, typer.Option(min=1, help="partitions at once")] = os.cpu_count() or 1,
@@ -54,15 +57,27 @@ def replay(
     """Rebuild the state from the topic, into a directory of its own; after a crash the same command goes on.
 
     With --verify it is compared with the state in the node's directory at the same offsets, from the stored events; the
-    node may be running. Exit code 3 when anything differs.
+    node may be running. With --swap the partitions then take the place of the node's, which stay beside them as
+    partition-N.replaced-TIME; where the replay ended earlier than they did, the node goes on from there. Exit code 3
+    when anything differs.
     """
+    from lifeline.data_lock import SWAP_JOURNAL, locked
     from lifeline.replay import plan, run
     from lifeline.stored import opened
+    from lifeline.swap import swap as swap_in
     from lifeline.verify import compare_with
 
     if sum((to_offset is not None, to_datetime is not None, to_latest, verify)) > 1:
         raise typer.BadParameter("give one of --to-offset, --to-datetime, --to-latest and --verify")
     settings = load(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
+    if swap:
+        if (settings.node.data_dir / SWAP_JOURNAL).exists():
+            # Partitions have gone from `into` already: to replay them again is not what was begun.
+            _print_swapped(swap_in(settings.node.data_dir, into, ()), as_json=as_json)
+            return
+        with locked(settings.node.data_dir):
+            # A node that runs is better known of now than after the replay.
+            pass
     timestamp_ms = None if to_datetime is None else int(to_datetime.replace(tzinfo=UTC).timestamp() * 1_000)
     flags = [
         *(("--config", str(config)) if config else ()),
@@ -96,7 +111,8 @@ def replay(
             run(settings, into, plans, processes=processes, flags=flags, progress=show, force=force)
         seconds = time.monotonic() - started
         report = compare_with(settings, live, into) if verify else None
-    _print_done(plans, seconds, report, as_json=as_json)
+    replaced = swap_in(settings.node.data_dir, into, [one.partition for one in plans]) if swap else []
+    _print_done(plans, seconds, report, replaced, as_json=as_json)
     if report is not None and not report.equal:
         raise typer.Exit(3)
 
@@ -134,7 +150,12 @@ def _print_plan(plans: "Sequence[PartitionPlan]", *, as_json: bool) -> None:
 
 
 def _print_done(
-    plans: "Sequence[PartitionPlan]", seconds: float, report: "VerifyReport | None", *, as_json: bool
+    plans: "Sequence[PartitionPlan]",
+    seconds: float,
+    report: "VerifyReport | None",
+    replaced: Sequence[Path],
+    *,
+    as_json: bool,
 ) -> None:
     records = sum(one.records for one in plans)
     if as_json:
@@ -142,6 +163,7 @@ def _print_done(
             {
                 "partitions": [one._asdict() | {"records": one.records} for one in plans],
                 "seconds": seconds,
+                "replaced": list(map(str, replaced)),
                 **(report.as_json() if report else {}),
             }
         )
@@ -151,3 +173,14 @@ def _print_done(
     out.print(f"{records:,} records in {seconds:.1f} s", highlight=False)
     if report is not None:
         out.print(report.summary(), highlight=False)
+    if replaced:
+        _print_swapped(replaced, as_json=False)
+
+
+def _print_swapped(replaced: Sequence[Path], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"replaced": list(map(str, replaced))})
+        return
+    out.print("In place. What was there before, to be removed once you are content:", highlight=False)
+    for path in replaced:
+        out.print(f"  {path}", highlight=False, soft_wrap=True)

@@ -110,6 +110,14 @@ def test_a_replay_that_was_killed_goes_on_and_equals_the_live_state_or_names_who
     told = replay(node, into, "--verify", code=3)
     assert [one["different_users"] for one in told["comparisons"] if one["different_users"]] == [[user]]
 
+    swapped = replay(node, into, "--swap")
+    assert len(swapped["replaced"]) == node.settings.kafka.partitions
+    assert states(node.settings) == wanted
+    node.start()
+    assert run_cli(node, "replay", "--into", str(tmp_path / "other"), "--swap").returncode == 1
+    node.wait_ready(READY_S)
+    assert node.stop() == 0
+
 
 def test_a_directory_of_something_else_is_left_alone(
     fresh_topics: KafkaSettings, make_node: NodeMaker, tmp_path: Path
