@@ -38,7 +38,7 @@ from stream.action_stream import ActionStream
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import Rules
 from stream.items import ItemFollower
-from stream.partition import PartitionState
+from stream.partition import PartitionState, StoreAccess
 from stream.partitioner import partition_of
 from stream.threads import run_abandonable
 from stream.topics import ensure_topics
@@ -133,8 +133,7 @@ class Node:
         updater: Updater[PartitionStore] = Updater(
             settings.updater,
             Rules.of(settings.vocabulary, partitions, settings.updater),
-            open_store=open_store,
-            close_store=PartitionStore.close,
+            StoreAccess(open_store, PartitionStore.close),
             directory=directory,
             dead_letters=DeadLetterPublisher(settings.kafka, settings.updater),
         )

@@ -25,7 +25,7 @@ def generate(output: Path) -> None:
         raise SystemExit(code)
     package = output / "lifeline" / "v1"
     # A file without a service has an empty service module.
-    for name in ("action", "item"):
+    for name in ("action", "group", "item"):
         for path in package.glob(f"{name}_pb2_grpc.py*"):
             path.unlink()
 

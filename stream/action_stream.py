@@ -9,13 +9,16 @@ from aiokafka.errors import KafkaError
 
 from stream.cluster import check_reachable
 from stream.errors import ClusterUnreachableError, StreamError, TransportError
+from stream.membership import Membership
 from stream.partition import PartitionStatus, StoreT
 from stream.settings import KafkaSettings, UpdaterSettings
+from stream.standby import StandbyFollower, StandbyStatus
 from stream.stopping import end_within
 from stream.transport import FaustApp
 from stream.updater import Updater
 
 _LEAVE_S = 4.0
+_STANDBY_STOP_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -23,8 +26,18 @@ _log = structlog.get_logger(__name__)
 class ActionStream(Generic[StoreT]):
     """Joins the group, and keeps the updater's stores up with the log. It lives in the running event loop."""
 
-    def __init__(self, kafka: KafkaSettings, settings: UpdaterSettings, updater: Updater[StoreT]) -> None:
-        self._kafka, self._settings, self._updater = kafka, settings, updater
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        settings: UpdaterSettings,
+        updater: Updater[StoreT],
+        *,
+        standby: StandbyFollower[StoreT] | None = None,
+        membership: Membership | None = None,
+    ) -> None:
+        """Without a `standby` nothing is followed, whatever the group's leader says."""
+        self._kafka, self._settings, self._updater, self._standby = kafka, settings, updater, standby
+        self._membership = membership or Membership([updater])
         self._app: FaustApp | None = None
 
     async def start(self) -> None:
@@ -34,7 +47,9 @@ class ActionStream(Generic[StoreT]):
         """
         await asyncio.to_thread(check_reachable, self._kafka)
         self._updater.start()
-        self._app = FaustApp(self._kafka, self._settings, self._updater)
+        if self._standby is not None:
+            self._standby.start()
+        self._app = FaustApp(self._kafka, self._settings, self._updater, self._membership)
         try:
             await self._app.start()
         except (KafkaError, OSError) as error:
@@ -46,10 +61,13 @@ class ActionStream(Generic[StoreT]):
         """Wait for as long as all is well; raises what ended the updater, or TransportError."""
         app = self._running()
         tasks = [asyncio.create_task(self._updater.wait()), asyncio.create_task(app.wait_until_stopped())]
+        if self._standby is not None:
+            tasks.append(asyncio.create_task(self._standby.wait()))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if tasks[0].done():
-                tasks[0].result()
+            for ours in (tasks[0], *tasks[2:]):
+                if ours.done():
+                    ours.result()
             if app.crashed:
                 raise self._crash()
         finally:
@@ -60,6 +78,10 @@ class ActionStream(Generic[StoreT]):
     def status(self) -> list[PartitionStatus]:
         """Return every partition that is held, by number."""
         return self._updater.status()
+
+    def standbys(self) -> list[StandbyStatus]:
+        """Return every partition that is followed for another node, by number."""
+        return [] if self._standby is None else self._standby.status()
 
     async def stop(self, timeout_s: float) -> None:
         """Stop the intake, apply what waits, let the commit follow, leave the group, and close the stores.
@@ -77,7 +99,11 @@ class ActionStream(Generic[StoreT]):
                 if not await end_within(app.stop(), deadline - time.monotonic()):
                     _log.warning("the group was not left in time: it will notice", timeout_s=timeout_s)
         finally:
-            await self._updater.close()
+            try:
+                if self._standby is not None:
+                    await self._standby.stop(max(_STANDBY_STOP_S, deadline - time.monotonic()))
+            finally:
+                await self._updater.close()
 
     def _running(self) -> FaustApp:
         if self._app is None:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from store.actions import ActionBatch
 from stream.bad_share import BadShare
 from stream.decode import DeadLetterReason
+from stream.fingerprint_log import StateAt
 from stream.record import Record, size_of
 
 
@@ -41,6 +42,10 @@ class Store(Protocol):
     """What the updater needs of a partition's store: `store.partition.PartitionStore` has it."""
 
     @property
+    def state(self) -> StateAt:
+        """Applied offset and fingerprint, of one moment."""
+
+    @property
     def applied_offset(self) -> int:
         """The last offset that is part of the state; -1 before the first."""
 
@@ -56,6 +61,15 @@ class Store(Protocol):
 
 
 StoreT = TypeVar("StoreT", bound=Store)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAccess(Generic[StoreT]):
+    """How a partition's store is opened and closed; both are called in threads."""
+
+    open: Callable[[int], StoreT]
+    """Opens a partition's store, or restores it first: it may take as long as that takes."""
+    close: Callable[[StoreT], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,8 @@ class HeldPartition(Generic[StoreT]):
     epoch: int = 0
     """Grows whenever what was fetched before has become void."""
     consuming: bool = False
+    refused: bool = False
+    """Whether it refuses, or did when it was revoked."""
     served: bool = False
     """Whether readers find its store."""
     next_offset: int = 0
@@ -155,8 +171,11 @@ class HeldPartition(Generic[StoreT]):
         self.seen_gap = -1
         return size
 
-    def take(self, limit: int, max_bytes: int) -> tuple[list[Record], int]:
-        """Remove and return the first records, and their bytes: at most `limit` and `max_bytes`, but at least one."""
+    def take(self, limit: int, max_bytes: int, end_of: Callable[[int], int]) -> tuple[list[Record], int]:
+        """Remove and return the first records, and their bytes: at most `limit` and `max_bytes`, but at least one.
+
+        `end_of` gives the offset before which a batch with this first offset has to end.
+        """
         taken: list[Record] = []
         size = 0
         while self.pending and len(taken) < limit:
@@ -176,6 +195,12 @@ class HeldPartition(Generic[StoreT]):
             else:
                 continue
             break
+        if taken and taken[-1].offset >= (end := end_of(taken[0].offset)):
+            tail = after(taken, end)
+            tail_size = sum(map(size_of, tail))
+            self.pending.appendleft((tail, tail_size))
+            del taken[-len(tail) :]
+            size -= tail_size
         self.pending_records -= len(taken)
         self.pending_bytes -= size
         # What stays has waited already: it goes with the next batch, at once.

@@ -192,6 +192,12 @@ class UpdaterSettings(BaseModel):
         Literal["caught_up", "stale"],
         Field(description="answer once a partition has caught up, or at once: as_of says how far it is"),
     ] = "caught_up"
+    standby_replicas: Annotated[
+        int, Field(ge=0, le=8, description="how many nodes follow each partition besides its owner")
+    ] = 0
+    fingerprint_every: Annotated[
+        int, Field(ge=1, le=1 << 32, description="records between the fingerprints that owner and standbys compare")
+    ] = 65_536
     max_bad_share: Annotated[
         float, Field(gt=0, le=1, description="a partition stops when more of its last records than this are bad")
     ] = 0.5

@@ -24,7 +24,6 @@ import faust
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import ConnectionGroup
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.app.base import BootStrategy
@@ -32,7 +31,9 @@ from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from stream.assignor import LifelineAssignor
 from stream.errors import TransportError
+from stream.membership import Membership
 from stream.record import Record
 from stream.settings import KafkaSettings, UpdaterSettings
 from stream.stopping import end_within
@@ -119,7 +120,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc, unus
             **kafka.consumer_options(),
             group_id=kafka.group_id,
             group_instance_id=kafka.group_instance_id,
-            partition_assignment_strategy=[RoundRobinPartitionAssignor],
+            partition_assignment_strategy=[app.placement_assignor],
             # Only before the first seek, and never a decision: a gap in the offsets is looked into by the updater.
             auto_offset_reset="earliest",
             max_poll_records=updater.batch_max_records,
@@ -168,6 +169,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc, unused-ignore]
         self._epoch += 1
         try:
             await self.app.handler.on_assigned(self._numbers(assigned), _Reader(self, self._epoch))
+            self.app.membership.on_placement(self.app.placement_assignor.placement)
         except Exception as error:
             await self.crash(error)
             raise
@@ -310,8 +312,11 @@ class FaustApp(faust.App):  # type: ignore[misc, unused-ignore]
 
     BootStrategy = _Boot
 
-    def __init__(self, kafka: KafkaSettings, updater: UpdaterSettings, handler: Handler) -> None:
-        self.kafka, self.updater, self.handler = kafka, updater, handler
+    def __init__(
+        self, kafka: KafkaSettings, updater: UpdaterSettings, handler: Handler, membership: Membership
+    ) -> None:
+        self.kafka, self.updater, self.handler, self.membership = kafka, updater, handler, membership
+        self.placement_assignor = LifelineAssignor(kafka.actions_topic, updater.standby_replicas, membership.member)
         request_s = kafka.request_timeout_ms / 1000
         super().__init__(
             kafka.group_id,

@@ -13,7 +13,7 @@ with it: a node that lives and consumes nothing is worse than none.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,7 +25,9 @@ from stream.bad_share import BadShare
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import ActionRun, Decoded, Erasure, Rules, decode
 from stream.errors import StreamError
-from stream.partition import HeldPartition, PartitionState, PartitionStatus, Store, StoreT, after
+from stream.fingerprint_log import FingerprintLog
+from stream.partition import HeldPartition, PartitionState, PartitionStatus, Store, StoreAccess, StoreT, after
+from stream.placement import LocalPartition
 from stream.record import Record
 from stream.settings import UpdaterSettings
 from stream.threads import run_to_end
@@ -43,6 +45,10 @@ _log = structlog.get_logger(__name__)
 
 StateListener = Callable[[int, PartitionState, str], None]
 """Told of every change: partition, state, and why. Called in the event loop; it must return at once."""
+
+
+async def _nobody(_partition: int) -> None:
+    return None
 
 
 class Directory(Protocol[_StoreT_contra]):
@@ -71,9 +77,9 @@ def apply_steps(store: Store, steps: Sequence[ActionRun | Erasure]) -> None:
 class Updater(Generic[StoreT]):
     """Holds the stores of the partitions that are assigned, and keeps them up with the log.
 
-    `open_store` and `close_store` are called in threads; `open_store` may take as long as a restore takes. A
-    store is in the `directory` from when it has caught up with its log (with ``updater.serve`` "stale": met it) until
-    its partition goes to another node, or refuses.
+    Before a store is opened, `take_over` is asked for one that is open already, of a partition that was followed so
+    far. A store is in the `directory` from when it has caught up with its log (with ``updater.serve`` "stale": met it)
+    until its partition goes to another node, or refuses.
     All methods belong to one event loop.
     """
 
@@ -81,19 +87,21 @@ class Updater(Generic[StoreT]):
         self,
         settings: UpdaterSettings,
         rules: Rules,
+        stores: StoreAccess[StoreT],
         *,
-        open_store: Callable[[int], StoreT],
-        close_store: Callable[[StoreT], None],
         directory: Directory[StoreT],
         dead_letters: DeadLetterPublisher,
         on_state: StateListener = lambda *_: None,
+        take_over: Callable[[int], Awaitable[StoreT | None]] = _nobody,
+        fingerprints: FingerprintLog | None = None,
     ) -> None:
         self._settings = settings
-        self._rules = rules
-        self._open_store, self._close_store = open_store, close_store
+        self._rules, self._stores = rules, stores
         self._directory = directory
         self._dead_letters = dead_letters
         self._on_state = on_state
+        self._take_over = take_over
+        self._fingerprints = fingerprints or FingerprintLog(settings.fingerprint_every)
         self._held: dict[int, HeldPartition[StoreT]] = {}
         self._reader: LogReader | None = None
         self._waiting = self._waiting_bytes = 0
@@ -138,6 +146,27 @@ class Updater(Generic[StoreT]):
         """Return every partition that this node holds, or has just lost, by number."""
         return [self._held[number].status() for number in sorted(self._held)]
 
+    def holds(self, partition: int) -> bool:
+        """Say whether this node holds a partition, or has not closed it yet; callable from any thread."""
+        return partition in self._held
+
+    def store_of(self, partition: int) -> StoreT | None:
+        """Return the open store of a partition that is held; callable from any thread."""
+        held = self._held.get(partition)
+        return None if held is None else held.store
+
+    def local(self) -> dict[int, LocalPartition]:
+        """Return the stores that are held, as owner; callable from any thread."""
+        return {
+            held.number: LocalPartition(store.applied_offset, owned=True)
+            for held in list(self._held.values())
+            if (store := held.store) is not None
+        }
+
+    def spoiled(self) -> frozenset[int]:
+        """Return the partitions that refuse: another node's store may do better; callable from any thread."""
+        return frozenset(held.number for held in list(self._held.values()) if held.refused)
+
     # -- what the transport tells ------------------------------------------------------------------------------
 
     async def on_assigned(self, partitions: frozenset[int], reader: LogReader) -> None:
@@ -149,6 +178,7 @@ class Updater(Generic[StoreT]):
             held = self._held.setdefault(number, HeldPartition(number))
             held.bad_share = BadShare(self._settings.bad_share_records, self._settings.max_bad_share)
             self._forget(held)
+            held.refused = False
             self._set_state(held, PartitionState.ASSIGNED)
             self._spawn(self._activate(held, held.epoch, reader))
 
@@ -257,10 +287,13 @@ class Updater(Generic[StoreT]):
 
     async def _open(self, held: HeldPartition[StoreT]) -> StoreT:
         self._set_state(held, PartitionState.RESTORING)
+        held.store = await self._take_over(held.number)
+        if held.store is not None:
+            return held.store
 
         def opening() -> StoreT:
             # Set from the thread: a store that was opened is known, and will be closed, whatever happens to us.
-            held.store = self._open_store(held.number)
+            held.store = self._stores.open(held.number)
             return held.store
 
         return await run_to_end(opening)
@@ -288,8 +321,9 @@ class Updater(Generic[StoreT]):
             self._withdraw(held)
             self._committed.pop(held.number, None)
             store, held.store = held.store, None
+            self._fingerprints.forget(held.number)
             if store is not None:
-                await run_to_end(self._close_store, store)
+                await run_to_end(self._stores.close, store)
             # The partition may have come back during the close: what activates it next finds no store, and opens one.
             if epoch == held.epoch and self._held.get(held.number) is held:
                 del self._held[held.number]
@@ -353,10 +387,13 @@ class Updater(Generic[StoreT]):
     async def _apply_some(self, held: HeldPartition[StoreT]) -> None:
         async with held.applying:
             store = held.store
-            records, size = held.take(self._settings.batch_max_records, self.max_waiting_bytes // 4)
+            records, size = held.take(
+                self._settings.batch_max_records, self.max_waiting_bytes // 4, self._fingerprints.end_of_batch
+            )
             self._count_waiting(-len(records), -size)
             if store is None or not records:
                 return
+            self._fingerprints.before_batch(held.number, store.state, records[0].offset)
             loop = asyncio.get_running_loop()
             decoded = await loop.run_in_executor(self._executor, self._decode_and_apply, store, records)
             held.bad_share.add(len(records), len(decoded.dead_letters))
@@ -387,6 +424,7 @@ class Updater(Generic[StoreT]):
             self._reader.pause(held.number)
         self._forget(held)
         self._withdraw(held, why)
+        held.refused = True
         self._set_state(held, PartitionState.REFUSING, why)
 
     def _decode_and_apply(self, store: StoreT, records: Sequence[Record]) -> Decoded:

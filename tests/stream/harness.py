@@ -5,16 +5,25 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from store.actions import ActionBatch
 from store.vocabulary import Vocabulary
 from stream.action_stream import ActionStream
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import Rules
-from stream.partition import PartitionState
+from stream.fingerprint_log import Fingerprint, FingerprintLog, StateAt
+from stream.membership import Membership
+from stream.partition import PartitionState, StoreAccess
+from stream.placement import NOWHERE, Placement
 from stream.settings import KafkaSettings, UpdaterSettings
+from stream.standby import StandbyFollower
 from stream.updater import Updater
+
+
+class RecordedState(NamedTuple):
+    applied_offset: int
+    fingerprint: int
 
 
 class RecordingStore:
@@ -28,6 +37,12 @@ class RecordingStore:
         self.erased: list[bytes] = []
         self.open = False
         self.before_apply: Callable[[], None] = lambda: None
+        self.skew = 0
+        """Added to the fingerprint: what a damaged store would say."""
+
+    @property
+    def state(self) -> StateAt:
+        return RecordedState(self.applied_offset, hash(tuple(self.events)) % (1 << 128) + self.skew)
 
     def apply(self, batch: ActionBatch, *, offset: int) -> int:
         self.before_apply()
@@ -73,8 +88,20 @@ class Node:
     directory: RecordingDirectory = field(default_factory=RecordingDirectory)
     states: list[tuple[int, PartitionState]] = field(default_factory=list)
     opened: list[int] = field(default_factory=list)
+    address: str = ""
+    peers: dict[str, "Node"] = field(default_factory=dict)
+    """By address: whom a standby may ask. A node that is in it follows what the group's leader says."""
+    placement: Placement = NOWHERE
     before_open: Callable[[int], None] = lambda _: None
     stream: Any = None
+    running_updater: Any = None
+    standby: Any = None
+    publisher: Any = None
+    """Instead of the real one."""
+    fingerprints: FingerprintLog = field(default_factory=lambda: FingerprintLog(1 << 16))
+
+    async def take_over(self, partition: int) -> RecordingStore | None:
+        return None if self.standby is None else await self.standby.take(partition)
 
     def open_store(self, partition: int) -> RecordingStore:
         self.before_open(partition)
@@ -91,20 +118,54 @@ class Node:
     def rules(self) -> Rules:
         return Rules.of(Vocabulary(), self.kafka.partitions, self.updater)
 
+    def make_standby(self) -> StandbyFollower[RecordingStore]:
+        return StandbyFollower(
+            self.kafka,
+            self.updater,
+            self.rules(),
+            StoreAccess(self.open_store, self.close_store),
+            is_held=self.running_updater.holds,
+            fingerprints=self.fingerprints,
+            ask_owner=self.ask,
+        )
+
+    async def ask(self, address: str, partition: int) -> list[Fingerprint]:
+        owner = self.peers[address]
+        store = owner.running_updater.store_of(partition)
+        if store is None:
+            raise ConnectionError(f"{address} has no such store: ask another")
+        return owner.fingerprints.of(partition, store.state)
+
+    def placed(self, placement: Placement) -> None:
+        self.placement = placement
+        if self.standby is not None:
+            self.standby.on_placement(placement)
+
     def make_updater(self) -> Updater[RecordingStore]:
         return Updater(
             self.updater,
             self.rules(),
-            open_store=self.open_store,
-            close_store=self.close_store,
+            StoreAccess(self.open_store, self.close_store),
             directory=self.directory,
-            dead_letters=DeadLetterPublisher(self.kafka, self.updater),
+            dead_letters=self.publisher or DeadLetterPublisher(self.kafka, self.updater),
+            take_over=self.take_over,
+            fingerprints=self.fingerprints,
             on_state=lambda partition, state, _: self.states.append((partition, state)),
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Node"]:
-        self.stream = ActionStream(self.kafka, self.updater, self.make_updater())
+        self.fingerprints = FingerprintLog(self.updater.fingerprint_every)
+        self.running_updater = self.make_updater()
+        self.standby = self.make_standby() if self.address in self.peers else None
+        holders = [self.running_updater] if self.standby is None else [self.standby, self.running_updater]
+        self.stream = ActionStream(
+            self.kafka,
+            self.updater,
+            self.running_updater,
+            standby=self.standby,
+            membership=Membership(holders, address=self.address, on_placement=self.placed),
+        )
         try:
             await self.stream.start()
             yield self

@@ -20,7 +20,7 @@ from stream.action_stream import ActionStream
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import DeadLetterReason, Rules
 from stream.errors import ClusterUnreachableError, TransportError
-from stream.partition import PartitionState
+from stream.partition import PartitionState, StoreAccess
 from stream.partitioner import partition_of
 from stream.producer import LifelineProducer
 from stream.settings import KafkaSettings, UpdaterSettings
@@ -457,8 +457,7 @@ def test_the_real_store_comes_out_the_same_through_restarts_and_in_one_pass(
         updater: Updater[PartitionStore] = Updater(
             updater_settings,
             rules,
-            open_store=opener(home),
-            close_store=PartitionStore.close,
+            StoreAccess(opener(home), PartitionStore.close),
             directory=directory,
             dead_letters=DeadLetterPublisher(settings, updater_settings),
         )
