@@ -21,6 +21,7 @@ from lifeline.deadline import Deadline
 from lifeline.opening import open_partition
 from lifeline.paths import items_dir, partition_dir
 from lifeline.server import NodeServer
+from lifeline.topic_note import TopicIdentity
 from scorer import weights
 from scorer.errors import ModelNotFoundError
 from scorer.scorer import Scorer
@@ -108,7 +109,8 @@ class Node:
     async def start(cls, settings: Settings, stack: AsyncExitStack, stopping: Deadline) -> "Node":
         """Start every part; `stack` stops them again, within `stopping`. Raises what the parts raise."""
         stack.enter_context(locked(settings.node.data_dir))
-        await run_abandonable(ensure_topics, settings.kafka)
+        actions_topic, *_ = await run_abandonable(ensure_topics, settings.kafka)
+        TopicIdentity(settings.kafka.actions_topic, actions_topic.topic_id).check(settings.node.data_dir)
         partitions = settings.kafka.partitions
         snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
         memory = SharedMemory(settings.store)

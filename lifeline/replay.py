@@ -20,17 +20,19 @@ from typing import NamedTuple
 
 from lifeline.config import Settings
 from lifeline.data_lock import locked
-from lifeline.errors import ReplayError
+from lifeline.errors import DataDirError, ReplayError
 from lifeline.guard import Guard
 from lifeline.paths import partition_dir, partitions_in
+from lifeline.topic_note import TOPIC_NOTE, TopicIdentity
 from store.collector import keep_collector_away
 from store.memory import SharedMemory
 from store.partition import PartitionStore
 from stream.decode import Rules
 from stream.replay import LogRange, log_ranges, replay
+from stream.topics import actions_topic_id
 
 NOTE = "replay.json"
-_OTHERS = frozenset({NOTE, "node.lock"})
+_OTHERS = frozenset({NOTE, TOPIC_NOTE, "node.lock"})
 _SHOWN = 2_000
 
 Progress = Callable[[int, int], None]
@@ -105,11 +107,17 @@ def run(
     Returns once every partition is applied. Raises ReplayError with what a process said when it failed (the others
     are ended; the same call goes on from there), StoreLockedError while another replay is at work in `into`.
     """
+    actions_topic = TopicIdentity(settings.kafka.actions_topic, actions_topic_id(settings.kafka))
     with locked(into):
         _check_ours(settings, into, force=force)
         if force:
             for number in partitions_in(into):
                 shutil.rmtree(partition_dir(into, number))
+            (into / TOPIC_NOTE).unlink(missing_ok=True)
+        try:
+            actions_topic.check(into)
+        except DataDirError as error:
+            raise ReplayError(f"{error}; or start over with --force") from error
         (into / NOTE).write_text(json.dumps({"topic": settings.kafka.actions_topic}) + "\n")
         stopping = threading.Event()
         with ThreadPoolExecutor(processes) as pool:

@@ -15,6 +15,7 @@ from typing import NamedTuple, Self
 from lifeline.data_lock import SWAP_JOURNAL, locked
 from lifeline.errors import DataDirError, ReplayError
 from lifeline.paths import partition_dir
+from lifeline.topic_note import TOPIC_NOTE
 
 
 class _Swap(NamedTuple):
@@ -64,6 +65,8 @@ def swap(data_dir: Path, into: Path, partitions: Sequence[int]) -> list[Path]:
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
             begun = _Swap(str(into.resolve()), sorted(partitions), stamp)
             _write(journal, json.dumps(begun._asdict()))
+        if (into / TOPIC_NOTE).exists():
+            (into / TOPIC_NOTE).replace(data_dir / TOPIC_NOTE)
         replaced = [_swap_one(data_dir, into, number, begun.stamp) for number in begun.partitions]
         for directory in (into, data_dir):
             _sync(directory)

@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +33,7 @@ from stream.threads import run_to_end
 _BATCH = 8_192
 _POLL_MS = 500
 _ASSIGN_POLL_S = 0.01
+_TELL_S = 1.0
 _DECIMAL = re.compile(rb"0|[1-9][0-9]{0,19}")
 _FORGOTTEN = bytes(EMBEDDING_DIM)
 
@@ -122,7 +123,9 @@ class ItemFollower:
         self._kafka, self._table = kafka, table
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
+        self._starts: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
+        self._started = self._told = time.monotonic()
         self.caught_up = asyncio.Event()
         """Set once everything that was in the topic at the start is in the table."""
         self.records = 0
@@ -164,6 +167,8 @@ class ItemFollower:
                     "the topic was made anew, so set <node.data_dir>/items aside and start again"
                 )
             consumer.seek(partition, position)
+            self._starts[partition] = position
+        self._started = self._told = time.monotonic()
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
         await self._look(consumer)
@@ -188,9 +193,23 @@ class ItemFollower:
         if self.caught_up.is_set():
             return
         # The position passes control records and what compaction took, where no record is handed over.
-        behind = [tp for tp, end in self._ends.items() if await consumer.position(tp) < end]
-        if not behind:
+        positions = {tp: await consumer.position(tp) for tp in self._ends}
+        if all(positions[tp] >= end for tp, end in self._ends.items()):
             self.caught_up.set()
+        self._tell(positions)
+
+    def _tell(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Say how far the start is, once a second and at its end."""
+        total = sum(end - self._starts[tp] for tp, end in self._ends.items())
+        done = sum(min(positions[tp], end) - self._starts[tp] for tp, end in self._ends.items())
+        now, over = time.monotonic(), self.caught_up.is_set()
+        if total == 0 or not (over or now - self._told >= _TELL_S):
+            return
+        self._told = now
+        seconds = now - self._started
+        rate = done / seconds if seconds > 0 else 0.0
+        left = {} if over else {"remaining_s": round((total - done) / rate) if rate else None}
+        _log.info("items", read=done, of=total, per_s=round(rate), seconds=round(seconds, 1), **left)
 
     async def wait(self) -> None:
         """Wait for as long as all is well; raises what ended the follower."""

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import structlog
 from kafka import KafkaAdminClient
@@ -54,6 +55,17 @@ class TopicReport:
     """Sentences like ``partitions is 6, not 4``."""
     fatal: bool = False
     """Whether nodes must not use the topic like this."""
+    topic_id: str = ""
+    """What tells it from one of the same name made later; empty when the cluster gives none."""
+
+
+class _Found(NamedTuple):
+    """A topic that exists."""
+
+    partitions: int
+    replication_factor: int
+    configs: dict[str, str]
+    topic_id: str
 
 
 def plan_topics(settings: KafkaSettings) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
@@ -130,6 +142,17 @@ def ensure_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
     return reports
 
 
+def actions_topic_id(settings: KafkaSettings) -> str:
+    """Return the id of the actions topic; empty when it does not exist, or the cluster gives none.
+
+    Raises ClusterUnreachableError, StreamError.
+    """
+    plan, *_ = plan_topics(settings)
+    with _admin(settings) as admin:
+        found = _describe(admin, [plan]).get(plan.name)
+    return "" if found is None else found.topic_id
+
+
 def delete_topics(settings: KafkaSettings) -> None:
     """Delete the three topics, with everything in them; those that are missing are passed over.
 
@@ -184,8 +207,8 @@ def _create(admin: Any, plan: TopicPlan) -> bool:  # noqa: ANN401 - the library 
     return True
 
 
-def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, tuple[int, int, dict[str, str]]]:  # noqa: ANN401
-    """Return, for every topic that exists: its partitions, its replication factor and its configuration."""
+def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, _Found]:  # noqa: ANN401
+    """Return every topic that exists."""
     names = [plan.name for plan in plans]
     topics = [topic for topic in admin.describe_topics(names) if topic["error_code"] == 0]
     if not topics:
@@ -194,21 +217,20 @@ def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, tuple[int, in
         [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in topics], config_filter="all"
     )["topic"]
     return {
-        topic["name"]: (
+        topic["name"]: _Found(
             len(topic["partitions"]),
             min((len(each["replica_nodes"]) for each in topic["partitions"]), default=0),
             {key: value["value"] for key, value in configs[topic["name"]].items()},
+            _topic_id(topic.get("topic_id")),
         )
         for topic in topics
     }
 
 
-def _report(
-    plan: TopicPlan, now: Mapping[str, tuple[int, int, dict[str, str]]], created: frozenset[str] | set[str]
-) -> TopicReport:
+def _report(plan: TopicPlan, now: Mapping[str, _Found], created: frozenset[str] | set[str]) -> TopicReport:
     if plan.name not in now:
         return TopicReport(plan, TopicState.MISSING, ("it does not exist",), fatal=True)
-    partitions, replicas, configs = now[plan.name]
+    partitions, replicas, configs, topic_id = now[plan.name]
     pairs = {"partitions": (str(partitions), str(plan.partitions))}
     pairs["replication factor"] = (str(replicas), str(plan.replication_factor))
     pairs |= {key: (str(configs.get(key)), wanted) for key, wanted in plan.configs.items()}
@@ -219,4 +241,9 @@ def _report(
         TopicState.DIFFERS if differences else state,
         differences,
         fatal=plan.keyed and partitions != plan.partitions,
+        topic_id=topic_id,
     )
+
+
+def _topic_id(given: object) -> str:
+    return "" if given is None or given == UUID(int=0) else str(given)

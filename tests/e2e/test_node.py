@@ -34,7 +34,7 @@ from store.sequence import Column, SequenceQuery
 from stream.partitioner import partition_of
 from stream.producer import LifelineProducer
 from stream.settings import KafkaSettings
-from stream.topics import create_topics
+from stream.topics import create_topics, delete_topics
 from tests.e2e.conftest import READY_S, NodeMaker
 from tests.e2e.states import states
 
@@ -329,3 +329,12 @@ def test_a_stop_is_graceful_and_a_missing_cluster_is_one_sentence(running: Runni
     assert lost.returncode == 1
     assert "Kafka at 127.0.0.1:1 does not answer" in lost.stderr
     assert "Traceback" not in lost.stderr
+
+
+def test_a_node_whose_topic_was_made_anew_does_not_go_on_in_the_middle_of_it(running: Running) -> None:
+    assert running.node.stop() == 0
+    delete_topics(running.node.settings.kafka)
+    refused = cli("node", "--config", str(running.node.config))
+    assert refused.returncode == 1
+    assert "it was made anew, or this is another cluster" in " ".join(refused.stderr.split())
+    assert "Traceback" not in refused.stderr

@@ -7,6 +7,7 @@ import pytest
 from lifeline.data_lock import locked
 from lifeline.errors import DataDirError, ReplayError
 from lifeline.swap import swap
+from lifeline.topic_note import TOPIC_NOTE
 from store.errors import StoreLockedError
 
 NUMBERS = (0, 1, 2)
@@ -45,7 +46,10 @@ def check_done(data_dir: Path, into: Path, replaced: list[Path]) -> None:
 
 
 def test_the_old_partitions_stay_beside_the_new_ones(data_dir: Path, into: Path) -> None:
+    (data_dir / TOPIC_NOTE).write_text("old")
+    (into / TOPIC_NOTE).write_text("new")
     check_done(data_dir, into, swap(data_dir, into, NUMBERS))
+    assert (data_dir / TOPIC_NOTE).read_text() == "new"
 
 
 @pytest.mark.parametrize("steps", range(5))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaProducer
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from lifeline.v1.item_pb2 import Item
 from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
@@ -102,6 +103,31 @@ def test_a_table_follows_the_topic_and_goes_on_where_it_was(kafka_settings: Kafk
         asyncio.run(second())
     assert table.rows[2**64 - 1] == (b"\x01" * 32, 3)
     assert len(table.rows) == 501
+
+
+@pytest.mark.kafka
+def test_a_long_start_tells_how_far_it_is(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.items._TELL_S", 0.0)
+    monkeypatch.setattr("stream.items._BATCH", 100)
+    create_topics(kafka_settings)
+    table = RecordingTable()
+    with LifelineProducer(kafka_settings) as producer:
+        for number in range(1_000):
+            producer.publish_item(item(number))
+        producer.flush()
+
+    async def run() -> None:
+        async with following(kafka_settings, table):
+            pass
+
+    with capture_logs() as logs:
+        asyncio.run(run())
+    told = [line for line in logs if line["event"] == "items"]
+    assert [line["of"] for line in told] == [1_000] * len(told)
+    assert [line["read"] for line in told] == sorted(line["read"] for line in told)
+    assert told[-1]["read"] == 1_000
+    assert "remaining_s" not in told[-1]
+    assert any(0 < line["read"] < 1_000 and line["remaining_s"] >= 0 for line in told)
 
 
 @pytest.mark.kafka

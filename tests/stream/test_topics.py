@@ -5,7 +5,7 @@ from kafka import KafkaAdminClient
 
 from stream.errors import ClusterUnreachableError, TopicMismatchError
 from stream.settings import KafkaSettings
-from stream.topics import TopicState, create_topics, delete_topics, ensure_topics, plan_topics
+from stream.topics import TopicState, actions_topic_id, create_topics, delete_topics, ensure_topics, plan_topics
 
 pytestmark = pytest.mark.kafka
 
@@ -20,6 +20,21 @@ def test_topics_are_created_once_and_then_found_as_planned(kafka_settings: Kafka
     again = ensure_topics(kafka_settings)
     assert {report.state for report in again} == {TopicState.PRESENT}
     assert not any(report.differences for report in again)
+    ids = [report.topic_id for report in again]
+    assert len(set(ids)) == 3
+    assert ids == [report.topic_id for report in first]
+    assert actions_topic_id(kafka_settings) == ids[0]
+
+
+def test_a_topic_made_anew_has_another_id(kafka_settings: KafkaSettings) -> None:
+    assert actions_topic_id(kafka_settings) == ""
+    create_topics(kafka_settings)
+    before = actions_topic_id(kafka_settings)
+    delete_topics(kafka_settings)
+    deadline = time.monotonic() + 60
+    while create_topics(kafka_settings)[0].state is not TopicState.CREATED:
+        assert time.monotonic() < deadline
+    assert actions_topic_id(kafka_settings) not in {"", before}
 
 
 def test_a_missing_topic_is_created_beside_those_that_exist(kafka_settings: KafkaSettings) -> None:
