@@ -73,6 +73,10 @@ async def run_node(settings: Settings) -> None:
         _log.info("stopping", deadline_s=settings.node.stop_deadline_s)
         if node is not None:
             await node.leave(min(settings.node.drain_s, stopping.left()))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A signal that comes again while the process ends would make a graceful stop look like a crash.
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
     _log.info("stopped")
 
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -305,8 +308,27 @@ def test_a_second_node_in_the_same_directory_is_refused(running: Running) -> Non
     assert "belongs to a node that runs" in second.stderr
 
 
+def stop_insistently(node: NodeProcess) -> int:
+    """Ask for the stop again and again, up to the last moment of the process."""
+    asked = threading.Event()
+
+    def ask() -> None:
+        with suppress(ProcessLookupError):
+            while not asked.wait(0.005):
+                os.kill(pid, signal.SIGTERM)
+
+    pid = node.pid
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        return node.stop()
+    finally:
+        asked.set()
+        asking.join()
+
+
 def test_a_stop_is_graceful_and_a_missing_cluster_is_one_sentence(running: Running) -> None:
-    assert running.node.stop() == 0
+    assert stop_insistently(running.node) == 0
     # SIGTERM is heard while it starts, too: here a cluster that takes the call and never answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
