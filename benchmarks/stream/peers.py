@@ -1,10 +1,11 @@
-"""Peers of live ingest: Quix Streams and a Faust table, each on a topic of users who hold 4,000 events."""
+"""Peers: Quix Streams and a Faust table live, and Quix Streams' recovery, on a topic of users who hold 4,000 events."""
 
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +13,9 @@ import numpy as np
 from kafka import KafkaProducer
 from numpy.typing import NDArray
 
-from benchmarks.peers import FIGURE_FILE, PYTHON, ROOT
+from benchmarks.peers import FIGURE_FILE, NOT_MEASURED, PYTHON, ROOT
 from benchmarks.store.workloads import Workload
-from benchmarks.stream.place import placed
+from benchmarks.stream.place import Place, placed
 from store.vocabulary import Vocabulary
 from stream.partitioner import partition_of
 
@@ -23,6 +24,7 @@ HISTORY = 4_000
 SECONDS = 20.0
 _USERS = 100
 _EVENTS = 200_000
+_APPENDS = 10_000
 _LIMIT_S = 300.0
 _EVENT = np.dtype([("timestamp_ms", "<i8"), ("item_id", "<u8"), ("action_type", "u1"), ("surface", "u1")])
 
@@ -36,35 +38,71 @@ class LivePeers(NamedTuple):
 
 def live_peers(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload) -> LivePeers:
     """Measure each peer for `SECONDS`; empty with a note where their environment is not there."""
+    found = LivePeers({}, [])
+    with _peers_topic(bootstrap_servers, vocabulary, workload, found.notes) as place:
+        for name in NAMES:
+            if place is None:
+                break
+            figure = _measure(place, found.notes, f"{name} was", "live", (name,), (_USERS, SECONDS))
+            if figure is not None:
+                found.per_s[name] = figure["per_s"]
+    return found
+
+
+def quix_recovery(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload) -> LivePeers:
+    """Measure how fast Quix Streams makes a lost state anew, in events of the state a second."""
+    found = LivePeers({}, [])
+    with _peers_topic(bootstrap_servers, vocabulary, workload, found.notes) as place:
+        if place is not None:
+            sizes = (_USERS, _APPENDS)
+            figure = _measure(place, found.notes, "the recovery of quix_streams was", "recovery", (), sizes)
+            if figure is not None:
+                found.per_s["quix_streams"] = (_USERS * HISTORY + _APPENDS) / figure["seconds"]
+    return found
+
+
+@contextmanager
+def _peers_topic(
+    bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload, notes: list[str]
+) -> Iterator[Place | None]:
+    """Give topics that are filled for the peers; None with a note where their environment is not there."""
     if not PYTHON.is_file():
-        return LivePeers({}, ['peers were not measured: run "make peers" first'])
+        notes.append(NOT_MEASURED)
+        yield None
+        return
     events = np.empty(len(workload), _EVENT)
     events["timestamp_ms"], events["item_id"] = workload.timestamp_ms, workload.item_id
     events["action_type"], events["surface"] = workload.code >> 8, workload.code & 0xFF
-    found = LivePeers({}, [])
     with placed(bootstrap_servers, vocabulary) as place:
         _fill(place.kafka.servers, place.kafka.actions_topic, place.kafka.partitions, events)
-        for name in NAMES:
-            with tempfile.TemporaryDirectory(prefix="lifeline-peers-") as directory:
-                command = [
-                    *(str(PYTHON.absolute()), "-m", "benchmarks.peers.live", name, place.kafka.servers[0]),
-                    *(place.kafka.actions_topic, directory, str(_USERS), str(SECONDS)),
-                ]
-                environment = {**os.environ, "PYTHONPATH": str(ROOT), "PEER_PARTITIONS": str(place.kafka.partitions)}
-                try:
-                    subprocess.run(
-                        command,
-                        cwd=ROOT,
-                        env=environment,
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        timeout=_LIMIT_S,
-                        check=True,
-                    )
-                    found.per_s[name] = json.loads((Path(directory) / FIGURE_FILE).read_text())["per_s"]
-                except (subprocess.SubprocessError, FileNotFoundError) as error:
-                    found.notes.append(f"{name} was not measured: {error}")
-    return found
+        yield place
+
+
+def _measure(
+    place: Place, notes: list[str], what: str, module: str, before: Sequence[str], sizes: Sequence[float]
+) -> dict[str, float] | None:
+    """Run a module of the peers in a process of its own; None with a note when that failed."""
+    with tempfile.TemporaryDirectory(prefix="lifeline-peers-") as directory:
+        command = [
+            *(str(PYTHON.absolute()), "-m", f"benchmarks.peers.{module}", *before, place.kafka.servers[0]),
+            *(place.kafka.actions_topic, directory, *map(str, sizes)),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PEER_PARTITIONS": str(place.kafka.partitions)}
+        try:
+            subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                timeout=_LIMIT_S,
+                check=True,
+            )
+            figure: dict[str, float] = json.loads((Path(directory) / FIGURE_FILE).read_text())
+        except (subprocess.SubprocessError, FileNotFoundError) as error:
+            notes.append(f"{what} not measured: {error}")
+            return None
+    return figure
 
 
 def _fill(servers: list[str], topic: str, partitions: int, events: NDArray[np.void]) -> None:
