@@ -6,16 +6,15 @@
 
 It needs the bare package alone. One client serves any number of threads.
 
-Of several nodes each holds some users. The client learns from the answers which node has whose partition, asks the
-others where one refuses or is away, and tries again, with growing pauses, until the call's one deadline: so a rolling
-restart is seen as a slower answer. Reads and scores change nothing, so asking twice is safe; snapshots are asked for
-once, of the first address.
+Of several nodes each holds some partitions. Any node will do as the address: it forwards a call to the owner, or
+answers who that is, and the client then asks the owner directly. Where a node refuses or is away it asks the others,
+and tries again, with growing pauses, until the call's one deadline: so a rolling restart is seen as a slower answer.
+Reads and scores change nothing, so asking twice is safe; snapshots are asked for once, of the first address.
 """
 
 import random
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -36,11 +35,11 @@ from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
 from store.sequence import EMBEDDING_DIM, AsOf, Column, SequenceQuery, UserSequences
 from store.sequence import Sequence as EventSequence
 from store.wire import KINDS, WIRE_COLUMNS, WIRE_KINDS
+from stream.partitioner import partition_of
 
 MAX_REPLY_BYTES = 256 << 20
 SNAPSHOT_TIMEOUT_S = 3_600.0
 
-_USERS_REMEMBERED = 1 << 16
 # A node that restarts is back within a second or so: gRPC's own pause between two connections grows to two minutes.
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
@@ -50,7 +49,9 @@ _CHANNEL_OPTIONS = (
 )
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED})
 # What another try, here or elsewhere, may well give; an empty reason is that of a node that is away or going.
-_PASSING_REASONS = frozenset({"", "NOT_OWNER", "CATCHING_UP", "OVERLOADED"})
+_PASSING_REASONS = frozenset({"", "NOT_OWNER", "OWNER_UNREACHABLE", "CATCHING_UP", "OVERLOADED"})
+# What a node says of a call that it forwarded (lifeline/routing.py).
+_OWNER, _PARTITIONS = "lifeline-owner", "lifeline-partitions"
 _backoff = wait_random_exponential(multiplier=0.02, max=0.5)
 
 Reply = TypeVar("Reply")
@@ -138,6 +139,41 @@ class PartitionSnapshot(NamedTuple):
     seconds: float
 
 
+class PartitionInfo(NamedTuple):
+    """A partition that a node holds."""
+
+    partition: int
+    role: str
+    """owner or standby."""
+    state: str
+    reason: str
+    """Why it refuses, is stalled or has diverged; empty otherwise."""
+    applied_offset: int
+    lag_records: int
+    """Records known to be in the log and not applied yet."""
+    events: int
+    fingerprint: str
+    """32 hexadecimal digits; empty while the store is not open."""
+
+
+class PartitionPlace(NamedTuple):
+    """Where a partition is."""
+
+    partition: int
+    owner: str
+    standbys: tuple[str, ...]
+
+
+class PartitionList(NamedTuple):
+    """What a node says of itself and of its group."""
+
+    address: str
+    held: Sequence[PartitionInfo]
+    """Ascending by partition."""
+    placed: Sequence[PartitionPlace]
+    """Every partition of the topic, ascending; empty before the first assignment."""
+
+
 class _Node:
     """A channel to one address, and its stubs."""
 
@@ -151,41 +187,59 @@ class _Node:
         self.sequences = SequenceServiceStub(self.channel)
         self.scores = ScoreServiceStub(self.channel)
         self.operators = OperatorServiceStub(self.channel)
+        self.connected = False
+        """Whether a connection stands; known once `watch` was called."""
+        self._watched = False
+
+    def watch(self) -> None:
+        """Connect in the background, and keep `connected` up to date."""
+        if not self._watched:
+            self._watched = True
+            self.channel.subscribe(self._changed, try_to_connect=True)
+
+    def _changed(self, state: grpc.ChannelConnectivity) -> None:
+        self.connected = state is grpc.ChannelConnectivity.READY
 
     def ask(
-        self, method: "Callable[[_Node], Callable[..., Reply]]", request: Message, timeout_s: float, attempts: int = 1
-    ) -> Reply:
-        """Make one call; raises LifelineError."""
+        self,
+        method: "Callable[[_Node], grpc.UnaryUnaryMultiCallable[Any, Reply]]",
+        request: Message,
+        timeout_s: float,
+        attempts: int = 1,
+    ) -> tuple[Reply, Mapping[str, str]]:
+        """Make one call; return the reply and the node's metadata. Raises LifelineError."""
         try:
-            return method(self)(request, timeout=timeout_s)
+            reply, call = method(self).with_call(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise _error(cast("grpc.Call", error), self.address, attempts) from error
+        return reply, {key: str(value) for key, value in call.initial_metadata()}
 
 
 class _Places:
-    """Which of the nodes answered for whom last; bounded, and safe in threads."""
+    """Which address answered for each partition last; safe in threads."""
 
-    def __init__(self, nodes: int) -> None:
-        self._nodes = nodes
-        self._partition_of: OrderedDict[str, int] = OrderedDict()
-        self._node_of: dict[int, int] = {}
+    def __init__(self) -> None:
+        self._partitions = 0
+        self._address_of: dict[int, str] = {}
         self._lock = threading.Lock()
 
-    def first_for(self, user_id: str) -> int:
-        """Return the node to ask first."""
+    def address_for(self, user_id: str) -> str | None:
+        """Return the address that has the user's partition, if that is known."""
         with self._lock:
-            partition = self._partition_of.get(user_id, -1)
-            known = self._node_of.get(partition)
-        return random.randrange(self._nodes) if known is None else known  # noqa: S311 - spreads load
+            if not self._partitions:
+                return None
+            return self._address_of.get(partition_of(user_id.encode(), self._partitions)) or None
 
-    def answered(self, user_id: str, partition: int, node: int) -> None:
-        """Remember that `node` answered for the user."""
+    def learn(self, user_id: str, address: str, partitions: str) -> None:
+        """Remember who has the user's partition; no address: nobody is known to.
+
+        `partitions` says how many there are, in digits; empty when nothing was said. Before it was, nothing is known.
+        """
         with self._lock:
-            self._node_of[partition] = node
-            self._partition_of[user_id] = partition
-            self._partition_of.move_to_end(user_id)
-            if len(self._partition_of) > _USERS_REMEMBERED:
-                self._partition_of.popitem(last=False)
+            if partitions.isdecimal() and int(partitions) > 0:
+                self._partitions = int(partitions)
+            if self._partitions:
+                self._address_of[partition_of(user_id.encode(), self._partitions)] = address
 
 
 @dataclass(slots=True)
@@ -201,16 +255,20 @@ class LifelineClient:
     timeout_s: float = 5.0
     credentials: grpc.ChannelCredentials | None = None
     retry: bool = True
-    _nodes: list[_Node] = field(init=False, repr=False)
+    follow: bool = True
+    """Whether to ask owners at the addresses that nodes tell; for False the nodes must forward."""
+    _given: list[str] = field(init=False, repr=False)
+    _nodes: dict[str, _Node] = field(init=False, repr=False)
     _places: _Places = field(init=False, repr=False)
+    _lock: threading.Lock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         given = self.addresses.split(",") if isinstance(self.addresses, str) else self.addresses
         addresses = list(dict.fromkeys(address.strip() for address in given if address.strip()))
         if not addresses:
             raise ValueError("there is no address: give the host:port of a node at least")
-        self._nodes = [_Node(address, self.credentials) for address in addresses]
-        self._places = _Places(len(addresses))
+        self._given, self._places, self._lock = addresses, _Places(), threading.Lock()
+        self._nodes = {address: _Node(address, self.credentials) for address in addresses}
 
     def __enter__(self) -> Self:
         return self
@@ -220,7 +278,9 @@ class LifelineClient:
 
     def close(self) -> None:
         """Close the connections; calls under way are cancelled."""
-        for node in self._nodes:
+        with self._lock:
+            nodes, self._nodes = self._nodes, {}
+        for node in nodes.values():
             node.channel.close()
 
     def get_sequence(
@@ -304,7 +364,7 @@ class LifelineClient:
         Returns once every copy is whole, partitions ascending. It takes as long as the upload of what is new.
         """
         request = operator_pb2.CreateSnapshotRequest(partitions=partitions)
-        reply = self._nodes[0].ask(lambda node: node.operators.CreateSnapshot, request, timeout_s)
+        reply = self._ask_first(lambda node: node.operators.CreateSnapshot, request, timeout_s)
         return [
             PartitionSnapshot(
                 partition=one.partition,
@@ -321,22 +381,59 @@ class LifelineClient:
             for one in reply.snapshots
         ]
 
+    def list_partitions(self, *, timeout_s: float | None = None) -> PartitionList:
+        """Return what the first address holds, and where every partition is as far as it knows."""
+        reply = self._ask_first(
+            lambda node: node.operators.ListPartitions, operator_pb2.ListPartitionsRequest(), timeout_s
+        )
+        held = [
+            PartitionInfo(
+                partition=one.partition,
+                role=operator_pb2.Role.Name(one.role).removeprefix("ROLE_").lower(),
+                state=one.state,
+                reason=one.reason,
+                applied_offset=one.applied_offset,
+                lag_records=one.lag_records,
+                events=one.events,
+                fingerprint=one.fingerprint,
+            )
+            for one in reply.held
+        ]
+        placed = [PartitionPlace(one.partition, one.owner, tuple(one.standbys)) for one in reply.placed]
+        return PartitionList(reply.address, held, placed)
+
+    def list_fingerprints(self, partition: int, *, timeout_s: float | None = None) -> list[tuple[int, int]]:
+        """Return (offset, fingerprint of everything below it) of a partition that the first address holds."""
+        request = operator_pb2.ListFingerprintsRequest(partition=partition)
+        reply = self._ask_first(lambda node: node.operators.ListFingerprints, request, timeout_s)
+        return [(one.offset, int(one.fingerprint, 16)) for one in reply.fingerprints]
+
+    def _ask_first(
+        self,
+        method: Callable[[_Node], "grpc.UnaryUnaryMultiCallable[Any, Reply]"],
+        request: Message,
+        timeout_s: float | None,
+    ) -> Reply:
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        return self._node(self._given[0]).ask(method, request, limit_s)[0]
+
     def _call(
         self,
         user_id: str,
-        method: Callable[[_Node], Callable[..., _UserReply]],
+        method: Callable[[_Node], "grpc.UnaryUnaryMultiCallable[Any, _UserReply]"],
         request: Message,
         timeout_s: float | None,
     ) -> _UserReply:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit_s
-        nodes, first = self._nodes, self._places.first_for(user_id)
+        address = self._first_for(user_id)
         if not self.retry:
-            return nodes[first].ask(method, request, limit_s)
+            return self._node(address).ask(method, request, limit_s)[0]
+        asked: set[str] = set()
 
         def pause_s(state: RetryCallState) -> float:
             # Another node may have the user now; only when all have been asked is it time that has to pass.
-            return 0.0 if state.attempt_number % len(nodes) else _backoff(state)
+            return 0.0 if asked else _backoff(state)
 
         for attempt in Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, LifelineError) and error.may_pass),
@@ -345,12 +442,51 @@ class LifelineClient:
             reraise=True,
         ):
             with attempt:
-                number = attempt.retry_state.attempt_number
-                node = (first + number - 1) % len(nodes)
-                reply = nodes[node].ask(method, request, max(0.0, deadline - time.monotonic()), number)
-                self._places.answered(user_id, reply.as_of.partition, node)
+                left_s = max(0.0, deadline - time.monotonic())
+                try:
+                    reply, told = self._node(address).ask(method, request, left_s, attempt.retry_state.attempt_number)
+                except LifelineError as error:
+                    address = self._next_after(address, user_id, error, asked)
+                    raise
+                self._places.learn(user_id, told.get(_OWNER) or address, told.get(_PARTITIONS, ""))
                 return reply
         raise AssertionError("the loop returns or raises")
+
+    def _first_for(self, user_id: str) -> str:
+        """Return the address to ask first: the owner's, if it is known and can be reached."""
+        known = self._places.address_for(user_id)
+        if known in self._given:
+            return known
+        if known is not None and self.follow:
+            # An address that was only told of may not be reachable from here: a call is worth no try.
+            node = self._node(known)
+            node.watch()
+            if node.connected:
+                return known
+        return random.choice(self._given)  # noqa: S311 - spreads load
+
+    def _next_after(self, address: str, user_id: str, error: LifelineError, asked: set[str]) -> str:
+        """Return whom to ask after a failure; `asked` is emptied once nobody is left who was not asked."""
+        asked.add(address)
+        if error.reason == "NOT_OWNER":
+            owner = error.metadata.get("owner", "") if self.follow else ""
+            self._places.learn(user_id, owner, error.metadata.get("partitions", ""))
+            if owner and owner not in asked:
+                return owner
+        start = self._given.index(address) + 1 if address in self._given else 0
+        ring = self._given[start:] + self._given[:start]
+        left = [each for each in ring if each not in asked]
+        if not left:
+            asked.clear()
+        return left[0] if left else ring[0]
+
+    def _node(self, address: str) -> _Node:
+        with self._lock:
+            if not self._nodes:
+                raise ValueError("the client is closed: make another one")
+            if address not in self._nodes:
+                self._nodes[address] = _Node(address, self.credentials)
+            return self._nodes[address]
 
 
 def _error(error: grpc.Call, address: str, attempts: int) -> LifelineError:
@@ -411,7 +547,7 @@ def _token(token: score_pb2.SelectedToken) -> SelectedToken:
 
 
 def _as_of(as_of: sequence_pb2.AsOf) -> AsOf:
-    return AsOf(as_of.partition, as_of.applied_offset, as_of.watermark_ms)
+    return AsOf(as_of.partition, as_of.applied_offset, as_of.watermark_ms, as_of.lag_records)
 
 
 def _embedding(item_id: int, row: NDArray[np.int8]) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -41,6 +41,8 @@ OTHER_VARIABLES = {
 }
 DEFAULT_FILE = Path("lifeline.toml")
 DEFAULT = "default"
+EVERYWHERE = frozenset({"0.0.0.0", "[::]", "::"})  # noqa: S104 - nothing is bound to it here
+"""Hosts to listen at that are no address to call."""
 
 
 class ConfigError(Exception):
@@ -61,6 +63,18 @@ class NodeSettings(BaseModel):
         str,
         Field(pattern=r"^.+:\d{1,5}$", description="host:port that gRPC listens on; port 0 takes a free one"),
     ] = "127.0.0.1:50051"
+    advertised_address: Annotated[
+        str,
+        Field(
+            pattern=r"^(.+:\d{1,5})?$",
+            description="host:port at which other nodes and callers reach this one; without: grpc_address, and this "
+            "machine's name where that has none",
+        ),
+    ] = ""
+    misrouted: Annotated[
+        Literal["forward", "redirect"],
+        Field(description="a call for another node's user goes on to that node, or its caller is told which one it is"),
+    ] = "forward"
     max_concurrent_rpcs: Annotated[int, Field(ge=1, le=65_536, description="calls at once; more are refused")] = 128
     max_message_mib: Annotated[int, Field(ge=1, le=1_024, description="largest request and reply")] = 4
     stop_deadline_s: Annotated[float, Field(gt=0, le=3_600, description="a graceful stop's deadline")] = 30.0
@@ -71,6 +85,13 @@ class NodeSettings(BaseModel):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="the least that is logged")
     ] = "info"
+
+    @field_validator("advertised_address")
+    @classmethod
+    def _is_somewhere(cls, value: str) -> str:
+        if value.rpartition(":")[0] in EVERYWHERE:
+            raise ValueError("it means every interface, and nobody can call that: give the name that others call")
+        return value
 
 
 class Settings(BaseSettings):

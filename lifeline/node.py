@@ -15,12 +15,16 @@ from typing import Any, TypeVar
 
 import structlog
 
+from lifeline.cluster_view import ClusterView
 from lifeline.config import Settings
 from lifeline.data_lock import locked
 from lifeline.deadline import Deadline
 from lifeline.opening import open_partition
-from lifeline.paths import items_dir, partition_dir
-from lifeline.server import NodeServer
+from lifeline.owners import Owners, advertised_address
+from lifeline.paths import items_dir, partition_dir, partitions_in
+from lifeline.peer import ask_owner
+from lifeline.routing import Routing
+from lifeline.server import ROUTED, NodeServer
 from lifeline.topic_note import TopicIdentity
 from scorer import weights
 from scorer.errors import ModelNotFoundError
@@ -38,9 +42,13 @@ from store.snapshots.repository import SnapshotRepository
 from stream.action_stream import ActionStream
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import Rules
+from stream.fingerprint_log import FingerprintLog
 from stream.items import ItemFollower
+from stream.membership import Membership
 from stream.partition import PartitionState, StoreAccess
 from stream.partitioner import partition_of
+from stream.placement import Placement
+from stream.standby import StandbyFollower
 from stream.threads import run_abandonable
 from stream.topics import ensure_topics
 from stream.updater import Updater
@@ -136,25 +144,64 @@ class Node:
         items = ItemFollower(settings.kafka, embeddings)
         stack.push_async_callback(lambda: items.stop(stopping.left()))
         await items.start()
+        rules = Rules.of(settings.vocabulary, partitions, settings.updater)
+        stores = StoreAccess(open_store, PartitionStore.close)
+        fingerprints = FingerprintLog(settings.updater.fingerprint_every)
+        owners = Owners(partitions)
+
+        async def take_over(number: int) -> PartitionStore | None:
+            return await standby.take(number)
+
         updater: Updater[PartitionStore] = Updater(
             settings.updater,
-            Rules.of(settings.vocabulary, partitions, settings.updater),
-            StoreAccess(open_store, PartitionStore.close),
+            rules,
+            stores,
             directory=directory,
             dead_letters=DeadLetterPublisher(settings.kafka, settings.updater),
+            take_over=take_over,
+            fingerprints=fingerprints,
         )
-        stream = ActionStream(settings.kafka, settings.updater, updater)
+        standby: StandbyFollower[PartitionStore] = StandbyFollower(
+            settings.kafka,
+            settings.updater,
+            rules,
+            stores,
+            is_held=updater.holds,
+            fingerprints=fingerprints,
+            ask_owner=ask_owner,
+        )
+
+        def on_placement(placement: Placement) -> None:
+            owners.update(placement)
+            standby.on_placement(placement)
+
+        membership = Membership(
+            (standby, updater),
+            address=lambda: owners.own_address,
+            on_disk=lambda: partitions_in(settings.node.data_dir),
+            on_placement=on_placement,
+        )
+        stream = ActionStream(settings.kafka, settings.updater, updater, standby=standby, membership=membership)
         stack.push_async_callback(lambda: stream.stop(stopping.left()))
+        routing = Routing(directory, owners, ROUTED, misrouted=settings.node.misrouted)
+        stack.callback(routing.close)
         max_reply_bytes = settings.node.max_message_mib * _MIB
         server = NodeServer(
             settings.node,
             SequenceService(directory, max_reply_bytes=max_reply_bytes),
             ScoreService(directory, models, settings.vocabulary, settings.scorer, max_reply_bytes=max_reply_bytes),
-            OperatorService(directory, snapshots, topic=settings.kafka.actions_topic),
+            OperatorService(
+                directory,
+                snapshots,
+                ClusterView(updater, standby, fingerprints, owners),
+                topic=settings.kafka.actions_topic,
+            ),
+            routing,
         )
+        owners.own_address = advertised_address(settings.node, server.address)
         # Calls under way get half of what is left: applying what waits needs the rest.
         stack.push_async_callback(lambda: asyncio.to_thread(server.stop, stopping.left() / 2))
-        _log.info("listening", grpc_address=server.address, pid=os.getpid())
+        _log.info("listening", grpc_address=server.address, advertised_address=owners.own_address, pid=os.getpid())
         keep_collector_away()
         await stream.start()
         return cls(server, stream, items, directory, embeddings)

@@ -20,7 +20,9 @@ from store import service as store_service
 from store.status import Reason, Refusal, abort
 
 LIVENESS, READINESS = "liveness", "readiness"
-SERVICES = (store_service.SERVICE, score_service.SERVICE, operator_service.SERVICE)
+ROUTED = (store_service.SERVICE, score_service.SERVICE)
+"""Their requests name a user."""
+SERVICES = (*ROUTED, operator_service.SERVICE)
 
 _SPARE_THREADS = 8
 _WAITING_CALLS = 1_024
@@ -39,8 +41,9 @@ class NodeServer:
         sequences: sequence_pb2_grpc.SequenceServiceServicer,
         scores: score_pb2_grpc.ScoreServiceServicer,
         operators: operator_pb2_grpc.OperatorServiceServicer,
+        routing: "_Interceptor | None" = None,
     ) -> None:
-        """Listen; raises ServerError when the address cannot be had."""
+        """Listen, behind `routing` where that is given; raises ServerError when the address cannot be had."""
         most = settings.max_concurrent_rpcs
         options = [
             ("grpc.max_receive_message_length", settings.max_message_mib * _MIB),
@@ -51,7 +54,7 @@ class NodeServer:
         threads = most + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            interceptors=[_Limits(most)],
+            interceptors=[_Limits(most), *([routing] if routing else [])],
             options=options,
             maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )

@@ -20,12 +20,12 @@ class PartitionDirectory:
         self._catching_up: set[int] = set()
         self._lock = threading.Lock()
 
-    def add(self, store: OpenPartition) -> None:
-        """Serve the store's partition from now on."""
+    def add(self, store: OpenPartition, lag: Callable[[], int] = lambda: 0) -> None:
+        """Serve the store's partition from now on; `lag` gives the records that it has still to apply."""
         with self._lock:
             self._refusing.pop(store.partition, None)
             self._catching_up.discard(store.partition)
-            self._readers = {**self._readers, store.partition: SequenceReader(store, self._embeddings)}
+            self._readers = {**self._readers, store.partition: SequenceReader(store, self._embeddings, lag)}
 
     def announce(self, partition: int) -> None:
         """Say that a partition is here and not to be served yet: what it would answer is older than need be."""
@@ -45,9 +45,17 @@ class PartitionDirectory:
             if why:
                 self._refusing[partition] = why
 
+    def partition_of(self, user_id: str) -> int:
+        """Return the user's partition."""
+        return self._partition_of(user_id.encode())
+
+    def has(self, partition: int) -> bool:
+        """Say whether a partition is here: served, about to be, or refused."""
+        return partition in self._readers or partition in self._catching_up or partition in self._refusing
+
     def for_user(self, user_id: str) -> SequenceReader:
         """Return the reader of the user's partition; raises NotOwnerError, CatchingUpError, PartitionRefusingError."""
-        partition = self._partition_of(user_id.encode())
+        partition = self.partition_of(user_id)
         reader = self._readers.get(partition)
         if reader is None:
             why = self._refusing.get(partition)

@@ -1,12 +1,16 @@
-"""gRPC: CreateSnapshot, for those who run the node."""
+"""gRPC for those who run the node: snapshots, and what it holds."""
 
 import threading
+from collections.abc import Sequence
+from typing import Protocol
 
 import grpc
 import structlog
 
-from lifeline.v1 import operator_pb2, operator_pb2_grpc
+from lifeline.v1 import group_pb2, operator_pb2, operator_pb2_grpc
 from store.directory import PartitionDirectory
+from store.errors import NotOwnerError
+from store.fingerprint import as_text
 from store.partition import PartitionStore
 from store.requests import check_active, check_deadline, refusals
 from store.snapshots.repository import CreatedSnapshot, SnapshotRepository
@@ -17,12 +21,31 @@ SERVICE = operator_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name
 _log = structlog.get_logger(__name__)
 
 
+class Cluster(Protocol):
+    """What the node knows of itself and of its group; every method may be called from any thread."""
+
+    @property
+    def address(self) -> str:
+        """host:port at which others reach the node."""
+
+    def held(self) -> Sequence[operator_pb2.HeldPartition]:
+        """Return what it holds, ascending by partition."""
+
+    def placed(self) -> Sequence[group_pb2.PlacedPartition]:
+        """Return where every partition is, ascending, as far as it knows."""
+
+    def fingerprints(self, partition: int) -> Sequence[tuple[int, int]] | None:
+        """Return (offset, fingerprint of what lies below) ascending; None of a partition that it does not hold."""
+
+
 class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     """Works on the partitions of a directory. A caller cannot choose where snapshots go."""
 
-    def __init__(self, directory: PartitionDirectory, snapshots: SnapshotRepository | None, *, topic: str) -> None:
+    def __init__(
+        self, directory: PartitionDirectory, snapshots: SnapshotRepository | None, cluster: Cluster, *, topic: str
+    ) -> None:
         """Without `snapshots` the configuration names no place for them; `topic` is what the partitions follow."""
-        self._directory, self._snapshots, self._topic = directory, snapshots, topic
+        self._directory, self._snapshots, self._cluster, self._topic = directory, snapshots, cluster, topic
         self._at_work = threading.Lock()
 
     def CreateSnapshot(  # noqa: N802 - the name of the method on the wire
@@ -50,6 +73,31 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
                 )
             finally:
                 self._at_work.release()
+
+    def ListPartitions(  # noqa: N802 - the name of the method on the wire
+        self, request: operator_pb2.ListPartitionsRequest, context: grpc.ServicerContext
+    ) -> operator_pb2.ListPartitionsResponse:
+        """Answer ListPartitions; operator.proto says how."""
+        del request
+        with refusals(context):
+            return operator_pb2.ListPartitionsResponse(
+                address=self._cluster.address, held=self._cluster.held(), placed=self._cluster.placed()
+            )
+
+    def ListFingerprints(  # noqa: N802 - the name of the method on the wire
+        self, request: operator_pb2.ListFingerprintsRequest, context: grpc.ServicerContext
+    ) -> operator_pb2.ListFingerprintsResponse:
+        """Answer ListFingerprints; operator.proto says how."""
+        with refusals(context):
+            found = self._cluster.fingerprints(request.partition)
+            if found is None:
+                raise NotOwnerError(request.partition)
+            return operator_pb2.ListFingerprintsResponse(
+                fingerprints=[
+                    operator_pb2.PartitionFingerprint(offset=offset, fingerprint=as_text(fingerprint))
+                    for offset, fingerprint in found
+                ]
+            )
 
     def _stores(self, wanted: list[int]) -> list[PartitionStore]:
         """Return the open stores of the partitions, ascending; raises Refusal for one that is not served."""

@@ -1,7 +1,7 @@
 """Reads of whole sequences: columns as NumPy arrays, one consistent view, no Python object an event."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +28,11 @@ _EMBEDDING = Column.EMBEDDING.value
 class SequenceReader:
     """Reads one partition. May be used from any thread."""
 
-    def __init__(self, store: OpenPartition, embeddings: Embeddings | None = None) -> None:
-        """Without `embeddings` every embedding reads as zeros."""
-        self.store, self._embeddings = store, embeddings
+    def __init__(
+        self, store: OpenPartition, embeddings: Embeddings | None = None, lag: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Without `embeddings` every embedding reads as zeros; `lag` gives the records still to be applied."""
+        self.store, self._embeddings, self._lag = store, embeddings, lag
         self._rows_lock = threading.Lock()
         self._rows = np.empty(0, np.int64)
         self._rows_known = 0
@@ -53,7 +55,7 @@ class SequenceReader:
                     raise CorruptRecordError(
                         error.what, partition=self.store.partition, user=user_id, record=error.record
                     ) from error
-                answers.append(UserSequences(view.as_of, sequences))
+                answers.append(UserSequences(view.as_of._replace(lag_records=self._lag()), sequences))
         return answers
 
     def _read_kind(self, view: View, user_id: str, kind: Kind, query: SequenceQuery) -> Sequence:

@@ -105,5 +105,8 @@ def check_active(context: grpc.ServicerContext) -> None:
 def as_of_message(as_of: AsOf) -> sequence_pb2.AsOf:
     """Return `as_of` as it goes over the wire."""
     return sequence_pb2.AsOf(
-        partition=as_of.partition, applied_offset=as_of.applied_offset, watermark_ms=as_of.watermark_ms
+        partition=as_of.partition,
+        applied_offset=as_of.applied_offset,
+        watermark_ms=as_of.watermark_ms,
+        lag_records=as_of.lag_records,
     )

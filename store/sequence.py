@@ -34,6 +34,8 @@ class AsOf(NamedTuple):
     """The last offset that is part of the answer; -1 before the first."""
     watermark_ms: int
     """The newest event time of the partition, milliseconds since 1970; 0 without events."""
+    lag_records: int = 0
+    """Records known to be in the log that are not part of it yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,11 @@ class Membership:
         self,
         holders: Iterable[Holder],
         *,
-        address: str = "",
+        address: Callable[[], str] = str,
         on_disk: Callable[[], Iterable[int]] = tuple,
         on_placement: Callable[[Placement], None] = lambda _: None,
     ) -> None:
-        """`address` is host:port at which others reach this node; `on_disk` lists what has a directory here."""
+        """`address` gives host:port at which others reach this node; `on_disk` lists what has a directory here."""
         self._holders = tuple(holders)
         self._address, self._on_disk, self._on_placement = address, on_disk, on_placement
 
@@ -38,7 +38,7 @@ class Membership:
         for holder in self._holders:
             local.update(holder.local())
         spoiled = frozenset[int]().union(*(holder.spoiled() for holder in self._holders))
-        return Member(self._address, {number: one for number, one in local.items() if number not in spoiled})
+        return Member(self._address(), {number: one for number, one in local.items() if number not in spoiled})
 
     def on_placement(self, placement: Placement) -> None:
         """Take note of where everything is now; called in the event loop, after the handler has its partitions."""

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import itemgetter
 from typing import Generic
 
 import structlog
@@ -147,7 +148,7 @@ class StandbyFollower(Generic[StoreT]):
         self._wake.set()
 
     def status(self) -> list[StandbyStatus]:
-        """Return every partition that is followed, by number."""
+        """Return every partition that is followed, by number; callable from any thread."""
         return [
             StandbyStatus(
                 one.number,
@@ -156,7 +157,7 @@ class StandbyFollower(Generic[StoreT]):
                 max(0, one.end_offset - one.next_offset) if one.state in _AT_WORK else 0,
                 one.reason,
             )
-            for _, one in sorted(self._followed.items())
+            for _, one in sorted(self._followed.items(), key=itemgetter(0))
         ]
 
     def local(self) -> dict[int, LocalPartition]:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -54,8 +55,8 @@ async def _nobody(_partition: int) -> None:
 class Directory(Protocol[_StoreT_contra]):
     """Where open stores are found by readers: `store.directory.PartitionDirectory` fits."""
 
-    def add(self, store: _StoreT_contra) -> None:
-        """Serve the store's partition from now on."""
+    def add(self, store: _StoreT_contra, lag: Callable[[], int]) -> None:
+        """Serve the store's partition from now on; `lag` gives the records still to be applied, in any thread."""
 
     def announce(self, partition: int) -> None:
         """Say that a partition is here and will be served once it has caught up."""
@@ -143,8 +144,8 @@ class Updater(Generic[StoreT]):
             self._failed.exception()
 
     def status(self) -> list[PartitionStatus]:
-        """Return every partition that this node holds, or has just lost, by number."""
-        return [self._held[number].status() for number in sorted(self._held)]
+        """Return every partition that this node holds, or has just lost, by number; callable from any thread."""
+        return [held.status() for _, held in sorted(self._held.items(), key=itemgetter(0))]
 
     def holds(self, partition: int) -> bool:
         """Say whether this node holds a partition, or has not closed it yet; callable from any thread."""
@@ -331,7 +332,7 @@ class Updater(Generic[StoreT]):
     def _serve(self, held: HeldPartition[StoreT], store: StoreT) -> None:
         if not held.served:
             held.served = True
-            self._directory.add(store)
+            self._directory.add(store, lambda: held.lag)
 
     def _withdraw(self, held: HeldPartition[StoreT], why: str = "") -> None:
         held.served = False

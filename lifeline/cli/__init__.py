@@ -12,6 +12,7 @@ from lifeline.cli.data import erase, get, produce, score, verify
 from lifeline.cli.dlq import dlq_app
 from lifeline.cli.fingerprint import fingerprint
 from lifeline.cli.inspect import inspect
+from lifeline.cli.partitions import partitions
 from lifeline.cli.replay import replay, replay_partition
 from lifeline.cli.run import bench, broker, demo, node, train
 from lifeline.cli.snapshot import snapshot_app
@@ -52,6 +53,7 @@ for command in (
     get,
     score,
     erase,
+    partitions,
     verify,
     replay,
     fingerprint,

@@ -22,21 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from lifeline.v1 import group_pb2 as lifeline_dot_v1_dot_group__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alifeline/v1/operator.proto\x12\x0blifeline.v1\"+\n\x15\x43reateSnapshotRequest\x12\x12\n\npartitions\x18\x01 \x03(\x05\"\xdd\x01\n\x11PartitionSnapshot\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61pplied_offset\x18\x03 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\r\n\x05\x66iles\x18\x06 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x07 \x01(\x04\x12\x16\n\x0euploaded_files\x18\x08 \x01(\r\x12\x16\n\x0euploaded_bytes\x18\t \x01(\x04\x12\x0f\n\x07seconds\x18\n \x01(\x01\"K\n\x16\x43reateSnapshotResponse\x12\x31\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1e.lifeline.v1.PartitionSnapshot2l\n\x0fOperatorService\x12Y\n\x0e\x43reateSnapshot\x12\".lifeline.v1.CreateSnapshotRequest\x1a#.lifeline.v1.CreateSnapshotResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alifeline/v1/operator.proto\x12\x0blifeline.v1\x1a\x17lifeline/v1/group.proto\"\x17\n\x15ListPartitionsRequest\"\xb4\x01\n\rHeldPartition\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.lifeline.v1.Role\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x16\n\x0e\x61pplied_offset\x18\x05 \x01(\x03\x12\x13\n\x0blag_records\x18\x06 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x07 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\"\x81\x01\n\x16ListPartitionsResponse\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12(\n\x04held\x18\x02 \x03(\x0b\x32\x1a.lifeline.v1.HeldPartition\x12,\n\x06placed\x18\x03 \x03(\x0b\x32\x1c.lifeline.v1.PlacedPartition\",\n\x17ListFingerprintsRequest\x12\x11\n\tpartition\x18\x01 \x01(\x05\";\n\x14PartitionFingerprint\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"S\n\x18ListFingerprintsResponse\x12\x37\n\x0c\x66ingerprints\x18\x01 \x03(\x0b\x32!.lifeline.v1.PartitionFingerprint\"+\n\x15\x43reateSnapshotRequest\x12\x12\n\npartitions\x18\x01 \x03(\x05\"\xdd\x01\n\x11PartitionSnapshot\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61pplied_offset\x18\x03 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\r\n\x05\x66iles\x18\x06 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x07 \x01(\x04\x12\x16\n\x0euploaded_files\x18\x08 \x01(\r\x12\x16\n\x0euploaded_bytes\x18\t \x01(\x04\x12\x0f\n\x07seconds\x18\n \x01(\x01\"K\n\x16\x43reateSnapshotResponse\x12\x31\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1e.lifeline.v1.PartitionSnapshot*>\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_OWNER\x10\x01\x12\x10\n\x0cROLE_STANDBY\x10\x02\x32\xa8\x02\n\x0fOperatorService\x12Y\n\x0e\x43reateSnapshot\x12\".lifeline.v1.CreateSnapshotRequest\x1a#.lifeline.v1.CreateSnapshotResponse\x12Y\n\x0eListPartitions\x12\".lifeline.v1.ListPartitionsRequest\x1a#.lifeline.v1.ListPartitionsResponse\x12_\n\x10ListFingerprints\x12$.lifeline.v1.ListFingerprintsRequest\x1a%.lifeline.v1.ListFingerprintsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lifeline.v1.operator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=43
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=86
-  _globals['_PARTITIONSNAPSHOT']._serialized_start=89
-  _globals['_PARTITIONSNAPSHOT']._serialized_end=310
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=312
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=387
-  _globals['_OPERATORSERVICE']._serialized_start=389
-  _globals['_OPERATORSERVICE']._serialized_end=497
+  _globals['_ROLE']._serialized_start=946
+  _globals['_ROLE']._serialized_end=1008
+  _globals['_LISTPARTITIONSREQUEST']._serialized_start=68
+  _globals['_LISTPARTITIONSREQUEST']._serialized_end=91
+  _globals['_HELDPARTITION']._serialized_start=94
+  _globals['_HELDPARTITION']._serialized_end=274
+  _globals['_LISTPARTITIONSRESPONSE']._serialized_start=277
+  _globals['_LISTPARTITIONSRESPONSE']._serialized_end=406
+  _globals['_LISTFINGERPRINTSREQUEST']._serialized_start=408
+  _globals['_LISTFINGERPRINTSREQUEST']._serialized_end=452
+  _globals['_PARTITIONFINGERPRINT']._serialized_start=454
+  _globals['_PARTITIONFINGERPRINT']._serialized_end=513
+  _globals['_LISTFINGERPRINTSRESPONSE']._serialized_start=515
+  _globals['_LISTFINGERPRINTSRESPONSE']._serialized_end=598
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=600
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=643
+  _globals['_PARTITIONSNAPSHOT']._serialized_start=646
+  _globals['_PARTITIONSNAPSHOT']._serialized_end=867
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=869
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=944
+  _globals['_OPERATORSERVICE']._serialized_start=1011
+  _globals['_OPERATORSERVICE']._serialized_end=1307
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lifeline.v1 import group_pb2 as _group_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +19,203 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """Never given."""
+    ROLE_OWNER: _Role.ValueType  # 1
+    """It applies the partition's records and answers for its users."""
+    ROLE_STANDBY: _Role.ValueType  # 2
+    """It follows the partition, to take over."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """Role says what a node is to a partition."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""Never given."""
+ROLE_OWNER: Role.ValueType  # 1
+"""It applies the partition's records and answers for its users."""
+ROLE_STANDBY: Role.ValueType  # 2
+"""It follows the partition, to take over."""
+Global___Role: _TypeAlias = Role  # noqa: Y015
+
+@_typing.final
+class ListPartitionsRequest(_message.Message):
+    """ListPartitionsRequest asks for all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPartitionsRequest: _TypeAlias = ListPartitionsRequest  # noqa: Y015
+
+@_typing.final
+class HeldPartition(_message.Message):
+    """HeldPartition is a partition of which the node has a store open, or is about to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    APPLIED_OFFSET_FIELD_NUMBER: _builtins.int
+    LAG_RECORDS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    """The partition of the actions topic."""
+    role: Global___Role.ValueType
+    """What the node is to it."""
+    state: _builtins.str
+    """The state, in the words of the log lines: assigned, serving, following and so on."""
+    reason: _builtins.str
+    """Why it refuses, is stalled or has diverged; empty otherwise."""
+    applied_offset: _builtins.int
+    """The last offset that is applied; -1 before the first."""
+    lag_records: _builtins.int
+    """Records known to be in the log and not applied yet."""
+    events: _builtins.int
+    """Events in the store; 0 while it is not open."""
+    fingerprint: _builtins.str
+    """32 hexadecimal digits: the fingerprint at the applied offset; empty while it is not open."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        role: Global___Role.ValueType = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        applied_offset: _builtins.int = ...,
+        lag_records: _builtins.int = ...,
+        events: _builtins.int = ...,
+        fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_offset", b"applied_offset", "events", b"events", "fingerprint", b"fingerprint", "lag_records", b"lag_records", "partition", b"partition", "reason", b"reason", "role", b"role", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldPartition: _TypeAlias = HeldPartition  # noqa: Y015
+
+@_typing.final
+class ListPartitionsResponse(_message.Message):
+    """ListPartitionsResponse is the answer to ListPartitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    PLACED_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """host:port at which others reach the node."""
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldPartition]:
+        """Ascending by partition."""
+
+    @_builtins.property
+    def placed(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.PlacedPartition]:
+        """Every partition of the topic, as the group's leader told last; ascending."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        held: _abc.Iterable[Global___HeldPartition] | None = ...,
+        placed: _abc.Iterable[_group_pb2.PlacedPartition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "held", b"held", "placed", b"placed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPartitionsResponse: _TypeAlias = ListPartitionsResponse  # noqa: Y015
+
+@_typing.final
+class ListFingerprintsRequest(_message.Message):
+    """ListFingerprintsRequest says of which partition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    """A partition that the node holds."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFingerprintsRequest: _TypeAlias = ListFingerprintsRequest  # noqa: Y015
+
+@_typing.final
+class PartitionFingerprint(_message.Message):
+    """PartitionFingerprint is the fingerprint of everything below an offset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """The first offset that is not part of it."""
+    fingerprint: _builtins.str
+    """32 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartitionFingerprint: _TypeAlias = PartitionFingerprint  # noqa: Y015
+
+@_typing.final
+class ListFingerprintsResponse(_message.Message):
+    """ListFingerprintsResponse is the answer to ListFingerprints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fingerprints(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionFingerprint]:
+        """Ascending by offset: at multiples of updater.fingerprint_every, and of now."""
+
+    def __init__(
+        self,
+        *,
+        fingerprints: _abc.Iterable[Global___PartitionFingerprint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprints", b"fingerprints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFingerprintsResponse: _TypeAlias = ListFingerprintsResponse  # noqa: Y015
 
 @_typing.final
 class CreateSnapshotRequest(_message.Message):

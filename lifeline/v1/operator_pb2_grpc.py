@@ -40,6 +40,16 @@ class OperatorServiceStub:
                 request_serializer=lifeline_dot_v1_dot_operator__pb2.CreateSnapshotRequest.SerializeToString,
                 response_deserializer=lifeline_dot_v1_dot_operator__pb2.CreateSnapshotResponse.FromString,
                 _registered_method=True)
+        self.ListPartitions = channel.unary_unary(
+                '/lifeline.v1.OperatorService/ListPartitions',
+                request_serializer=lifeline_dot_v1_dot_operator__pb2.ListPartitionsRequest.SerializeToString,
+                response_deserializer=lifeline_dot_v1_dot_operator__pb2.ListPartitionsResponse.FromString,
+                _registered_method=True)
+        self.ListFingerprints = channel.unary_unary(
+                '/lifeline.v1.OperatorService/ListFingerprints',
+                request_serializer=lifeline_dot_v1_dot_operator__pb2.ListFingerprintsRequest.SerializeToString,
+                response_deserializer=lifeline_dot_v1_dot_operator__pb2.ListFingerprintsResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -55,6 +65,21 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPartitions(self, request, context):
+        """ListPartitions says what the node holds, and where every partition is as far as it knows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFingerprints(self, request, context):
+        """ListFingerprints gives fingerprints of a partition that the node holds, at offsets at which
+        every other node that holds it has them too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +87,16 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.CreateSnapshot,
                     request_deserializer=lifeline_dot_v1_dot_operator__pb2.CreateSnapshotRequest.FromString,
                     response_serializer=lifeline_dot_v1_dot_operator__pb2.CreateSnapshotResponse.SerializeToString,
+            ),
+            'ListPartitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPartitions,
+                    request_deserializer=lifeline_dot_v1_dot_operator__pb2.ListPartitionsRequest.FromString,
+                    response_serializer=lifeline_dot_v1_dot_operator__pb2.ListPartitionsResponse.SerializeToString,
+            ),
+            'ListFingerprints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFingerprints,
+                    request_deserializer=lifeline_dot_v1_dot_operator__pb2.ListFingerprintsRequest.FromString,
+                    response_serializer=lifeline_dot_v1_dot_operator__pb2.ListFingerprintsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +127,60 @@ class OperatorService:
             '/lifeline.v1.OperatorService/CreateSnapshot',
             lifeline_dot_v1_dot_operator__pb2.CreateSnapshotRequest.SerializeToString,
             lifeline_dot_v1_dot_operator__pb2.CreateSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPartitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lifeline.v1.OperatorService/ListPartitions',
+            lifeline_dot_v1_dot_operator__pb2.ListPartitionsRequest.SerializeToString,
+            lifeline_dot_v1_dot_operator__pb2.ListPartitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFingerprints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lifeline.v1.OperatorService/ListFingerprints',
+            lifeline_dot_v1_dot_operator__pb2.ListFingerprintsRequest.SerializeToString,
+            lifeline_dot_v1_dot_operator__pb2.ListFingerprintsResponse.FromString,
             options,
             channel_credentials,
             insecure,

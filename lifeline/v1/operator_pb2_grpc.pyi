@@ -38,6 +38,12 @@ class OperatorServiceStub:
     names, and returns once all copies are whole. The node goes on meanwhile. One call at a time;
     a call that ends early leaves the snapshots that it finished.
     """
+    ListPartitions: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListPartitionsRequest, _operator_pb2.ListPartitionsResponse]
+    """ListPartitions says what the node holds, and where every partition is as far as it knows."""
+    ListFingerprints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListFingerprintsRequest, _operator_pb2.ListFingerprintsResponse]
+    """ListFingerprints gives fingerprints of a partition that the node holds, at offsets at which
+    every other node that holds it has them too.
+    """
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
@@ -48,6 +54,12 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """CreateSnapshot copies partitions of the node to the URL that the node's own configuration
     names, and returns once all copies are whole. The node goes on meanwhile. One call at a time;
     a call that ends early leaves the snapshots that it finished.
+    """
+    ListPartitions: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListPartitionsRequest, _operator_pb2.ListPartitionsResponse]  # type: ignore[assignment]
+    """ListPartitions says what the node holds, and where every partition is as far as it knows."""
+    ListFingerprints: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListFingerprintsRequest, _operator_pb2.ListFingerprintsResponse]  # type: ignore[assignment]
+    """ListFingerprints gives fingerprints of a partition that the node holds, at offsets at which
+    every other node that holds it has them too.
     """
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +74,24 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateSnapshot copies partitions of the node to the URL that the node's own configuration
         names, and returns once all copies are whole. The node goes on meanwhile. One call at a time;
         a call that ends early leaves the snapshots that it finished.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPartitions(
+        self,
+        request: _operator_pb2.ListPartitionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ListPartitionsResponse, _abc.Awaitable[_operator_pb2.ListPartitionsResponse]]:
+        """ListPartitions says what the node holds, and where every partition is as far as it knows."""
+
+    @_abc_1.abstractmethod
+    def ListFingerprints(
+        self,
+        request: _operator_pb2.ListFingerprintsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ListFingerprintsResponse, _abc.Awaitable[_operator_pb2.ListFingerprintsResponse]]:
+        """ListFingerprints gives fingerprints of a partition that the node holds, at offsets at which
+        every other node that holds it has them too.
         """
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

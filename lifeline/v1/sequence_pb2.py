@@ -24,25 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alifeline/v1/sequence.proto\x12\x0blifeline.v1\"G\n\x04\x41sOf\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x16\n\x0e\x61pplied_offset\x18\x02 \x01(\x03\x12\x14\n\x0cwatermark_ms\x18\x03 \x01(\x03\"\xa3\x02\n\x12GetSequenceRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12 \n\x05kinds\x18\x02 \x03(\x0e\x32\x11.lifeline.v1.Kind\x12\x0e\n\x06newest\x18\x03 \x01(\r\x12\x1e\n\x11\x66rom_timestamp_ms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\x0fto_timestamp_ms\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x14\n\x0c\x61\x63tion_types\x18\x06 \x03(\r\x12$\n\x07\x63olumns\x18\x07 \x03(\x0e\x32\x13.lifeline.v1.Column\x12\x17\n\nmin_offset\x18\x08 \x01(\x03H\x02\x88\x01\x01\x42\x14\n\x12_from_timestamp_msB\x12\n\x10_to_timestamp_msB\r\n\x0b_min_offset\"\xab\x01\n\x08Sequence\x12\x1f\n\x04kind\x18\x01 \x01(\x0e\x32\x11.lifeline.v1.Kind\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x0e\n\x06stored\x18\x03 \x01(\r\x12\x14\n\x0ctimestamp_ms\x18\x04 \x01(\x0c\x12\x0f\n\x07item_id\x18\x05 \x01(\x0c\x12\x13\n\x0b\x61\x63tion_type\x18\x06 \x01(\x0c\x12\x0f\n\x07surface\x18\x07 \x01(\x0c\x12\x11\n\tembedding\x18\x08 \x01(\x0c\"a\n\x13GetSequenceResponse\x12(\n\tsequences\x18\x01 \x03(\x0b\x32\x15.lifeline.v1.Sequence\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.lifeline.v1.AsOf*D\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_EXPLICIT\x10\x01\x12\x13\n\x0fKIND_IMPRESSION\x10\x02*\x8f\x01\n\x06\x43olumn\x12\x16\n\x12\x43OLUMN_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_TIMESTAMP_MS\x10\x01\x12\x12\n\x0e\x43OLUMN_ITEM_ID\x10\x02\x12\x16\n\x12\x43OLUMN_ACTION_TYPE\x10\x03\x12\x12\n\x0e\x43OLUMN_SURFACE\x10\x04\x12\x14\n\x10\x43OLUMN_EMBEDDING\x10\x05\x32\x63\n\x0fSequenceService\x12P\n\x0bGetSequence\x12\x1f.lifeline.v1.GetSequenceRequest\x1a .lifeline.v1.GetSequenceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alifeline/v1/sequence.proto\x12\x0blifeline.v1\"\\\n\x04\x41sOf\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x16\n\x0e\x61pplied_offset\x18\x02 \x01(\x03\x12\x14\n\x0cwatermark_ms\x18\x03 \x01(\x03\x12\x13\n\x0blag_records\x18\x04 \x01(\x03\"\xa3\x02\n\x12GetSequenceRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12 \n\x05kinds\x18\x02 \x03(\x0e\x32\x11.lifeline.v1.Kind\x12\x0e\n\x06newest\x18\x03 \x01(\r\x12\x1e\n\x11\x66rom_timestamp_ms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\x0fto_timestamp_ms\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x14\n\x0c\x61\x63tion_types\x18\x06 \x03(\r\x12$\n\x07\x63olumns\x18\x07 \x03(\x0e\x32\x13.lifeline.v1.Column\x12\x17\n\nmin_offset\x18\x08 \x01(\x03H\x02\x88\x01\x01\x42\x14\n\x12_from_timestamp_msB\x12\n\x10_to_timestamp_msB\r\n\x0b_min_offset\"\xab\x01\n\x08Sequence\x12\x1f\n\x04kind\x18\x01 \x01(\x0e\x32\x11.lifeline.v1.Kind\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x0e\n\x06stored\x18\x03 \x01(\r\x12\x14\n\x0ctimestamp_ms\x18\x04 \x01(\x0c\x12\x0f\n\x07item_id\x18\x05 \x01(\x0c\x12\x13\n\x0b\x61\x63tion_type\x18\x06 \x01(\x0c\x12\x0f\n\x07surface\x18\x07 \x01(\x0c\x12\x11\n\tembedding\x18\x08 \x01(\x0c\"a\n\x13GetSequenceResponse\x12(\n\tsequences\x18\x01 \x03(\x0b\x32\x15.lifeline.v1.Sequence\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.lifeline.v1.AsOf*D\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_EXPLICIT\x10\x01\x12\x13\n\x0fKIND_IMPRESSION\x10\x02*\x8f\x01\n\x06\x43olumn\x12\x16\n\x12\x43OLUMN_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_TIMESTAMP_MS\x10\x01\x12\x12\n\x0e\x43OLUMN_ITEM_ID\x10\x02\x12\x16\n\x12\x43OLUMN_ACTION_TYPE\x10\x03\x12\x12\n\x0e\x43OLUMN_SURFACE\x10\x04\x12\x14\n\x10\x43OLUMN_EMBEDDING\x10\x05\x32\x63\n\x0fSequenceService\x12P\n\x0bGetSequence\x12\x1f.lifeline.v1.GetSequenceRequest\x1a .lifeline.v1.GetSequenceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lifeline.v1.sequence_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=683
-  _globals['_KIND']._serialized_end=751
-  _globals['_COLUMN']._serialized_start=754
-  _globals['_COLUMN']._serialized_end=897
+  _globals['_KIND']._serialized_start=704
+  _globals['_KIND']._serialized_end=772
+  _globals['_COLUMN']._serialized_start=775
+  _globals['_COLUMN']._serialized_end=918
   _globals['_ASOF']._serialized_start=43
-  _globals['_ASOF']._serialized_end=114
-  _globals['_GETSEQUENCEREQUEST']._serialized_start=117
-  _globals['_GETSEQUENCEREQUEST']._serialized_end=408
-  _globals['_SEQUENCE']._serialized_start=411
-  _globals['_SEQUENCE']._serialized_end=582
-  _globals['_GETSEQUENCERESPONSE']._serialized_start=584
-  _globals['_GETSEQUENCERESPONSE']._serialized_end=681
-  _globals['_SEQUENCESERVICE']._serialized_start=899
-  _globals['_SEQUENCESERVICE']._serialized_end=998
+  _globals['_ASOF']._serialized_end=135
+  _globals['_GETSEQUENCEREQUEST']._serialized_start=138
+  _globals['_GETSEQUENCEREQUEST']._serialized_end=429
+  _globals['_SEQUENCE']._serialized_start=432
+  _globals['_SEQUENCE']._serialized_end=603
+  _globals['_GETSEQUENCERESPONSE']._serialized_start=605
+  _globals['_GETSEQUENCERESPONSE']._serialized_end=702
+  _globals['_SEQUENCESERVICE']._serialized_start=920
+  _globals['_SEQUENCESERVICE']._serialized_end=1019
 # @@protoc_insertion_point(module_scope)

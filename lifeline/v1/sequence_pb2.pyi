@@ -88,22 +88,26 @@ class AsOf(_message.Message):
     PARTITION_FIELD_NUMBER: _builtins.int
     APPLIED_OFFSET_FIELD_NUMBER: _builtins.int
     WATERMARK_MS_FIELD_NUMBER: _builtins.int
+    LAG_RECORDS_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     """The partition of the actions topic that holds the user."""
     applied_offset: _builtins.int
     """The last offset that is part of the answer; -1 when nothing has been applied yet."""
     watermark_ms: _builtins.int
     """The newest event time of the partition, in milliseconds since 1970; 0 when it has no event."""
+    lag_records: _builtins.int
+    """Records known to be in the partition's log that are not part of the answer yet."""
     def __init__(
         self,
         *,
         partition: _builtins.int = ...,
         applied_offset: _builtins.int = ...,
         watermark_ms: _builtins.int = ...,
+        lag_records: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_offset", b"applied_offset", "partition", b"partition", "watermark_ms", b"watermark_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_offset", b"applied_offset", "lag_records", b"lag_records", "partition", b"partition", "watermark_ms", b"watermark_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,13 +18,14 @@ from store.errors import SnapshotError, SnapshotRefusedError, StoreLockedError
 from store.fingerprint import as_text
 from store.settings import StoreSettings
 from store.state import State
+from tests.lifeline.operators import Operators
 from tests.store.made import open_follower, open_store
 from tests.store.snapshots import fill
 
 SETTINGS = StoreSettings()
 
 
-class Operators(operator_pb2_grpc.OperatorServiceServicer):
+class Copying(Operators):
     """A node that makes snapshots of what it is asked for."""
 
     def CreateSnapshot(  # noqa: N802
@@ -42,7 +43,7 @@ class Operators(operator_pb2_grpc.OperatorServiceServicer):
 @pytest.fixture
 def node() -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(2))
-    operator_pb2_grpc.add_OperatorServiceServicer_to_server(Operators(), server)
+    operator_pb2_grpc.add_OperatorServiceServicer_to_server(Copying(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"

@@ -20,6 +20,7 @@ from lifeline.v1 import (
 from store.actions import Kind
 from store.sequence import AsOf, Column, SequenceQuery
 from store.status import Reason, Refusal, abort
+from tests.lifeline.operators import Operators
 
 BIG = (1 << 64) - 1
 AS_OF = sequence_pb2.AsOf(partition=2, applied_offset=41, watermark_ms=99)
@@ -28,7 +29,7 @@ AS_OF = sequence_pb2.AsOf(partition=2, applied_offset=41, watermark_ms=99)
 class Node(
     sequence_pb2_grpc.SequenceServiceServicer,
     score_pb2_grpc.ScoreServiceServicer,
-    operator_pb2_grpc.OperatorServiceServicer,
+    Operators,
 ):
     """A node that remembers what it was asked and answers what the test says."""
 
@@ -241,7 +242,7 @@ def test_a_node_that_is_not_there_is_named() -> None:
     assert "give another address" in str(caught.value)
 
 
-NOT_OWNER = Refusal(grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER, "ask another node", partition="2")
+NOT_OWNER = Refusal(grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER, "ask another node", partition="2", partitions="4")
 
 
 def test_another_node_is_asked_where_one_refuses_and_remembered(node: Node, address: str) -> None:

@@ -16,13 +16,12 @@ from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
 from lifeline.server import LIVENESS, READINESS, SERVICES, NodeServer
 from lifeline.v1 import (
-    operator_pb2,
-    operator_pb2_grpc,
     score_pb2,
     score_pb2_grpc,
     sequence_pb2,
     sequence_pb2_grpc,
 )
+from tests.lifeline.operators import Operators
 
 
 class Sequences(sequence_pb2_grpc.SequenceServiceServicer):
@@ -52,17 +51,6 @@ class Scores(score_pb2_grpc.ScoreServiceServicer):
         request: score_pb2.ScoreRequest,
         context: grpc.ServicerContext,
     ) -> score_pb2.ScoreResponse:
-        raise AssertionError(request, context)
-
-
-class Operators(operator_pb2_grpc.OperatorServiceServicer):
-    """Is never called."""
-
-    def CreateSnapshot(  # noqa: N802
-        self,
-        request: operator_pb2.CreateSnapshotRequest,
-        context: grpc.ServicerContext,
-    ) -> operator_pb2.CreateSnapshotResponse:
         raise AssertionError(request, context)
 
 

@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from lifeline.v1 import operator_pb2, operator_pb2_grpc
+from lifeline.v1 import group_pb2, operator_pb2, operator_pb2_grpc
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
 from store.fingerprint import as_text
@@ -23,6 +23,21 @@ from tests.store.made import SHAPE, open_follower, open_store
 from tests.store.snapshots import fill
 
 Request = operator_pb2.CreateSnapshotRequest
+
+
+class Told:
+    """A cluster as the test says."""
+
+    address = "here:1"
+
+    def held(self) -> list[operator_pb2.HeldPartition]:
+        return [operator_pb2.HeldPartition(partition=3, role=operator_pb2.ROLE_STANDBY, state="following")]
+
+    def placed(self) -> list[group_pb2.PlacedPartition]:
+        return [group_pb2.PlacedPartition(partition=3, owner="there:1", standbys=["here:1"])]
+
+    def fingerprints(self, partition: int) -> list[tuple[int, int]] | None:
+        return [(10, 0xAB), (12, 1)] if partition == 3 else None
 
 
 class Node(NamedTuple):
@@ -66,7 +81,7 @@ def node(tmp_path: Path, table: EmbeddingTable) -> Iterator[Node]:
         fill(store, range(number))
         directory.add(store)
     repository = Slow(f"file://{tmp_path}/snapshots")
-    with served(OperatorService(directory, repository, topic="actions")) as stub:
+    with served(OperatorService(directory, repository, Told(), topic="actions")) as stub:
         yield Node(stub, stores, directory, repository)
     for store in stores.values():
         store.close()
@@ -142,7 +157,7 @@ def test_a_partition_that_is_not_served_is_refused_before_anything_is_made(node:
 
 
 def test_without_a_url_it_says_what_to_set(node: Node) -> None:
-    with served(OperatorService(node.directory, None, topic="actions")) as stub:
+    with served(OperatorService(node.directory, None, Told(), topic="actions")) as stub:
         code, reason, message = refused(stub)
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, Reason.SNAPSHOTS_NOT_CONFIGURED)
     assert "set snapshot.url" in message
@@ -151,7 +166,7 @@ def test_without_a_url_it_says_what_to_set(node: Node) -> None:
 def test_an_upload_that_fails_has_a_reason(node: Node, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     repository = SnapshotRepository(f"file://{tmp_path}/file/below")
-    with served(OperatorService(node.directory, repository, topic="actions")) as stub:
+    with served(OperatorService(node.directory, repository, Told(), topic="actions")) as stub:
         code, reason, message = refused(stub)
     assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, Reason.SNAPSHOT_FAILED)
     assert "check the address" in message
@@ -198,3 +213,15 @@ def attempt(stub: operator_pb2_grpc.OperatorServiceStub) -> operator_pb2.CreateS
 
 def test_the_service_has_the_name_of_the_proto() -> None:
     assert SERVICE == "lifeline.v1.OperatorService"
+
+
+def test_what_is_held_and_where_the_rest_is(node: Node) -> None:
+    found = node.stub.ListPartitions(operator_pb2.ListPartitionsRequest())
+    assert (found.address, list(found.held), list(found.placed)) == ("here:1", Told().held(), Told().placed())
+
+
+def test_fingerprints_come_as_text_and_of_another_partition_not_at_all(node: Node) -> None:
+    found = node.stub.ListFingerprints(operator_pb2.ListFingerprintsRequest(partition=3)).fingerprints
+    assert [(one.offset, one.fingerprint) for one in found] == [(10, f"{0xAB:032x}"), (12, f"{1:032x}")]
+    with pytest.raises(grpc.RpcError, match="does not hold partition 4"):
+        node.stub.ListFingerprints(operator_pb2.ListFingerprintsRequest(partition=4))

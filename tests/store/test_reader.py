@@ -20,7 +20,7 @@ from store.open_partition import View
 from store.partition import PartitionStore
 from store.reader import SequenceReader
 from store.segment import RUN
-from store.sequence import Column, Sequence, SequenceQuery
+from store.sequence import AsOf, Column, Sequence, SequenceQuery
 from store.settings import StoreSettings
 from tests.store.made import EVERYTHING, Event, batch_of, open_store, tiny
 
@@ -119,7 +119,7 @@ def test_a_read_gives_what_the_query_means(
     filled: Filled, embeddings: EmbeddingTable, user: str, query: SequenceQuery
 ) -> None:
     as_of, sequences = SequenceReader(filled.store, embeddings).read(user, query)
-    assert as_of == (3, filled.store.applied_offset, (1 << 63) - 1)
+    assert as_of == AsOf(3, filled.store.applied_offset, (1 << 63) - 1, 0)
     assert tuple(sequences) == query.kinds
     for kind, found in sequences.items():
         everything = filled.kept(user, kind)

@@ -68,7 +68,8 @@ class RecordingDirectory:
     def __init__(self) -> None:
         self.served: set[int] = set()
 
-    def add(self, store: RecordingStore) -> None:
+    def add(self, store: RecordingStore, lag: Callable[[], int]) -> None:
+        assert lag() >= 0
         self.served.add(store.partition)
 
     def announce(self, partition: int) -> None:
@@ -164,7 +165,7 @@ class Node:
             self.updater,
             self.running_updater,
             standby=self.standby,
-            membership=Membership(holders, address=self.address, on_placement=self.placed),
+            membership=Membership(holders, address=lambda: self.address, on_placement=self.placed),
         )
         try:
             await self.stream.start()

@@ -1,0 +1,159 @@
+"""Routing: a call for a user whom another node has is forwarded to that node, or answered with its address.
+
+It stands between the server and its services, and passes bytes on as they came: of a request it reads the user id
+alone. A forwarded call carries the caller's deadline and a mark, and a node answers a marked call itself whatever it
+holds: so no call travels twice. What the owner answers, refusals and their details too, is the answer.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_status import rpc_status
+
+from lifeline.owners import Owners
+from store.directory import PartitionDirectory
+from store.errors import CatchingUpError
+from store.requests import invalid
+from store.status import Reason, Refusal, abort
+
+FORWARDED = "lifeline-forwarded"
+"""Request metadata: the call has travelled already."""
+OWNER, PARTITIONS = "lifeline-owner", "lifeline-partitions"
+"""Reply metadata of a forwarded call: who answered it, and how many partitions there are."""
+
+_MAX_MESSAGE = -1
+
+if TYPE_CHECKING:
+    # Generic in its type stubs alone.
+    _Interceptor = grpc.ServerInterceptor[Any, Any]
+    _Handler = grpc.RpcMethodHandler[Any, Any]
+else:
+    _Interceptor = grpc.ServerInterceptor
+    _Handler = grpc.RpcMethodHandler
+
+
+class Routing(_Interceptor):
+    """Routes the calls of `services` by the `user_id` of their requests."""
+
+    def __init__(
+        self,
+        directory: PartitionDirectory,
+        owners: Owners,
+        services: tuple[str, ...],
+        *,
+        misrouted: Literal["forward", "redirect"],
+    ) -> None:
+        self._directory, self._owners, self._misrouted = directory, owners, misrouted
+        self._methods = tuple(f"/{service}/" for service in services)
+        self._channels: dict[str, grpc.Channel] = {}
+        self._lock = threading.Lock()
+
+    def intercept_service(
+        self,
+        continuation: "Callable[[grpc.HandlerCallDetails], _Handler | None]",
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "_Handler | None":
+        """Wrap the handlers of the services."""
+        handler = continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or not method.startswith(self._methods):
+            return handler
+        behaviour = cast("Callable[[Any, grpc.ServicerContext], Message]", handler.unary_unary)
+        parse = cast("Callable[[bytes], Any]", handler.request_deserializer)
+        serialise = cast("Callable[[Message], bytes]", handler.response_serializer)
+
+        def routed(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                request = parse(raw)
+            except DecodeError:
+                abort(context, invalid("request", "it does not decode: build the client from the node's own protos"))
+            partition = self._directory.partition_of(request.user_id)
+            if self._directory.has(partition):
+                return serialise(behaviour(request, context))
+            owner = self._owners.owner_of(partition)
+            if owner == self._owners.own_address:
+                abort(context, Refusal.of(CatchingUpError(partition)))
+            if not owner or self._misrouted == "redirect" or self._has_travelled(context):
+                abort(context, not_owner(partition, owner, self._owners.partitions))
+            return self._forward(owner, method, partition, raw, context)
+
+        return grpc.unary_unary_rpc_method_handler(routed)
+
+    @staticmethod
+    def _has_travelled(context: grpc.ServicerContext) -> bool:
+        return any(key == FORWARDED for key, _ in context.invocation_metadata())
+
+    def _forward(self, owner: str, method: str, partition: int, raw: bytes, context: grpc.ServicerContext) -> bytes:
+        call = (
+            self._channel(owner)
+            .unary_unary(method, None, None)
+            .future(raw, timeout=context.time_remaining(), metadata=((FORWARDED, "1"),))
+        )
+        # A caller that goes takes its call at the owner with it.
+        cancel = cast("Callable[[], None]", call.cancel)
+        if not context.add_callback(cancel):
+            cancel()
+        try:
+            reply = cast("bytes", call.result())
+        except grpc.FutureCancelledError:
+            context.abort(grpc.StatusCode.CANCELLED, "the caller has gone: nothing to do")
+        except grpc.RpcError as error:
+            self._pass_on(cast("grpc.Call", error), owner, partition, context)
+        context.send_initial_metadata(((OWNER, owner), (PARTITIONS, str(self._owners.partitions))))
+        return reply
+
+    def _pass_on(self, error: grpc.Call, owner: str, partition: int, context: grpc.ServicerContext) -> None:
+        status = rpc_status.from_call(error)
+        if status is not None:
+            context.abort_with_status(rpc_status.to_status(status))
+        code = error.code()
+        if code is grpc.StatusCode.UNAVAILABLE:
+            abort(
+                context,
+                Refusal(
+                    code,
+                    Reason.OWNER_UNREACHABLE,
+                    f"partition {partition} is at {owner}, which does not answer ({error.details()}): retry, and when "
+                    "it stays so see to that node or to its node.advertised_address",
+                    partition=str(partition),
+                    owner=owner,
+                ),
+            )
+        context.abort(code, error.details() or "")
+
+    def _channel(self, address: str) -> grpc.Channel:
+        with self._lock:
+            if address not in self._channels:
+                known = self._owners.addresses()
+                for gone in [each for each in self._channels if each not in known]:
+                    self._channels.pop(gone).close()
+                options = (
+                    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+                    ("grpc.max_send_message_length", _MAX_MESSAGE),
+                )
+                self._channels[address] = grpc.insecure_channel(address, options)
+            return self._channels[address]
+
+    def close(self) -> None:
+        """Close the connections to other nodes; forwarded calls under way are cancelled."""
+        with self._lock:
+            channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            channel.close()
+
+
+def not_owner(partition: int, owner: str, partitions: int) -> Refusal:
+    """Return the refusal that tells a caller where to go."""
+    where = f"ask its owner at {owner}" if owner else "retry when the assignment has settled"
+    known = {"owner": owner} if owner else {}
+    return Refusal(
+        grpc.StatusCode.UNAVAILABLE,
+        Reason.NOT_OWNER,
+        f"this node does not hold partition {partition}: {where}",
+        partition=str(partition),
+        partitions=str(partitions),
+        **known,
+    )
