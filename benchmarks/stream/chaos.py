@@ -64,5 +64,5 @@ def _cluster(bootstrap_servers: str | None, partitions: int) -> "Iterator[Cluste
     with ExitStack() as stack:
         servers = stack.enter_context(broker_or_given(bootstrap_servers))
         path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-chaos-")))
-        cluster = Cluster(servers, path, partitions=partitions)
+        cluster = Cluster(servers, path, partitions=partitions, standbys=1)
         yield stack.enter_context(cluster)

@@ -120,6 +120,8 @@ class Member:
             self.events.append(event)
             if event.get("event") == "partition":
                 self.states[int(event["partition"])] = str(event["state"])
+            if event.get("event") == "standby" and event["state"] == "diverged":
+                raise FaultError(f"{self.name} has found that a fingerprint is not its owner's: {event['why']}")
 
     def wait_for(self, what: Callable[[Self], bool], timeout_s: float = SETTLE_S) -> None:
         """Wait until `what` holds of it."""
@@ -146,9 +148,13 @@ class Cluster:
         partitions: int = 4,
         broker: Broker | None = None,
         static: bool = False,
+        standbys: int = 0,
         **flags: object,
     ) -> None:
-        """`flags` are settings of every node by their dotted keys, with ``__`` for the dots."""
+        """`standbys` is how many nodes follow each partition besides its owner.
+
+        `flags` are settings of every node by their dotted keys, with ``__`` for the dots.
+        """
         self._path, self._servers, self._static = path, bootstrap_servers, static
         self._broker = broker
         self._suffix = f"-{uuid.uuid4().hex[:8]}"
@@ -156,6 +162,7 @@ class Cluster:
         # A dead node's partitions go to the others soon, and a batch is small, so that a fault meets many.
         self._flags |= {"kafka.session_timeout_ms": 3_000, "updater.batch_max_records": 256}
         self._flags |= {"kafka.partitions": partitions}
+        self._flags |= {"updater.standby_replicas": standbys, "updater.fingerprint_every": 500}
         self._flags |= {key.replace("__", "."): value for key, value in flags.items()}
         self.settings = self._settings(path / "judge")
         create_topics(self.settings.kafka)

@@ -15,7 +15,7 @@ def test_a_killed_node_loses_nothing_and_counts_nothing_twice(
     make_cluster: ClusterMaker, publisher: PublisherMaker, first_seed: int, is_long: bool
 ) -> None:
     # A static member has its partitions again at once; without, the dead node's session has to run out first.
-    cluster = make_cluster(static=not is_long)
+    cluster = make_cluster(static=not is_long, standbys=1)
     source = publisher(cluster.settings.kafka, first_seed)
     rounds = 60 if is_long else 2
     for outcome in kill_rounds(cluster, source, seed=first_seed, rounds=rounds, nodes=2):

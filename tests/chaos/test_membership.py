@@ -21,7 +21,7 @@ def test_nodes_come_and_go(
             if is_long
             else schedule(seed, faults=3, nodes=2, longest_s=1.0)
         )
-        with make_cluster(f"seed-{seed}", static=static) as cluster:
+        with make_cluster(f"seed-{seed}", static=static, standbys=seed % 2) as cluster:
             source = publisher(cluster.settings.kafka, seed)
             try:
                 with source.steady(PER_S):
