@@ -75,6 +75,13 @@ class NodeSettings(BaseModel):
         Literal["forward", "redirect"],
         Field(description="a call for another node's user goes on to that node, or its caller is told which one it is"),
     ] = "forward"
+    http_address: Annotated[
+        str,
+        Field(
+            pattern=r"^.+:\d{1,5}$", description="host:port of /metrics, /livez and /readyz; port 0 takes a free one"
+        ),
+    ] = "127.0.0.1:9464"
+    metrics: Annotated[bool, Field(description="count, and serve /metrics")] = True
     max_concurrent_rpcs: Annotated[int, Field(ge=1, le=65_536, description="calls at once; more are refused")] = 128
     max_message_mib: Annotated[int, Field(ge=1, le=1_024, description="largest request and reply")] = 4
     stop_deadline_s: Annotated[float, Field(gt=0, le=3_600, description="a graceful stop's deadline")] = 30.0

@@ -15,16 +15,19 @@ from typing import Any, TypeVar
 
 import structlog
 
-from lifeline.cluster_view import ClusterView
 from lifeline.config import Settings
 from lifeline.data_lock import locked
 from lifeline.deadline import Deadline
+from lifeline.group import GroupPart
+from lifeline.health import Health, holds
+from lifeline.http import HttpServer
+from lifeline.metrics.node_metrics import NodeMetrics
 from lifeline.opening import open_partition
-from lifeline.owners import Owners, advertised_address
-from lifeline.paths import items_dir, partition_dir, partitions_in
-from lifeline.peer import ask_owner
+from lifeline.owners import advertised_address
+from lifeline.paths import items_dir, partition_dir
 from lifeline.routing import Routing
 from lifeline.server import ROUTED, NodeServer
+from lifeline.snapshot_ages import SnapshotAges
 from lifeline.topic_note import TopicIdentity
 from scorer import weights
 from scorer.errors import ModelNotFoundError
@@ -39,27 +42,17 @@ from store.operator_service import OperatorService
 from store.partition import PartitionStore
 from store.service import SequenceService
 from store.snapshots.repository import SnapshotRepository
-from stream.action_stream import ActionStream
-from stream.dead_letters import DeadLetterPublisher
-from stream.decode import Rules
-from stream.fingerprint_log import FingerprintLog
 from stream.items import ItemFollower
-from stream.membership import Membership
-from stream.partition import PartitionState, StoreAccess
+from stream.partition import StoreAccess
 from stream.partitioner import partition_of
-from stream.placement import Placement
-from stream.standby import StandbyFollower
 from stream.threads import run_abandonable
 from stream.topics import ensure_topics
-from stream.updater import Updater
 
 _PROGRESS_S = 0.5
 _WATCH_S = 0.05
 _SYNC_S = 1.0
+_TICK_S = 0.25
 _MIB = 1 << 20
-# What a state says of the two health services.
-_READY = frozenset({PartitionState.SERVING})
-_NOT_LIVE = frozenset({PartitionState.STALLED})
 
 _T = TypeVar("_T")
 
@@ -104,111 +97,72 @@ class Node:
     """The parts of a running node. Its life is that of the exit stack it was started in."""
 
     def __init__(
-        self,
-        server: NodeServer,
-        stream: ActionStream[PartitionStore],
-        items: ItemFollower,
-        stores: PartitionDirectory,
-        embeddings: EmbeddingTable,
+        self, server: NodeServer, group: GroupPart, items: ItemFollower, embeddings: EmbeddingTable, health: Health
     ) -> None:
         """Use `Node.start`."""
-        self._server, self._stream, self._items = server, stream, items
-        self._stores, self._embeddings = stores, embeddings
-        self._items_synced = False
+        self._server, self._group, self._items = server, group, items
+        self._embeddings, self._health = embeddings, health
         self._started = time.monotonic()
 
     @classmethod
     async def start(cls, settings: Settings, stack: AsyncExitStack, stopping: Deadline) -> "Node":
         """Start every part; `stack` stops them again, within `stopping`. Raises what the parts raise."""
-        stack.enter_context(locked(settings.node.data_dir))
+        node = settings.node
+        stack.enter_context(locked(node.data_dir))
         actions_topic, *_ = await run_abandonable(ensure_topics, settings.kafka)
-        TopicIdentity(settings.kafka.actions_topic, actions_topic.topic_id).check(settings.node.data_dir)
-        partitions = settings.kafka.partitions
+        TopicIdentity(settings.kafka.actions_topic, actions_topic.topic_id).check(node.data_dir)
         snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
-        memory = SharedMemory(settings.store)
-        embeddings = EmbeddingTable.open(items_dir(settings.node.data_dir))
+        embeddings = EmbeddingTable.open(items_dir(node.data_dir))
         stack.callback(embeddings.close)
-        directory = PartitionDirectory(lambda key: partition_of(key, partitions), embeddings)
+        directory = PartitionDirectory(lambda key: partition_of(key, settings.kafka.partitions), embeddings)
         models = _load_model(settings, embeddings)
-
-        def open_store(number: int) -> PartitionStore:
-            return open_partition(
-                partition_dir(settings.node.data_dir, number),
-                number,
-                settings=settings.store,
-                memory=memory,
-                snapshots=snapshots,
-                topic=settings.kafka.actions_topic,
-            )
-
+        metrics = NodeMetrics() if node.metrics else None
+        stores = _store_access(settings, snapshots, metrics)
+        group = GroupPart.of(settings, stores, directory, metrics.stream if metrics else None)
         items = ItemFollower(settings.kafka, embeddings)
+        health = Health(
+            group.stream.status, group.stream.standbys, stall_after_s=settings.updater.stall_after_ms / 1000
+        )
+        if metrics is not None:
+            ages = SnapshotAges(snapshots, lambda: [one.partition for one in group.stream.status()])
+            _in_background(ages.follow(), stack)
+            metrics.serve(group, items, health, ages.seconds)
+        _in_background(_tick(health), stack)
+        http = HttpServer(node.http_address, health, metrics.registry if metrics else None)
+        stack.callback(http.stop)
+
         stack.push_async_callback(lambda: items.stop(stopping.left()))
         await items.start()
-        rules = Rules.of(settings.vocabulary, partitions, settings.updater)
-        stores = StoreAccess(open_store, PartitionStore.close)
-        fingerprints = FingerprintLog(settings.updater.fingerprint_every)
-        owners = Owners(partitions)
-
-        async def take_over(number: int) -> PartitionStore | None:
-            return await standby.take(number)
-
-        updater: Updater[PartitionStore] = Updater(
-            settings.updater,
-            rules,
-            stores,
-            directory=directory,
-            dead_letters=DeadLetterPublisher(settings.kafka, settings.updater),
-            take_over=take_over,
-            fingerprints=fingerprints,
-        )
-        standby: StandbyFollower[PartitionStore] = StandbyFollower(
-            settings.kafka,
-            settings.updater,
-            rules,
-            stores,
-            is_held=updater.holds,
-            fingerprints=fingerprints,
-            ask_owner=ask_owner,
-        )
-
-        def on_placement(placement: Placement) -> None:
-            owners.update(placement)
-            standby.on_placement(placement)
-
-        membership = Membership(
-            (standby, updater),
-            address=lambda: owners.own_address,
-            on_disk=lambda: partitions_in(settings.node.data_dir),
-            on_placement=on_placement,
-        )
-        stream = ActionStream(settings.kafka, settings.updater, updater, standby=standby, membership=membership)
-        stack.push_async_callback(lambda: stream.stop(stopping.left()))
-        routing = Routing(directory, owners, ROUTED, misrouted=settings.node.misrouted)
+        stack.push_async_callback(lambda: group.stream.stop(stopping.left()))
+        routing = Routing(directory, group.owners, ROUTED, misrouted=node.misrouted)
         stack.callback(routing.close)
-        max_reply_bytes = settings.node.max_message_mib * _MIB
+        most = node.max_message_mib * _MIB
         server = NodeServer(
-            settings.node,
-            SequenceService(directory, max_reply_bytes=max_reply_bytes),
-            ScoreService(directory, models, settings.vocabulary, settings.scorer, max_reply_bytes=max_reply_bytes),
-            OperatorService(
-                directory,
-                snapshots,
-                ClusterView(updater, standby, fingerprints, owners),
-                topic=settings.kafka.actions_topic,
-            ),
+            node,
+            SequenceService(directory, max_reply_bytes=most),
+            ScoreService(directory, models, settings.vocabulary, settings.scorer, max_reply_bytes=most),
+            OperatorService(directory, snapshots, group.view, topic=settings.kafka.actions_topic),
             routing,
+            metrics.calls if metrics else None,
         )
-        owners.own_address = advertised_address(settings.node, server.address)
         # Calls under way get half of what is left: applying what waits needs the rest.
         stack.push_async_callback(lambda: asyncio.to_thread(server.stop, stopping.left() / 2))
-        _log.info("listening", grpc_address=server.address, advertised_address=owners.own_address, pid=os.getpid())
+        group.owners.own_address = advertised_address(node, server.address)
+        _log.info(
+            "listening",
+            grpc_address=server.address,
+            advertised_address=group.owners.own_address,
+            http_address=http.address,
+            pid=os.getpid(),
+        )
         keep_collector_away()
-        await stream.start()
-        return cls(server, stream, items, directory, embeddings)
+        await group.stream.start()
+        health.assigned = True
+        return cls(server, group, items, embeddings, health)
 
     async def run(self) -> None:
         """Keep health up to date and tell of progress, for as long as all is well; raises what crashed."""
-        parts = (self._stream.wait(), self._items.wait(), self._watch(), self._sync_items())
+        parts = (self._group.stream.wait(), self._items.wait(), self._watch(), self._sync_items())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -221,20 +175,20 @@ class Node:
 
     async def leave(self, drain_s: float) -> None:
         """Begin a stop: tell callers to go elsewhere, and serve those who have not heard for `drain_s` seconds."""
+        self._health.leaving = True
         self._server.set_ready(ready=False)
         await asyncio.sleep(drain_s)
 
     async def _watch(self) -> None:
-        """Look at the partitions many times a second; tell of progress once a second while there is any."""
+        """Look at the health many times a second; tell of progress once a second while there is any."""
         ready, live = False, True
         told_at, told = time.monotonic(), 0
         while True:
-            partitions = self._stream.status()
-            states = {status.state for status in partitions}
-            if live is not (now_live := not states & _NOT_LIVE):
+            if live is not (now_live := holds(self._health.live())):
                 live = now_live
                 self._server.set_live(live=live)
-            now_ready = states <= _READY and self._items_synced
+            now_ready = holds(self._health.ready())
+            partitions = self._group.stream.status()
             records, now = sum(status.records for status in partitions), time.monotonic()
             if records != told and (now - told_at >= _PROGRESS_S or now_ready > ready):
                 rate = round((records - told) / (now - told_at))
@@ -252,14 +206,16 @@ class Node:
         await self._items.caught_up.wait()
         while True:
             await asyncio.to_thread(self._embeddings.sync)
-            self._items_synced = True
+            self._health.items_synced = True
             await asyncio.sleep(_SYNC_S)
 
     def _tell_ready(self, *, ready: bool) -> None:
         if not ready:
-            _log.warning("not ready", partitions={s.partition: s.state.value for s in self._stream.status()})
+            failed = {check.name: check.detail for check in self._health.ready() if not check.ok}
+            _log.warning("not ready", because=failed)
             return
-        state = {store.partition: store.state for store in self._stores}
+        stores = {one.partition: self._group.store_of(one.partition) for one in self._group.stream.status()}
+        state = {number: store.state for number, store in stores.items() if store is not None}
         _log.info(
             "ready",
             seconds=round(time.monotonic() - self._started, 3),
@@ -267,6 +223,46 @@ class Node:
             applied={number: one.applied_offset for number, one in state.items()},
             fingerprint={number: as_text(one.fingerprint) for number, one in state.items()},
         )
+
+
+def _store_access(
+    settings: Settings, snapshots: SnapshotRepository | None, metrics: NodeMetrics | None
+) -> StoreAccess[PartitionStore]:
+    memory = SharedMemory(settings.store)
+
+    def open_store(number: int) -> PartitionStore:
+        return open_partition(
+            partition_dir(settings.node.data_dir, number),
+            number,
+            settings=settings.store,
+            memory=memory,
+            snapshots=snapshots,
+            topic=settings.kafka.actions_topic,
+        )
+
+    def close_store(store: PartitionStore) -> None:
+        if metrics is not None:
+            metrics.stores.let_go(store)
+        store.close()
+
+    return StoreAccess(open_store, close_store)
+
+
+def _in_background(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    """Run `work` until the stack is left."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
+
+
+async def _tick(health: Health) -> None:
+    while True:
+        health.tick()
+        await asyncio.sleep(_TICK_S)
 
 
 def _load_model(settings: Settings, embeddings: EmbeddingTable) -> ModelHolder:

@@ -44,6 +44,7 @@ def settings_for(
         "kafka.group_id": f"lifeline{suffix}",
         "node.data_dir": str(workdir / "data"),
         "node.grpc_address": f"127.0.0.1:{free_port()}",
+        "node.http_address": f"127.0.0.1:{free_port()}",
         # Nobody balances calls to it, so nobody has to be told before it stops.
         "node.drain_s": 0,
         "scorer.models_dir": str(workdir / "models"),

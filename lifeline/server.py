@@ -42,8 +42,12 @@ class NodeServer:
         scores: score_pb2_grpc.ScoreServiceServicer,
         operators: operator_pb2_grpc.OperatorServiceServicer,
         routing: "_Interceptor | None" = None,
+        calls: "_Interceptor | None" = None,
     ) -> None:
-        """Listen, behind `routing` where that is given; raises ServerError when the address cannot be had."""
+        """Listen; `calls` counts them, and `routing` sends those on that belong elsewhere, where they are given.
+
+        Raises ServerError when the address cannot be had.
+        """
         most = settings.max_concurrent_rpcs
         options = [
             ("grpc.max_receive_message_length", settings.max_message_mib * _MIB),
@@ -54,7 +58,7 @@ class NodeServer:
         threads = most + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            interceptors=[_Limits(most), *([routing] if routing else [])],
+            interceptors=[one for one in (calls, _Limits(most), routing) if one is not None],
             options=options,
             maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )

@@ -27,6 +27,7 @@ from store.errors import (
     StoreFailedError,
 )
 from store.id_index import IdIndex
+from store.read_counts import ReadCounts
 from store.sequence import AsOf
 from store.state import State
 from store.statistics import PartitionStatistics, family_statistics, files_in, number
@@ -64,6 +65,7 @@ class OpenPartition:
         self._items = IdIndex()
         self._items_folded = 0
         self.contract: Contract | None = None
+        self.reads = ReadCounts()
         with self._letting_go():
             self._load()
 

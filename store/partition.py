@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import add
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -56,6 +57,10 @@ class ApplyResult(NamedTuple):
     late_rewrites: int = 0
     """Chunks rewritten for late events."""
 
+    def plus(self, other: "ApplyResult") -> "ApplyResult":
+        """Return what two batches did together."""
+        return ApplyResult(*map(add, self, other))
+
 
 class PartitionStore(OpenPartition):
     """One writer (`apply`, `erase`) besides the readers; every method may be called from any thread."""
@@ -97,6 +102,10 @@ class PartitionStore(OpenPartition):
         self._durable_offset = self._state.applied_offset
         self.written_bytes = 0
         """Bytes of all batches written since the store was opened."""
+        self.totals = ApplyResult()
+        """What all batches together did since the store was opened."""
+        self.erased_events = 0
+        """Events that erasures removed since the store was opened."""
 
     @classmethod
     def open(cls, path: Path, *, partition: int, settings: StoreSettings, memory: SharedMemory) -> Self:
@@ -123,6 +132,7 @@ class PartitionStore(OpenPartition):
         with self._writing(offset) as write:
             result, state = self._edit(batch, write, offset)
             self._commit(write, state)
+            self.totals = self.totals.plus(result)
         return result
 
     def erase(self, user_id: bytes, *, offset: int) -> int:
@@ -150,6 +160,7 @@ class PartitionStore(OpenPartition):
                 write,
                 State(offset, state.watermark_ms, state.events - events, fp.add(state.fingerprint, -removed)),
             )
+            self.erased_events += events
         self._scrubber.request()
         return events
 

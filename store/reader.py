@@ -56,6 +56,8 @@ class SequenceReader:
                         error.what, partition=self.store.partition, user=user_id, record=error.record
                     ) from error
                 answers.append(UserSequences(view.as_of._replace(lag_records=self._lag()), sequences))
+        found = sum(any(one.stored for one in answer.sequences.values()) for answer in answers)
+        self.store.reads.add(found, len(answers) - found)
         return answers
 
     def _read_kind(self, view: View, user_id: str, kind: Kind, query: SequenceQuery) -> Sequence:

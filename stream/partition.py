@@ -5,9 +5,10 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from store.actions import ActionBatch
 from stream.bad_share import BadShare
@@ -90,6 +91,30 @@ class PartitionStatus:
     dead_letters: Mapping[DeadLetterReason, int]
     reason: str
     """Why it is refusing or stalled, or what it waits for; empty otherwise."""
+    waiting_since_ms: int = 0
+    """A time, milliseconds since 1970, at or before that of the oldest record that waits to be applied: that record's
+    own once it has been fetched. 0 while none waits, or when nothing is known of it."""
+    durable_offset: int = -1
+    """The last offset that survives what the store promises."""
+    resumed_offset: int = 0
+    """The first offset that was still to be applied when the partition was assigned."""
+    end_offset: int = 0
+    """The offset behind the last record that is known to be in the log."""
+    catching_up_s: float = 0.0
+    """Seconds since it was assigned and open, until it met the end of the log."""
+
+
+class Taken(NamedTuple):
+    """A batch on its way into the store."""
+
+    at: float
+    """When it was taken, on the monotonic clock."""
+    bytes: int
+    first_ms: int
+    """The timestamp of its first record."""
+
+
+_NOTHING = Taken(0.0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -121,6 +146,18 @@ class HeldPartition(Generic[StoreT]):
     pending_records: int = 0
     pending_bytes: int = 0
     pending_since: float = 0.0
+    taken: Taken = _NOTHING
+    """What is being applied, or was last."""
+    newest_ms: int = 0
+    """The timestamp of the last record applied; 0 before the first."""
+    resumed_offset: int = 0
+    """The first offset that was still to be applied when it was assigned."""
+    resumed_at: float = 0.0
+    """When that was, on the monotonic clock; 0 before."""
+    met_end_at: float = 0.0
+    """When the end of the log was met first since then; 0 before."""
+    caught_up_ms: int = 0
+    """When nothing was known to wait last, milliseconds since 1970."""
     progress_at: float = field(default_factory=time.monotonic)
     lifecycle: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the store is being opened or closed."""
@@ -148,6 +185,18 @@ class HeldPartition(Generic[StoreT]):
     def lag(self) -> int:
         """Records that are known to be in the log and are not applied."""
         return max(0, self.end_offset - max(self.applied_offset + 1, self.passed_offset))
+
+    @property
+    def waiting_since_ms(self) -> int:
+        """See `PartitionStatus`. The log was empty behind us at `caught_up_ms`, so what waits came after."""
+        if self.lag == 0:
+            return 0
+        if self.applying.locked():
+            return self.taken.first_ms
+        with suppress(IndexError):
+            # Whoever asks from another thread may find nothing waiting any more.
+            return self.pending[0][0][0].timestamp
+        return max(self.newest_ms, self.caught_up_ms)
 
     def void(self) -> tuple[int, int]:
         """Forget what was fetched and stop consuming; return how many records and bytes were waiting."""
@@ -203,6 +252,8 @@ class HeldPartition(Generic[StoreT]):
             size -= tail_size
         self.pending_records -= len(taken)
         self.pending_bytes -= size
+        if taken:
+            self.taken = Taken(time.monotonic(), size, taken[0].timestamp)
         # What stays has waited already: it goes with the next batch, at once.
         return taken, size
 
@@ -219,6 +270,11 @@ class HeldPartition(Generic[StoreT]):
             batches=self.batches,
             dead_letters=dict(self.dead_letters),
             reason=self.reason,
+            waiting_since_ms=max(0, self.waiting_since_ms),
+            durable_offset=self.durable_offset,
+            resumed_offset=self.resumed_offset,
+            end_offset=self.end_offset,
+            catching_up_s=(self.met_end_at or time.monotonic()) - self.resumed_at if self.resumed_at else 0.0,
         )
 
 

@@ -27,6 +27,7 @@ from stream.dead_letters import DeadLetterPublisher
 from stream.decode import ActionRun, Decoded, Erasure, Rules, decode
 from stream.errors import StreamError
 from stream.fingerprint_log import FingerprintLog
+from stream.observer import AppliedBatch, NoObserver, Observer
 from stream.partition import HeldPartition, PartitionState, PartitionStatus, Store, StoreAccess, StoreT, after
 from stream.placement import LocalPartition
 from stream.record import Record
@@ -43,9 +44,6 @@ _RETRY_MAX_S = 2.0
 _StoreT_contra = TypeVar("_StoreT_contra", contravariant=True)
 
 _log = structlog.get_logger(__name__)
-
-StateListener = Callable[[int, PartitionState, str], None]
-"""Told of every change: partition, state, and why. Called in the event loop; it must return at once."""
 
 
 async def _nobody(_partition: int) -> None:
@@ -92,17 +90,17 @@ class Updater(Generic[StoreT]):
         *,
         directory: Directory[StoreT],
         dead_letters: DeadLetterPublisher,
-        on_state: StateListener = lambda *_: None,
         take_over: Callable[[int], Awaitable[StoreT | None]] = _nobody,
         fingerprints: FingerprintLog | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._settings = settings
         self._rules, self._stores = rules, stores
         self._directory = directory
         self._dead_letters = dead_letters
-        self._on_state = on_state
         self._take_over = take_over
         self._fingerprints = fingerprints or FingerprintLog(settings.fingerprint_every)
+        self._observer: Observer = observer or NoObserver()
         self._held: dict[int, HeldPartition[StoreT]] = {}
         self._reader: LogReader | None = None
         self._waiting = self._waiting_bytes = 0
@@ -173,6 +171,7 @@ class Updater(Generic[StoreT]):
     async def on_assigned(self, partitions: frozenset[int], reader: LogReader) -> None:
         """Let go of the stores that went elsewhere, and open and position those that came."""
         self._reader = reader
+        self._observer.on_assigned(partitions)
         for number in sorted(self._held.keys() - partitions):
             self._spawn(self._release(self._held[number]))
         for number in sorted(partitions):
@@ -185,6 +184,7 @@ class Updater(Generic[StoreT]):
 
     async def on_revoked(self, partitions: frozenset[int]) -> None:
         """Void what waits, and return once nothing is being applied. Stores stay open: most come back at once."""
+        self._observer.on_revoked(partitions)
         for number in sorted(partitions & self._held.keys()):
             held = self._held[number]
             self._forget(held)
@@ -257,7 +257,8 @@ class Updater(Generic[StoreT]):
                 elif not held.served:
                     self._directory.announce(held.number)
                 held.next_offset, held.consuming = position, True
-                held.progress_at = time.monotonic()
+                held.progress_at = held.resumed_at = time.monotonic()
+                held.resumed_offset, held.met_end_at = position, 0.0
                 self._set_state(held, PartitionState.CATCHING_UP)
                 await reader.resume_at(held.number, position)
             except PartitionGoneError:
@@ -357,7 +358,7 @@ class Updater(Generic[StoreT]):
         tell = _log.error if state in {PartitionState.REFUSING, PartitionState.STALLED} else _log.info
         why = {"why": reason} if reason else {}
         tell("partition", partition=held.number, state=state.value, applied_offset=held.applied_offset, **why)
-        self._on_state(held.number, state, reason)
+        self._observer.on_state(held.number, state)
 
     # -- the work ----------------------------------------------------------------------------------------------
 
@@ -436,12 +437,17 @@ class Updater(Generic[StoreT]):
         return decoded
 
     def _count(self, held: HeldPartition[StoreT], records: Sequence[Record], decoded: Decoded) -> None:
+        now, was_serving = time.monotonic(), held.state is PartitionState.SERVING
+        erasures = sum(isinstance(step, Erasure) for step in decoded.steps)
         held.batches += 1
         held.records += len(records)
         held.events += decoded.actions
-        held.erasures += sum(isinstance(step, Erasure) for step in decoded.steps)
+        held.erasures += erasures
         held.dead_letters.update(letter.reason for letter in decoded.dead_letters)
-        held.progress_at = time.monotonic()
+        held.newest_ms = records[-1].timestamp
+        held.progress_at = now
+        at, size, _ = held.taken
+        self._observer.on_batch(AppliedBatch(held.number, records, size, decoded, erasures, now - at, was_serving))
         self._look(held)
 
     # -- the watch ---------------------------------------------------------------------------------------------
@@ -453,6 +459,8 @@ class Updater(Generic[StoreT]):
         held.end_offset = max(held.end_offset, self._reader.known_end(held.number) or 0, held.applied_offset + 1)
         if held.lag == 0:
             held.progress_at = time.monotonic()
+            held.caught_up_ms = time.time_ns() // 1_000_000
+            held.met_end_at = held.met_end_at or held.progress_at
             if held.store is not None:
                 self._serve(held, held.store)
             self._set_state(held, PartitionState.SERVING)

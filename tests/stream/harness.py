@@ -14,6 +14,7 @@ from stream.dead_letters import DeadLetterPublisher
 from stream.decode import Rules
 from stream.fingerprint_log import Fingerprint, FingerprintLog, StateAt
 from stream.membership import Membership
+from stream.observer import NoObserver
 from stream.partition import PartitionState, StoreAccess
 from stream.placement import NOWHERE, Placement
 from stream.settings import KafkaSettings, UpdaterSettings
@@ -77,6 +78,16 @@ class RecordingDirectory:
 
     def remove(self, partition: int, why: str = "") -> None:  # noqa: ARG002
         self.served.discard(partition)
+
+
+class StateRecorder(NoObserver):
+    """Keeps every change of a state."""
+
+    def __init__(self, states: list[tuple[int, PartitionState]]) -> None:
+        self._states = states
+
+    def on_state(self, partition: int, state: PartitionState) -> None:
+        self._states.append((partition, state))
 
 
 @dataclass
@@ -151,7 +162,7 @@ class Node:
             dead_letters=self.publisher or DeadLetterPublisher(self.kafka, self.updater),
             take_over=self.take_over,
             fingerprints=self.fingerprints,
-            on_state=lambda partition, state, _: self.states.append((partition, state)),
+            observer=StateRecorder(self.states),
         )
 
     @asynccontextmanager

@@ -1,0 +1,85 @@
+"""A node's part in the group: updater, standby follower and stream, wired with what they tell each other."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from lifeline.cluster_view import ClusterView
+from lifeline.config import Settings
+from lifeline.owners import Owners
+from lifeline.paths import partitions_in
+from lifeline.peer import ask_owner
+from store.directory import PartitionDirectory
+from store.partition import PartitionStore
+from stream.action_stream import ActionStream
+from stream.dead_letters import DeadLetterPublisher
+from stream.decode import Rules
+from stream.fingerprint_log import FingerprintLog
+from stream.membership import Membership
+from stream.observer import Observer
+from stream.partition import StoreAccess
+from stream.placement import Placement
+from stream.standby import StandbyFollower
+from stream.updater import Updater
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPart:
+    """What follows the actions topic, owned partitions and others."""
+
+    updater: Updater[PartitionStore]
+    standby: StandbyFollower[PartitionStore]
+    stream: ActionStream[PartitionStore]
+    owners: Owners
+    view: ClusterView
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        stores: StoreAccess[PartitionStore],
+        directory: PartitionDirectory,
+        observer: Observer | None,
+    ) -> Self:
+        """Wire the parts; nothing runs before `stream.start`. Called in the event loop that they will live in."""
+        rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
+        fingerprints = FingerprintLog(settings.updater.fingerprint_every)
+        owners = Owners(settings.kafka.partitions)
+
+        async def take_over(number: int) -> PartitionStore | None:
+            return await standby.take(number)
+
+        def on_placement(placement: Placement) -> None:
+            owners.update(placement)
+            standby.on_placement(placement)
+
+        updater: Updater[PartitionStore] = Updater(
+            settings.updater,
+            rules,
+            stores,
+            directory=directory,
+            dead_letters=DeadLetterPublisher(settings.kafka, settings.updater),
+            take_over=take_over,
+            fingerprints=fingerprints,
+            observer=observer,
+        )
+        standby: StandbyFollower[PartitionStore] = StandbyFollower(
+            settings.kafka,
+            settings.updater,
+            rules,
+            stores,
+            is_held=updater.holds,
+            fingerprints=fingerprints,
+            ask_owner=ask_owner,
+        )
+        membership = Membership(
+            (standby, updater),
+            address=lambda: owners.own_address,
+            on_disk=lambda: partitions_in(settings.node.data_dir),
+            on_placement=on_placement,
+        )
+        stream = ActionStream(settings.kafka, settings.updater, updater, standby=standby, membership=membership)
+        return cls(updater, standby, stream, owners, ClusterView(updater, standby, fingerprints, owners))
+
+    def store_of(self, partition: int) -> PartitionStore | None:
+        """Return the open store of a partition that is owned or followed; callable from any thread."""
+        return self.updater.store_of(partition) or self.standby.store_of(partition)

@@ -1,0 +1,58 @@
+"""What the updater tells of its work, a call a batch or a rebalance and never one a record: the source of metrics."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from stream.decode import Decoded
+from stream.partition import PartitionState
+from stream.record import Record
+
+
+class AppliedBatch(NamedTuple):
+    """One batch that is part of the state now."""
+
+    partition: int
+    records: Sequence[Record]
+    """Ascending by offset, at least one."""
+    bytes: int
+    """Of their keys and values."""
+    decoded: Decoded
+    """What they asked of the store, and the dead letters among them."""
+    erasures: int
+    """Erasures among its steps."""
+    seconds: float
+    """From when the batch was taken until it was applied, its dead letters acknowledged."""
+    was_serving: bool
+    """Whether the partition had caught up before the batch: its actions were readable from here as they came."""
+
+
+class Observer(Protocol):
+    """Told by the updater, in its event loop; each method must return within microseconds."""
+
+    def on_batch(self, batch: AppliedBatch) -> None:
+        """Take note of a batch."""
+
+    def on_revoked(self, partitions: frozenset[int]) -> None:
+        """Take note that a rebalance began, which takes these partitions away first."""
+
+    def on_assigned(self, partitions: frozenset[int]) -> None:
+        """Take note that a rebalance ended, and left this node with exactly these partitions."""
+
+    def on_state(self, partition: int, state: PartitionState) -> None:
+        """Take note of a partition's change of state."""
+
+
+class NoObserver:
+    """Takes note of nothing."""
+
+    def on_batch(self, batch: AppliedBatch) -> None:
+        """Forget the batch."""
+
+    def on_revoked(self, partitions: frozenset[int]) -> None:
+        """Forget it."""
+
+    def on_assigned(self, partitions: frozenset[int]) -> None:
+        """Forget it."""
+
+    def on_state(self, partition: int, state: PartitionState) -> None:
+        """Forget it."""
