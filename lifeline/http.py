@@ -88,7 +88,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_metrics(self, registry: CollectorRegistry) -> None:
         encode, content_type = choose_encoder(self.headers.get("Accept") or "")
-        self._send(200, encode(registry).decode(), content_type)
+        try:
+            text = encode(registry).decode()
+        except Exception as error:  # noqa: BLE001 - and logged
+            # The node goes on: a scrape is not worth its end.
+            _log.exception("a scrape failed")
+            self._send(500, f"{type(error).__name__}: the node's log has the traceback\n")
+            return
+        self._send(200, text, content_type)
 
     def _send_checks(self, name: str, checks: Sequence[Check], remarks: Sequence[Check], *, verbose: bool) -> None:
         good = holds(checks)

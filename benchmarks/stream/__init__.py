@@ -15,6 +15,7 @@ from benchmarks.store.workloads import Workload, zipf
 from benchmarks.stream.chaos import kill9, rolling_restart
 from benchmarks.stream.freshness import freshness
 from benchmarks.stream.ingest import Ingest, ingest
+from benchmarks.stream.metrics_cost import metrics_cost
 from benchmarks.stream.peers import LivePeers, live_peers, quix_recovery
 from benchmarks.stream.place import placed
 from benchmarks.stream.restart import fill, replay, restart
@@ -78,6 +79,14 @@ def _ingest_rows(name: str, measured: Ingest, peers: LivePeers) -> list[Row]:
     ]
 
 
+def _metrics(about: _Run) -> list[Row]:
+    measured = metrics_cost(about.servers, Vocabulary(), zipf(2_000, 500))
+    return [
+        Row("metrics_cost_percent", measured.cpu_percent, "% of the node's processor time", Bar("<=", 1)),
+        Row("metrics_rate_percent", measured.rate_percent, "% fewer events/s"),
+    ]
+
+
 def _freshness(about: _Run) -> list[Row]:
     per_s = 5_000
     measured = freshness(about.servers, Vocabulary(), per_s=per_s)
@@ -136,6 +145,7 @@ def _soak(about: _Run) -> list[Row]:
 
 PARTS: dict[str, Callable[[_Run], list[Row]]] = {
     "ingest": _ingest,
+    "metrics": _metrics,
     "freshness": _freshness,
     "replay": _replay,
     "restart": _restart,

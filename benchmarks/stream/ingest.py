@@ -6,7 +6,8 @@ import numpy as np
 
 from benchmarks.store.workloads import Workload
 from benchmarks.stream.load import load
-from benchmarks.stream.place import Place, cpu_seconds, placed, start_and_follow
+from benchmarks.stream.place import cpu_seconds, placed, start_and_follow
+from lifeline.node_process import NodeProcess
 from store.vocabulary import Vocabulary
 
 RUNS = 3
@@ -21,17 +22,30 @@ class Ingest(NamedTuple):
     """Processor seconds of the node by seconds of the clock: 1 is one core busy all the time."""
 
 
+class IngestRun(NamedTuple):
+    """One node over a full topic."""
+
+    per_s: float
+    cpu_s: float
+    """Processor seconds of the node, from its first partition's opening until all is applied."""
+    cpu_share: float
+    """By seconds of the clock."""
+
+
 def ingest(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload, runs: int = RUNS) -> Ingest:
     """Load `workload` into a topic of its own, and measure."""
     with placed(bootstrap_servers, vocabulary) as place:
         load(place.kafka, workload)
-        measured = [_once(place, f"ingest-{number}", len(workload)) for number in range(runs)]
-    return Ingest(*(float(np.median(column)) for column in zip(*measured, strict=True)))
+        measured = [ingest_once(place.node(f"ingest-{number}"), len(workload)) for number in range(runs)]
+    return Ingest(
+        float(np.median([one.per_s for one in measured])), float(np.median([one.cpu_share for one in measured]))
+    )
 
 
-def _once(place: Place, name: str, events: int) -> Ingest:
+def ingest_once(fresh: NodeProcess, events: int) -> IngestRun:
+    """Run a node that has nothing yet until it has applied the topic's `events`."""
     at_opening = 0.0
-    with place.node(name) as node:
+    with fresh as node:
 
         def note(event: object) -> None:
             nonlocal at_opening
@@ -40,6 +54,6 @@ def _once(place: Place, name: str, events: int) -> Ingest:
 
         moments = start_and_follow(node, note).first
         seconds = moments["ready"] - moments["catching_up"]
-        share = (cpu_seconds(node.pid) - at_opening) / seconds
+        cpu_s = cpu_seconds(node.pid) - at_opening
         node.stop()
-    return Ingest(events / seconds, share)
+    return IngestRun(events / seconds, cpu_s, cpu_s / seconds)

@@ -75,6 +75,18 @@ def config_show(
     out.print(table("Configuration", columns, [row if origin else row[:2] for row in rows]))
 
 
+def metrics(
+    as_json: JsonOption = False,
+) -> None:
+    """Print every metric that a node serves at /metrics, as the Markdown of docs/metrics.md."""
+    from lifeline.metrics.catalogue import CATALOGUE, as_markdown
+
+    if as_json:
+        print_json([one._asdict() | {"kind": one.kind.value} for one in CATALOGUE])
+        return
+    out.print(as_markdown(), markup=False, highlight=False, soft_wrap=True, end="")
+
+
 def health(
     config: ConfigOption = None,
     address: AddressOption = None,

@@ -168,9 +168,10 @@ def test_state_lies_in_named_volumes() -> None:
 
 
 def test_ports_are_those_that_are_listened_on() -> None:
-    port = _environment("node")["LIFELINE_NODE__GRPC_ADDRESS"].rpartition(":")[2]
-    assert SERVICES["node"]["ports"] == [f"127.0.0.1:{port}:{port}"]
-    assert _rests("EXPOSE") == [port]
+    addresses = [_environment("node")[f"LIFELINE_NODE__{kind}_ADDRESS"] for kind in ("GRPC", "HTTP")]
+    ports = [address.rpartition(":")[2] for address in addresses]
+    assert SERVICES["node"]["ports"] == [f"127.0.0.1:{port}:{port}" for port in ports]
+    assert _rests("EXPOSE") == [" ".join(ports)]
     kafka = SERVICES["kafka"]["environment"]
     assert "HOST://127.0.0.1:29092" in kafka["KAFKA_ADVERTISED_LISTENERS"]
     assert SERVICES["kafka"]["ports"] == ["127.0.0.1:29092:29092"]

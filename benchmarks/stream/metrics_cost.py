@@ -1,0 +1,76 @@
+"""What metrics cost: nodes that ingest one topic with metrics on and scraped, and off, in turns.
+
+The processor time of a node for the same records is compared, for the time by the clock of two runs on a shared machine
+differs by more than any metric costs.
+"""
+
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.store.workloads import Workload
+from benchmarks.stream.ingest import IngestRun, ingest_once
+from benchmarks.stream.load import load
+from benchmarks.stream.place import placed
+from store.vocabulary import Vocabulary
+
+PAIRS = 7
+_SCRAPE_EVERY_S = 1.0
+
+
+class MetricsCost(NamedTuple):
+    """Medians over `PAIRS` pairs of nodes."""
+
+    cpu_percent: float
+    """Processor seconds with metrics, as a percentage above those without."""
+    rate_percent: float
+    """Events a second with metrics, as a percentage below those without."""
+
+
+def metrics_cost(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload, pairs: int = PAIRS) -> MetricsCost:
+    """Load `workload` into a topic of its own, and measure."""
+    on: list[IngestRun] = []
+    off: list[IngestRun] = []
+    with placed(bootstrap_servers, vocabulary) as place:
+        load(place.kafka, workload)
+        for number in range(pairs):
+            # Who goes first changes with each pair.
+            for with_metrics in (True, False) if number % 2 else (False, True):
+                node = place.node(f"metrics-{number}-{with_metrics}", node__metrics=with_metrics)
+                with scraping(node.settings.node.http_address) if with_metrics else _nothing():
+                    (on if with_metrics else off).append(ingest_once(node, len(workload)))
+    cpu = [with_.cpu_s / without.cpu_s for with_, without in zip(on, off, strict=True)]
+    rate = [with_.per_s / without.per_s for with_, without in zip(on, off, strict=True)]
+    return MetricsCost(100 * (float(np.median(cpu)) - 1), 100 * (1 - float(np.median(rate))))
+
+
+@contextmanager
+def scraping(address: str) -> Iterator[None]:
+    """Ask for /metrics once a second, oftener than Prometheus does."""
+    done = threading.Event()
+
+    def scrape() -> None:
+        while not done.wait(_SCRAPE_EVERY_S):
+            try:
+                with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+                    answer.read()
+            except OSError:
+                # The node has not come as far as to listen, or is gone.
+                continue
+
+    thread = threading.Thread(target=scrape, name="scrape")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
