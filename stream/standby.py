@@ -293,7 +293,11 @@ class StandbyFollower(Generic[StoreT]):
                 max_partition_fetch_bytes=self._settings.fetch_max_bytes,
                 fetch_max_wait_ms=_POLL_MS,
             )
-            await consumer.start()
+            try:
+                await consumer.start()
+            except BaseException:
+                await end_within(consumer.stop(), _STOP_S)
+                raise
             self._consumer, self._assigned = consumer, frozenset()
         return self._consumer
 

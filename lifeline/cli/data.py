@@ -258,7 +258,8 @@ def sequence_table(user: str, kind: Kind, answer: UserSequences, vocabulary: Voc
     ]
     title = (
         f"{user}: newest {part.length:,} of {part.stored:,} {kind.name.lower()} events "
-        f"(partition {as_of.partition}, offset {as_of.applied_offset})"
+        f"(partition {as_of.partition}, offset {as_of.applied_offset}"
+        f"{f', {as_of.lag_records:,} records behind its log' if as_of.lag_records else ''})"
     )
     return table(title, ("time (UTC)", "age>", "item>", "action", "surface"), rows)
 
