@@ -245,18 +245,21 @@ def test_every_refusal_has_a_code_a_reason_and_says_what_to_do(running: Running)
 
 
 def test_a_caller_that_goes_frees_its_place(running: Running) -> None:
-    with grpc.insecure_channel(running.node.address) as channel:
+    with (
+        grpc.insecure_channel(running.node.address) as channel,
+        LifelineClient(running.node.address, retry=False) as one,
+    ):
         stub = SequenceServiceStub(channel)
         waiting = [
             stub.GetSequence.future(GetSequenceRequest(user_id="u", min_offset=10**9), timeout=60)
             for _ in range(running.node.settings.node.max_concurrent_rpcs)
         ]
         deadline = time.monotonic() + 20
-        while not is_overloaded(running.client):
+        while not is_overloaded(one):
             assert time.monotonic() < deadline, "the calls never filled the node"
         for call in waiting:
             call.cancel()  # type: ignore[no-untyped-call]
-        while is_overloaded(running.client):
+        while is_overloaded(one):
             assert time.monotonic() < deadline, "cancelled calls still hold their places"
 
 
