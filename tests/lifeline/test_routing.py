@@ -133,7 +133,8 @@ def test_a_call_goes_on_to_the_owner_and_its_answer_comes_back(nodes: tuple[Node
     assert first.services.asked == []
     ((user, marked, left_s),) = second.services.asked
     assert (user, marked) == (USERS[2], True)
-    assert 0 < left_s <= 60
+    # gRPC rounds up what it writes of a deadline.
+    assert 0 < left_s <= 62
     with grpc.insecure_channel(first.address) as channel:
         scored = score_pb2_grpc.ScoreServiceStub(channel).Score(score_pb2.ScoreRequest(user_id=USERS[1]), timeout=60)
     assert list(scored.heads) == ["click"]
@@ -174,7 +175,7 @@ def test_the_deadline_goes_with_the_call(nodes: tuple[Node, Node]) -> None:
         first.call(USERS[1], timeout_s=0.5)
     assert cast("grpc.Call", caught.value).code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert second.services.gone.wait(60)
-    assert 0 < second.services.asked[0][2] <= 0.5
+    assert 0 < second.services.asked[0][2] <= 0.6
 
 
 def test_a_caller_that_goes_takes_its_call_at_the_owner_with_it(nodes: tuple[Node, Node]) -> None:
