@@ -26,6 +26,7 @@ from store.vocabulary import Vocabulary
 from stream.partitioner import partitions_of
 from stream.record import Record
 from stream.settings import UpdaterSettings
+from stream.wire_columns import ActionColumns, read
 
 _FRAME_BYTES = 5
 
@@ -112,18 +113,20 @@ class Decoded:
 def decode(records: Sequence[Record], rules: Rules) -> Decoded:
     """Decode records of one partition, ascending by offset, at least one."""
     keys, values = [record.key or b"" for record in records], [record.value for record in records]
-    actions, reason = _parse(values, rules.max_action_bytes)
+    columns = read(keys, [value or b"" for value in values])
+    reason = np.zeros(len(records), np.uint8)
     erases = np.fromiter((value is None for value in values), np.bool_, len(values))
-    timestamp_ms = np.fromiter([action.timestamp_ms for action in actions], np.int64, len(actions))
-    action_type = np.fromiter([action.action_type for action in actions], np.uint32, len(actions))
-    surface = np.fromiter([action.surface for action in actions], np.uint32, len(actions))
-    _check_users(keys, actions, erases, reason)
+    sizes = np.fromiter((len(value or b"") for value in values), np.int64, len(values))
+    oversized = sizes > rules.max_action_bytes
+    long_keys = np.fromiter(map(len, keys), np.int64, len(keys)) > MAX_USER_ID_BYTES
+    for at in np.flatnonzero(~columns.read | oversized | long_keys).tolist():
+        _decode_one(keys[at], values[at], at, columns, reason, oversized=bool(oversized[at]))
     _check_routes(records[0].partition, keys, rules.partitions, reason)
-    _check_actions(records, (timestamp_ms, action_type, surface), erases, rules, reason)
+    _check_actions(records, columns, erases, rules, reason)
 
     good = reason == 0
+    item_id, timestamp_ms, action_type, surface = columns[1:]
     code = pack_code(action_type.astype(np.uint8), surface.astype(np.uint8))
-    item_id = np.fromiter([action.item_id for action in actions], np.uint64, len(actions))
     kind = rules.vocabulary.kind_of_type[action_type & np.uint32(0xFF)]
 
     def run(start: int, end: int) -> ActionRun:
@@ -146,36 +149,35 @@ def decode(records: Sequence[Record], rules: Rules) -> Decoded:
     if start < len(records):
         steps.append(run(start, len(records)))
     dead = [
-        DeadLetter(records[at], REASONS[code - 1], _message(REASONS[code - 1], records[at], actions[at], rules))
+        DeadLetter(records[at], REASONS[code - 1], _message(REASONS[code - 1], records[at], rules))
         for at, code in zip(np.flatnonzero(reason).tolist(), reason[reason > 0].tolist(), strict=True)
     ]
     return Decoded(steps, dead, int(good.sum()) - count)
 
 
-def _parse(values: Sequence[bytes | None], max_bytes: int) -> tuple[list[Action], NDArray[np.uint8]]:
-    """Return an Action for every value, an empty one where there is none, and the reasons so far."""
-    parse = Action.FromString
-    reason = np.zeros(len(values), np.uint8)
-    try:
-        # The usual case: nothing null, framed, too long or broken.
-        actions = list(map(parse, values))  # type: ignore[arg-type]
-        if max(map(len, values)) <= max_bytes:  # type: ignore[arg-type]
-            return actions, reason
-    except (DecodeError, TypeError):
-        pass
-    actions, empty = [], Action()
-    for at, value in enumerate(values):
-        action = empty
-        if value is not None:
-            if len(value) > max_bytes:
-                reason[at] = _CODE[DeadLetterReason.OVERSIZED]
-            else:
-                try:
-                    action = parse(unframe(value))
-                except DecodeError:
-                    reason[at] = _CODE[DeadLetterReason.UNDECODABLE]
-        actions.append(action)
-    return actions, reason
+def _decode_one(
+    key: bytes, value: bytes | None, at: int, columns: ActionColumns, reason: NDArray[np.uint8], *, oversized: bool
+) -> None:
+    """Decode what the columns could not, with the library, into its row; or give its reason."""
+    action = Action()
+    why: DeadLetterReason | None = None
+    if value is not None and oversized:
+        why = DeadLetterReason.OVERSIZED
+    elif value is not None:
+        try:
+            action = Action.FromString(unframe(value))
+        except DecodeError:
+            why = DeadLetterReason.UNDECODABLE
+    if why is None:
+        user = action.user_id.encode()
+        if not _is_user_id(key) or not (value is None or _is_user_id(user)):
+            why = DeadLetterReason.INVALID_USER_ID
+        elif user != key and value is not None:
+            why = DeadLetterReason.KEY_MISMATCH
+    if why is not None:
+        reason[at] = _CODE[why]
+    columns.item_id[at], columns.timestamp_ms[at] = action.item_id, action.timestamp_ms
+    columns.action_type[at], columns.surface[at] = action.action_type, action.surface
 
 
 def unframe(value: bytes) -> bytes:
@@ -190,23 +192,6 @@ def unframe(value: bytes) -> bytes:
     if value[_FRAME_BYTES : _FRAME_BYTES + 2] == b"\x02\x00":
         return value[_FRAME_BYTES + 2 :]
     raise DecodeError("the schema-registry framing does not name the first message of its schema")
-
-
-def _check_users(
-    keys: list[bytes], actions: list[Action], erases: NDArray[np.bool_], reason: NDArray[np.uint8]
-) -> None:
-    users = [action.user_id.encode() for action in actions]
-    if not erases.any() and users == keys and not reason.any():
-        lengths = np.fromiter(map(len, keys), np.int64, len(keys))
-        reason[(lengths < 1) | (lengths > MAX_USER_ID_BYTES)] = _CODE[DeadLetterReason.INVALID_USER_ID]
-        return
-    for at, (key, user) in enumerate(zip(keys, users, strict=True)):
-        if reason[at]:
-            continue
-        if not _is_user_id(key) or not (erases[at] or _is_user_id(user)):
-            reason[at] = _CODE[DeadLetterReason.INVALID_USER_ID]
-        elif user != key and not erases[at]:
-            reason[at] = _CODE[DeadLetterReason.KEY_MISMATCH]
 
 
 def _is_user_id(key: bytes) -> bool:
@@ -231,12 +216,12 @@ def _check_routes(partition: int, keys: list[bytes], partitions: int, reason: ND
 
 def _check_actions(
     records: Sequence[Record],
-    columns: tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32]],
+    columns: ActionColumns,
     erases: NDArray[np.bool_],
     rules: Rules,
     reason: NDArray[np.uint8],
 ) -> None:
-    timestamp_ms, action_type, surface = columns
+    timestamp_ms, action_type, surface = columns.timestamp_ms, columns.action_type, columns.surface
     logged_ms = np.fromiter([record.timestamp for record in records], np.int64, len(records))
     top = np.uint32(0xFFFF)
     # No overflow: what is not above 0 has its reason already when the difference is looked at.
@@ -256,8 +241,12 @@ def _check_actions(
         reason[wrong & ~erases & (reason == 0)] = _CODE[why]
 
 
-def _message(reason: DeadLetterReason, record: Record, action: Action, rules: Rules) -> str:
+def _message(reason: DeadLetterReason, record: Record, rules: Rules) -> str:
     """Return a sentence for whoever looks at the dead letter."""
+    try:
+        action = Action.FromString(unframe(record.value or b""))
+    except DecodeError:
+        action = Action()
     ahead = f"{action.timestamp_ms}, more than {rules.max_future_ms} ms after the record's own {record.timestamp}"
     return {
         DeadLetterReason.OVERSIZED: f"the value has {len(record.value or b'')} bytes, above {rules.max_action_bytes}",
