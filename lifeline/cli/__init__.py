@@ -15,6 +15,7 @@ from lifeline.cli.inspect import inspect
 from lifeline.cli.partitions import partitions
 from lifeline.cli.replay import replay, replay_partition
 from lifeline.cli.run import bench, broker, demo, node, train
+from lifeline.cli.simulate import simulate
 from lifeline.cli.snapshot import snapshot_app
 from lifeline.client import LifelineError
 from lifeline.config import ConfigError, NodeSettings
@@ -59,6 +60,7 @@ for command in (
     fingerprint,
     inspect,
     train,
+    simulate,
     demo,
     broker,
     bench,
