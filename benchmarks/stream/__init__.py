@@ -20,6 +20,7 @@ from benchmarks.stream.peers import LivePeers, live_peers, quix_recovery
 from benchmarks.stream.place import placed
 from benchmarks.stream.restart import fill, replay, restart
 from benchmarks.stream.soak import soak
+from benchmarks.stream.where import Where, where
 from lifeline.broker import broker_or_given
 from lifeline.cli.console import err
 from lifeline.config import load_settings
@@ -62,16 +63,19 @@ def _ingest(about: _Run) -> list[Row]:
     of_rails = ingest(about.servers, history.vocabulary, rails)
     of_zipf = ingest(about.servers, Vocabulary(), zipf(2_000, 500))
     return [
-        *_ingest_rows("ingest_rails", of_rails, peers),
-        *_ingest_rows("ingest_zipf", of_zipf, peers),
+        *_ingest_rows("ingest_rails", of_rails, where(history.vocabulary, rails), peers),
+        *_ingest_rows("ingest_zipf", of_zipf, where(Vocabulary(), zipf(2_000, 500)), peers),
     ]
 
 
-def _ingest_rows(name: str, measured: Ingest, peers: LivePeers) -> list[Row]:
+def _ingest_rows(name: str, measured: Ingest, parts: Where, peers: LivePeers) -> list[Row]:
     bars = {"quix_streams": 5, "faust_table": 20}
     return [
         Row(f"{name}_per_s", measured.per_s, "events/s", Bar(">=", 80_000), peers.per_s),
         Row(f"{name}_node_cores", measured.node_cpu_share, "cores"),
+        Row(f"{name}_node_us", measured.node_cpu_us, "us of processor time an event"),
+        Row(f"{name}_decode_us", parts.decode_us, "us of it, decoding"),
+        Row(f"{name}_store_us", parts.store_us, "us of it, the store"),
         *(
             Row(f"{name}_over_{peer}", measured.per_s / per_s, "ratio", Bar(">=", bars[peer]))
             for peer, per_s in peers.per_s.items()

@@ -20,6 +20,8 @@ class Ingest(NamedTuple):
     """Events of the topic, by the seconds until all of them are applied."""
     node_cpu_share: float
     """Processor seconds of the node by seconds of the clock: 1 is one core busy all the time."""
+    node_cpu_us: float
+    """Processor microseconds of the node an event."""
 
 
 class IngestRun(NamedTuple):
@@ -38,7 +40,9 @@ def ingest(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload, r
         load(place.kafka, workload)
         measured = [ingest_once(place.node(f"ingest-{number}"), len(workload)) for number in range(runs)]
     return Ingest(
-        float(np.median([one.per_s for one in measured])), float(np.median([one.cpu_share for one in measured]))
+        float(np.median([one.per_s for one in measured])),
+        float(np.median([one.cpu_share for one in measured])),
+        float(np.median([one.cpu_s for one in measured])) / len(workload) * 1e6,
     )
 
 
