@@ -37,8 +37,8 @@ class HttpServer:
             self._server = _Server((host.strip("[]"), int(port)), Handler)
         except (OSError, OverflowError) as error:
             raise ServerError(
-                f"{address} cannot be listened on ({error}): stop what has the port, or set node.http_address "
-                "(LIFELINE_NODE__HTTP_ADDRESS) to another one"
+                f"{address} cannot be listened on ({error}): stop what has the port, or set "
+                "--http-address / LIFELINE_NODE__HTTP_ADDRESS to another one"
             ) from error
         self.address = f"{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(

@@ -27,6 +27,9 @@ def node(
     bootstrap_servers: BootstrapOption = None,
     data_dir: DataDirOption = None,
     grpc_address: Annotated[str | None, typer.Option(help="host:port that gRPC listens on", show_default=False)] = None,
+    http_address: Annotated[
+        str | None, typer.Option(help="host:port of /metrics, /livez and /readyz", show_default=False)
+    ] = None,
 ) -> None:
     """Run a node: consume the actions topic, keep the state on disk, serve GetSequence and Score."""
     from lifeline.logs import configure_logs
@@ -37,6 +40,7 @@ def node(
         kafka__bootstrap_servers=bootstrap_servers,
         node__data_dir=data_dir,
         node__grpc_address=grpc_address,
+        node__http_address=http_address,
     ).settings
     configure_logs(settings.node)
     asyncio.run(run_node(settings))

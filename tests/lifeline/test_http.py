@@ -83,5 +83,5 @@ def test_a_slow_caller_holds_up_nobody(server: HttpServer) -> None:
 
 
 def test_an_address_that_is_taken_is_one_sentence(server: HttpServer, node: Health) -> None:
-    with pytest.raises(ServerError, match=r"set node\.http_address"):
+    with pytest.raises(ServerError, match="set --http-address"):
         HttpServer(server.address, node, None)
