@@ -1,5 +1,7 @@
 """The simulated world is the same for the same seed, and what it claims of itself holds."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 
@@ -38,14 +40,16 @@ def hits(score: np.ndarray, done: np.ndarray) -> float:
     return float((among[total > 0] / total[total > 0]).mean())
 
 
+def columns_of(user: SimulatedUser) -> list[np.ndarray]:
+    return cast("list[np.ndarray]", [*user.events, *user.requests])
+
+
 def test_a_seed_gives_the_same_world_for_any_users_in_any_order(users: list[SimulatedUser]) -> None:
     again = Simulator(SMALL)
     for number in (17, 3, 39):
         other = again.user(number)
         assert other.user_id == users[number].user_id
-        for ours, theirs in zip(
-            (*users[number].events, *users[number].requests), (*other.events, *other.requests), strict=True
-        ):
+        for ours, theirs in zip(columns_of(users[number]), columns_of(other), strict=True):
             assert ours.dtype == theirs.dtype
             assert ours.tobytes() == theirs.tobytes()
     other_world = Simulator(SMALL.model_copy(update={"seed": 1}))
