@@ -87,6 +87,8 @@ class _Followed(Generic[StoreT]):
     reason: str = ""
     next_offset: int = 0
     end_offset: int = 0
+    trimmed_before: int = 0
+    """Where the log began when this store was empty, unless that was its first record."""
     seek: bool = True
     """Whether the consumer stands elsewhere than at `next_offset`."""
     not_before: float = 0.0
@@ -316,7 +318,7 @@ class StandbyFollower(Generic[StoreT]):
         starts, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
         for one, tp in zip(moved, tps, strict=True):
             if one.next_offset == 0 and starts[tp] > 0:
-                one.next_offset = starts[tp]
+                one.next_offset = one.trimmed_before = starts[tp]
             if not starts[tp] <= one.next_offset <= ends[tp]:
                 self._give_up(
                     one,
@@ -403,12 +405,17 @@ class StandbyFollower(Generic[StoreT]):
             if mismatch is None:
                 return
             self.mismatches += 1
-            self._give_up(
-                one,
-                StandbyState.DIVERGED,
+            why = (
                 f"below offset {mismatch.offset} this node's fingerprint is {mismatch.ours:032x}, and the owner's at "
-                f"{owner} is {mismatch.theirs:032x}: see by `lifeline verify` on both which is wrong, and replay that",
+                f"{owner} is {mismatch.theirs:032x}"
             )
+            what = "see by `lifeline verify` on both which is wrong, and replay that"
+            if one.trimmed_before:
+                what = (
+                    f"the log held nothing from before offset {one.trimmed_before} when this node began; set the "
+                    "directory of the partition aside and restore a snapshot of the owner's"
+                )
+            self._give_up(one, StandbyState.DIVERGED, f"{why}: {what}")
 
     def _give_up(self, one: _Followed[StoreT], state: StandbyState, why: str) -> None:
         one.state, one.reason = state, why

@@ -57,8 +57,11 @@ def applied(node: Node) -> dict[int, int]:
     return {one.partition: one.applied_offset for one in (*node.stream.status(), *node.stream.standbys())}
 
 
-async def settled(*nodes: Node) -> None:
-    """Wait until each partition is served by one node, and followed by another up to the same place."""
+async def settled(*nodes: Node, events: int = 0) -> None:
+    """Wait until each partition is served by one node, and followed by another up to the same place.
+
+    Each node holds `events` then: without them nodes that have not heard of new records yet would count as well.
+    """
 
     def holds() -> bool:
         serving = [number for node in nodes for number in node.serving()]
@@ -66,7 +69,10 @@ async def settled(*nodes: Node) -> None:
             number: offset for node in nodes for number, offset in applied(node).items() if number in node.serving()
         }
         return sorted(serving) == [0, 1, 2, 3] and all(
-            len(node.serving()) + len(followed(node)) == 4 and applied(node) == ahead and node.serving()
+            len(node.serving()) + len(followed(node)) == 4
+            and applied(node) == ahead
+            and len(node.events()) == events
+            and node.serving()
             for node in nodes
         )
 
@@ -83,8 +89,7 @@ def test_a_standby_keeps_up_and_takes_over_with_its_store_open(kafka: KafkaSetti
                 await stack.enter_async_context(first.running())
                 await settled(first, second)
                 await asyncio.to_thread(publish, kafka, wanted)
-                await until(lambda: len(first.events()) == len(second.events()) == len(wanted), WITHIN_S)
-                await settled(first, second)
+                await settled(first, second, events=len(wanted))
                 owned = first.serving()
                 assert {one.state for one in followed(second).values()} == {StandbyState.FOLLOWING}
                 assert set(followed(second)) == owned
@@ -152,7 +157,7 @@ def test_a_standby_waits_for_the_dead_letter_of_a_bad_record(kafka: KafkaSetting
         async with first.running(), second.running():
             await settled(first, second)
             await asyncio.to_thread(publish, kafka, actions(400))
-            await settled(first, second)
+            await settled(first, second, events=400)
             before = applied(first)
             await asyncio.to_thread(publish_bad)
             await until(
@@ -183,7 +188,7 @@ def test_a_standby_whose_state_differs_says_so_and_is_not_offered(
         async with first.running(), second.running():
             await settled(first, second)
             await asyncio.to_thread(publish, kafka, actions(1_000))
-            await settled(first, second)
+            await settled(first, second, events=1_000)
             ours, *others = followed(second)
             second.disks[ours].skew = 1
             await until(lambda: followed(second)[ours].state is StandbyState.DIVERGED, WITHIN_S, what="the alarm")
@@ -208,7 +213,7 @@ def test_a_standby_that_the_log_has_overtaken_refuses(kafka: KafkaSettings) -> N
             async with second.running():
                 await settled(first, second)
                 await asyncio.to_thread(publish, kafka, actions(400))
-                await settled(first, second)
+                await settled(first, second, events=400)
             await until(lambda: first.serving() == {0, 1, 2, 3}, WITHIN_S)
             await asyncio.to_thread(publish, kafka, actions(4_000, 400))
             await until(lambda: len(first.events()) == 4_400, WITHIN_S)
@@ -221,6 +226,33 @@ def test_a_standby_that_the_log_has_overtaken_refuses(kafka: KafkaSettings) -> N
                     what="the standbys to refuse",
                 )
                 assert all("set the directory" in one.reason for one in followed(second).values())
+                assert second.standby.local() == {}
+
+    asyncio.run(run())
+
+
+def test_a_standby_that_began_where_the_log_was_trimmed_tells_what_it_lacks(
+    kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.standby._COMPARE_S", 0.1)
+    first, second = make_nodes(kafka, "a:1", "b:1")
+
+    async def run() -> None:
+        async with first.running():
+            await until(lambda: first.serving() == {0, 1, 2, 3}, WITHIN_S)
+            await asyncio.to_thread(publish, kafka, actions(400))
+            await until(lambda: len(first.events()) == 400, WITHIN_S)
+            for number, store in first.disks.items():
+                await asyncio.to_thread(delete_before, kafka, number, store.applied_offset)
+            async with second.running():
+                await until(
+                    lambda: {one.state for one in followed(second).values()} == {StandbyState.DIVERGED},
+                    WITHIN_S,
+                    what="the standbys to see that they lack what was trimmed",
+                )
+                for number, one in followed(second).items():
+                    assert f"before offset {first.disks[number].applied_offset}" in one.reason
+                    assert "restore a snapshot" in one.reason
                 assert second.standby.local() == {}
 
     asyncio.run(run())
