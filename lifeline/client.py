@@ -28,6 +28,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from lifeline.forwarded import OWNER, PARTITIONS
 from lifeline.v1 import operator_pb2, score_pb2, sequence_pb2
 from lifeline.v1.operator_pb2_grpc import OperatorServiceStub
 from lifeline.v1.score_pb2_grpc import ScoreServiceStub
@@ -50,8 +51,6 @@ _CHANNEL_OPTIONS = (
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED})
 # What another try, here or elsewhere, may well give; an empty reason is that of a node that is away or going.
 _PASSING_REASONS = frozenset({"", "NOT_OWNER", "OWNER_UNREACHABLE", "CATCHING_UP", "OVERLOADED"})
-# What a node says of a call that it forwarded (lifeline/routing.py).
-_OWNER, _PARTITIONS = "lifeline-owner", "lifeline-partitions"
 _backoff = wait_random_exponential(multiplier=0.02, max=0.5)
 
 Reply = TypeVar("Reply")
@@ -448,7 +447,7 @@ class LifelineClient:
                 except LifelineError as error:
                     address = self._next_after(address, user_id, error, asked)
                     raise
-                self._places.learn(user_id, told.get(_OWNER) or address, told.get(_PARTITIONS, ""))
+                self._places.learn(user_id, told.get(OWNER) or address, told.get(PARTITIONS, ""))
                 return reply
         raise AssertionError("the loop returns or raises")
 

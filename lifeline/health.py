@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from stream.partition import PartitionState, PartitionStatus
-from stream.standby import StandbyState, StandbyStatus
+from stream.standby import StandbyStatus
 
 
 class Check(NamedTuple):
@@ -69,8 +69,7 @@ class Health:
 
     def remarks(self) -> list[Check]:
         """Return what an operator should know and callers need not: standbys that do not follow."""
-        at_work = {StandbyState.FOLLOWING, StandbyState.WAITING}
-        return [Check(f"standby-{one.partition}", one.state in at_work, _where(one)) for one in self._standbys()]
+        return [Check(f"standby-{one.partition}", one.state.at_work, _where(one)) for one in self._standbys()]
 
 
 def holds(checks: Sequence[Check]) -> bool:

@@ -1,22 +1,33 @@
 """Another node of the group, asked for what only nodes ask each other."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lifeline.client import LifelineClient, LifelineError
+from store.status import Reason
 from stream.fingerprint_log import Fingerprint
 
 _TIMEOUT_S = 3.0
 
 
-async def ask_owner(address: str, partition: int) -> Sequence[Fingerprint]:
-    """Return the fingerprints that the node at `address` has of a partition; raises ConnectionError."""
+async def ask_owner(address: str, partitions: Sequence[int]) -> Mapping[int, Sequence[Fingerprint]]:
+    """Return the fingerprints that the node at `address` has, of the partitions that it holds.
 
-    def ask() -> list[tuple[int, int]]:
+    Raises ConnectionError when it cannot be reached.
+    """
+
+    def ask() -> dict[int, list[Fingerprint]]:
+        found = {}
         with LifelineClient(address, timeout_s=_TIMEOUT_S) as client:
-            return client.list_fingerprints(partition)
+            for number in partitions:
+                try:
+                    found[number] = [Fingerprint(*each) for each in client.list_fingerprints(number)]
+                except LifelineError as error:
+                    if error.reason != Reason.NOT_OWNER:
+                        raise
+        return found
 
     try:
-        return [Fingerprint(*each) for each in await asyncio.to_thread(ask)]
+        return await asyncio.to_thread(ask)
     except LifelineError as error:
         raise ConnectionError(f"{error}: nothing to do, it is asked again") from error

@@ -7,35 +7,24 @@ holds: so no call travels twice. What the owner answers, refusals and their deta
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
+from lifeline.forwarded import FORWARDED, OWNER, PARTITIONS
+from lifeline.interceptor import Handler, Interceptor
 from lifeline.owners import Owners
 from store.directory import PartitionDirectory
 from store.errors import CatchingUpError
 from store.requests import invalid
 from store.status import Reason, Refusal, abort
 
-FORWARDED = "lifeline-forwarded"
-"""Request metadata: the call has travelled already."""
-OWNER, PARTITIONS = "lifeline-owner", "lifeline-partitions"
-"""Reply metadata of a forwarded call: who answered it, and how many partitions there are."""
-
 _MAX_MESSAGE = -1
 
-if TYPE_CHECKING:
-    # Generic in its type stubs alone.
-    _Interceptor = grpc.ServerInterceptor[Any, Any]
-    _Handler = grpc.RpcMethodHandler[Any, Any]
-else:
-    _Interceptor = grpc.ServerInterceptor
-    _Handler = grpc.RpcMethodHandler
 
-
-class Routing(_Interceptor):
+class Routing(Interceptor):
     """Routes the calls of `services` by the `user_id` of their requests."""
 
     def __init__(
@@ -53,9 +42,9 @@ class Routing(_Interceptor):
 
     def intercept_service(
         self,
-        continuation: "Callable[[grpc.HandlerCallDetails], _Handler | None]",
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "_Handler | None":
+    ) -> Handler | None:
         """Wrap the handlers of the services."""
         handler = continuation(handler_call_details)
         method = str(handler_call_details.method)

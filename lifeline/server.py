@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import grpc
 import structlog
@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
+from lifeline.interceptor import Handler, Interceptor, code_of
 from lifeline.v1 import operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
 from scorer import service as score_service
 from store import operator_service
@@ -41,8 +42,8 @@ class NodeServer:
         sequences: sequence_pb2_grpc.SequenceServiceServicer,
         scores: score_pb2_grpc.ScoreServiceServicer,
         operators: operator_pb2_grpc.OperatorServiceServicer,
-        routing: "_Interceptor | None" = None,
-        calls: "_Interceptor | None" = None,
+        routing: Interceptor | None = None,
+        calls: Interceptor | None = None,
     ) -> None:
         """Listen; `calls` counts them, and `routing` sends those on that belong elsewhere, where they are given.
 
@@ -100,14 +101,7 @@ class NodeServer:
             self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
 
 
-if TYPE_CHECKING:
-    # Generic in its type stubs alone.
-    _Interceptor = grpc.ServerInterceptor[Any, Any]
-else:
-    _Interceptor = grpc.ServerInterceptor
-
-
-class _Limits(_Interceptor):
+class _Limits(Interceptor):
     """Bounds the calls at once, and gives every failure nobody thought of a reason too."""
 
     def __init__(self, most: int) -> None:
@@ -117,9 +111,9 @@ class _Limits(_Interceptor):
 
     def intercept_service(
         self,
-        continuation: "Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None]",
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+    ) -> Handler | None:
         handler = continuation(handler_call_details)
         if handler is not None and handler.stream_stream is not None:
             return self._limit_streams(handler)
@@ -135,7 +129,7 @@ class _Limits(_Interceptor):
                 return behaviour(request, context)
             except Exception as error:
                 # An abort has set the code before it raised.
-                if _code(context) is None:
+                if code_of(context) is None:
                     _log.exception("call failed", method=handler_call_details.method)
                     abort(context, _internal(error))
                 raise
@@ -146,7 +140,7 @@ class _Limits(_Interceptor):
             limited, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
         )
 
-    def _limit_streams(self, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
+    def _limit_streams(self, handler: Handler) -> Handler:
         """Bound the streams of reflection, the only service that has any."""
         behaviour = cast(
             "Callable[[Iterator[Message], grpc.ServicerContext], Iterator[Message]]", handler.stream_stream
@@ -172,12 +166,6 @@ def _overloaded(most: int, what: str) -> Refusal:
         f"{most} {what}: retry with exponential back-off, or add nodes",
         limit=str(most),
     )
-
-
-def _code(context: grpc.ServicerContext) -> grpc.StatusCode | None:
-    # The library has this method; its type stubs lack it.
-    code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]
-    return code
 
 
 def _internal(error: Exception) -> Refusal:

@@ -6,13 +6,13 @@ directory, and the same swap goes on where it was interrupted.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from lifeline.data_lock import SWAP_JOURNAL, locked
+from lifeline.durable_file import sync_directory, write_durably
 from lifeline.errors import DataDirError, ReplayError
 from lifeline.paths import partition_dir
 from lifeline.topic_note import TOPIC_NOTE
@@ -64,14 +64,14 @@ def swap(data_dir: Path, into: Path, partitions: Sequence[int]) -> list[Path]:
                 )
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
             begun = _Swap(str(into.resolve()), sorted(partitions), stamp)
-            _write(journal, json.dumps(begun._asdict()))
+            write_durably(journal, json.dumps(begun._asdict()))
         if (into / TOPIC_NOTE).exists():
             (into / TOPIC_NOTE).replace(data_dir / TOPIC_NOTE)
         replaced = [_swap_one(data_dir, into, number, begun.stamp) for number in begun.partitions]
         for directory in (into, data_dir):
-            _sync(directory)
+            sync_directory(directory)
         journal.unlink()
-        _sync(data_dir)
+        sync_directory(data_dir)
     return [path for path in replaced if path is not None]
 
 
@@ -82,24 +82,6 @@ def _swap_one(data_dir: Path, into: Path, number: int, stamp: str) -> Path | Non
     if new.exists():
         if live.exists():
             live.rename(kept)
-            _sync(data_dir)
+            sync_directory(data_dir)
         new.rename(live)
     return kept if kept.exists() else None
-
-
-def _write(path: Path, text: str) -> None:
-    made = path.with_suffix(".new")
-    with made.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    made.rename(path)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

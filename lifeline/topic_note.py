@@ -5,10 +5,10 @@ whose applied offsets lie within the new topic would go on in the middle of it.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from lifeline.durable_file import write_durably
 from lifeline.errors import DataDirError
 
 TOPIC_NOTE = "topic.json"
@@ -37,12 +37,7 @@ class TopicIdentity(NamedTuple):
         """Write the note into a directory, or raise DataDirError when the one there names another topic."""
         note = directory / TOPIC_NOTE
         if not note.exists():
-            made = note.with_suffix(".new")
-            with made.open("w") as file:
-                file.write(json.dumps(self._asdict()) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            made.rename(note)
+            write_durably(note, json.dumps(self._asdict()) + "\n")
             return
         before = self.read(note)
         if before.topic != self.topic:

@@ -10,7 +10,7 @@ follower raises the alarm, leaves the partition, and does not offer its store fo
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,8 +43,8 @@ _STOP_S = 3.0
 
 _log = structlog.get_logger(__name__)
 
-AskOwner = Callable[[str, int], Awaitable[Sequence[Fingerprint]]]
-"""Asks the node at an address for its fingerprints of a partition; raises ConnectionError when it has no answer."""
+AskOwner = Callable[[str, Sequence[int]], Awaitable[Mapping[int, Sequence[Fingerprint]]]]
+"""Asks the node at an address for its fingerprints of partitions; gives those that it holds, or ConnectionError."""
 
 
 class StandbyState(StrEnum):
@@ -59,8 +59,10 @@ class StandbyState(StrEnum):
     DIVERGED = "diverged"
     """Its fingerprint is not the owner's; an operator has to find out which of the two is wrong."""
 
-
-_AT_WORK = frozenset({StandbyState.FOLLOWING, StandbyState.WAITING})
+    @property
+    def at_work(self) -> bool:
+        """Whether the partition is still kept up, and could be taken over."""
+        return self in {StandbyState.FOLLOWING, StandbyState.WAITING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,7 @@ class StandbyFollower(Generic[StoreT]):
                 one.number,
                 one.state,
                 one.applied_offset,
-                max(0, one.end_offset - one.next_offset) if one.state in _AT_WORK else 0,
+                max(0, one.end_offset - one.next_offset) if one.state.at_work else 0,
                 one.reason,
             )
             for _, one in sorted(self._followed.items(), key=itemgetter(0))
@@ -167,12 +169,12 @@ class StandbyFollower(Generic[StoreT]):
         return {
             one.number: LocalPartition(store.applied_offset, owned=False)
             for one in list(self._followed.values())
-            if (store := one.store) is not None and one.state in _AT_WORK
+            if (store := one.store) is not None and one.state.at_work
         }
 
     def spoiled(self) -> frozenset[int]:
         """Return the partitions whose stores on this node's disk must not take over; callable from any thread."""
-        return frozenset(one.number for one in list(self._followed.values()) if one.state not in _AT_WORK)
+        return frozenset(one.number for one in list(self._followed.values()) if not one.state.at_work)
 
     async def take(self, partition: int) -> StoreT | None:
         """Stop following a partition and hand its open store over; None when there is none.
@@ -263,13 +265,13 @@ class StandbyFollower(Generic[StoreT]):
         return [
             one
             for one in self._followed.values()
-            if one.store is not None and one.state in _AT_WORK and now >= one.not_before
+            if one.store is not None and one.state.at_work and now >= one.not_before
         ]
 
     async def _read(self, ready: Sequence[_Followed[StoreT]]) -> None:
         consumer = await self._connected()
         await self._position(consumer, ready)
-        tps = [self._tp(one.number) for one in ready if one.state in _AT_WORK]
+        tps = [self._tp(one.number) for one in ready if one.state.at_work]
         if not tps:
             return
         try:
@@ -305,7 +307,7 @@ class StandbyFollower(Generic[StoreT]):
 
     async def _position(self, consumer: AIOKafkaConsumer, ready: Sequence[_Followed[StoreT]]) -> None:
         """Bring what the client reads, and from where, in line with what is followed."""
-        numbers = frozenset(one.number for one in self._followed.values() if one.state in _AT_WORK)
+        numbers = frozenset(one.number for one in self._followed.values() if one.state.at_work)
         if numbers != self._assigned:
             consumer.assign([self._tp(number) for number in sorted(numbers)])
             self._assigned = numbers
@@ -333,7 +335,7 @@ class StandbyFollower(Generic[StoreT]):
     async def _apply(self, one: _Followed[StoreT], fetched: Sequence[Record]) -> None:
         async with one.busy:
             records = after(fetched, one.next_offset)
-            if self._followed.get(one.number) is not one or one.state not in _AT_WORK:
+            if self._followed.get(one.number) is not one or not one.state.at_work:
                 # It was given away or given up while this was fetched.
                 return
             while records and one.store is not None:
@@ -386,20 +388,24 @@ class StandbyFollower(Generic[StoreT]):
     async def _compare(self) -> None:
         while True:
             await asyncio.sleep(_COMPARE_S)
-            for one in list(self._followed.values()):
-                if one.state in _AT_WORK and one.number in self._owners:
-                    await self._compare_one(one, self._owners[one.number])
+            of_owner: dict[str, list[_Followed[StoreT]]] = {}
+            for one in self._followed.values():
+                if one.state.at_work and one.number in self._owners:
+                    of_owner.setdefault(self._owners[one.number], []).append(one)
+            for owner, followed in of_owner.items():
+                try:
+                    async with asyncio.timeout(_ASK_S):
+                        theirs = await self._ask_owner(owner, [one.number for one in followed])
+                except (ConnectionError, TimeoutError) as error:
+                    _log.debug("no fingerprints to compare with", owner=owner, why=str(error))
+                    continue
+                for one in followed:
+                    await self._compare_one(one, owner, theirs.get(one.number, ()))
 
-    async def _compare_one(self, one: _Followed[StoreT], owner: str) -> None:
-        try:
-            async with asyncio.timeout(_ASK_S):
-                theirs = await self._ask_owner(owner, one.number)
-        except (ConnectionError, TimeoutError) as error:
-            _log.debug("no fingerprints to compare with", partition=one.number, owner=owner, why=str(error))
-            return
+    async def _compare_one(self, one: _Followed[StoreT], owner: str, theirs: Sequence[Fingerprint]) -> None:
         async with one.busy:
             store = one.store
-            if store is None or self._followed.get(one.number) is not one or one.state not in _AT_WORK:
+            if store is None or self._followed.get(one.number) is not one or not one.state.at_work:
                 return
             mismatch = first_difference(self._fingerprints.of(one.number, store.state), theirs)
             if mismatch is None:

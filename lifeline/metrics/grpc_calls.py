@@ -2,25 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from lifeline.interceptor import Handler, Interceptor, code_of
 from lifeline.metrics.catalogue import GRPC_HANDLED, GRPC_SECONDS, GRPC_STARTED
-
-if TYPE_CHECKING:
-    # Generic in its type stubs alone.
-    _Interceptor = grpc.ServerInterceptor[Any, Any]
-    _Handler = grpc.RpcMethodHandler[Any, Any]
-else:
-    _Interceptor = grpc.ServerInterceptor
-    _Handler = grpc.RpcMethodHandler
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
 
-class CallMetrics(_Interceptor):
+class CallMetrics(Interceptor):
     """The outermost interceptor: what it counts, callers saw."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -32,9 +25,9 @@ class CallMetrics(_Interceptor):
 
     def intercept_service(
         self,
-        continuation: "Callable[[grpc.HandlerCallDetails], _Handler | None]",
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "_Handler | None":
+    ) -> Handler | None:
         """Wrap the handler, whatever streams it has."""
         handler = continuation(handler_call_details)
         if handler is None:
@@ -50,7 +43,7 @@ class CallMetrics(_Interceptor):
         labels = (kind, service, method)
         behaviour: Behaviour = getattr(handler, name)
         wrapped = self._stream(behaviour, labels) if handler.response_streaming else self._unary(behaviour, labels)
-        made: _Handler = make(
+        made: Handler = make(
             wrapped,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
@@ -90,8 +83,7 @@ class CallMetrics(_Interceptor):
         self, labels: tuple[str, str, str], started: float, context: grpc.ServicerContext, *, failed: bool
     ) -> None:
         self._seconds.labels(*labels).observe(time.perf_counter() - started)
-        # The library has this method; its type stubs lack it.
-        code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]
+        code = code_of(context)
         if code is None:
             code = grpc.StatusCode.UNKNOWN if failed else grpc.StatusCode.OK
         # In the words of the other languages' libraries: InvalidArgument, DeadlineExceeded, OK.

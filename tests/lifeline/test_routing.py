@@ -14,8 +14,9 @@ from grpc_status import rpc_status
 
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import EVERYWHERE, NodeSettings
+from lifeline.forwarded import FORWARDED, OWNER, PARTITIONS
 from lifeline.owners import Owners, advertised_address
-from lifeline.routing import FORWARDED, OWNER, PARTITIONS, Routing
+from lifeline.routing import Routing
 from lifeline.server import ROUTED, NodeServer
 from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
 from store.directory import PartitionDirectory

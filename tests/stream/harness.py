@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -141,12 +141,12 @@ class Node:
             ask_owner=self.ask,
         )
 
-    async def ask(self, address: str, partition: int) -> list[Fingerprint]:
+    async def ask(self, address: str, partitions: Sequence[int]) -> dict[int, list[Fingerprint]]:
         owner = self.peers[address]
-        store = owner.running_updater.store_of(partition)
-        if store is None:
-            raise ConnectionError(f"{address} has no such store: ask another")
-        return owner.fingerprints.of(partition, store.state)
+        stores = {number: owner.running_updater.store_of(number) for number in partitions}
+        return {
+            number: owner.fingerprints.of(number, store.state) for number, store in stores.items() if store is not None
+        }
 
     def placed(self, placement: Placement) -> None:
         self.placement = placement
