@@ -29,6 +29,7 @@ from lifeline.publish import publish
 from lifeline.training import train_from_store
 from lifeline.v1.action_pb2 import Action
 from scorer.settings import TrainSettings
+from scorer.trainer import Step
 from store.actions import Kind
 from store.sequence import SequenceQuery
 from store.vocabulary import Role
@@ -200,8 +201,9 @@ class _Demo:
         with progress() as bar:
             task = bar.add_task("training", total=None, note="reading the histories")
 
-            def show(step: int, total: int, loss: float, rate: float) -> None:
-                bar.update(task, completed=step, total=total, note=f"loss {loss:.3f}, {rate:,.0f} examples/s")
+            def show(at: Step) -> None:
+                note = f"loss {at.loss:.3f}, {at.examples_per_s:,.0f} examples/s"
+                bar.update(task, completed=at.step, total=at.total, note=note)
 
             manifest = train_from_store(settings, TrainSettings(max_seconds=seconds, steps=_MANY_STEPS), show)
         self._facts.train_s = time.monotonic() - started
@@ -274,7 +276,8 @@ class _Demo:
 
 
 def _metrics(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    return [(name, f"{value:,.4g}") for name, value in metrics.items()]
+    # What is of one head alone has a slash in its name.
+    return [(name, f"{value:,.4g}") for name, value in metrics.items() if "/" not in name]
 
 
 def _candidates(history: History, user: str) -> list[int]:

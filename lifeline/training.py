@@ -1,6 +1,6 @@
 """Training a model on what a node has stored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
 from lifeline.config import Settings
@@ -8,7 +8,8 @@ from lifeline.paths import items_dir
 from lifeline.stored import opened
 from scorer import weights
 from scorer.settings import TrainSettings
-from scorer.train import Progress, train
+from scorer.train import train
+from scorer.trainer import Step
 from scorer.weights import Manifest
 from store.actions import Kind
 from store.embeddings import EmbeddingFollower
@@ -16,12 +17,14 @@ from store.reader import SequenceReader
 from store.sequence import Column, Sequence, SequenceQuery
 
 
-def train_from_store(settings: Settings, training: TrainSettings, progress: Progress | None = None) -> Manifest:
+def train_from_store(
+    settings: Settings, training: TrainSettings, tell: Callable[[Step], None] = lambda _: None
+) -> Manifest:
     """Train on every user of the data directory, save a new version, and return its manifest.
 
     A running node may hold the state: it is read as it is now. Raises StoreError, TrainingDataError.
     """
-    trained = train(_histories(settings), settings.vocabulary, training, progress=progress)
+    trained = train(_histories(settings), settings.vocabulary, training, tell=tell)
     return weights.save(
         settings.scorer.models_dir,
         settings.scorer.model,

@@ -3,7 +3,7 @@
 It is kept in the manifest beside the weights. Defaults are the published form where there is one.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,6 +28,19 @@ class Head(BaseModel):
     utility: float
 
 
+class Selecting(NamedTuple):
+    """What a selection depends on: models that agree in it can share selected tokens."""
+
+    visit_gap_ms: int
+    real_time_length: int
+    impression_length: int
+    lifelong_selected: int
+    recent_kept: int
+    real_time_selected: int
+    impressions_selected: int
+    last_touch: bool
+
+
 class ModelConfig(BaseModel):
     """Sizes, heads and named options of one TransActV2 model."""
 
@@ -39,10 +52,14 @@ class ModelConfig(BaseModel):
     real_time_length: Annotated[int, Field(ge=1, description="tokens of S_RT")] = 128
     impression_length: Annotated[int, Field(ge=0, description="tokens of S_imp")] = 128
     lifelong_selected: Annotated[int, Field(ge=0, description="K_LL: nearest of S_LL")] = 64
-    recent_kept: Annotated[int, Field(ge=1, description="r: newest of S_RT, always kept")] = 64
+    recent_kept: Annotated[int, Field(ge=0, description="r: newest of S_RT, always kept")] = 64
     real_time_selected: Annotated[int, Field(ge=0, description="K_RT: nearest of the rest of S_RT")] = 32
     impressions_selected: Annotated[int, Field(ge=0, description="K_imp: nearest of S_imp")] = 32
 
+    encoder: Annotated[
+        Literal["transact", "bst", "none"],
+        Field(description="transact; bst: Behavior Sequence Transformer, the candidate as a token; none: no sequence"),
+    ] = "transact"
     layers: Annotated[int, Field(ge=1)] = 2
     ffn: Annotated[int, Field(ge=1)] = 32
     read_out: Annotated[int, Field(ge=1, description="channels of the sequence output")] = 64
@@ -60,6 +77,18 @@ class ModelConfig(BaseModel):
     newest_outputs: Annotated[
         int, Field(ge=0, description="newest recent outputs appended to the read-out; published: 0")
     ] = 0
+    matching_init: Annotated[
+        bool, Field(description="layer 1's attention starts out matching candidate with token; published: false")
+    ] = False
+    similarity_buckets: Annotated[
+        int, Field(ge=0, description="knots of the embedding of a token's similarity; 0 and published: none")
+    ] = 0
+    age_buckets: Annotated[
+        int, Field(ge=0, description="knots of the embedding of a token's age; 0 and published: none")
+    ] = 0
+    selection_statistics: Annotated[
+        bool, Field(description="the cross reads statistics of the selected similarities; published: false")
+    ] = False
     last_touch: Annotated[bool, Field(description="the base ranker knows when the user last touched the candidate")] = (
         True
     )
@@ -72,6 +101,16 @@ class ModelConfig(BaseModel):
             )
         if self.newest_outputs > self.recent_kept:
             raise ValueError(f"newest_outputs {self.newest_outputs} exceeds recent_kept: lower it")
+        if self.encoder != "transact" and (self.nal_weight or self.newest_outputs or self.matching_init):
+            raise ValueError(
+                f"encoder {self.encoder} has no causal outputs: set nal_weight and newest_outputs to 0, and "
+                "matching_init to false"
+            )
+        for name, knots in (("similarity_buckets", self.similarity_buckets), ("age_buckets", self.age_buckets)):
+            if knots == 1:
+                raise ValueError(f"{name} is 1, and an embedding needs two knots: set 0 for none, or more")
+        if not self.selected:
+            raise ValueError("no token is selected at all: raise recent_kept or lifelong_selected")
         names = [head.name for head in self.heads]
         if len(set(names)) != len(names):
             raise ValueError(f"two heads have one name among {names}: give each head a name of its own")
@@ -81,6 +120,11 @@ class ModelConfig(BaseModel):
     def selected(self) -> int:
         """Length of S_all: the tokens that the encoder reads for a candidate."""
         return self.lifelong_selected + self.recent_kept + self.real_time_selected + self.impressions_selected
+
+    @property
+    def selecting(self) -> Selecting:
+        """What its selection, and the context beside it, depend on."""
+        return Selecting(*(getattr(self, name) for name in Selecting._fields))
 
     @property
     def context_features(self) -> int:

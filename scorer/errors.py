@@ -33,6 +33,13 @@ class ModelMismatchError(ScorerError):
     """
 
 
+class CheckpointError(ScorerError):
+    """A checkpoint is damaged, or of another run.
+
+    Operators: resume with what the run began with, or remove the checkpoint and train from the start.
+    """
+
+
 class TrainingDataError(ScorerError):
     """The histories give no request to learn from, or none to measure on.
 

@@ -1,187 +1,210 @@
-"""Training requests from histories, correct at their point in time.
+"""Examples: requests with their tokens selected, many of them resident, and batches of them for the model.
 
-A request is made when a visit (of events of either kind) begins, and sees only what happened before. Its
-candidates are items acted on in that visit, and negatives drawn from what was known by then: recent, popular
-(as often as it was acted on) and random items of all users, and the user's own old ones. Every candidate has
-an embedding and somebody acted on it before, so that neither gives the answer away.
+Selecting is most of the work of reading a history, and the same for every model that selects alike. So it is done once
+a request: of a history what was selected for any of the candidates is kept, and the newest impressions, which the Next
+Action Loss compares with. That is about 57 bytes a token, and 3 bytes for each place of each pair.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from scorer.config import ModelConfig
-from scorer.errors import TrainingDataError
-from scorer.features import History, RequestContext, Tokens, tokenise, visits
+from scorer import features
+from scorer.config import Head, ModelConfig
+from scorer.corpus import Corpus
+from scorer.features import Tokens
+from scorer.inputs import Inputs, Pairs
+from scorer.next_action import NextActions, next_actions
+from scorer.request import Request, labels
+from scorer.selection import Selection, select, similarity_of
 from scorer.settings import TrainSettings
-from store.actions import Kind
-from store.sequence import Sequence
+
+
+class Batch(NamedTuple):
+    """What one step reads: r requests, b pairs."""
+
+    inputs: Inputs
+    labels: Tensor
+    """float32[b, heads]."""
+    first: NDArray[np.int64]
+    """int64[r]: the first pair of each request."""
+    next_actions: list[NextActions]
+    """Of the first pair of each request; empty where they were not asked for."""
+
+
+class Draw(NamedTuple):
+    """How a batch is drawn."""
+
+    heads: tuple[Head, ...]
+    candidates: int | None
+    """Candidates of a request, drawn anew; None for all."""
+    positive_types: Sequence[int]
+    """Ids of action types that next actions may be of; none: next actions are not asked for."""
+
+
+class ExampleSource(Protocol):
+    """Requests that can be drawn, by their number."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: NDArray[np.int64], rngs: Sequence[np.random.Generator], draw: Draw) -> Batch:
+        """Return a batch of requests; what is drawn of each depends on its own generator alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One request: a history that ends before it, c candidates, and what came of them."""
+class ExampleSet:
+    """r requests with p pairs, selected to length L, over n tokens."""
 
-    user: int
-    history: History
-    context: RequestContext
-    item: NDArray[np.int64]
-    """int64[c]: the candidates, as rows of the corpus's items."""
-    action_types: NDArray[np.uint64]
-    """uint64[c]: what the user did to each in the visit, bit id - 1; 0 for a negative."""
-
-    def labels(self, config: ModelConfig) -> NDArray[np.float32]:
-        """Return float32[c, heads]: 1 where the user did one of the head's action types."""
-        masks = [
-            np.bitwise_or.reduce([np.uint64(1 << (number - 1)) for number in head.action_types])
-            for head in config.heads
-        ]
-        done: NDArray[np.bool_] = (self.action_types[:, np.newaxis] & np.array(masks, np.uint64)) != 0
-        return done.astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """All users' tokens, user after user, about 80 bytes a token; and the items and requests in them."""
-
-    config: ModelConfig
-    explicit: Tokens
-    impressions: Tokens
-    impressions_from: NDArray[np.int64]
-    """int64[users + 1]: where each user's impressions begin."""
-    item: NDArray[np.int64]
-    """int64[n]: the item of each explicit token."""
+    tokens: Tokens
+    """Request after request; those that are impressions of S_imp stand behind the explicit ones."""
+    token_from: NDArray[np.int64]
+    """int64[r + 1]."""
+    impression_from: NDArray[np.int64]
+    """int64[r]: where each request's impressions begin."""
+    index: NDArray[np.int16]
+    """int16[p, L]: from the request's first token; -1 is the neutral token, and padding."""
+    source: NDArray[np.uint8]
+    """uint8[p, L]."""
+    pair_from: NDArray[np.int64]
+    """int64[r + 1]."""
     item_id: NDArray[np.uint64]
-    """uint64[m]: ids of the items."""
+    """uint64[p]."""
     embedding: NDArray[np.int8]
-    """int8[m, 32]: embeddings of the items; zeros where there is none."""
-    embedded: NDArray[np.bool_]
-    """bool[m]: whether the item has an embedding."""
-    first_seen_ms: NDArray[np.int64]
-    """int64[m]: when somebody first acted on the item."""
-    stream: tuple[NDArray[np.int64], NDArray[np.int64]]
-    """int64[n] times and items of all users' explicit tokens, oldest first."""
-    births: tuple[NDArray[np.int64], NDArray[np.int64]]
-    """int64[m] times and items, in the order of their first sight."""
+    """int8[p, 32]."""
+    context: NDArray[np.float32]
+    """float32[p, context features]."""
+    action_types: NDArray[np.uint64]
+    """uint64[p]."""
     user: NDArray[np.int64]
-    """int64[r]: whose request it is."""
-    user_from: NDArray[np.int64]
-    """int64[r]: where that user's explicit tokens begin."""
-    acts_from: NDArray[np.int64]
-    """int64[r + 1]: where the tokens of the request's own visit begin; they end where the next's begin."""
+    """int64[r]."""
     timestamp_ms: NDArray[np.int64]
-    """int64[r]: when the request is made."""
+    """int64[r]."""
+    surface: NDArray[np.uint8]
+    """uint8[r]."""
+    rankings: dict[str, NDArray[np.float32]]
+    """float32[p] by name: scores to compare a model's with."""
+
+    def __len__(self) -> int:
+        return len(self.user)
 
     @classmethod
-    def of(cls, histories: Iterable[Mapping[Kind, Sequence]], config: ModelConfig) -> Self:
-        """Read every user's sequences, with all columns; raises TrainingDataError without one event."""
-        explicit, impressions, starts = [], [], []
-        for sequences in histories:
-            tokens, ignored = tokenise(sequences, config.visit_gap_ms)
-            explicit.append(tokens)
-            impressions.append(ignored)
-            starts.append(_visit_start(sequences, tokens, config.visit_gap_ms))
-        lengths = np.array([len(tokens) for tokens in explicit], np.int64)
-        every = Tokens.concatenate(explicit)
-        if len(every) == 0:
-            raise TrainingDataError("no history holds an explicit action: publish a history first")
-        item_id, first, item = np.unique(every.item_id, return_index=True, return_inverse=True)
-        embedding = every.embedding[first]
-        known = np.flatnonzero(every.embedding.any(axis=1))
-        embedding[item[known]] = every.embedding[known]
-        first_seen_ms = np.full(len(item_id), np.iinfo(np.int64).max)
-        np.minimum.at(first_seen_ms, item, every.timestamp_ms)
-        by_time = np.argsort(every.timestamp_ms, kind="stable")
-        by_birth = np.argsort(first_seen_ms, kind="stable")
-
-        user = np.repeat(np.arange(len(lengths)), lengths)
-        start = np.concatenate(starts)
-        begins = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (start[1:] != start[:-1])])
+    def of(cls, requests: Iterable[Request], config: ModelConfig) -> Self:
+        """Select for every candidate of every request; raises ValueError without a request."""
+        parts = [_select(request, config) for request in requests]
+        if not parts:
+            raise ValueError("there is no request: make some first")
+        names = parts[0].request.rankings.keys()
+        tokens = np.cumsum([0, *(len(one.tokens) for one in parts)])
         return cls(
-            config,
-            every,
-            Tokens.concatenate(impressions),
-            np.cumsum([0, *(len(tokens) for tokens in impressions)]),
-            item,
-            item_id,
-            embedding,
-            np.any(embedding, axis=1, keepdims=True)[:, 0],
-            first_seen_ms,
-            (every.timestamp_ms[by_time], item[by_time]),
-            (first_seen_ms[by_birth], by_birth),
-            user[begins],
-            (np.cumsum(lengths) - lengths)[user[begins]],
-            np.append(begins, len(every)),
-            start[begins],
+            Tokens.concatenate([one.tokens for one in parts]),
+            tokens,
+            tokens[1:] - np.array([one.impressions for one in parts]),
+            np.concatenate([one.selection.index for one in parts]).astype(np.int16),
+            np.concatenate([one.selection.source for one in parts]),
+            np.cumsum([0, *(len(one.request.item_id) for one in parts)]),
+            np.concatenate([one.request.item_id for one in parts]),
+            np.concatenate([one.request.embedding for one in parts]),
+            np.concatenate([one.context for one in parts]),
+            np.concatenate([one.request.action_types for one in parts]),
+            np.array([one.request.user for one in parts], np.int64),
+            np.array([one.request.context.timestamp_ms for one in parts], np.int64),
+            np.array([one.request.context.surface for one in parts], np.uint8),
+            {name: np.concatenate([one.request.rankings[name] for one in parts]) for name in names},
         )
 
-    def usable(self, settings: TrainSettings) -> NDArray[np.int64]:
-        """Return the requests to learn from and to measure on, oldest first, as int64."""
-        asked_at = np.repeat(self.timestamp_ms, np.diff(self.acts_from))
-        positive = np.logical_or.reduceat(self._known(self.item, asked_at), self.acts_from[:-1])
-        history = self.acts_from[:-1] - self.user_from >= settings.min_history
-        from_ms = settings.from_timestamp_ms
-        late = True if from_ms is None else self.timestamp_ms >= from_ms
-        rows = np.flatnonzero(positive & history & late)
-        return rows[np.argsort(self.timestamp_ms[rows], kind="stable")]
+    def pairs_of(self, row: int) -> NDArray[np.int64]:
+        """Return the pairs of one request."""
+        return np.arange(self.pair_from[row], self.pair_from[row + 1])
 
-    def request(self, row: int, settings: TrainSettings, rng: np.random.Generator) -> Request:
-        """Build one request; what it draws depends on `rng` alone."""
-        at = int(self.timestamp_ms[row])
-        user, begin = int(self.user[row]), int(self.user_from[row])
-        acts = slice(int(self.acts_from[row]), int(self.acts_from[row + 1]))
-        shown = slice(int(self.impressions_from[user]), int(self.impressions_from[user + 1]))
-        impressions = self.impressions.take(shown)
-        history = History.of(
-            self.explicit.take(slice(begin, acts.start)),
-            impressions.take(slice(0, int(np.searchsorted(impressions.timestamp_ms, at)))),
-            self.config,
+    def batch(self, rows: NDArray[np.int64], rngs: Sequence[np.random.Generator], draw: Draw) -> Batch:
+        """Return a batch of requests; what is drawn of each depends on its own generator alone."""
+        pairs, shifts, parts, targets = [], [], [], []
+        offset = 0
+        for row, rng in zip(rows.tolist(), rngs, strict=True):
+            chosen = self.pairs_of(row)
+            if draw.candidates is not None and draw.candidates < len(chosen):
+                chosen = np.sort(rng.choice(chosen, draw.candidates, replace=False))
+            tokens = self.tokens.take(slice(self.token_from[row], self.token_from[row + 1]))
+            if draw.positive_types:
+                first = (self.index[chosen[0]], self.source[chosen[0]])
+                impressions = tokens.embedding[self.impression_from[row] - self.token_from[row] :]
+                targets.append(next_actions(int(self.user[row]), tokens, first, impressions, draw.positive_types))
+            pairs.append(chosen)
+            shifts.append(np.full(len(chosen), offset))
+            parts.append(tokens)
+            offset += len(tokens)
+        counts = [len(chosen) for chosen in pairs]
+        at, shift = np.concatenate(pairs), np.concatenate(shifts)
+        table = Tokens.concatenate(parts)
+        index = self.index[at].astype(np.int64)
+        index = np.where(index < 0, -1, index + shift[:, np.newaxis])
+        valid = index >= 0
+        valid[:, 0] = True
+        longest = int(valid.sum(axis=1).max())
+        index = np.ascontiguousarray(index[:, :longest])
+        embedding = self.embedding[at]
+        selection = Selection(
+            index,
+            np.ascontiguousarray(valid[:, :longest]),
+            np.ascontiguousarray(self.source[at, :longest]),
+            similarity_of(embedding, table.embedding, index),
         )
-        acted, inverse = np.unique(self.item[acts], return_inverse=True)
-        action_types = np.zeros(len(acted), np.uint64)
-        np.bitwise_or.at(action_types, inverse, self.explicit.action_types[acts])
-        chosen = np.flatnonzero(self._known(acted, at))
-        most = min(settings.max_positives, settings.candidates - 1)
-        if len(chosen) > most:
-            chosen = rng.choice(chosen, most, replace=False)
-        drawn = self._draw(row, 2 * settings.candidates, settings, rng)
-        drawn = drawn[self._known(drawn, at) & ~np.isin(drawn, acted)]
-        drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])][: settings.candidates - len(chosen)]
-        return Request(
-            user,
-            history,
-            RequestContext(at),
-            np.concatenate([acted[chosen], drawn]),
-            np.concatenate([action_types[chosen], np.zeros(len(drawn), np.uint64)]),
+        request = np.repeat(rows, counts)
+        about = Pairs(embedding, self.timestamp_ms[request], self.context[at], self.surface[request])
+        return Batch(
+            Inputs.of(table, selection, about),
+            torch.from_numpy(labels(self.action_types[at], draw.heads)),
+            np.cumsum([0, *counts[:-1]]),
+            targets,
         )
 
-    def _known(self, item: NDArray[np.int64], at_ms: int | NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whether an item has an embedding, and somebody acted on it before a time."""
-        return self.embedded[item] & (self.first_seen_ms[item] < at_ms)
 
-    def _draw(self, row: int, each: int, settings: TrainSettings, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return items known before a request: recent, popular, random and own ones, taking turns."""
-        (times, items), (born_ms, born) = self.stream, self.births
-        past = int(np.searchsorted(times, self.timestamp_ms[row]))
-        known = int(np.searchsorted(born_ms, self.timestamp_ms[row]))
-        begin, end = int(self.user_from[row]), int(self.acts_from[row])
-        recent = items[rng.integers(max(0, past - settings.recent_events), past, each)]
-        popular = items[rng.integers(past, size=each)]
-        random = born[rng.integers(known, size=each)]
-        own = self.item[rng.integers(begin, end, each)]
-        return np.stack([recent, popular, random, own], axis=1).ravel()
+class CorpusSource:
+    """Requests of a corpus, selected when they are drawn, with other negatives each time."""
+
+    def __init__(self, corpus: Corpus, rows: NDArray[np.int64], config: ModelConfig, settings: TrainSettings) -> None:
+        """`rows` are requests of the corpus."""
+        self._corpus, self._rows, self._config, self._settings = corpus, rows, config, settings
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, rows: NDArray[np.int64], rngs: Sequence[np.random.Generator], draw: Draw) -> Batch:
+        """Return a batch of requests; what is drawn of each depends on its own generator alone."""
+        requests = [
+            self._corpus.request(int(row), self._settings, rng) for row, rng in zip(self._rows[rows], rngs, strict=True)
+        ]
+        return ExampleSet.of(requests, self._config).batch(np.arange(len(requests)), rngs, draw)
 
 
-def _visit_start(sequences: Mapping[Kind, Sequence], tokens: Tokens, gap_ms: int) -> NDArray[np.int64]:
-    """Return when the visit of each explicit token began; here visits are runs of events of both kinds."""
-    times = [np.empty(0, np.int64)]
-    times += [events.timestamp_ms for events in sequences.values() if events.timestamp_ms is not None]
-    every = np.sort(np.concatenate(times))
-    if len(every) == 0:
-        return every
-    visit = visits(every, gap_ms)
-    starts = every[np.flatnonzero(np.diff(visit, prepend=-1))]
-    return starts[np.searchsorted(starts, tokens.timestamp_ms, side="right") - 1]
+class _Selected(NamedTuple):
+    request: Request
+    tokens: Tokens
+    impressions: int
+    selection: Selection
+    context: NDArray[np.float32]
+
+
+def _select(request: Request, config: ModelConfig) -> _Selected:
+    history = request.history
+    selection = select(history, request.embedding, config)
+    # Impressions are kept whole: the Next Action Loss draws its negatives among them.
+    explicit = np.unique(selection.index[(selection.index >= 0) & (selection.index < len(history.explicit))])
+    rows = np.concatenate(
+        [explicit, np.arange(len(history.explicit), len(history.explicit) + len(history.impressions))]
+    )
+    index = np.where(selection.index < 0, -1, np.searchsorted(rows, selection.index))
+    tokens = Tokens.concatenate([history.explicit.take(explicit), history.impressions])
+    context = features.context(history.explicit, request.item_id, request.context, config)
+    return _Selected(
+        request,
+        tokens,
+        len(history.impressions),
+        Selection(index, selection.valid, selection.source, selection.similarity),
+        context,
+    )

@@ -10,117 +10,24 @@ For each candidate c, with its selected tokens S_all (L of them) and d = 64 chan
 LN has no affine part and eps 1e-5; Q, K, V, W1 and W2 have no bias; there is no output projection and no
 dropout. Cross is the full-rank DCN v2: x_{l+1} = x_0 * (W_l x_l + b_l) + x_l. All weights start
 Xavier-uniform, all biases at zero, and so does the request's surface, which a history may never name.
+
+`ModelConfig` spans the rows of the published table, and names what deviates from them (`scorer.variants`).
 """
 
-from dataclasses import dataclass
-from typing import Self
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scorer.config import WIDTH, ModelConfig
-from scorer.features import Tokens
-from scorer.quantise import normalise
-from scorer.selection import Selection, Source
+from scorer.encoder import BehaviorEncoder, Encoder
+from scorer.inputs import Inputs
+from scorer.selection import Source
+from scorer.statistics import selection_statistics, statistics_count
 from store.sequence import EMBEDDING_DIM
-from store.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES
+from store.vocabulary import MAX_SURFACES
 
 SURFACE_CHANNELS = 8
 """Channels of the request's surface among the context features."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What the model reads for b (request, candidate) pairs over one table of n tokens."""
-
-    embedding: Tensor
-    """float32[n, 32]: L2-normalised item embeddings of the tokens; zeros where unknown."""
-    action_types: Tensor
-    """int64[n]: bit `id - 1` for each action type of the token."""
-    surface: Tensor
-    """int64[n]: the surface of the token."""
-    index: Tensor
-    """int64[b, L]: the selected tokens; -1 is the neutral token, and padding."""
-    valid: Tensor
-    """bool[b, L]: not padding. Padding stands on the right and position 0 is valid."""
-    recent: Tensor
-    """bool[b, L]: the token is one of the newest real-time tokens."""
-    candidate: Tensor
-    """float32[b, 32]: L2-normalised embedding of the candidate; zeros where unknown."""
-    context: Tensor
-    """float32[b, ModelConfig.context_features]: as `scorer.features.context` gives them."""
-    context_surface: Tensor
-    """int64[b]: where the candidate will be shown."""
-
-    @classmethod
-    def of(
-        cls,
-        tokens: Tokens,
-        selection: Selection,
-        candidates: NDArray[np.int8],
-        context: NDArray[np.float32],
-        context_surface: NDArray[np.uint8],
-    ) -> Self:
-        """Return the model's form of what `scorer.features` and `scorer.selection` give."""
-        return cls(
-            embedding=torch.from_numpy(normalise(tokens.embedding)),
-            action_types=torch.from_numpy(tokens.action_types.view(np.int64)),
-            surface=torch.from_numpy(tokens.surface.astype(np.int64)),
-            index=torch.from_numpy(selection.index),
-            valid=torch.from_numpy(selection.valid),
-            recent=torch.from_numpy(selection.source == Source.RECENT),
-            candidate=torch.from_numpy(normalise(candidates)),
-            context=torch.from_numpy(context),
-            context_surface=torch.from_numpy(context_surface.astype(np.int64)),
-        )
-
-
-class EncoderBlock(nn.Module):
-    """One post-norm transformer block with a single causal head: float32[b, L, 64] to the same shape.
-
-    Padding on the right is after every valid token, so the causal mask alone keeps it from all of them.
-    """
-
-    def __init__(self, ffn: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.key = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.value = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.widen = nn.Linear(WIDTH, ffn, bias=False)
-        self.narrow = nn.Linear(ffn, WIDTH, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's outputs; output i depends on inputs 0 to i alone."""
-        attended = functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x), is_causal=True)
-        y = functional.layer_norm(x + attended, (WIDTH,))
-        return functional.layer_norm(y + self.narrow(functional.relu(self.widen(y))), (WIDTH,))
-
-
-class Encoder(nn.Module):
-    """The sequence module: selected tokens and candidate to one output a token."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.input_scale = config.input_scale
-        self.action = nn.Parameter(torch.empty(MAX_ACTION_TYPES, WIDTH))
-        self.surface = nn.Parameter(torch.empty(MAX_SURFACES, WIDTH))
-        self.position = nn.Parameter(torch.empty(config.selected, WIDTH))
-        self.blocks = nn.Sequential(*(EncoderBlock(config.ffn) for _ in range(config.layers)))
-
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Return float32[b, L, 64]: what the last block gives for each token."""
-        bits = inputs.action_types[:, None] >> torch.arange(MAX_ACTION_TYPES) & 1
-        tokens = bits.float() @ self.action + functional.embedding(inputs.surface, self.surface)
-        tokens = tokens + functional.pad(inputs.embedding * self.input_scale, (0, EMBEDDING_DIM))
-        # The neutral token is the row behind the last: nothing but surface 0, "unknown".
-        tokens = torch.cat([tokens, self.surface[:1]])
-        x = functional.embedding(inputs.index.remainder(len(tokens)), tokens)
-        x = x + functional.pad(inputs.candidate * self.input_scale, (EMBEDDING_DIM, 0))[:, None]
-        encoded: Tensor = self.blocks(x + self.position[: x.shape[1]])
-        return encoded
 
 
 class CrossLayer(nn.Module):
@@ -137,41 +44,60 @@ class CrossLayer(nn.Module):
 
 
 class TransAct(nn.Module):
-    """TransActV2: float32[b, heads] logits of the candidates."""
+    """The whole model: float32[b, heads] logits of the candidates."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.read_out = nn.Linear(WIDTH, config.read_out)
+        width = EMBEDDING_DIM + config.context_features + SURFACE_CHANNELS
+        self.encoder: Encoder | BehaviorEncoder | None = None
+        if config.encoder != "none":
+            self.encoder = Encoder(config) if config.encoder == "transact" else BehaviorEncoder(config)
+            self.read_out = nn.Linear(WIDTH, config.read_out)
+            width += config.read_out + config.newest_outputs * WIDTH
+        if config.nal_weight:
+            # Training only: what the Next Action Loss compares with item embeddings.
+            self.next_action = nn.Linear(WIDTH, EMBEDDING_DIM, bias=False)
+        if config.selection_statistics:
+            width += statistics_count(len(config.heads))
         self.context_surface = nn.Parameter(torch.empty(MAX_SURFACES, SURFACE_CHANNELS))
-        width = (
-            config.read_out + config.newest_outputs * WIDTH + EMBEDDING_DIM + config.context_features + SURFACE_CHANNELS
-        )
         self.cross = nn.ModuleList(CrossLayer(width) for _ in range(config.cross_layers))
         layers: list[nn.Module] = []
         for before, after in zip((width, *config.mlp), config.mlp, strict=False):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(config.mlp[-1] if config.mlp else width, len(config.heads)))
-        # Training only: what the Next Action Loss compares with item embeddings.
-        self.next_action = nn.Linear(WIDTH, EMBEDDING_DIM, bias=False)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
             else:
                 nn.init.zeros_(parameter)
         nn.init.zeros_(self.context_surface)
+        if config.matching_init and isinstance(self.encoder, Encoder):
+            self.encoder.start_matching()
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return float32[b, heads] logits."""
-        return self.rank(inputs, self.encoder(inputs))
+        return self.rank(inputs, self.encode(inputs))
 
-    def rank(self, inputs: Inputs, encoded: Tensor) -> Tensor:
+    def encode(self, inputs: Inputs) -> Tensor | None:
+        """Return the encoder's outputs, float32[b, L, 64]; None without an encoder."""
+        if self.encoder is None:
+            return None
+        encoded: Tensor = self.encoder(inputs)
+        return encoded
+
+    def rank(self, inputs: Inputs, encoded: Tensor | None) -> Tensor:
         """Return float32[b, heads] logits from the encoder's outputs."""
-        read = self.read_out(encoded).masked_fill(~inputs.valid[:, :, None], -torch.inf).amax(dim=1)
-        parts = [read, inputs.candidate, inputs.context, self.context_surface[inputs.context_surface]]
-        if self.config.newest_outputs:
-            parts.append(_newest(encoded, inputs.recent, self.config.newest_outputs))
+        parts = [inputs.candidate, inputs.context, self.context_surface[inputs.context_surface]]
+        if encoded is not None:
+            # What stands in front of the tokens, the candidate of `BehaviorEncoder`, is always there.
+            valid = functional.pad(inputs.valid, (encoded.shape[1] - inputs.valid.shape[1], 0), value=True)
+            parts.insert(0, self.read_out(encoded).masked_fill(~valid[:, :, None], -torch.inf).amax(dim=1))
+            if self.config.newest_outputs:
+                recent = inputs.source == int(Source.RECENT)
+                parts.append(_newest(encoded, recent, self.config.newest_outputs))
+        if self.config.selection_statistics:
+            parts.append(selection_statistics(inputs, self.config.heads))
         first = torch.cat(parts, dim=1)
         x = first
         for layer in self.cross:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scorer.config import ModelConfig
-from scorer.features import History
+from scorer.features import Tokens
 from scorer.quantise import normalise
-from scorer.selection import Selection, Source
+from scorer.selection import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +36,67 @@ class NextActions:
     """float32[m, 32]: embeddings of the user's impressions that have one, at length 1."""
 
 
-def next_actions(user: int, history: History, selection: Selection, positive_types: Sequence[int]) -> NextActions:
-    """Return the targets of the selection's first row; `positive_types` are ids of action types."""
-    column = np.flatnonzero(selection.source[0] == Source.RECENT)
-    tokens = history.explicit.take(selection.index[0, column])
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Next actions of a batch, as negatives of each other's users."""
+
+    target: NDArray[np.float32]
+    """float32[q, 32]."""
+    user: NDArray[np.int64]
+    """int64[q]: whose each is."""
+
+    @classmethod
+    def of(cls, batch: Sequence[NextActions]) -> "Pool":
+        """Return all targets of a batch."""
+        users = [np.full(len(actions.target), actions.user, np.int64) for actions in batch]
+        targets = [actions.target for actions in batch]
+        return cls(np.concatenate([np.empty((0, 32), np.float32), *targets]), np.concatenate([_NOBODY, *users]))
+
+
+_NOBODY = np.empty(0, np.int64)
+
+
+def next_actions(
+    user: int,
+    tokens: Tokens,
+    row: tuple[NDArray[np.integer], NDArray[np.uint8]],
+    impressions: NDArray[np.int8],
+    positive_types: Sequence[int],
+) -> NextActions:
+    """Return the targets of one row of a selection: its indices into `tokens`, and its sources.
+
+    `impressions`, int8[m, 32], are those of the user; `positive_types` are ids of action types.
+    """
+    index, source = row
+    column = np.flatnonzero(source == Source.RECENT)
+    recent = tokens.take(index[column].astype(np.intp))
     positive = np.bitwise_or.reduce([np.uint64(1 << (number - 1)) for number in positive_types], initial=0)
-    target = normalise(tokens.embedding)
-    engaged = (tokens.action_types & np.uint64(positive) != 0) & target.any(axis=1)
+    target = normalise(recent.embedding)
+    engaged = (recent.action_types & np.uint64(positive) != 0) & target.any(axis=1)
     places = np.where(engaged, np.arange(len(column)), len(column))
     following = np.minimum.accumulate(places[::-1])[::-1]
     following = np.append(following[1:], len(column))[: len(column)]
     has_target = following < len(column)
-    ignored = normalise(history.impressions.embedding)
+    ignored = normalise(impressions)
     return NextActions(user, column[has_target], target[following[has_target]], ignored[ignored.any(axis=1)])
 
 
-def next_action_loss(
-    projected: Tensor, batch: Sequence[NextActions], config: ModelConfig, rng: np.random.Generator
+def next_action_losses(
+    projected: Tensor,
+    batch: Sequence[NextActions],
+    pool: Pool,
+    config: ModelConfig,
+    rngs: Sequence[np.random.Generator],
 ) -> Tensor:
-    """Return the loss over float32[r, L, 32] projected outputs, one row for each of `batch`."""
-    pool = np.concatenate([actions.target for actions in batch])
-    owner = np.repeat([actions.user for actions in batch], [len(actions.target) for actions in batch])
+    """Return the loss of every position that has one, float32[n], over float32[r, L, 32] projected outputs.
+
+    Each row of the projected outputs has one of `batch`, and a generator of its own for its negatives.
+    """
     losses = []
-    for row, actions in enumerate(batch):
+    for row, (actions, rng) in enumerate(zip(batch, rngs, strict=True)):
         negatives = actions.ignored
         if config.nal_source == "in_batch" or len(negatives) == 0:
-            negatives = pool[owner != actions.user]
+            negatives = pool.target[pool.user != actions.user]
         if len(negatives) == 0 or len(actions.position) == 0:
             continue
         drawn = rng.integers(len(negatives), size=(len(actions.position), config.nal_negatives))
@@ -69,4 +104,5 @@ def next_action_loss(
         towards = (u * torch.from_numpy(actions.target)).sum(dim=1, keepdim=True)
         away = torch.einsum("pd,pnd->pn", u, torch.from_numpy(negatives[drawn]))
         losses.append(torch.cat([towards, away], dim=1).logsumexp(dim=1) - towards[:, 0])
-    return torch.cat(losses).mean() if losses else projected.new_zeros(())
+    # Without any, what follows still reaches the weights, with gradients of zero.
+    return torch.cat(losses) if losses else projected.reshape(-1)[:0]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from scorer import features
 from scorer.features import History, RequestContext
-from scorer.model import Inputs
+from scorer.inputs import Inputs, Pairs
 from scorer.selection import Selection, select
 from scorer.weights import LoadedModel, Manifest, check_vocabulary
 from store.sequence import UserSequences
@@ -79,13 +79,14 @@ class Scorer:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
         selection = select(history, embedding, config)
         tokens, compact = selection.compact(history.tokens)
-        inputs = Inputs.of(
-            tokens,
-            compact.trim(),
+        count = len(candidate_ids)
+        about = Pairs(
             embedding,
+            np.full(count, context.timestamp_ms),
             features.context(history.explicit, candidate_ids, context, config),
-            np.full(len(candidate_ids), context.surface, np.uint8),
+            np.full(count, context.surface, np.uint8),
         )
+        inputs = Inputs.of(tokens, compact.trim(), about)
         with torch.inference_mode():
             probabilities = torch.sigmoid(self._model(inputs)).numpy()
         return Scores(

@@ -95,6 +95,26 @@ def select(history: History, candidates: NDArray[np.int8], config: ModelConfig) 
     )
 
 
+def cosines(candidates: NDArray[np.int8], tokens: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Return the cosines of all pairs, float32[c, n]; 0 where either embedding is not known."""
+    found: NDArray[np.float32] = _cosine(candidates, tokens)[0].numpy()
+    return found
+
+
+def similarity_of(
+    candidates: NDArray[np.int8], tokens: NDArray[np.int8], index: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Return the cosines that `select` gives, float32[c, L], of rows of int8[n, 32] tokens (-1: none) and candidates.
+
+    Equal to the bit, from embeddings that were kept without them.
+    """
+    if len(tokens) == 0:
+        return np.zeros(index.shape, np.float32)
+    dots = np.einsum("cd,cld->cl", candidates.astype(np.float32), tokens[index].astype(np.float32))
+    similarity: NDArray[np.float32] = dots * inverse_norm(candidates)[:, np.newaxis] * inverse_norm(tokens)[index]
+    return np.where(index >= 0, similarity + np.float32(0), np.float32(0))
+
+
 def _select(history: History, tokens: NDArray[np.int8], candidates: NDArray[np.int8], config: ModelConfig) -> Selection:
     similarity, known = _cosine(candidates, tokens)
     recent_from = max(0, len(history.explicit) - config.recent_kept)

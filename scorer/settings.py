@@ -35,6 +35,9 @@ class TrainSettings(BaseModel):
     ] = None
     requests_per_step: Annotated[int, Field(ge=1, description="requests in a batch")] = 16
     candidates: Annotated[int, Field(ge=2, description="candidates of a request, positives included")] = 12
+    candidates_drawn: Annotated[
+        int | None, Field(ge=1, description="of those, drawn anew for each step; none: all")
+    ] = None
     max_positives: Annotated[int, Field(ge=1, description="positives of a request")] = 4
     recent_events: Annotated[int, Field(ge=1, description="recent negatives: among so many events")] = 400
     learning_rate: Annotated[float, Field(gt=0, description="the peak of the one-cycle schedule")] = 3e-3
@@ -45,6 +48,12 @@ class TrainSettings(BaseModel):
     from_timestamp_ms: Annotated[
         int | None, Field(description="no request before: the end of the window the embeddings saw")
     ] = None
+    validation_users: Annotated[
+        float, Field(ge=0, lt=1, description="share of the users that only say when to stop")
+    ] = 0.1
+    validate_every: Annotated[int, Field(ge=1, description="steps between validations, and checkpoints")] = 200
+    max_validated: Annotated[int, Field(ge=1, description="requests of a validation")] = 300
+    patience: Annotated[int, Field(ge=0, description="validations without a better one before it stops; 0: never")] = 0
     held_out: Annotated[float, Field(gt=0, lt=1, description="newest share of requests, for metrics")] = 0.1
     gap_ms: Annotated[int, Field(ge=0, description="between training and held-out requests")] = 86_400_000
     max_held_out: Annotated[int, Field(ge=1, description="held-out requests that are measured")] = 300

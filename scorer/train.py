@@ -1,42 +1,32 @@
-"""Training: L = L_CE + nal_weight * L_NAL on requests of the past, measured on later ones.
+"""Training a model on histories, and its measure on requests that are later than all training.
 
-    L_CE = sum_h -w_h [ y_h log f_h + (1 - y_h) log(1 - f_h) ]
-
-The newest share of the requests is held out, after a gap, and never trained on. Popularity and last touch,
-the two baselines, are counted from the same data. With the same histories, settings and number of threads
-the same weights come out, unless `TrainSettings.max_seconds` is set.
+The newest share of the requests is held out, after a gap, and never trained on; nor are the requests of some users, by
+which training stops. Popularity and last touch, the two baselines, are counted from the same data.
 """
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from scorer import features
+from scorer.checkpoint import Progress
 from scorer.config import ModelConfig, default_heads
+from scorer.corpus import Corpus
 from scorer.errors import TrainingDataError
-from scorer.examples import Corpus, Request
-from scorer.features import Tokens
-from scorer.metrics import auc, hit_at
-from scorer.model import Inputs, TransAct
-from scorer.next_action import NextActions, next_action_loss, next_actions
-from scorer.selection import Selection, select
+from scorer.evaluation import evaluate, ranked, summary
+from scorer.examples import CorpusSource, ExampleSet
+from scorer.model import TransAct
+from scorer.parallel import Group
+from scorer.request import Request
 from scorer.settings import TrainSettings
+from scorer.trainer import Data, Place, Step, fit, seeded
 from scorer.weights import DataRange
 from store.actions import Kind
 from store.sequence import Sequence
 from store.vocabulary import Role, Vocabulary
-
-Progress = Callable[[int, int, float, float], None]
-"""Called after each step with: step, total, loss, examples/s. With `max_seconds` the total is an estimate."""
-
-TOP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +39,15 @@ class Trained:
     """On the held-out requests, and how many requests of each part there were."""
     data: DataRange
     """The oldest and the newest explicit token of the histories."""
+    progress: Progress
+
+
+class Split(NamedTuple):
+    """Requests of a corpus, by their numbers, oldest first."""
+
+    training: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    held_out: NDArray[np.int64]
 
 
 def train(
@@ -56,183 +55,81 @@ def train(
     vocabulary: Vocabulary,
     settings: TrainSettings,
     config: ModelConfig | None = None,
-    progress: Progress | None = None,
+    tell: Callable[[Step], None] = lambda _: None,
+    *,
+    place: Place | None = None,
+    group: Group | None = None,
 ) -> Trained:
     """Train a model on users' sequences, read with all columns, and measure it.
 
     Without `config`: the published model with `default_heads`. Raises TrainingDataError where the histories
-    give too few requests.
+    give too few requests, and CheckpointError.
     """
     config = config or ModelConfig(heads=default_heads(vocabulary))
     corpus = Corpus.of(histories, config)
-    training, held_out = _split(corpus, settings)
-    with _deterministic(settings):
+    split = split_requests(corpus, settings)
+    with seeded(settings):
         model = TransAct(config)
-        _fit(model, corpus, training, vocabulary, settings, progress)
-        model.eval()
-        rng = np.random.default_rng([settings.seed, 2])
-        measured = np.sort(rng.permutation(held_out)[: settings.max_held_out])
-        metrics = measure(model, corpus, measured, int(corpus.timestamp_ms[training[-1]]), settings)
+        validation = None
+        if len(split.validation):
+            rngs = (np.random.default_rng([settings.seed, 4, int(row)]) for row in split.validation)
+            requests = (
+                corpus.request(int(row), settings, rng) for row, rng in zip(split.validation, rngs, strict=False)
+            )
+            validation = ExampleSet.of(requests, config)
+        training = CorpusSource(corpus, split.training, config, settings)
+        data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
+        progress = fit(model, data, settings, tell=tell, place=place, group=group)
+        rng = np.random.default_rng([settings.seed, 3])
+        until_ms = int(corpus.timestamp_ms[split.training[-1]])
+        held_out = ExampleSet.of(
+            (_with_baselines(corpus, corpus.request(int(row), settings, rng), until_ms) for row in split.held_out),
+            config,
+        )
+        metrics = summary(evaluate(model, held_out))
+        for name in ("popularity", "last_touch"):
+            found = summary(ranked(held_out, held_out.rankings[name], config.heads))
+            metrics |= {f"{name}_{measure}": value for measure, value in found.items()}
     times = corpus.explicit.timestamp_ms
-    counts = {"train_requests": float(len(training)), "held_out_requests": float(len(measured))}
-    return Trained(model, metrics | counts, DataRange(from_timestamp_ms=times.min(), to_timestamp_ms=times.max()))
+    counts = {"train_requests": float(len(split.training)), "held_out_requests": float(len(split.held_out))}
+    seen = DataRange(from_timestamp_ms=times.min(), to_timestamp_ms=times.max())
+    return Trained(model, metrics | counts, seen, progress)
 
 
-def measure(
-    model: TransAct, corpus: Corpus, rows: NDArray[np.int64], popular_until_ms: int, settings: TrainSettings
-) -> dict[str, float]:
-    """Return AUC and HIT@3 of the model and of the baselines: means over the requests `rows`.
-
-    A candidate is true where the user did something to it that a head with a positive utility counts; a
-    request without one is left out. Popularity is counted up to `popular_until_ms`.
-    """
-    config = model.config
-    utility = np.array([head.utility for head in config.heads], np.float32)
-    times, items = corpus.stream
-    popularity = np.bincount(
-        items[: np.searchsorted(times, popular_until_ms, side="right")], minlength=len(corpus.item_id)
-    )
-    rng = np.random.default_rng([settings.seed, 3])
-    totals: dict[str, list[float]] = {}
-    for row in rows:
-        request = corpus.request(int(row), settings, rng)
-        true = request.labels(config) @ (utility > 0) > 0
-        if not true.any() or true.all():
-            continue
-        with torch.inference_mode():
-            probabilities = torch.sigmoid(model(_inputs(corpus, [request])[0])).numpy()
-        scores = {
-            "": probabilities @ utility,
-            "popularity_": popularity[request.item].astype(np.float32),
-            "last_touch_": features.last_touch(request.history.explicit, corpus.item_id[request.item]).astype(
-                np.float32
-            ),
-        }
-        for name, score in scores.items():
-            totals.setdefault(f"{name}auc", []).append(auc(score, true))
-            totals.setdefault(f"{name}hit_at_{TOP}", []).append(hit_at(TOP, score, true))
-    return {name: float(np.mean(values)) for name, values in totals.items()}
-
-
-def _split(corpus: Corpus, settings: TrainSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows of training and of held-out requests, oldest first."""
+def split_requests(corpus: Corpus, settings: TrainSettings) -> Split:
+    """Return what to train on, to stop by, and to measure on; raises TrainingDataError for too little."""
     rows = corpus.usable(settings)
     cut = len(rows) - max(1, round(len(rows) * settings.held_out))
     held_out = rows[max(0, cut) :]
-    training = rows[:0]
+    before = rows[:0]
     if len(held_out):
         until = corpus.timestamp_ms[held_out[0]] - settings.gap_ms
-        training = rows[corpus.timestamp_ms[rows] < until]
+        before = rows[corpus.timestamp_ms[rows] < until]
+    for_validation = is_validation_user(corpus.user[before], settings)
+    training, validation = before[~for_validation], before[for_validation]
     if len(training) == 0:
         raise TrainingDataError(
             f"{len(rows)} visits to learn from are too few: a visit counts when its user has {settings.min_history} "
             "earlier actions and acts in it on an item that has an embedding and was known before. Publish embeddings "
             "(lifeline produce --items FILE.npz), or longer histories"
         )
-    return training, held_out
-
-
-def _fit(
-    model: TransAct,
-    corpus: Corpus,
-    training: NDArray[np.int64],
-    vocabulary: Vocabulary,
-    settings: TrainSettings,
-    progress: Progress | None,
-) -> None:
-    config = model.config
-    positive_types = vocabulary.ids_with_role(Role.POSITIVE)
-    weight = torch.tensor([head.loss_weight for head in config.heads])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    rng = np.random.default_rng([settings.seed, 1])
-    batches = _batches(training, settings.requests_per_step, rng)
-    model.train()
-    begun, seen, step, done = time.monotonic(), 0, 0, 0.0
-    while done < 1:
-        requests = [corpus.request(int(row), settings, rng) for row in next(batches)]
-        inputs, selections = _inputs(corpus, requests)
-        labels = torch.from_numpy(np.concatenate([request.labels(config) for request in requests]))
-        encoded = model.encoder(inputs)
-        losses = functional.binary_cross_entropy_with_logits(model.rank(inputs, encoded), labels, reduction="none")
-        loss = (losses * weight).sum(dim=1).mean()
-        if config.nal_weight:
-            first = np.cumsum([0, *(len(request.item) for request in requests[:-1])])
-            projected = model.next_action(encoded[torch.from_numpy(first)])
-            targets = _next_actions(requests, selections, positive_types)
-            loss = loss + config.nal_weight * next_action_loss(projected, targets, config, rng)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * _one_cycle(done, settings.warm_up)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        optimiser.step()
-
-        step, seen = step + 1, seen + len(labels)
-        elapsed = time.monotonic() - begun
-        done = max(step / settings.steps, elapsed / (settings.max_seconds or math.inf))
-        if progress is not None:
-            progress(step, max(step, round(step / done)), loss.item(), seen / max(elapsed, 1e-9))
-
-
-def _batches(rows: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Yield rows in batches without end, every row once before any comes again."""
-    waiting = rows[:0]
-    while True:
-        while len(waiting) < size:
-            waiting = np.concatenate([waiting, rng.permutation(rows)])
-        yield waiting[:size]
-        waiting = waiting[size:]
-
-
-def _one_cycle(done: float, warm_up: float) -> float:
-    """Return the learning rate's share of its peak: up in a straight line, down as a cosine."""
-    if done < warm_up:
-        return max(0.04, done / warm_up)
-    return 0.5 + 0.5 * math.cos(math.pi * (done - warm_up) / (1 - warm_up))
-
-
-def _inputs(corpus: Corpus, requests: list[Request]) -> tuple[Inputs, list[Selection]]:
-    """Return the model's inputs for all candidates of `requests`, and each request's selection."""
-    config = corpus.config
-    selections = [select(request.history, corpus.embedding[request.item], config) for request in requests]
-    parts, pointing, offset = [], [], 0
-    for request, selection in zip(requests, selections, strict=True):
-        tokens, compact = selection.compact(request.history.tokens)
-        parts.append(tokens)
-        pointing.append(compact.shift(offset))
-        offset += len(tokens)
-    item = np.concatenate([request.item for request in requests])
-    context = [
-        features.context(request.history.explicit, corpus.item_id[request.item], request.context, config)
-        for request in requests
-    ]
-    # Histories do not say where a visit's items were shown before the user acted: unknown.
-    surface = np.zeros(len(item), np.uint8)
-    inputs = Inputs.of(
-        Tokens.concatenate(parts),
-        Selection.concatenate(pointing).trim(),
-        corpus.embedding[item],
-        np.concatenate(context),
-        surface,
+    rng = np.random.default_rng([settings.seed, 2])
+    return Split(
+        training,
+        np.sort(rng.permutation(validation)[: settings.max_validated]),
+        np.sort(rng.permutation(held_out)[: settings.max_held_out]),
     )
-    return inputs, selections
 
 
-def _next_actions(requests: list[Request], selections: list[Selection], positive_types: list[int]) -> list[NextActions]:
-    return [
-        next_actions(request.user, request.history, selection, positive_types)
-        for request, selection in zip(requests, selections, strict=True)
-    ]
+def is_validation_user(user: NDArray[np.int64], settings: TrainSettings) -> NDArray[np.bool_]:
+    """Return which users only say when to stop: the same ones for every seed."""
+    mixed = user.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)
+    share: NDArray[np.bool_] = mixed < settings.validation_users * (1 << 24)
+    return share
 
 
-@contextmanager
-def _deterministic(settings: TrainSettings) -> Iterator[None]:
-    """Seed torch and set its threads, and put both back afterwards."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        torch.set_num_threads(settings.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+def _with_baselines(corpus: Corpus, request: Request, until_ms: int) -> Request:
+    """Return a request with what popularity up to a time, and the user's last touch, say of it."""
+    touched = features.last_touch(request.history.explicit, request.item_id).astype(np.float32)
+    rankings = {"popularity": corpus.popularity(request.item_id, until_ms), "last_touch": touched}
+    return replace(request, rankings=rankings)

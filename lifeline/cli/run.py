@@ -75,14 +75,20 @@ def train(
     """Train a model on the stored histories and save it as a new version for nodes to load at their start."""
     from lifeline.training import train_from_store
     from scorer.settings import TrainSettings
+    from scorer.trainer import Step
 
     settings = load(config, node__data_dir=data_dir).settings
     started = time.monotonic()
     with progress() as bar:
         task = bar.add_task("training", total=None, note="")
 
-        def show(step: int, total: int, loss: float, rate: float) -> None:
-            bar.update(task, completed=step, total=total, note=f"loss {loss:.4f}, {rate:,.0f} examples/s")
+        def show(at: Step) -> None:
+            bar.update(
+                task,
+                completed=at.step,
+                total=at.total,
+                note=f"loss {at.loss:.4f}, {at.examples_per_s:,.0f} examples/s",
+            )
 
         manifest = train_from_store(settings, TrainSettings(max_seconds=seconds, seed=seed, steps=100_000), show)
     if as_json:
@@ -90,7 +96,7 @@ def train(
         return
     place = settings.scorer.models_dir / manifest.name / manifest.version
     out.print(f"{place} trained in {time.monotonic() - started:.0f} s", highlight=False)
-    rows = [(name, f"{value:.4f}") for name, value in manifest.metrics.items()]
+    rows = [(name, f"{value:.4f}") for name, value in manifest.metrics.items() if "/" not in name]
     out.print(table("Held-out requests, all later than training", ("measure", "value>"), rows))
 
 

@@ -1,119 +1,146 @@
 import numpy as np
 import pytest
+import torch
 
-from scorer.errors import TrainingDataError
-from scorer.examples import Corpus, Request
-from scorer.features import History, tokenise
+from scorer import features
+from scorer.config import ModelConfig
+from scorer.corpus import Corpus
+from scorer.examples import CorpusSource, Draw, ExampleSet
+from scorer.features import History, RequestContext
+from scorer.inputs import Inputs, Pairs
+from scorer.request import Request, labels
+from scorer.selection import select
 from scorer.settings import TrainSettings
-from store.actions import Kind
-from store.sequence import Sequence
-from tests.scorer.made import DAY, HOUR, MINUTE, SMALL, population, rows_of, sequence, vectors_of
+from tests.scorer.made import DAY, HEADS, SMALL, embeddings, history, population
 
-SETTINGS = TrainSettings(min_history=5, candidates=8, max_positives=3)
+ALL = Draw(HEADS, None, ())
 
 
-def drawn(corpus: Corpus, row: int, settings: TrainSettings = SETTINGS) -> Request:
-    return corpus.request(row, settings, np.random.default_rng([7, int(corpus.timestamp_ms[row])]))
+def made_requests(rng: np.random.Generator, sizes: list[tuple[int, int, int]]) -> list[Request]:
+    """Return a request for each (explicit tokens, impressions, candidates)."""
+    return [
+        Request(
+            user,
+            history(rng, explicit, shown),
+            RequestContext(1000 * DAY + user, user % 3),
+            np.arange(count).astype(np.uint64) + np.uint64(100 * user),
+            embeddings(rng, count),
+            rng.integers(0, 16, count).astype(np.uint64),
+            {"random": rng.random(count).astype(np.float32)},
+        )
+        for user, (explicit, shown, count) in enumerate(sizes)
+    ]
 
 
-def test_a_request_sees_what_happened_before_it_and_nothing_else() -> None:
-    histories = population(0)
-    vectors = vectors_of(histories)
-    corpus = Corpus.of(histories, SMALL)
-    for row in corpus.usable(SETTINGS)[::7]:
-        request = drawn(corpus, int(row))
-        at = request.context.timestamp_ms
-        before = {
-            kind: sequence([row for row in rows_of(events) if row[0] < at], vectors)
-            for kind, events in histories[request.user].items()
-        }
-        expected = History.of(*tokenise(before, SMALL.visit_gap_ms), SMALL)
-        for found, wanted in (
-            (request.history.explicit, expected.explicit),
-            (request.history.impressions, expected.impressions),
-        ):
-            np.testing.assert_array_equal(found.timestamp_ms, wanted.timestamp_ms)
-            np.testing.assert_array_equal(found.item_id, wanted.item_id)
-            np.testing.assert_array_equal(found.action_types, wanted.action_types)
-            np.testing.assert_array_equal(found.embedding, wanted.embedding)
+def rngs(count: int) -> list[np.random.Generator]:
+    return [np.random.default_rng([9, number]) for number in range(count)]
 
 
-def test_the_future_changes_nothing_but_the_labels() -> None:
-    whole = Corpus.of(population(1), SMALL)
-    rows = whole.usable(SETTINGS)
-    row = int(rows[len(rows) // 2])
-    at, user = int(whole.timestamp_ms[row]), int(whole.user[row])
-    # Everything that comes more than a visit later is gone; what the user did in the visit stays.
-    cut = Corpus.of(population(1, until=at + HOUR), SMALL)
-    same = next(r for r in range(len(cut.user)) if cut.user[r] == user and cut.timestamp_ms[r] == at)
-    full, short = drawn(whole, row), drawn(cut, same)
-    assert whole.item_id[full.item].tolist() == cut.item_id[short.item].tolist()
-    np.testing.assert_array_equal(full.history.explicit.item_id, short.history.explicit.item_id)
-    np.testing.assert_array_equal(full.history.impressions.item_id, short.history.impressions.item_id)
-    np.testing.assert_array_equal(full.labels(SMALL), short.labels(SMALL))
+def serving_inputs(request: Request, config: ModelConfig) -> Inputs:
+    """Return what `Scorer` gives the model."""
+    count = len(request.item_id)
+    about = Pairs(
+        request.embedding,
+        np.full(count, request.context.timestamp_ms),
+        features.context(request.history.explicit, request.item_id, request.context, config),
+        np.full(count, request.context.surface, np.uint8),
+    )
+    selection = select(request.history, request.embedding, config)
+    tokens, compact = selection.compact(request.history.tokens)
+    return Inputs.of(tokens, compact.trim(), about)
 
 
-@pytest.mark.parametrize("max_positives", [1, 3])
-def test_every_candidate_was_known_and_has_an_embedding(max_positives: int) -> None:
-    settings = SETTINGS.model_copy(update={"max_positives": max_positives})
-    histories = population(2)
-    # Item 3 never has an embedding.
-    for sequences in histories:
-        for s in sequences.values():
-            assert s.embedding is not None
-            assert s.item_id is not None
-            s.embedding[s.item_id == 3] = 0
-    corpus = Corpus.of(histories, SMALL)
-    rows = corpus.usable(settings)
-    assert len(rows) > 50
-    assert (np.diff(corpus.timestamp_ms[rows]) >= 0).all()
-    for row in rows:
-        request = drawn(corpus, int(row), settings)
-        assert 2 <= len(request.item) <= settings.candidates
-        assert len(set(request.item.tolist())) == len(request.item)
-        assert 3 not in corpus.item_id[request.item]
-        assert (corpus.first_seen_ms[request.item] < request.context.timestamp_ms).all()
-        labels = request.labels(SMALL)
-        positives = int(labels.any(axis=1).sum())
-        assert 1 <= positives <= settings.max_positives
-        # What the user did in the visit is never a negative.
-        acts = slice(corpus.acts_from[row], corpus.acts_from[row + 1])
-        assert not set(corpus.item[acts].tolist()) & set(request.item[positives:].tolist())
+def gathered(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Return everything that the model sees of each place, whatever table it stands in."""
+    index = inputs.index
+    return {
+        "embedding": torch.cat([inputs.embedding, torch.zeros(1, 32)])[index],
+        "action_types": torch.cat([inputs.action_types, torch.zeros(1, dtype=torch.int64)])[index],
+        "surface": torch.cat([inputs.surface, torch.zeros(1, dtype=torch.int64)])[index],
+        **{
+            name: getattr(inputs, name)
+            for name in (
+                "valid",
+                "source",
+                "similarity",
+                "age_s",
+                "candidate",
+                "context",
+                "context_surface",
+            )
+        },
+    }
 
 
-def test_labels_follow_the_heads() -> None:
-    item = {1: np.full(32, 3, np.int8), 2: np.full(32, -3, np.int8)}
-    rows = [(day * DAY, 1 + day % 2, 2, 0) for day in range(10)]
-    rows += [(20 * DAY, 1, 1, 0), (20 * DAY + MINUTE, 1, 4, 0), (20 * DAY + MINUTE, 2, 3, 0)]
-    corpus = Corpus.of([{Kind.EXPLICIT: sequence(rows, item)}], SMALL)
-    request = drawn(corpus, int(corpus.usable(SETTINGS)[-1]))
-    by_item = dict(zip(corpus.item_id[request.item].tolist(), request.labels(SMALL).tolist(), strict=True))
-    assert [head.name for head in SMALL.heads] == ["repin", "click", "closeup", "hide"]
-    assert by_item == {1: [1, 0, 0, 1], 2: [0, 0, 1, 0]}
+@pytest.mark.parametrize("sizes", [[(40, 9, 5)], [(0, 0, 3)], [(2, 0, 1)], [(0, 3, 4)]])
+def test_training_reads_the_tensors_that_serving_reads(sizes: list[tuple[int, int, int]]) -> None:
+    (request,) = made_requests(np.random.default_rng(0), sizes)
+    request.embedding[0] = 0
+    examples = ExampleSet.of([request], SMALL)
+    batch = examples.batch(np.array([0]), rngs(1), ALL)
+    expected = gathered(serving_inputs(request, SMALL))
+    for name, tensor in gathered(batch.inputs).items():
+        assert torch.equal(tensor, expected[name]), name
+    np.testing.assert_array_equal(batch.labels.numpy(), labels(request.action_types, HEADS))
 
 
-def test_a_request_is_made_when_a_visit_begins_with_an_impression() -> None:
-    item = {1: np.full(32, 3, np.int8), 2: np.full(32, -3, np.int8)}
-    acts = [(day * DAY, 1 + day % 2, 2, 0) for day in range(10)]
-    acts.append((20 * DAY, 1, 2, 0))
-    shown = [(20 * DAY - 20 * MINUTE, 1, 5, 0), (20 * DAY - 20 * MINUTE, 2, 5, 0)]
-    corpus = Corpus.of([{Kind.EXPLICIT: sequence(acts, item), Kind.IMPRESSION: sequence(shown, item)}], SMALL)
-    request = drawn(corpus, int(corpus.usable(SETTINGS)[-1]))
-    assert request.context.timestamp_ms == 20 * DAY - 20 * MINUTE
-    # The impressions belong to the request's own visit: it has not seen them.
-    assert len(request.history.impressions) == 0
+def test_a_batch_holds_its_requests_one_after_the_other() -> None:
+    requests = made_requests(np.random.default_rng(1), [(40, 9, 5), (0, 0, 2), (12, 3, 7)])
+    examples = ExampleSet.of(requests, SMALL)
+    assert len(examples) == 3
+    rows = np.array([2, 0, 1])
+    batch = examples.batch(rows, rngs(3), ALL)
+    assert batch.first.tolist() == [0, 7, 12]
+    found = gathered(batch.inputs)
+    for row, first in zip(rows.tolist(), batch.first.tolist(), strict=True):
+        expected = gathered(serving_inputs(requests[row], SMALL))
+        length = expected["valid"].shape[1]
+        for name, tensor in expected.items():
+            own = found[name][first : first + len(requests[row].item_id)]
+            assert torch.equal(
+                own[:, :length] if own.dim() > 1 and name not in {"candidate", "context"} else own, tensor
+            )
+    np.testing.assert_array_equal(examples.rankings["random"][:5], requests[0].rankings["random"])
 
 
-def test_requests_before_the_window_of_the_embeddings_are_not_used() -> None:
-    corpus = Corpus.of(population(3), SMALL)
-    at = int(np.median(corpus.timestamp_ms))
-    rows = corpus.usable(SETTINGS.model_copy(update={"from_timestamp_ms": at}))
-    assert 0 < len(rows) < len(corpus.usable(SETTINGS))
-    assert (corpus.timestamp_ms[rows] >= at).all()
+def test_what_is_drawn_of_a_request_does_not_depend_on_its_neighbours() -> None:
+    examples = ExampleSet.of(made_requests(np.random.default_rng(2), [(40, 9, 9), (30, 9, 9)]), SMALL)
+    draw = Draw(HEADS, 4, (1, 2))
+    both = examples.batch(np.array([0, 1]), rngs(2), draw)
+    alone = examples.batch(np.array([1]), rngs(2)[1:], draw)
+    assert len(both.labels) == 8
+    assert torch.equal(both.inputs.candidate[4:], alone.inputs.candidate)
+    assert torch.equal(both.labels[4:], alone.labels)
+    np.testing.assert_array_equal(both.next_actions[1].target, alone.next_actions[0].target)
+    again = examples.batch(np.array([1]), [np.random.default_rng([9, 77])], draw)
+    assert not torch.equal(again.inputs.candidate, alone.inputs.candidate)
 
 
-def test_nothing_to_learn_from_is_refused() -> None:
-    nothing: list[list[dict[Kind, Sequence]]] = [[], [{Kind.EXPLICIT: sequence([])}], [{}]]
-    for histories in nothing:
-        with pytest.raises(TrainingDataError, match="publish a history first"):
-            Corpus.of(histories, SMALL)
+def test_next_actions_have_all_impressions_whether_or_not_they_were_selected() -> None:
+    rng = np.random.default_rng(3)
+    config = SMALL.model_copy(update={"impressions_selected": 0})
+    h = History.of(history(rng, 40, 0).explicit, history(rng, 0, 5).impressions, config)
+    request = Request(
+        0, h, RequestContext(1000 * DAY), np.arange(2).astype(np.uint64), embeddings(rng, 2), np.ones(2, np.uint64)
+    )
+    batch = ExampleSet.of([request], config).batch(np.array([0]), rngs(1), Draw(HEADS, None, (1, 2, 3)))
+    assert len(batch.next_actions[0].ignored) == h.impressions.embedding.any(axis=1).sum() > 0
+
+
+def test_a_corpus_is_selected_as_it_is_drawn() -> None:
+    settings = TrainSettings(min_history=5, candidates=8)
+    corpus = Corpus.of(population(0), SMALL)
+    rows = corpus.usable(settings)[:3]
+    source = CorpusSource(corpus, rows, SMALL, settings)
+    assert len(source) == 3
+    batch = source.batch(np.array([1, 2]), rngs(2), ALL)
+    expected = [corpus.request(int(row), settings, rng) for row, rng in zip(rows[1:], rngs(2), strict=True)]
+    assert len(batch.labels) == sum(len(request.item_id) for request in expected)
+    np.testing.assert_array_equal(
+        batch.labels.numpy(), np.concatenate([labels(request.action_types, HEADS) for request in expected])
+    )
+
+
+def test_no_request_is_refused() -> None:
+    with pytest.raises(ValueError, match="make some first"):
+        ExampleSet.of([], SMALL)

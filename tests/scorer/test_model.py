@@ -6,10 +6,13 @@ import torch
 from numpy.typing import NDArray
 
 from scorer.config import ModelConfig
+from scorer.encoder import EncoderBlock
 from scorer.features import History
-from scorer.model import EncoderBlock, Inputs, TransAct
+from scorer.inputs import Inputs, Pairs
+from scorer.model import TransAct
 from scorer.selection import Selection, Source, select
-from tests.scorer.made import HEADS, SMALL, embeddings, history
+from scorer.variants import NAMES, variant
+from tests.scorer.made import DAY, HEADS, SMALL, embeddings, history
 
 
 def made_model(config: ModelConfig = SMALL, seed: int = 0) -> TransAct:
@@ -28,14 +31,25 @@ def made_inputs(
 ) -> tuple[Inputs, Selection]:
     selection = select(h, candidates, config)
     count = len(candidates)
-    inputs = Inputs.of(
-        h.tokens,
-        selection,
+    about = Pairs(
         candidates,
+        np.full(count, 1000 * DAY),
         rng.normal(size=(count, config.context_features)).astype(np.float32),
         rng.integers(0, 4, count).astype(np.uint8),
     )
+    inputs = Inputs.of(h.tokens, selection, about)
     return inputs, selection
+
+
+def small(name: str) -> ModelConfig:
+    """Return a variant whose blocks are a few tokens long."""
+    config = variant(name, HEADS)
+    lengths = {
+        field: min(getattr(config, field), getattr(SMALL, field))
+        for field in ("lifelong_selected", "recent_kept", "real_time_selected", "impressions_selected")
+    }
+    sizes = {field: getattr(SMALL, field) for field in ("real_time_length", "impression_length", "read_out", "mlp")}
+    return config.model_copy(update=lengths | sizes | {"newest_outputs": min(config.newest_outputs, 2)})
 
 
 def forward(model: TransAct, inputs: Inputs) -> NDArray[np.float32]:
@@ -45,7 +59,10 @@ def forward(model: TransAct, inputs: Inputs) -> NDArray[np.float32]:
 
 def encode(model: TransAct, inputs: Inputs) -> NDArray[np.float32]:
     with torch.inference_mode():
-        return model.encoder(inputs).numpy()  # type: ignore[no-any-return]
+        encoded = model.encode(inputs)
+    assert encoded is not None
+    found: NDArray[np.float32] = encoded.numpy()
+    return found
 
 
 def plain_norm(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -70,11 +87,11 @@ def plain_forward(
         own, bits, surface = np.zeros(32), 0, 0
         if index >= 0:
             own, bits, surface = unit(table.embedding[index]), int(table.action_types[index]), int(table.surface[index])
-        x = np.concatenate([own, unit(candidates[row])]) + weight["encoder.surface"][surface]
-        x = x + weight["encoder.position"][place]
+        x = np.concatenate([own, unit(candidates[row])]) + weight["encoder.tokens.surface"][surface]
+        x = x + weight["encoder.tokens.position"][place]
         for number in range(64):
             if bits >> number & 1:
-                x = x + weight["encoder.action"][number]
+                x = x + weight["encoder.tokens.action"][number]
         rows.append(x)
     x = np.stack(rows)
     for layer in range(model.config.layers):
@@ -140,12 +157,17 @@ def test_a_later_token_never_changes_an_earlier_output() -> None:
         assert (after[:, place:] != before[:, place:]).any(axis=(1, 2)).all()
 
 
-def test_padding_changes_nothing() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_changes_nothing(name: str) -> None:
     rng = np.random.default_rng(2)
-    model = made_model()
-    inputs, selection = made_inputs(rng, history(rng, 4, 1), embeddings(rng, 3))
+    config = small(name)
+    model = made_model(config)
+    inputs, selection = made_inputs(rng, history(rng, 2, 1, config), embeddings(rng, 3), config)
+    if config.selected == 1:
+        assert inputs.valid.all()
+        return
     expected = forward(model, inputs)
-    garbage = torch.where(inputs.valid, inputs.index, torch.randint(0, 5, inputs.index.shape))
+    garbage = torch.where(inputs.valid, inputs.index, torch.randint(0, len(inputs.embedding), inputs.index.shape))
     np.testing.assert_array_equal(forward(model, replace(inputs, index=garbage)), expected)
     short = selection.trim()
     assert short.index.shape[1] < selection.index.shape[1]
@@ -153,15 +175,44 @@ def test_padding_changes_nothing() -> None:
         inputs,
         index=torch.from_numpy(short.index),
         valid=torch.from_numpy(short.valid),
-        recent=torch.from_numpy(short.source == Source.RECENT),
+        source=torch.from_numpy(short.source),
+        similarity=torch.from_numpy(short.similarity),
+        age_s=inputs.age_s[:, : short.index.shape[1]],
     )
-    np.testing.assert_allclose(forward(model, trimmed), expected, atol=1e-6)
+    np.testing.assert_allclose(forward(model, trimmed), expected, atol=1e-5)
 
 
-def test_candidates_do_not_know_each_other() -> None:
+@pytest.mark.parametrize("explicit", [1, 3, 5, 7, 40])
+@pytest.mark.parametrize("shown", [0, 1, 9])
+def test_blocks_that_are_not_full_leave_no_trace(explicit: int, shown: int) -> None:
+    # A short block is closed up, and the row is padded on the right: what is left out is as if it had never been.
+    rng = np.random.default_rng(6)
+    model, h, c = made_model(), history(rng, explicit, shown), embeddings(rng, 2)
+    c[1] = 0
+    inputs, selection = made_inputs(rng, h, c)
+    for row in range(2):
+        count = int(selection.valid[row].sum())
+        assert selection.valid[row, :count].all()
+        alone = replace(
+            inputs,
+            index=inputs.index[row : row + 1, :count],
+            valid=inputs.valid[row : row + 1, :count],
+            source=inputs.source[row : row + 1, :count],
+            similarity=inputs.similarity[row : row + 1, :count],
+            age_s=inputs.age_s[row : row + 1, :count],
+            candidate=inputs.candidate[row : row + 1],
+            context=inputs.context[row : row + 1],
+            context_surface=inputs.context_surface[row : row + 1],
+        )
+        np.testing.assert_allclose(forward(model, alone)[0], forward(model, inputs)[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_candidates_do_not_know_each_other(name: str) -> None:
     rng = np.random.default_rng(3)
-    model = made_model()
-    inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 17))
+    config = small(name)
+    model = made_model(config)
+    inputs, _ = made_inputs(rng, history(rng, 40, 9, config), embeddings(rng, 17), config)
     together = forward(model, inputs)
 
     def rows(of: torch.Tensor) -> Inputs:
@@ -169,7 +220,9 @@ def test_candidates_do_not_know_each_other() -> None:
             inputs,
             index=inputs.index[of],
             valid=inputs.valid[of],
-            recent=inputs.recent[of],
+            source=inputs.source[of],
+            similarity=inputs.similarity[of],
+            age_s=inputs.age_s[of],
             candidate=inputs.candidate[of],
             context=inputs.context[of],
             context_surface=inputs.context_surface[of],
@@ -199,13 +252,17 @@ def test_each_feature_of_a_token_matters() -> None:
         assert (np.abs(forward(model, changed) - before) > 1e-6).any()
 
 
-def test_every_weight_learns() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_weight_learns(name: str) -> None:
     rng = np.random.default_rng(5)
-    config = SMALL.model_copy(update={"newest_outputs": 1})
+    config = small(name)
     model = made_model(config)
     inputs, _ = made_inputs(rng, history(rng, 40, 9, config), embeddings(rng, 8), config)
-    encoded = model.encoder(inputs)
-    torch.autograd.backward(model.rank(inputs, encoded).square().sum() + model.next_action(encoded).sum())
+    encoded = model.encode(inputs)
+    loss = model.rank(inputs, encoded).square().sum()
+    if config.nal_weight and encoded is not None:
+        loss = loss + model.next_action(encoded).sum()
+    torch.autograd.backward(loss)
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name

@@ -1,10 +1,14 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
-from scorer.next_action import NextActions, next_action_loss, next_actions
+from scorer.config import ModelConfig
+from scorer.features import History
+from scorer.next_action import NextActions, Pool, next_action_losses, next_actions
 from scorer.quantise import normalise
-from scorer.selection import Source, select
+from scorer.selection import Selection, Source, select
 from tests.scorer.made import SMALL, embeddings, history
 
 CONFIG = SMALL.model_copy(update={"nal_negatives": 4})
@@ -12,6 +16,20 @@ CONFIG = SMALL.model_copy(update={"nal_negatives": 4})
 
 def unit(rng: np.random.Generator, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return normalise(embeddings(rng, count))
+
+
+def of_first_row(user: int, h: History, selection: Selection, positive_types: Sequence[int]) -> NextActions:
+    row = (selection.index[0], selection.source[0])
+    return next_actions(user, h.tokens, row, h.impressions.embedding, positive_types)
+
+
+def next_action_loss(
+    projected: torch.Tensor, batch: Sequence[NextActions], config: ModelConfig, rng: np.random.Generator
+) -> torch.Tensor:
+    seed = int(rng.integers(1 << 30))
+    rngs = [np.random.default_rng([seed, row]) for row in range(len(batch))]
+    losses = next_action_losses(projected, batch, Pool.of(batch), config, rngs)
+    return losses.mean() if len(losses) else losses.sum()
 
 
 def test_the_target_is_the_next_positive_action_with_an_embedding() -> None:
@@ -24,7 +42,7 @@ def test_the_target_is_the_next_positive_action_with_an_embedding() -> None:
     recent.embedding[:] = embeddings(rng, 6)
     recent.embedding[3] = 0
     selection = select(h, embeddings(rng, 2), config)
-    found = next_actions(7, h, selection, [1, 2])
+    found = of_first_row(7, h, selection, [1, 2])
     first = int(np.flatnonzero(selection.source[0] == Source.RECENT)[0])
     assert found.user == 7
     assert (found.position - first).tolist() == [0, 1, 2, 3]
@@ -36,7 +54,7 @@ def test_the_target_is_the_next_positive_action_with_an_embedding() -> None:
 def test_a_short_history_has_no_target(explicit: int) -> None:
     rng = np.random.default_rng(1)
     h = history(rng, explicit, 3)
-    found = next_actions(0, h, select(h, embeddings(rng, 1), SMALL), [1, 2, 3, 4])
+    found = of_first_row(0, h, select(h, embeddings(rng, 1), SMALL), [1, 2, 3, 4])
     assert len(found.position) == 0
     projected = torch.zeros(1, SMALL.selected, 32, requires_grad=True)
     assert next_action_loss(projected, [found], CONFIG, rng) == 0
@@ -69,6 +87,16 @@ def test_negatives_in_the_batch_are_other_users() -> None:
     assert first > 0
     assert next_action_loss(projected, impressed, in_batch, rng).item() == pytest.approx(first)
     assert next_action_loss(projected, impressed, CONFIG, rng).item() != pytest.approx(first)
+
+
+def test_what_a_row_draws_depends_on_its_own_generator_alone() -> None:
+    rng = np.random.default_rng(5)
+    batch = [NextActions(user, np.array([0, 1]), unit(rng, 2), unit(rng, 9)) for user in range(3)]
+    projected = torch.from_numpy(rng.normal(size=(3, 2, 32)).astype(np.float32))
+    rngs = [np.random.default_rng([6, row]) for row in range(3)]
+    whole = next_action_losses(projected, batch, Pool.of(batch), CONFIG, rngs)
+    alone = next_action_losses(projected[2:], batch[2:], Pool.of(batch), CONFIG, [np.random.default_rng([6, 2])])
+    assert whole[4:].tolist() == alone.tolist()
 
 
 def test_it_pulls_the_output_towards_the_next_item() -> None:

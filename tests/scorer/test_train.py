@@ -6,6 +6,7 @@ from scorer.config import ModelConfig
 from scorer.errors import TrainingDataError
 from scorer.settings import TrainSettings
 from scorer.train import train
+from scorer.trainer import Step
 from store.actions import Kind
 from tests.scorer.made import DAY, SMALL, VOCABULARY, population, rows_of, sequence, vectors_of
 
@@ -13,11 +14,11 @@ SETTINGS = TrainSettings(steps=40, requests_per_step=8, candidates=8, min_histor
 
 
 def test_it_learns_what_users_keep_to_and_says_so() -> None:
-    calls: list[tuple[int, int, float, float]] = []
-    result = train(population(0), VOCABULARY, SETTINGS, SMALL, lambda *at: calls.append(at))
-    assert [at[0] for at in calls] == list(range(1, SETTINGS.steps + 1))
-    assert all(total == SETTINGS.steps and rate > 0 for _, total, _, rate in calls)
-    assert np.mean([at[2] for at in calls[-5:]]) < np.mean([at[2] for at in calls[:5]])
+    calls: list[Step] = []
+    result = train(population(0), VOCABULARY, SETTINGS, SMALL, calls.append)
+    assert [at.step for at in calls] == list(range(1, SETTINGS.steps + 1))
+    assert all(at.total == SETTINGS.steps and at.examples_per_s > 0 for at in calls)
+    assert np.mean([at.loss for at in calls[-5:]]) < np.mean([at.loss for at in calls[:5]])
     metrics = result.metrics
     assert metrics["auc"] > max(metrics["popularity_auc"], 0.7)
     assert 0 < metrics["hit_at_3"] <= 1
@@ -66,10 +67,10 @@ def test_held_out_requests_are_never_trained_on() -> None:
 
 def test_a_time_limit_ends_it_with_the_schedule_done() -> None:
     settings = SETTINGS.model_copy(update={"steps": 1_000_000, "max_seconds": 0.3})
-    calls: list[tuple[int, int, float, float]] = []
-    train(population(3), VOCABULARY, settings, SMALL, lambda *at: calls.append(at))
+    calls: list[Step] = []
+    train(population(3), VOCABULARY, settings, SMALL, calls.append)
     assert 1 <= len(calls) < 1_000
-    assert calls[-1][0] == calls[-1][1]
+    assert calls[-1].step == calls[-1].total
 
 
 def test_the_default_is_the_published_model() -> None:

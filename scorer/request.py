@@ -1,0 +1,35 @@
+"""A request of the past, whose outcome is known: what models are trained and measured on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorer.config import Head
+from scorer.features import History, RequestContext
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: a history that ends before it, c candidates, and what came of them."""
+
+    user: int
+    """Whose: a number that is the user's own in the data it comes from."""
+    history: History
+    context: RequestContext
+    item_id: NDArray[np.uint64]
+    """uint64[c]: the candidates, all different."""
+    embedding: NDArray[np.int8]
+    """int8[c, 32]: zeros where it is not known."""
+    action_types: NDArray[np.uint64]
+    """uint64[c]: what the user did to each, bit id - 1; 0 for nothing."""
+    rankings: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """float32[c] by name: scores to compare a model's with, higher first."""
+
+
+def labels(action_types: NDArray[np.uint64], heads: tuple[Head, ...]) -> NDArray[np.float32]:
+    """Return float32[c, heads]: 1 where the user did one of the head's action types."""
+    masks = [np.bitwise_or.reduce([np.uint64(1 << (number - 1)) for number in head.action_types]) for head in heads]
+    done: NDArray[np.bool_] = (action_types[:, np.newaxis] & np.array(masks, np.uint64)) != 0
+    return done.astype(np.float32)

@@ -1,0 +1,48 @@
+"""Variants: the rows of the tables that evaluation makes, each a configuration of the one model.
+
+The published table: the ranker without a sequence, the Behavior Sequence Transformer, TransAct V1, V1 with the Next
+Action Loss and its two kinds of negatives, and TransActV2. Then what tells which part of V2 does it, and what was never
+published: hand features (statistics of the selection, without an encoder), and the best that we know.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from scorer.config import Head, ModelConfig
+
+_REAL_TIME = {"lifelong_selected": 0, "recent_kept": 100, "real_time_selected": 0, "impressions_selected": 0}
+_NOTHING = {"encoder": "none", "nal_weight": 0.0}
+_V1 = {**_REAL_TIME, "newest_outputs": 10, "nal_weight": 0.0}
+_V2: dict[str, Any] = {}
+_BEST = {
+    "matching_init": True,
+    "similarity_buckets": 16,
+    "age_buckets": 16,
+    "selection_statistics": True,
+    "input_scale": 5.0,
+}
+
+PUBLISHED = ("none", "bst", "v1", "v1_nal_in_batch", "v1_nal_impressions", "v2")
+"""The rows of the published table, in its order."""
+
+_CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "none": {**_REAL_TIME, **_NOTHING, "recent_kept": 1},
+    "bst": {**_REAL_TIME, "encoder": "bst", "layers": 1, "nal_weight": 0.0},
+    "v1": _V1,
+    "v1_nal_in_batch": {**_V1, "nal_weight": 0.01, "nal_source": "in_batch"},
+    "v1_nal_impressions": {**_V1, "nal_weight": 0.01},
+    "v2": _V2,
+    "v2_without_nal": {**_V2, "nal_weight": 0.0},
+    "v2_without_impressions": {**_V2, "impressions_selected": 0, "lifelong_selected": 96},
+    "hand_real_time": {**_REAL_TIME, **_NOTHING, "selection_statistics": True},
+    "hand": {**_NOTHING, "selection_statistics": True},
+    "best": _BEST,
+    "best_without_nal": {**_BEST, "nal_weight": 0.0},
+}
+
+NAMES = tuple(_CHANGES)
+
+
+def variant(name: str, heads: tuple[Head, ...]) -> ModelConfig:
+    """Return a variant's configuration; raises KeyError for a name that is not in NAMES."""
+    return ModelConfig(heads=heads, **_CHANGES[name])

@@ -1,0 +1,37 @@
+import pytest
+from pydantic import ValidationError
+
+from scorer.config import ModelConfig
+from scorer.variants import NAMES, PUBLISHED, variant
+from tests.scorer.made import HEADS
+
+
+def test_the_published_rows_are_there_and_v2_is_the_default() -> None:
+    assert set(PUBLISHED) < set(NAMES)
+    assert variant("v2", HEADS) == ModelConfig(heads=HEADS)
+    assert variant("v2", HEADS).selected == 192
+
+
+def test_published_rows_use_nothing_that_was_not_published() -> None:
+    published = ModelConfig(heads=HEADS)
+    for name in PUBLISHED:
+        config = variant(name, HEADS)
+        for option in ("matching_init", "similarity_buckets", "age_buckets", "selection_statistics", "last_touch"):
+            assert getattr(config, option) == getattr(published, option), (name, option)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"encoder": "none"}, "set nal_weight and newest_outputs to 0"),
+        ({"encoder": "bst", "nal_weight": 0.0, "matching_init": True}, "matching_init to false"),
+        ({"similarity_buckets": 1}, "set 0 for none, or more"),
+        (
+            {"lifelong_selected": 0, "recent_kept": 0, "real_time_selected": 0, "impressions_selected": 0},
+            "raise recent_kept",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, object], advice: str) -> None:
+    with pytest.raises(ValidationError, match=advice):
+        ModelConfig.model_validate({"heads": HEADS, **changes})
