@@ -26,7 +26,7 @@ from lifeline.history import History, demo_history
 from lifeline.node_process import Event, NodeProcess, settings_for
 from lifeline.paths import partition_dir, partitions_in
 from lifeline.publish import publish
-from lifeline.training import train_from_store
+from lifeline.training import Wanted, save_version, train_from_store
 from lifeline.v1.action_pb2 import Action
 from scorer.settings import TrainSettings
 from scorer.trainer import Step
@@ -205,7 +205,8 @@ class _Demo:
                 note = f"loss {at.loss:.3f}, {at.examples_per_s:,.0f} examples/s"
                 bar.update(task, completed=at.step, total=at.total, note=note)
 
-            manifest = train_from_store(settings, TrainSettings(max_seconds=seconds, steps=_MANY_STEPS), show)
+            wanted = Wanted(TrainSettings(max_seconds=seconds, steps=_MANY_STEPS))
+            manifest = save_version(settings, train_from_store(settings, wanted, show))
         self._facts.train_s = time.monotonic() - started
         out.print(
             table("Held-out requests, later than all training", ("measure", "value>"), _metrics(manifest.metrics))

@@ -40,14 +40,30 @@ class EncoderBlock(nn.Module):
         self.value = nn.Linear(WIDTH, WIDTH, bias=False)
         self.widen = nn.Linear(WIDTH, ffn, bias=False)
         self.narrow = nn.Linear(ffn, WIDTH, bias=False)
+        self.reduced = False
+        """Whether causal products are computed in bfloat16, in training; what is added up stays float32."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the block's outputs; `mask`, bool[b, 1, L], says which tokens all others may look at."""
+        if self.reduced and mask is None:
+            return self._reduced(x)
         attended = functional.scaled_dot_product_attention(
             self.query(x), self.key(x), self.value(x), attn_mask=mask, is_causal=mask is None
         )
         y = functional.layer_norm(x + attended, (WIDTH,))
         return functional.layer_norm(y + self.narrow(functional.relu(self.widen(y))), (WIDTH,))
+
+    def _reduced(self, x: Tensor) -> Tensor:
+        # By matrix products as a whole: on processors that have bfloat16 products, twice as fast with its gradient as
+        # the library's attention, in either precision.
+        low = torch.bfloat16
+        weights = torch.cat([self.query.weight / math.sqrt(WIDTH), self.key.weight, self.value.weight])
+        query, key, value = functional.linear(x.to(low), weights.to(low)).chunk(3, dim=-1)
+        hidden = torch.full((x.shape[1], x.shape[1]), -torch.inf, dtype=low).triu(1)
+        score = torch.baddbmm(hidden.expand(len(x), -1, -1), query, key.transpose(1, 2))
+        y = functional.layer_norm(x + torch.bmm(score.softmax(dim=-1), value), (WIDTH,))
+        wide = functional.relu(functional.linear(y.to(low), self.widen.weight.to(low)))
+        return functional.layer_norm(y + functional.linear(wide, self.narrow.weight.to(low)), (WIDTH,))
 
 
 class TokenEmbedding(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scorer.config import WIDTH, ModelConfig
-from scorer.encoder import BehaviorEncoder, Encoder
+from scorer.encoder import BehaviorEncoder, Encoder, EncoderBlock
 from scorer.inputs import Inputs
 from scorer.selection import Source
 from scorer.statistics import selection_statistics, statistics_count
@@ -74,6 +74,12 @@ class TransAct(nn.Module):
         nn.init.zeros_(self.context_surface)
         if config.matching_init and isinstance(self.encoder, Encoder):
             self.encoder.start_matching()
+
+    def reduce_precision(self, *, reduced: bool) -> None:
+        """Compute the encoder's products in bfloat16, or in float32 again."""
+        for module in self.modules():
+            if isinstance(module, EncoderBlock):
+                module.reduced = reduced
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return float32[b, heads] logits."""

@@ -1,7 +1,7 @@
 """What can be set about scoring, and about training."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -58,3 +58,6 @@ class TrainSettings(BaseModel):
     gap_ms: Annotated[int, Field(ge=0, description="between training and held-out requests")] = 86_400_000
     max_held_out: Annotated[int, Field(ge=1, description="held-out requests that are measured")] = 300
     threads: Annotated[int, Field(ge=1, le=256, description="torch threads")] = 1
+    precision: Annotated[
+        Literal["float32", "bfloat16"], Field(description="of the encoder's products in training; scoring is float32")
+    ] = "float32"

@@ -4,8 +4,10 @@ The newest share of the requests is held out, after a gap, and never trained on;
 which training stops. Popularity and last touch, the two baselines, are counted from the same data.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ from scorer.model import TransAct
 from scorer.parallel import Group
 from scorer.request import Request
 from scorer.settings import TrainSettings
-from scorer.trainer import Data, Place, Step, fit, seeded
+from scorer.trainer import Data, Place, ScalarWriter, Step, fit, seeded
 from scorer.weights import DataRange
 from store.actions import Kind
 from store.sequence import Sequence
@@ -57,13 +59,14 @@ def train(
     config: ModelConfig | None = None,
     tell: Callable[[Step], None] = lambda _: None,
     *,
-    place: Place | None = None,
+    checkpoints: Path | None = None,
+    curves: ScalarWriter | None = None,
     group: Group | None = None,
 ) -> Trained:
     """Train a model on users' sequences, read with all columns, and measure it.
 
-    Without `config`: the published model with `default_heads`. Raises TrainingDataError where the histories
-    give too few requests, and CheckpointError.
+    Without `config`: the published model with `default_heads`. With `checkpoints` a run that was interrupted is gone
+    on from. Raises TrainingDataError where the histories give too few requests, and CheckpointError.
     """
     config = config or ModelConfig(heads=default_heads(vocabulary))
     corpus = Corpus.of(histories, config)
@@ -79,6 +82,7 @@ def train(
             validation = ExampleSet.of(requests, config)
         training = CorpusSource(corpus, split.training, config, settings)
         data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
+        place = Place(checkpoints, _run(corpus, settings, config), curves)
         progress = fit(model, data, settings, tell=tell, place=place, group=group)
         rng = np.random.default_rng([settings.seed, 3])
         until_ms = int(corpus.timestamp_ms[split.training[-1]])
@@ -94,6 +98,15 @@ def train(
     counts = {"train_requests": float(len(split.training)), "held_out_requests": float(len(split.held_out))}
     seen = DataRange(from_timestamp_ms=times.min(), to_timestamp_ms=times.max())
     return Trained(model, metrics | counts, seen, progress)
+
+
+def _run(corpus: Corpus, settings: TrainSettings, config: ModelConfig) -> str:
+    """Return what names a run: anything else would have other weights."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    digest.update(config.model_dump_json().encode())
+    for column in (corpus.explicit.timestamp_ms, corpus.explicit.item_id, corpus.explicit.action_types):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
 
 
 def split_requests(corpus: Corpus, settings: TrainSettings) -> Split:

@@ -111,6 +111,7 @@ def fit(
     recent: list[float] = []
     order = _Order(len(data.training), settings)
     model.train()
+    model.reduce_precision(reduced=settings.precision == "bfloat16")
     done = _done(run.progress, settings, begun, group)
     while done < 1 and not _is_stale(run.progress, settings):
         share = one_cycle(done, settings.warm_up)
@@ -134,6 +135,7 @@ def fit(
     if run.best is not None:
         model.load_state_dict(run.best)
     model.eval()
+    model.reduce_precision(reduced=False)
     return run.progress
 
 

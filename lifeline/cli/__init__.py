@@ -14,9 +14,10 @@ from lifeline.cli.fingerprint import fingerprint
 from lifeline.cli.inspect import inspect
 from lifeline.cli.partitions import partitions
 from lifeline.cli.replay import replay, replay_partition
-from lifeline.cli.run import bench, broker, demo, node, train
+from lifeline.cli.run import bench, broker, demo, node
 from lifeline.cli.simulate import simulate
 from lifeline.cli.snapshot import snapshot_app
+from lifeline.cli.train import train
 from lifeline.client import LifelineError
 from lifeline.config import ConfigError, NodeSettings
 from lifeline.errors import NodeError

@@ -1,8 +1,7 @@
-"""Commands that run something: node, broker, train, demo, bench."""
+"""Commands that run something: node, broker, demo, bench."""
 
 import asyncio
 import importlib
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +16,6 @@ from lifeline.cli.console import (
     load,
     out,
     print_json,
-    progress,
-    table,
 )
 
 
@@ -63,41 +60,6 @@ def broker(
     if code:
         err.print(f"[bold red]error:[/] Kafka ended with code {code}: see its log in the data directory")
         raise typer.Exit(1)
-
-
-def train(
-    seconds: Annotated[float, typer.Option(help="about how long")] = 60.0,
-    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train a model on the stored histories and save it as a new version for nodes to load at their start."""
-    from lifeline.training import train_from_store
-    from scorer.settings import TrainSettings
-    from scorer.trainer import Step
-
-    settings = load(config, node__data_dir=data_dir).settings
-    started = time.monotonic()
-    with progress() as bar:
-        task = bar.add_task("training", total=None, note="")
-
-        def show(at: Step) -> None:
-            bar.update(
-                task,
-                completed=at.step,
-                total=at.total,
-                note=f"loss {at.loss:.4f}, {at.examples_per_s:,.0f} examples/s",
-            )
-
-        manifest = train_from_store(settings, TrainSettings(max_seconds=seconds, seed=seed, steps=100_000), show)
-    if as_json:
-        print_json(manifest.model_dump(mode="json"))
-        return
-    place = settings.scorer.models_dir / manifest.name / manifest.version
-    out.print(f"{place} trained in {time.monotonic() - started:.0f} s", highlight=False)
-    rows = [(name, f"{value:.4f}") for name, value in manifest.metrics.items() if "/" not in name]
-    out.print(table("Held-out requests, all later than training", ("measure", "value>"), rows))
 
 
 def demo(

@@ -93,3 +93,32 @@ def test_a_token_that_is_hidden_by_causality_may_be_anything() -> None:
         after = model.encoder(later)
     assert torch.equal(before[:, :5], after[:, :5])
     assert not torch.equal(before[:, 5:], after[:, 5:])
+
+
+def test_reduced_precision_is_near_and_float32_comes_back() -> None:
+    rng = np.random.default_rng(4)
+    model = made_model()
+    inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 5))
+    with torch.inference_mode():
+        exact = model(inputs)
+        model.reduce_precision(reduced=True)
+        near = model(inputs)
+        model.reduce_precision(reduced=False)
+        again = model(inputs)
+    assert torch.equal(exact, again)
+    assert not torch.equal(exact, near)
+    np.testing.assert_allclose(near.numpy(), exact.numpy(), atol=0.15, rtol=0.05)
+
+
+def test_reduced_precision_is_causal_too() -> None:
+    rng = np.random.default_rng(5)
+    model = made_model()
+    model.reduce_precision(reduced=True)
+    inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 2))
+    assert model.encoder is not None
+    index = inputs.index.clone()
+    index[:, 6] = (index[:, 6] + 1) % len(inputs.embedding)
+    with torch.inference_mode():
+        before, after = model.encoder(inputs), model.encoder(replace(inputs, index=index))
+    assert torch.equal(before[:, :6], after[:, :6])
+    assert not torch.equal(before[:, 6:], after[:, 6:])

@@ -114,13 +114,16 @@ def test_the_oracle_knows_how_likely_everything_is(users: list[SimulatedUser]) -
     assert by_oracle > 2 * by_chance
 
 
-def test_what_is_done_depends_on_session_taste_and_dislike() -> None:
-    yes, no = np.array([True]), np.array([False])
-    usual = response(no, np.array([0.6]), no)
-    assert (response(yes, np.array([0.6]), no) > usual)[0, :3].all()
-    assert (response(no, np.array([0.8]), no) > usual)[0, :3].all()
-    assert (response(no, np.array([0.6]), yes) < usual)[0, :3].all()
-    assert response(no, np.array([0.6]), yes)[0, 3] > 5 * usual[0, 3]
+def test_what_is_done_depends_on_session_interest_taste_and_dislike() -> None:
+    yes, no, usual = np.array([True]), np.array([False]), np.array([0.6])
+    plain = response(no, no, no, usual, no)
+    for better in ((yes, no, no, usual, no), (no, yes, no, usual, no), (no, no, yes, usual, no)):
+        assert (response(*better) > plain)[0, :3].all()
+        assert response(*better)[0, 3] < plain[0, 3]
+    assert (response(no, no, no, np.array([0.8]), no) > plain)[0, :3].all()
+    disliked = response(no, no, no, usual, yes)
+    assert (disliked < plain)[0, :3].all()
+    assert disliked[0, 3] > 5 * plain[0, 3]
 
 
 def test_another_vocabulary_must_have_the_words() -> None:

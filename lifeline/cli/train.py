@@ -1,0 +1,89 @@
+"""The command that trains a model: `lifeline train`."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, err, load, out, print_json, progress, table
+
+_UNBOUNDED = 1_000_000
+
+
+def train(
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="about how long; without --steps: 60", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="optimiser steps instead: repeatable", show_default=False)
+    ] = None,
+    variant: Annotated[str, typer.Option(help="a row of the tables in docs/model.md")] = "v2",
+    seed: Annotated[int, typer.Option(min=0, help="of everything that is drawn")] = 0,
+    until: Annotated[
+        int | None, typer.Option(help="no event from this time on, ms since 1970", show_default=False)
+    ] = None,
+    patience: Annotated[
+        int, typer.Option(min=0, help="validations without a better one before it stops; 0: never")
+    ] = 0,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the encoder's products")] = "float32",
+    threads: Annotated[int, typer.Option(min=1, help="torch threads")] = 1,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="directory; the same command goes on from what is there", show_default=False)
+    ] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="directory for curves that TensorBoard reads", show_default=False)
+    ] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model on the stored histories and save it as a new version for nodes to load at their start.
+
+    Several processes share the work: torchrun --nproc-per-node 2 -m lifeline train ...
+    """
+    from lifeline.training import Wanted, save_version, train_from_store
+    from scorer.parallel import Group
+    from scorer.settings import TrainSettings
+    from scorer.trainer import Step
+    from scorer.variants import NAMES
+
+    if variant not in NAMES:
+        err.print(f"[bold red]error:[/] there is no variant {variant!r}: use one of {', '.join(NAMES)}")
+        raise typer.Exit(2)
+    if checkpoints is not None and steps is None:
+        err.print("[bold red]error:[/] a run by the clock cannot be resumed to the same result: give --steps as well")
+        raise typer.Exit(2)
+    settings = load(config, node__data_dir=data_dir).settings
+    training = TrainSettings.model_validate(
+        {
+            "seed": seed,
+            "steps": steps or _UNBOUNDED,
+            "max_seconds": seconds or (None if steps else 60.0),
+            "patience": patience,
+            "precision": precision,
+            "threads": threads,
+        }
+    )
+    started = time.monotonic()
+    with progress() as bar:
+        task = bar.add_task("training", total=None, note="reading the histories")
+
+        def show(at: Step) -> None:
+            note = f"loss {at.loss:.4f}, {at.examples_per_s:,.0f} examples/s"
+            bar.update(task, completed=at.step, total=at.total, note=note)
+
+        wanted = Wanted(training, variant, until, checkpoints, curves)
+        with Group.joined() as group:
+            trained = train_from_store(settings, wanted, show, group)
+    if group.rank > 0:
+        # The first of the processes saves, and tells.
+        return
+    manifest = save_version(settings, trained)
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    place = settings.scorer.models_dir / manifest.name / manifest.version
+    out.print(f"{place} trained in {time.monotonic() - started:.0f} s", highlight=False)
+    rows = [(name, f"{value:.4f}") for name, value in manifest.metrics.items() if "/" not in name]
+    out.print(table("Held-out requests, all later than training", ("measure", "value>"), rows))
