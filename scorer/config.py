@@ -87,8 +87,9 @@ class ModelConfig(BaseModel):
         int, Field(ge=0, description="knots of the embedding of a token's age; 0 and published: none")
     ] = 0
     selection_statistics: Annotated[
-        bool, Field(description="the cross reads statistics of the selected similarities; published: false")
-    ] = False
+        Literal["none", "few", "all"],
+        Field(description="the cross reads statistics of the selected similarities; published: none"),
+    ] = "none"
     last_touch: Annotated[bool, Field(description="the base ranker knows when the user last touched the candidate")] = (
         True
     )

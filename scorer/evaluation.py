@@ -47,6 +47,10 @@ class Evaluation(NamedTuple):
         answered = ~np.isnan(column)
         return float(column[answered].mean()) if answered.any() else float("nan")
 
+    def users(self, measure: str) -> int:
+        """Return how many users have an answer."""
+        return len(np.unique(self.user[~np.isnan(self.measures[measure])]))
+
 
 class Difference(NamedTuple):
     """How much better one is than another, in the mean of a measure."""

@@ -58,8 +58,7 @@ class TransAct(nn.Module):
         if config.nal_weight:
             # Training only: what the Next Action Loss compares with item embeddings.
             self.next_action = nn.Linear(WIDTH, EMBEDDING_DIM, bias=False)
-        if config.selection_statistics:
-            width += statistics_count(len(config.heads))
+        width += statistics_count(config.selection_statistics, len(config.heads))
         self.context_surface = nn.Parameter(torch.empty(MAX_SURFACES, SURFACE_CHANNELS))
         self.cross = nn.ModuleList(CrossLayer(width) for _ in range(config.cross_layers))
         layers: list[nn.Module] = []
@@ -102,8 +101,8 @@ class TransAct(nn.Module):
             if self.config.newest_outputs:
                 recent = inputs.source == int(Source.RECENT)
                 parts.append(_newest(encoded, recent, self.config.newest_outputs))
-        if self.config.selection_statistics:
-            parts.append(selection_statistics(inputs, self.config.heads))
+        if self.config.selection_statistics != "none":
+            parts.append(selection_statistics(inputs, self.config.selection_statistics, self.config.heads))
         first = torch.cat(parts, dim=1)
         x = first
         for layer in self.cross:

@@ -8,22 +8,20 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scorer import features
 from scorer.checkpoint import Progress
 from scorer.config import ModelConfig, default_heads
 from scorer.corpus import Corpus
-from scorer.errors import TrainingDataError
 from scorer.evaluation import evaluate, ranked, summary
 from scorer.examples import CorpusSource, ExampleSet
 from scorer.model import TransAct
 from scorer.parallel import Group
 from scorer.request import Request
 from scorer.settings import TrainSettings
+from scorer.split import split_requests
 from scorer.trainer import Data, Place, ScalarWriter, Step, fit, seeded
 from scorer.weights import DataRange
 from store.actions import Kind
@@ -42,14 +40,6 @@ class Trained:
     data: DataRange
     """The oldest and the newest explicit token of the histories."""
     progress: Progress
-
-
-class Split(NamedTuple):
-    """Requests of a corpus, by their numbers, oldest first."""
-
-    training: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    held_out: NDArray[np.int64]
 
 
 def train(
@@ -107,38 +97,6 @@ def _run(corpus: Corpus, settings: TrainSettings, config: ModelConfig) -> str:
     for column in (corpus.explicit.timestamp_ms, corpus.explicit.item_id, corpus.explicit.action_types):
         digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()
-
-
-def split_requests(corpus: Corpus, settings: TrainSettings) -> Split:
-    """Return what to train on, to stop by, and to measure on; raises TrainingDataError for too little."""
-    rows = corpus.usable(settings)
-    cut = len(rows) - max(1, round(len(rows) * settings.held_out))
-    held_out = rows[max(0, cut) :]
-    before = rows[:0]
-    if len(held_out):
-        until = corpus.timestamp_ms[held_out[0]] - settings.gap_ms
-        before = rows[corpus.timestamp_ms[rows] < until]
-    for_validation = is_validation_user(corpus.user[before], settings)
-    training, validation = before[~for_validation], before[for_validation]
-    if len(training) == 0:
-        raise TrainingDataError(
-            f"{len(rows)} visits to learn from are too few: a visit counts when its user has {settings.min_history} "
-            "earlier actions and acts in it on an item that has an embedding and was known before. Publish embeddings "
-            "(lifeline produce --items FILE.npz), or longer histories"
-        )
-    rng = np.random.default_rng([settings.seed, 2])
-    return Split(
-        training,
-        np.sort(rng.permutation(validation)[: settings.max_validated]),
-        np.sort(rng.permutation(held_out)[: settings.max_held_out]),
-    )
-
-
-def is_validation_user(user: NDArray[np.int64], settings: TrainSettings) -> NDArray[np.bool_]:
-    """Return which users only say when to stop: the same ones for every seed."""
-    mixed = user.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)
-    share: NDArray[np.bool_] = mixed < settings.validation_users * (1 << 24)
-    return share
 
 
 def _with_baselines(corpus: Corpus, request: Request, until_ms: int) -> Request:

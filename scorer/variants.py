@@ -18,7 +18,7 @@ _BEST = {
     "matching_init": True,
     "similarity_buckets": 16,
     "age_buckets": 16,
-    "selection_statistics": True,
+    "selection_statistics": "all",
     "input_scale": 5.0,
 }
 
@@ -34,8 +34,9 @@ _CHANGES: Mapping[str, Mapping[str, Any]] = {
     "v2": _V2,
     "v2_without_nal": {**_V2, "nal_weight": 0.0},
     "v2_without_impressions": {**_V2, "impressions_selected": 0, "lifelong_selected": 96},
-    "hand_real_time": {**_REAL_TIME, **_NOTHING, "selection_statistics": True},
-    "hand": {**_NOTHING, "selection_statistics": True},
+    "hand_real_time": {**_REAL_TIME, **_NOTHING, "selection_statistics": "few"},
+    "hand": {**_NOTHING, "selection_statistics": "few"},
+    "statistics": {**_NOTHING, "selection_statistics": "all"},
     "best": _BEST,
     "best_without_nal": {**_BEST, "nal_weight": 0.0},
 }

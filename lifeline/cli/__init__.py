@@ -10,6 +10,7 @@ from lifeline.cli.admin import config_app, health, metrics, topics_app
 from lifeline.cli.console import err
 from lifeline.cli.data import erase, get, produce, score, verify
 from lifeline.cli.dlq import dlq_app
+from lifeline.cli.evaluate import evaluate
 from lifeline.cli.fingerprint import fingerprint
 from lifeline.cli.inspect import inspect
 from lifeline.cli.partitions import partitions
@@ -61,6 +62,7 @@ for command in (
     fingerprint,
     inspect,
     train,
+    evaluate,
     simulate,
     demo,
     broker,

@@ -3,8 +3,9 @@ import pytest
 
 from scorer.config import ModelConfig
 from scorer.request import Request, labels
-from scorer.simulated_task import cosine_rankings, requests_of
+from scorer.simulated_requests import requests_of
 from scorer.simulator import KINDS, SimulatedUser, Simulator, SimulatorSettings
+from scorer.tasks import cosine_rankings
 from tests.scorer.made import HEADS, tokens
 
 CONFIG = ModelConfig(heads=HEADS)

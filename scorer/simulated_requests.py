@@ -1,14 +1,12 @@
-"""The simulator as a task: its requests, and what an oracle and simple rules say of their candidates."""
+"""The simulator's requests in the form that models are trained and measured on."""
 
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scorer.config import ModelConfig
-from scorer.features import History, RequestContext, Tokens, tokenise
+from scorer.features import History, RequestContext, tokenise
 from scorer.request import Request
-from scorer.selection import cosines
 from scorer.simulator import KINDS, SimulatedUser, Simulator
 from store.actions import Kind
 from store.sequence import Sequence
@@ -18,9 +16,9 @@ from store.vocabulary import Role
 def requests_of(
     simulator: Simulator, user: SimulatedUser, number: int, config: ModelConfig, *, test: bool
 ) -> Iterator[Request]:
-    """Yield a user's requests of the training or of the test period, with rankings to compare with.
+    """Yield a user's requests of the training or of the test period, oldest first.
 
-    `oracle` is the score of who knows the user's state; `popularity` how likely the item is within its topic.
+    Among their rankings is the `oracle`: the score of who knows the user's state.
     """
     explicit, impressions = tokenise(_sequences(simulator, user), config.visit_gap_ms)
     utility = np.array([head.utility for head in config.heads])
@@ -50,28 +48,8 @@ def requests_of(
             simulator.items.item_id[item],
             simulator.items.embedding[item],
             (asked.done[row] * bits).sum(axis=1).astype(np.uint64),
-            {
-                "oracle": (asked.oracle[row] @ kind_utility).astype(np.float32),
-                "popularity": -(item % simulator.settings.items_per_topic).astype(np.float32),
-                **cosine_rankings(history.explicit, simulator.items.embedding[item]),
-            },
+            {"oracle": (asked.oracle[row] @ kind_utility).astype(np.float32)},
         )
-
-
-def cosine_rankings(explicit: Tokens, candidates: NDArray[np.int8]) -> dict[str, NDArray[np.float32]]:
-    """Return what cosines with the explicit history alone say of int8[c, 32] candidates, as float32[c] by name."""
-    found = cosines(candidates, explicit.embedding)
-    if found.shape[1] == 0:
-        found = np.zeros((len(candidates), 1), np.float32)
-    many = min(64, found.shape[1])
-    newest = found[:, -10:]
-    return {
-        "max_cosine_last_10": newest.max(axis=1),
-        "mean_cosine_last_10": newest.mean(axis=1),
-        "max_cosine": found.max(axis=1),
-        "mean_cosine": found.mean(axis=1),
-        "mean_of_top_64": np.partition(found, -many, axis=1)[:, -many:].mean(axis=1),
-    }
 
 
 def _sequences(simulator: Simulator, user: SimulatedUser) -> dict[Kind, Sequence]:

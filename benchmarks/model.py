@@ -1,0 +1,136 @@
+"""The model, in its quick form: is a trained one worth its while on the simulator, and how fast is training.
+
+One world of 300 users, one training seed and few steps: about a quarter of an hour. `docs/model.md` has the full form.
+"""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from benchmarks.report import Bar, Report, Row
+from lifeline.cli.console import err
+from lifeline.evaluation_tasks import of_history, simulated
+from lifeline.history import demo_history
+from scorer.allocator import keep_memory
+from scorer.comparison import Comparison, compare_variants
+from scorer.evaluation import TOP
+from scorer.examples import Draw, ExampleSet
+from scorer.inputs import Inputs
+from scorer.model import TransAct
+from scorer.settings import TrainSettings
+from scorer.tasks import Task
+from scorer.trainer import seeded
+from scorer.variants import variant
+
+USERS, STEPS, HISTORY_STEPS = 300, 600, 300
+PAIRS, TIMED_STEPS = 256, 12
+_ABOVE = Bar(">", 0.0)
+
+
+def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
+    """Run all parts, or those that are named; no broker is needed."""
+    del bootstrap_servers
+    keep_memory()
+    notes: list[str] = []
+    rows: list[Row] = []
+    for name in parts or PARTS:
+        err.print(f"{time.strftime('%H:%M:%S')} {name}", highlight=False)
+        rows += PARTS[name](notes)
+    return Report("model", rows, tuple(notes))
+
+
+def _settings(steps: int) -> TrainSettings:
+    return TrainSettings(
+        steps=steps,
+        precision="bfloat16",
+        candidates=32,
+        candidates_drawn=16,
+        max_positives=5,
+        min_history=100,
+        recent_events=20_000,
+        max_validated=300,
+        max_held_out=1_000,
+    )
+
+
+def _simulator(notes: list[str]) -> list[Row]:
+    settings = _settings(STEPS)
+    task = simulated(0, USERS, settings)
+    names = ("none", "v1", "v2", "v2_without_nal", "hand", "statistics", "best")
+    found = _compared(task, names, settings, notes)
+    click = f"hit_at_{TOP}/click"
+    against_rule = _difference(found, "best", "mean_of_top_64", click, notes)
+    return [
+        Row("sim_v2_minus_none_click", _difference(found, "v2", "none", click, notes), "HIT@3", _ABOVE),
+        Row("sim_v2_minus_v1_click", _difference(found, "v2", "v1", click, notes), "HIT@3", _ABOVE),
+        Row("sim_best_minus_top_64_click", against_rule, "HIT@3", _ABOVE),
+        Row("sim_best_minus_hand_click", _difference(found, "best", "hand", click, notes), "HIT@3", _ABOVE),
+        Row("sim_best_minus_statistics_click", _difference(found, "best", "statistics", click, notes), "HIT@3"),
+        Row("sim_gap_closed_click", found.gap_closed("best", click), "of 1", Bar(">=", 0.70)),
+        Row("sim_nal_click", _difference(found, "v2", "v2_without_nal", click, notes), "HIT@3", _ABOVE),
+    ]
+
+
+def _history(notes: list[str]) -> list[Row]:
+    history = demo_history()
+    notes.append(history.description)
+    settings = _settings(HISTORY_STEPS)
+    found = _compared(of_history(history, settings), ("none", "v1", "v2", "best"), settings, notes)
+    measure = f"hit_at_{TOP}"
+    (lower,) = found.differences("v2", "v1", measure)
+    return [
+        Row("rails_v1_minus_none", _difference(found, "v1", "none", measure, notes), "HIT@3", _ABOVE),
+        Row("rails_v2_minus_v1_lower_limit", lower.low, "HIT@3", Bar(">", -0.015)),
+        Row("rails_best_minus_recency", _difference(found, "best", "last_touch", measure, notes), "HIT@3", _ABOVE),
+    ]
+
+
+def _speed(notes: list[str]) -> list[Row]:
+    """Measure forward and backward at length 192, on all cores."""
+    settings = _settings(1)
+    task = simulated(0, 20, settings)
+    config = variant("v2", task.heads)
+    examples = task.splits(config).training
+    batch = _batch(examples, task)
+    rows = []
+    for precision in ("bfloat16", "float32"):
+        with seeded(settings.model_copy(update={"threads": torch.get_num_threads()})):
+            model = TransAct(config)
+            model.reduce_precision(reduced=precision == "bfloat16")
+            seconds = []
+            for _ in range(TIMED_STEPS):
+                begun = time.perf_counter()
+                model.zero_grad()
+                torch.autograd.backward(model(batch).square().mean())
+                seconds.append(time.perf_counter() - begun)
+        per_s = len(batch.index) / float(np.median(seconds[2:]))
+        bar = Bar(">=", 1_500) if precision == "bfloat16" else None
+        rows.append(Row("train_examples_per_s" if bar else f"train_examples_per_s_{precision}", per_s, "pairs/s", bar))
+    notes.append(
+        f"training: {len(batch.index)} pairs of {batch.index.shape[1]} tokens, {torch.get_num_threads()} threads"
+    )
+    return rows
+
+
+def _batch(examples: ExampleSet, task: Task) -> Inputs:
+    rows = np.arange(min(PAIRS // 16, len(examples)))
+    rngs = [np.random.default_rng(int(row)) for row in rows]
+    return examples.batch(rows, rngs, Draw(task.heads, 16, ())).inputs
+
+
+def _compared(task: Task, names: Sequence[str], settings: TrainSettings, notes: list[str]) -> Comparison:
+    found = compare_variants(task, names, (0,), settings)
+    training, _, test = found.requests
+    notes.append(f"{found.task}: {settings.steps} steps over {training:,} requests, measured on {test:,}")
+    return found
+
+
+def _difference(found: Comparison, ours: str, theirs: str, measure: str, notes: list[str]) -> float:
+    (one,) = found.differences(ours, theirs, measure)
+    notes.append(f"{ours} - {theirs}: {one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p {one.p:.3f}")
+    return one.difference
+
+
+PARTS = {"speed": _speed, "simulator": _simulator, "history": _history}

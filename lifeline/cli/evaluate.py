@@ -1,0 +1,92 @@
+"""The command that judges models: `lifeline evaluate`."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import TaskID
+
+from lifeline.cli.console import err, out, progress
+
+_TASKS = ("simulator", "history")
+
+
+def evaluate(
+    directory: Annotated[Path, typer.Argument(help="where the report goes: model.md, and model/ with its plots")],
+    tasks: Annotated[list[str] | None, typer.Option("--task", help="simulator or history; without: both")] = None,
+    variants: Annotated[
+        list[str] | None, typer.Option("--variant", help="rows of the table; without: all", show_default=False)
+    ] = None,
+    worlds: Annotated[list[int] | None, typer.Option("--world", help="the simulator's seeds; without: 0 and 1")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="seeds of training; without: 0 and 1")] = None,
+    users: Annotated[int, typer.Option(min=20, help="users of a world")] = 1_500,
+    steps: Annotated[int, typer.Option(min=1, help="optimiser steps of a training")] = 2_000,
+    learning_rate: Annotated[float, typer.Option(help="its peak")] = 3e-3,
+    patience: Annotated[
+        int, typer.Option(min=0, help="validations without a better one before it stops; 0: never")
+    ] = 4,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the encoder's products")] = "bfloat16",
+    workers: Annotated[int, typer.Option(min=1, help="trainings at the same time, one thread each")] = 2,
+) -> None:
+    """Train the rows of the model's tables, measure them beside rules that need no training, and write a report.
+
+    The history is that of the demo (LIFELINE_HISTORY names another). All together take hours.
+    """
+    from lifeline.evaluation_tasks import of_history, simulated
+    from lifeline.history import demo_history
+    from lifeline.model_report import write_report
+    from scorer.allocator import keep_memory
+    from scorer.comparison import compare_variants
+    from scorer.settings import TrainSettings
+    from scorer.tasks import Task
+    from scorer.trainer import Step
+    from scorer.variants import NAMES
+
+    chosen, rows = tasks or list(_TASKS), variants or list(NAMES)
+    for what, given, known in (("task", chosen, _TASKS), ("variant", rows, NAMES)):
+        if unknown := [name for name in given if name not in known]:
+            err.print(f"[bold red]error:[/] there is no {what} {unknown[0]!r}: use one of {', '.join(known)}")
+            raise typer.Exit(2)
+    keep_memory()
+    settings = TrainSettings.model_validate(
+        {
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "patience": patience,
+            "precision": precision,
+            "candidates": 32,
+            "candidates_drawn": 16,
+            "max_positives": 5,
+            "min_history": 100,
+            "recent_events": 20_000,
+            "max_validated": 1_000,
+            "max_held_out": 4_000,
+        }
+    )
+    comparisons = []
+    started = time.monotonic()
+    with progress() as bar:
+        made: list[Task] = []
+        if "simulator" in chosen:
+            made += [simulated(world, users, settings) for world in worlds or (0, 1)]
+        if "history" in chosen:
+            made.append(of_history(demo_history(), settings))
+        for task in made:
+            shown: dict[tuple[str, int], TaskID] = {}
+
+            def tell(name: str, seed: int, at: Step, shown: dict[tuple[str, int], TaskID] = shown) -> None:
+                if (name, seed) not in shown:
+                    shown[name, seed] = bar.add_task(f"{name}, seed {seed}", total=at.total, note="")
+                note = f"loss {at.loss:.4f}, {at.examples_per_s:,.0f} examples/s"
+                bar.update(shown[name, seed], completed=at.step, total=at.total, note=note)
+
+            err.print(f"{time.strftime('%H:%M:%S')} {task.name}", highlight=False)
+            comparisons.append(compare_variants(task, rows, seeds or (0, 1), settings, workers=workers, tell=tell))
+            for name in shown.values():
+                bar.remove_task(name)
+    command = shlex.join(["lifeline", *sys.argv[1:]])
+    path = write_report(directory, comparisons, settings, command)
+    out.print(f"{path} ({time.monotonic() - started:,.0f} s)", highlight=False, soft_wrap=True)
