@@ -40,6 +40,13 @@ class CheckpointError(ScorerError):
     """
 
 
+class SelectionRecordError(ScorerError):
+    """A record of the selections topic cannot be trained from.
+
+    Operators: see what publishes to the topic, or train a model that selects as the logged one did.
+    """
+
+
 class TrainingDataError(ScorerError):
     """The histories give no request to learn from, or none to measure on.
 

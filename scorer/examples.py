@@ -5,7 +5,7 @@ a request: of a history what was selected for any of the candidates is kept, and
 Action Loss compares with. That is about 57 bytes a token, and 3 bytes for each place of each pair.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorer import features
 from scorer.config import Head, ModelConfig
 from scorer.corpus import Corpus
 from scorer.features import Tokens
 from scorer.inputs import Inputs, Pairs
 from scorer.next_action import NextActions, next_actions
 from scorer.request import Request, labels
-from scorer.selection import Selection, select, similarity_of
+from scorer.selected import SelectedRequest
+from scorer.selection import Selection, similarity_of
 from scorer.settings import TrainSettings
 
 
@@ -45,6 +45,17 @@ class Draw(NamedTuple):
     """Candidates of a request, drawn anew; None for all."""
     positive_types: Sequence[int]
     """Ids of action types that next actions may be of; none: next actions are not asked for."""
+
+
+class Outcome(NamedTuple):
+    """A selected request, and what came of its c candidates."""
+
+    user: int
+    selected: SelectedRequest
+    action_types: NDArray[np.uint64]
+    """uint64[c]: what the user did to each, bit id - 1; 0 for nothing."""
+    rankings: Mapping[str, NDArray[np.float32]]
+    """float32[c] by name: scores to compare a model's with."""
 
 
 class ExampleSource(Protocol):
@@ -95,26 +106,39 @@ class ExampleSet:
     @classmethod
     def of(cls, requests: Iterable[Request], config: ModelConfig) -> Self:
         """Select for every candidate of every request; raises ValueError without a request."""
-        parts = [_select(request, config) for request in requests]
+        return cls.of_outcomes(
+            Outcome(
+                request.user,
+                SelectedRequest.of(request.history, request.item_id, request.embedding, request.context, config)[0],
+                request.action_types,
+                request.rankings,
+            )
+            for request in requests
+        )
+
+    @classmethod
+    def of_outcomes(cls, outcomes: Iterable[Outcome]) -> Self:
+        """Put together requests that were selected before, all to one length; raises ValueError without one."""
+        parts = list(outcomes)
         if not parts:
             raise ValueError("there is no request: make some first")
-        names = parts[0].request.rankings.keys()
-        tokens = np.cumsum([0, *(len(one.tokens) for one in parts)])
+        selected = [one.selected for one in parts]
+        tokens = np.cumsum([0, *(len(one.tokens) for one in selected)])
         return cls(
-            Tokens.concatenate([one.tokens for one in parts]),
+            Tokens.concatenate([one.tokens for one in selected]),
             tokens,
-            tokens[1:] - np.array([one.impressions for one in parts]),
-            np.concatenate([one.selection.index for one in parts]).astype(np.int16),
-            np.concatenate([one.selection.source for one in parts]),
-            np.cumsum([0, *(len(one.request.item_id) for one in parts)]),
-            np.concatenate([one.request.item_id for one in parts]),
-            np.concatenate([one.request.embedding for one in parts]),
-            np.concatenate([one.context for one in parts]),
-            np.concatenate([one.request.action_types for one in parts]),
-            np.array([one.request.user for one in parts], np.int64),
-            np.array([one.request.context.timestamp_ms for one in parts], np.int64),
-            np.array([one.request.context.surface for one in parts], np.uint8),
-            {name: np.concatenate([one.request.rankings[name] for one in parts]) for name in names},
+            tokens[1:] - np.array([one.impressions for one in selected]),
+            np.concatenate([one.index for one in selected]),
+            np.concatenate([one.source for one in selected]),
+            np.cumsum([0, *(len(one.item_id) for one in selected)]),
+            np.concatenate([one.item_id for one in selected]),
+            np.concatenate([one.embedding for one in selected]),
+            np.concatenate([one.features for one in selected]),
+            np.concatenate([one.action_types for one in parts]),
+            np.array([one.user for one in parts], np.int64),
+            np.array([one.context.timestamp_ms for one in selected], np.int64),
+            np.array([one.context.surface for one in selected], np.uint8),
+            {name: np.concatenate([one.rankings[name] for one in parts]) for name in parts[0].rankings},
         )
 
     def pairs_of(self, row: int) -> NDArray[np.int64]:
@@ -180,31 +204,3 @@ class CorpusSource:
             self._corpus.request(int(row), self._settings, rng) for row, rng in zip(self._rows[rows], rngs, strict=True)
         ]
         return ExampleSet.of(requests, self._config).batch(np.arange(len(requests)), rngs, draw)
-
-
-class _Selected(NamedTuple):
-    request: Request
-    tokens: Tokens
-    impressions: int
-    selection: Selection
-    context: NDArray[np.float32]
-
-
-def _select(request: Request, config: ModelConfig) -> _Selected:
-    history = request.history
-    selection = select(history, request.embedding, config)
-    # Impressions are kept whole: the Next Action Loss draws its negatives among them.
-    explicit = np.unique(selection.index[(selection.index >= 0) & (selection.index < len(history.explicit))])
-    rows = np.concatenate(
-        [explicit, np.arange(len(history.explicit), len(history.explicit) + len(history.impressions))]
-    )
-    index = np.where(selection.index < 0, -1, np.searchsorted(rows, selection.index))
-    tokens = Tokens.concatenate([history.explicit.take(explicit), history.impressions])
-    context = features.context(history.explicit, request.item_id, request.context, config)
-    return _Selected(
-        request,
-        tokens,
-        len(history.impressions),
-        Selection(index, selection.valid, selection.source, selection.similarity),
-        context,
-    )

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from scorer import features
 from scorer.features import History, RequestContext
-from scorer.inputs import Inputs, Pairs
-from scorer.selection import Selection, select
+from scorer.selected import SelectedRequest
+from scorer.selection import Selection
 from scorer.weights import LoadedModel, Manifest, check_vocabulary
 from store.sequence import UserSequences
 from store.vocabulary import Vocabulary
@@ -44,6 +44,8 @@ class Scores:
     """float32[c]: the sum over heads of utility times probability."""
     embedding_known: NDArray[np.bool_]
     """bool[c]: whether the candidate has an embedding that is not zero."""
+    selected: SelectedRequest
+    """What the model read."""
     explanation: Explanation | None
 
 
@@ -77,22 +79,14 @@ class Scorer:
         embedding, known = self._embeddings.lookup(candidate_ids)
         if candidate_embeddings is not None:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
-        selection = select(history, embedding, config)
-        tokens, compact = selection.compact(history.tokens)
-        count = len(candidate_ids)
-        about = Pairs(
-            embedding,
-            np.full(count, context.timestamp_ms),
-            features.context(history.explicit, candidate_ids, context, config),
-            np.full(count, context.surface, np.uint8),
-        )
-        inputs = Inputs.of(tokens, compact.trim(), about)
+        selected, selection = SelectedRequest.of(history, candidate_ids, embedding, context, config)
         with torch.inference_mode():
-            probabilities = torch.sigmoid(self._model(inputs)).numpy()
+            probabilities = torch.sigmoid(self._model(selected.inputs(selection.similarity))).numpy()
         return Scores(
             self._heads,
             probabilities,
             probabilities @ self._utility,
             np.any(embedding, axis=1),
+            selected,
             Explanation(history, selection) if explain else None,
         )

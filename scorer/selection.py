@@ -12,7 +12,7 @@ Where nothing at all is selected, because the history is empty, position 0 holds
 valid): no embedding, no action, surface unknown. So key 0 is always valid.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scorer.config import ModelConfig
-from scorer.features import History, Tokens
+from scorer.features import History
 from scorer.quantise import inverse_norm
 
 CANDIDATES_AT_ONCE = 64
@@ -62,16 +62,6 @@ class Selection:
             self.source[:, :longest],
             self.similarity[:, :longest],
         )
-
-    def compact(self, tokens: Tokens) -> tuple[Tokens, "Selection"]:
-        """Return the tokens that are selected at all, and the same selection pointing into those."""
-        rows = np.unique(self.index[self.index >= 0])
-        index = np.where(self.index < 0, -1, np.searchsorted(rows, self.index))
-        return tokens.take(rows), replace(self, index=index)
-
-    def shift(self, rows: int) -> "Selection":
-        """Return the same selection of tokens that stand `rows` further down in a larger table."""
-        return replace(self, index=np.where(self.index < 0, -1, self.index + rows))
 
     @classmethod
     def concatenate(cls, parts: list["Selection"]) -> "Selection":

@@ -37,7 +37,7 @@ def rngs(count: int) -> list[np.random.Generator]:
 
 
 def serving_inputs(request: Request, config: ModelConfig) -> Inputs:
-    """Return what `Scorer` gives the model."""
+    """Return what the model is to read, from the whole history."""
     count = len(request.item_id)
     about = Pairs(
         request.embedding,
@@ -46,8 +46,7 @@ def serving_inputs(request: Request, config: ModelConfig) -> Inputs:
         np.full(count, request.context.surface, np.uint8),
     )
     selection = select(request.history, request.embedding, config)
-    tokens, compact = selection.compact(request.history.tokens)
-    return Inputs.of(tokens, compact.trim(), about)
+    return Inputs.of(request.history.tokens, selection.trim(), about)
 
 
 def gathered(inputs: Inputs) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from scorer.config import ModelConfig
 from scorer.features import History
-from scorer.selection import CANDIDATES_AT_ONCE, Selection, Source, select
+from scorer.selection import CANDIDATES_AT_ONCE, Selection, Source, cosines, select, similarity_of
 from tests.scorer.made import HEADS, SMALL, embeddings, history, tokens
 
 # Few small numbers in few places: most cosines tie.
@@ -138,15 +138,21 @@ def test_no_candidates_give_no_rows() -> None:
     assert selection.index.shape == (0, SMALL.selected)
 
 
-def test_compacting_keeps_what_is_selected() -> None:
+def test_similarities_are_the_same_to_the_bit_when_they_are_worked_out_again() -> None:
     rng = np.random.default_rng(8)
-    h = history(rng, 60, 8)
-    selection = select(h, embeddings(rng, 3), SMALL)
-    table, compact = selection.compact(h.tokens)
-    assert len(table) < len(h.tokens)
-    picked = selection.index >= 0
-    np.testing.assert_array_equal(compact.index >= 0, picked)
-    np.testing.assert_array_equal(table.item_id[compact.index[picked]], h.tokens.item_id[selection.index[picked]])
-    moved = compact.shift(100)
-    np.testing.assert_array_equal(moved.index[picked], compact.index[picked] + 100)
-    assert (moved.index[~picked] == -1).all()
+    h = history(rng, 300, 30)
+    c = embeddings(rng, 20)
+    c[3] = 0
+    selection = select(h, c, SMALL)
+    np.testing.assert_array_equal(similarity_of(c, h.tokens.embedding, selection.index), selection.similarity)
+    nothing = select(history(rng, 0, 0), c, SMALL)
+    np.testing.assert_array_equal(similarity_of(c, np.empty((0, 32), np.int8), nothing.index), nothing.similarity)
+
+
+def test_cosines_are_those_of_every_pair() -> None:
+    rng = np.random.default_rng(9)
+    h = history(rng, 50, 0)
+    c = embeddings(rng, 4)
+    found = cosines(c, h.tokens.embedding)
+    index = np.tile(np.arange(50), (4, 1))
+    np.testing.assert_array_equal(found, similarity_of(c, h.tokens.embedding, index))

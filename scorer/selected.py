@@ -1,0 +1,86 @@
+"""A selected request: all that the model reads of one request, without the rest of the history.
+
+It is what serving gives the model, what training keeps of a history, and what is logged: one form for the three, so
+that a model that was trained reads what it will be served.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorer import features
+from scorer.config import ModelConfig
+from scorer.features import History, RequestContext, Tokens
+from scorer.inputs import Inputs, Pairs
+from scorer.selection import Selection, select, similarity_of
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedRequest:
+    """One request with c candidates, selected to length L."""
+
+    context: RequestContext
+    item_id: NDArray[np.uint64]
+    """uint64[c]: the candidates."""
+    embedding: NDArray[np.int8]
+    """int8[c, 32]: theirs; zeros where it is not known."""
+    features: NDArray[np.float32]
+    """float32[c, ModelConfig.context_features]: as `scorer.features.context` gives them."""
+    tokens: Tokens
+    """Those that were selected for any candidate, then all of S_imp: the Next Action Loss draws among them."""
+    impressions: int
+    """How many of the tokens, the last ones, are S_imp."""
+    index: NDArray[np.int16]
+    """int16[c, L]: rows of the tokens; -1 is the neutral token, and padding."""
+    source: NDArray[np.uint8]
+    """uint8[c, L]: `scorer.selection.Source`."""
+
+    @classmethod
+    def of(
+        cls,
+        history: History,
+        item_id: NDArray[np.uint64],
+        embedding: NDArray[np.int8],
+        context: RequestContext,
+        config: ModelConfig,
+    ) -> tuple[Self, Selection]:
+        """Select for candidates, uint64[c] and int8[c, 32]; returns the selection by the history's own rows as well."""
+        selection = select(history, embedding, config)
+        selected = selection.index[(selection.index >= 0) & (selection.index < len(history.explicit))]
+        explicit = np.unique(selected)
+        shown = np.arange(len(history.explicit), len(history.explicit) + len(history.impressions))
+        rows = np.concatenate([explicit, shown])
+        index = np.where(selection.index < 0, -1, np.searchsorted(rows, selection.index))
+        made = cls(
+            context,
+            item_id,
+            embedding,
+            features.context(history.explicit, item_id, context, config),
+            Tokens.concatenate([history.explicit.take(explicit), history.impressions]),
+            len(history.impressions),
+            index.astype(np.int16),
+            selection.source,
+        )
+        return made, selection
+
+    @property
+    def pairs(self) -> Pairs:
+        """What belongs to each candidate, whatever the history."""
+        count = len(self.item_id)
+        return Pairs(
+            self.embedding,
+            np.full(count, self.context.timestamp_ms),
+            self.features,
+            np.full(count, self.context.surface, np.uint8),
+        )
+
+    def inputs(self, similarity: NDArray[np.float32] | None = None) -> Inputs:
+        """Return what the model reads; `similarity`, float32[c, L], where it is at hand."""
+        index = self.index.astype(np.int64)
+        valid = index >= 0
+        valid[:, 0] = True
+        if similarity is None:
+            similarity = similarity_of(self.embedding, self.tokens.embedding, index)
+        return Inputs.of(self.tokens, Selection(index, valid, self.source, similarity).trim(), self.pairs)

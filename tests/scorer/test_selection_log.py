@@ -1,0 +1,119 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from lifeline.v1 import selection_pb2
+from scorer.errors import SelectionRecordError
+from scorer.examples import Draw, ExampleSet, Outcome
+from scorer.features import RequestContext, Tokens
+from scorer.model import TransAct
+from scorer.scorer import Scorer
+from scorer.selected import SelectedRequest
+from scorer.selection_log import LoggedRequest, check_selecting, decode, encode
+from store.sequence import AsOf, UserSequences
+from tests.scorer.made import DAY, HEADS, SMALL, VOCABULARY, loaded, population, vectors_of
+from tests.scorer.test_examples import gathered, made_requests, rngs
+
+
+def logged(sizes: tuple[int, int, int] = (40, 9, 5)) -> LoggedRequest:
+    (request,) = made_requests(np.random.default_rng(0), [sizes])
+    selected, _ = SelectedRequest.of(request.history, request.item_id, request.embedding, request.context, SMALL)
+    probability = np.random.default_rng(1).random((sizes[2], 4)).astype(np.float32)
+    return LoggedRequest("ann", "transact", "7", SMALL.selecting, selected, probability)
+
+
+def same(one: SelectedRequest, other: SelectedRequest) -> bool:
+    def equal(left: object, right: object) -> bool:
+        if isinstance(left, Tokens) and isinstance(right, Tokens):
+            return all(equal(getattr(left, f.name), getattr(right, f.name)) for f in fields(left))
+        if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+            return left.dtype == right.dtype and np.array_equal(left, right)
+        return left == right
+
+    return all(equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+
+
+@pytest.mark.parametrize("sizes", [(40, 9, 5), (0, 0, 2), (1, 0, 1), (0, 3, 3)])
+def test_what_is_logged_comes_back(sizes: tuple[int, int, int]) -> None:
+    wanted = logged(sizes)
+    found = decode(encode(wanted))
+    assert found[:4] == wanted[:4]
+    assert same(found.selected, wanted.selected)
+    np.testing.assert_array_equal(found.probability, wanted.probability)
+
+
+class Table:
+    """Embeddings of a population's items."""
+
+    def __init__(self) -> None:
+        self._vectors = vectors_of(population(0))
+
+    def lookup(
+        self, item_id: "np.ndarray[tuple[int], np.dtype[np.uint64]]"
+    ) -> "tuple[np.ndarray[tuple[int, int], np.dtype[np.int8]], np.ndarray[tuple[int], np.dtype[np.bool_]]]":
+        rows = [self._vectors.get(int(item), np.zeros(32, np.int8)) for item in item_id]
+        return np.stack(rows), np.array([int(item) in self._vectors for item in item_id])
+
+
+def test_a_model_sees_the_same_tensors_from_the_log_as_at_serving(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = TransAct(SMALL).eval()
+    served: list[dict[str, torch.Tensor]] = []
+    forward = model.forward
+
+    def spy(inputs: object) -> torch.Tensor:
+        served.append(gathered(inputs))  # type: ignore[arg-type]
+        return forward(inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "forward", spy)
+    scorer = Scorer(loaded(model), VOCABULARY, Table())
+    user = UserSequences(AsOf(0, 10, 0, 0), population(0)[0])
+    items = np.array([3, 50, 9_999], np.uint64)
+    answer = scorer.score(user, items, RequestContext(500 * DAY, 1))
+    record = encode(LoggedRequest("ann", "transact", "7", SMALL.selecting, answer.selected, answer.probabilities))
+    selected = decode(record).selected
+    outcome = Outcome(0, selected, np.array([1, 0, 2], np.uint64), {})
+    batch = ExampleSet.of_outcomes([outcome]).batch(np.array([0]), rngs(1), Draw(HEADS, None, (1, 2)))
+    for name, tensor in gathered(batch.inputs).items():
+        assert torch.equal(tensor, served[0][name]), name
+    with torch.inference_mode():
+        again = torch.sigmoid(forward(batch.inputs)).numpy()
+    np.testing.assert_allclose(again, answer.probabilities, atol=1e-6)
+    assert batch.labels[:, 0].tolist() == [1, 0, 0]
+    assert len(batch.next_actions[0].target) > 0
+
+
+def test_a_record_of_something_else_is_refused() -> None:
+    with pytest.raises(SelectionRecordError, match=r"no lifeline.v1.SelectionRecord: see what publishes"):
+        decode(b"\xff\xff\xff")
+
+
+@pytest.mark.parametrize("part", ["candidates.item_id", "candidates.index", "candidates.source", "tokens.embedding"])
+def test_a_record_whose_columns_do_not_fit_is_refused(part: str) -> None:
+    record = selection_pb2.SelectionRecord.FromString(encode(logged()))
+    group, name = part.split(".")
+    setattr(getattr(record, group), name, getattr(getattr(record, group), name)[:-1])
+    with pytest.raises(SelectionRecordError, match="do not fit together"):
+        decode(record.SerializeToString())
+
+
+def test_an_index_beyond_the_tokens_is_refused() -> None:
+    made = logged()
+    index = made.selected.index.copy()
+    index[0, 0] = len(made.selected.tokens)
+    with pytest.raises(SelectionRecordError, match="points at tokens that it does not hold"):
+        decode(encode(made._replace(selected=replace(made.selected, index=index))))
+
+
+def test_an_empty_record_is_refused() -> None:
+    with pytest.raises(SelectionRecordError, match="do not fit together"):
+        decode(b"")
+
+
+def test_another_selection_cannot_be_trained_from() -> None:
+    made = logged()
+    check_selecting(made, SMALL)
+    with pytest.raises(SelectionRecordError, match=r"recent_kept 3, and the model to be trained has 2"):
+        check_selecting(made, SMALL.model_copy(update={"recent_kept": 2}))
