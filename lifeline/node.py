@@ -45,6 +45,7 @@ from store.snapshots.repository import SnapshotRepository
 from stream.items import ItemFollower
 from stream.partition import StoreAccess
 from stream.partitioner import partition_of
+from stream.side_topic import SideTopic
 from stream.threads import run_abandonable
 from stream.topics import ensure_topics
 
@@ -52,6 +53,7 @@ _PROGRESS_S = 0.5
 _WATCH_S = 0.05
 _SYNC_S = 1.0
 _TICK_S = 0.25
+_SIDE_STOP_S = 2.0
 _MIB = 1 << 20
 
 _T = TypeVar("_T")
@@ -123,10 +125,14 @@ class Node:
         health = Health(
             group.stream.status, group.stream.standbys, stall_after_s=settings.updater.stall_after_ms / 1000
         )
+        selections = SideTopic(settings.kafka, settings.kafka.selections_topic) if settings.scorer.log_share else None
+        if selections is not None:
+            # It is closed after the server: what the last calls offered is published too.
+            stack.push_async_callback(asyncio.to_thread, selections.close, _SIDE_STOP_S)
         if metrics is not None:
             ages = SnapshotAges(snapshots, lambda: [one.partition for one in group.stream.status()])
             _in_background(ages.follow(), stack)
-            metrics.serve(group, items, health, ages.seconds)
+            metrics.serve(group, items, health, selections, ages.seconds)
         _in_background(_tick(health), stack)
         http = HttpServer(node.http_address, health, metrics.registry if metrics else None)
         stack.callback(http.stop)
@@ -140,7 +146,7 @@ class Node:
         server = NodeServer(
             node,
             SequenceService(directory, max_reply_bytes=most),
-            ScoreService(directory, models, settings.vocabulary, settings.scorer, max_reply_bytes=most),
+            ScoreService(directory, models, settings.vocabulary, settings.scorer, max_reply_bytes=most, log=selections),
             OperatorService(directory, snapshots, group.view, topic=settings.kafka.actions_topic),
             routing,
             metrics.calls if metrics else None,

@@ -1,19 +1,20 @@
-"""Training a model on what a node has stored."""
+"""Training a model on what a node has stored, or on what nodes have logged."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from lifeline.config import Settings
+from lifeline.logged_outcomes import logged_outcomes
 from lifeline.paths import items_dir
 from lifeline.stored import opened
 from scorer import weights
 from scorer.allocator import keep_memory
-from scorer.config import default_heads
+from scorer.config import ModelConfig, default_heads
 from scorer.parallel import Group
 from scorer.settings import TrainSettings
-from scorer.train import Trained, train
+from scorer.train import Trained, train, train_on_outcomes
 from scorer.trainer import ScalarWriter, Step
 from scorer.variants import variant
 from scorer.weights import Manifest
@@ -44,17 +45,36 @@ def train_from_store(
 
     A running node may hold the state: it is read as it is now. Raises StoreError, TrainingDataError, CheckpointError.
     """
-    keep_memory()
-    first = group is None or group.rank == 0
-    with _curves(wanted.curves if first else None) as curves:
+    histories = _histories(settings, wanted.until_timestamp_ms)
+    with _training(settings, wanted, tell, group) as how:
         return train(
-            _histories(settings, wanted.until_timestamp_ms),
+            histories,
             settings.vocabulary,
             wanted.settings,
-            variant(wanted.variant, default_heads(settings.vocabulary)),
-            tell if first else lambda _: None,
+            how.config,
+            how.tell,
             checkpoints=wanted.checkpoints,
-            curves=curves,
+            curves=how.curves,
+            group=group,
+        )
+
+
+def train_from_log(
+    settings: Settings, wanted: Wanted, tell: Callable[[Step], None] = lambda _: None, group: Group | None = None
+) -> Trained:
+    """Train on the requests that nodes have logged, and on what their users did next, as the data directory has it.
+
+    Raises StreamError, StoreError, SelectionRecordError, TrainingDataError, CheckpointError.
+    """
+    with _training(settings, wanted, tell, group) as how:
+        return train_on_outcomes(
+            logged_outcomes(settings, how.config, wanted.settings.label_window_ms),
+            settings.vocabulary,
+            wanted.settings,
+            how.config,
+            how.tell,
+            checkpoints=wanted.checkpoints,
+            curves=how.curves,
             group=group,
         )
 
@@ -80,12 +100,22 @@ def _histories(settings: Settings, until_ms: int | None) -> Iterator[Mapping[Kin
                 yield reader.read(user, query).sequences
 
 
-@contextmanager
-def _curves(directory: Path | None) -> Iterator[ScalarWriter | None]:
-    if directory is None:
-        yield None
-        return
-    from tensorboardX import SummaryWriter  # noqa: PLC0415 - in the extra `train` alone
+class _How(NamedTuple):
+    config: ModelConfig
+    tell: Callable[[Step], None]
+    curves: ScalarWriter | None
 
-    with closing(SummaryWriter(str(directory))) as writer:
-        yield writer
+
+@contextmanager
+def _training(settings: Settings, wanted: Wanted, tell: Callable[[Step], None], group: Group | None) -> Iterator[_How]:
+    """Give what is the same whatever is trained on; of several processes the first alone tells and draws curves."""
+    keep_memory()
+    first = group is None or group.rank == 0
+    config = variant(wanted.variant, default_heads(settings.vocabulary))
+    with ExitStack() as stack:
+        curves = None
+        if wanted.curves is not None and first:
+            from tensorboardX import SummaryWriter  # noqa: PLC0415 - in the extra `train` alone
+
+            curves = stack.enter_context(closing(SummaryWriter(str(wanted.curves))))
+        yield _How(config, tell if first else lambda _: None, curves)

@@ -11,6 +11,7 @@ from scorer import features
 from scorer.features import History, RequestContext
 from scorer.selected import SelectedRequest
 from scorer.selection import Selection
+from scorer.selection_log import LoggedRequest
 from scorer.weights import LoadedModel, Manifest, check_vocabulary
 from store.sequence import UserSequences
 from store.vocabulary import Vocabulary
@@ -60,6 +61,12 @@ class Scorer:
         self._utility = np.array([head.utility for head in loaded.model.config.heads], np.float32)
         self._heads = tuple(head.name for head in loaded.model.config.heads)
         self.manifest: Manifest = loaded.manifest
+
+    def logged(self, user_id: str, scores: Scores) -> LoggedRequest:
+        """Return what the selected-token log keeps of an answer of this scorer."""
+        name, version = self.manifest.name, self.manifest.version
+        selecting = self._model.config.selecting
+        return LoggedRequest(user_id, name, version, selecting, scores.selected, scores.probabilities)
 
     def score(
         self,

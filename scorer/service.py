@@ -4,10 +4,12 @@ A request holds one of `max_concurrent` turns while it reads and scores. Whoever
 `max_queue_ms` for one is refused with RESOURCE_EXHAUSTED, and work whose deadline has passed is not begun.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import grpc
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from lifeline.v1 import score_pb2, score_pb2_grpc
 from scorer.features import RequestContext
 from scorer.scorer import Explanation, Scorer, Scores
+from scorer.selection_log import encode
 from scorer.settings import ScorerSettings
 from store.actions import Kind
 from store.directory import PartitionDirectory
@@ -29,6 +32,13 @@ SERVICE = score_pb2.DESCRIPTOR.services_by_name["ScoreService"].full_name
 YEAR_2100_MS = 4_102_444_800_000
 
 _QUERY = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION), columns=Column.ALL)
+
+
+class SelectionLog(Protocol):
+    """Where selected requests are logged: `stream.side_topic.SideTopic` fits."""
+
+    def offer(self, key: bytes, value: bytes) -> bool:
+        """Take a record, at once and from any thread; False where it is dropped."""
 
 
 class ModelHolder:
@@ -59,12 +69,16 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         settings: ScorerSettings,
         *,
         max_reply_bytes: int,
+        log: SelectionLog | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Refuse replies larger than `max_reply_bytes`; `clock` gives seconds since 1970."""
+        """Refuse replies larger than `max_reply_bytes`.
+
+        `log` takes a share of what the model reads, `settings.log_share`; `clock` gives seconds since 1970.
+        """
         self._directory, self._models = directory, models
         self._vocabulary, self._settings = vocabulary, settings
-        self._max_reply_bytes, self._clock = max_reply_bytes, clock
+        self._max_reply_bytes, self._log, self._clock = max_reply_bytes, log, clock
         self._turns = threading.BoundedSemaphore(settings.max_concurrent)
 
     def Score(  # noqa: N802 - the name of the method on the wire
@@ -94,6 +108,10 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                 model=score_pb2.ModelVersion(name=scorer.manifest.name, version=scorer.manifest.version),
             )
             self._add_scores(reply, item_id, asked, scores)
+            # Chance decides, not the user: a share of everyone's requests is what a model should learn from.
+            if self._log is not None and random.random() < self._settings.log_share:  # noqa: S311
+                logged = scorer.logged(request.user_id, scores)
+                self._log.offer(request.user_id.encode(), encode(logged))
             return reply
 
     def _parse_context(self, context: score_pb2.ScoreContext) -> RequestContext:

@@ -21,6 +21,9 @@ class ScorerSettings(BaseModel):
     threads: Annotated[int, Field(ge=1, le=256, description="torch threads of one request")] = 1
     max_concurrent: Annotated[int, Field(ge=1, le=256, description="requests scored at the same time")] = 2
     max_queue_ms: Annotated[int, Field(ge=0, description="how long a request waits for its turn")] = 250
+    log_share: Annotated[
+        float, Field(ge=0, le=1, description="share of the requests whose selected tokens are logged, to train from")
+    ] = 0.0
 
 
 class TrainSettings(BaseModel):
@@ -44,6 +47,9 @@ class TrainSettings(BaseModel):
     warm_up: Annotated[float, Field(gt=0, lt=1, description="share of the steps before the peak")] = 0.1
     weight_decay: Annotated[float, Field(ge=0, description="of AdamW")] = 0.01
     clip_norm: Annotated[float, Field(gt=0, description="of the gradient")] = 1.0
+    label_window_ms: Annotated[
+        int, Field(ge=1, description="of logged requests: for how long actions on a candidate count as its answer")
+    ] = 86_400_000
     min_history: Annotated[int, Field(ge=1, description="earlier tokens that a request's user has")] = 20
     from_timestamp_ms: Annotated[
         int | None, Field(description="no request before: the end of the window the embeddings saw")

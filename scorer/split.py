@@ -21,24 +21,30 @@ class Split(NamedTuple):
 def split_requests(corpus: Corpus, settings: TrainSettings) -> Split:
     """Return what to train on, to stop by, and to measure on; raises TrainingDataError for too little."""
     rows = corpus.usable(settings)
-    cut = len(rows) - max(1, round(len(rows) * settings.held_out))
-    held_out = rows[max(0, cut) :]
-    before = rows[:0]
-    if len(held_out):
-        until = corpus.timestamp_ms[held_out[0]] - settings.gap_ms
-        before = rows[corpus.timestamp_ms[rows] < until]
-    for_validation = is_validation_user(corpus.user[before], settings)
-    training, validation = before[~for_validation], before[for_validation]
-    if len(training) == 0:
+    split = split_by_time(rows, corpus.timestamp_ms[rows], corpus.user[rows], settings)
+    if len(split.training) == 0:
         raise TrainingDataError(
             f"{len(rows)} visits to learn from are too few: a visit counts when its user has {settings.min_history} "
             "earlier actions and acts in it on an item that has an embedding and was known before. Publish embeddings "
             "(lifeline produce --items FILE.npz), or longer histories"
         )
+    return split
+
+
+def split_by_time(
+    rows: NDArray[np.int64], timestamp_ms: NDArray[np.int64], user: NDArray[np.int64], settings: TrainSettings
+) -> Split:
+    """Split requests, int64[r] and oldest first; there may be none to train on."""
+    cut = max(0, len(rows) - max(1, round(len(rows) * settings.held_out)))
+    held_out = rows[cut:]
+    before = np.zeros(len(rows), np.bool_)
+    if len(held_out):
+        before = timestamp_ms < timestamp_ms[cut] - settings.gap_ms
+    only_stops = is_validation_user(user, settings)
     rng = np.random.default_rng([settings.seed, 2])
     return Split(
-        training,
-        np.sort(rng.permutation(validation)[: settings.max_validated]),
+        rows[before & ~only_stops],
+        np.sort(rng.permutation(rows[before & only_stops])[: settings.max_validated]),
         np.sort(rng.permutation(held_out)[: settings.max_held_out]),
     )
 

@@ -10,18 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scorer import features
 from scorer.checkpoint import Progress
 from scorer.config import ModelConfig, default_heads
 from scorer.corpus import Corpus
+from scorer.errors import TrainingDataError
 from scorer.evaluation import evaluate, ranked, summary
-from scorer.examples import CorpusSource, ExampleSet
+from scorer.examples import CorpusSource, ExampleSet, Outcome
 from scorer.model import TransAct
 from scorer.parallel import Group
 from scorer.request import Request
 from scorer.settings import TrainSettings
-from scorer.split import split_requests
+from scorer.split import split_by_time, split_requests
 from scorer.trainer import Data, Place, ScalarWriter, Step, fit, seeded
 from scorer.weights import DataRange
 from store.actions import Kind
@@ -72,7 +74,9 @@ def train(
             validation = ExampleSet.of(requests, config)
         training = CorpusSource(corpus, split.training, config, settings)
         data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
-        place = Place(checkpoints, _run(corpus, settings, config), curves)
+        tokens = corpus.explicit
+        run = _run_of((tokens.timestamp_ms, tokens.item_id, tokens.action_types), settings, config)
+        place = Place(checkpoints, run, curves)
         progress = fit(model, data, settings, tell=tell, place=place, group=group)
         rng = np.random.default_rng([settings.seed, 3])
         until_ms = int(corpus.timestamp_ms[split.training[-1]])
@@ -90,11 +94,51 @@ def train(
     return Trained(model, metrics | counts, seen, progress)
 
 
-def _run(corpus: Corpus, settings: TrainSettings, config: ModelConfig) -> str:
+def train_on_outcomes(
+    outcomes: Iterable[Outcome],
+    vocabulary: Vocabulary,
+    settings: TrainSettings,
+    config: ModelConfig,
+    tell: Callable[[Step], None] = lambda _: None,
+    *,
+    checkpoints: Path | None = None,
+    curves: ScalarWriter | None = None,
+    group: Group | None = None,
+) -> Trained:
+    """Train a model on requests that were selected before, as serving did, and whose outcome is known.
+
+    Split like those of histories. Raises TrainingDataError where there are too few, and CheckpointError.
+    """
+    ordered = sorted(outcomes, key=lambda one: (one.selected.context.timestamp_ms, one.user))
+    times = np.array([one.selected.context.timestamp_ms for one in ordered], np.int64)
+    users = np.array([one.user for one in ordered], np.int64)
+    split = split_by_time(np.arange(len(ordered)), times, users, settings)
+    if len(split.training) == 0:
+        raise TrainingDataError(
+            f"{len(ordered)} logged requests are too few: log a larger share (scorer.log_share), or wait for more"
+        )
+
+    def examples(rows: NDArray[np.int64]) -> ExampleSet:
+        return ExampleSet.of_outcomes(ordered[row] for row in rows.tolist())
+
+    with seeded(settings):
+        model = TransAct(config)
+        training = examples(split.training)
+        validation = examples(split.validation) if len(split.validation) else None
+        data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
+        place = Place(checkpoints, _run_of((times, training.item_id, training.action_types), settings, config), curves)
+        progress = fit(model, data, settings, tell=tell, place=place, group=group)
+        metrics = summary(evaluate(model, examples(split.held_out)))
+    counts = {"train_requests": float(len(split.training)), "held_out_requests": float(len(split.held_out))}
+    seen = DataRange(from_timestamp_ms=int(times[0]), to_timestamp_ms=int(times[-1]))
+    return Trained(model, metrics | counts, seen, progress)
+
+
+def _run_of(columns: Iterable[NDArray[np.generic]], settings: TrainSettings, config: ModelConfig) -> str:
     """Return what names a run: anything else would have other weights."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
     digest.update(config.model_dump_json().encode())
-    for column in (corpus.explicit.timestamp_ms, corpus.explicit.item_id, corpus.explicit.action_types):
+    for column in columns:
         digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()
 

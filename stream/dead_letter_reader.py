@@ -4,24 +4,22 @@ A retry publishes key, value and the record's own headers to the actions topic, 
 The dead letter stays where it is: a log forgets nothing, and an action that arrives twice changes nothing.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from stream.cluster import check_reachable
 from stream.dead_letter_headers import RETRIES, Origin, origin_of, own_headers, retries_of
-from stream.errors import ClusterUnreachableError, DeadLetterError, TopicMismatchError
+from stream.errors import DeadLetterError
 from stream.partitioner import partition_of
 from stream.record import Record
 from stream.settings import KafkaSettings
+from stream.topic_reader import reading
 from stream.topics import MAX_RECORD_BYTES
 
-_POLL_MS = 500
+_ADVICE = "create it with `lifeline topics create`"
 
 
 class StoredLetter(NamedTuple):
@@ -68,13 +66,12 @@ def read_letters(
     `newest` bounds the records that are read from the end of each partition. Raises ClusterUnreachableError,
     TopicMismatchError.
     """
-    with _consumer(kafka) as consumer:
-        for number in _known(consumer, kafka, partitions):
-            tp = TopicPartition(kafka.dead_letter_topic, number)
-            start, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
+    with reading(kafka, kafka.dead_letter_topic, advice=_ADVICE) as reader:
+        for number in reader.partitions(partitions):
+            start, end = reader.bounds(number)
             if newest is not None:
                 start = max(start, end - newest)
-            for record in _records(consumer, kafka, tp, start, end):
+            for record in reader.records(number, start, end):
                 letter = StoredLetter(record, origin_of(record.headers))
                 if wanted(letter):
                     yield letter
@@ -82,12 +79,11 @@ def read_letters(
 
 def read_letter(kafka: KafkaSettings, partition: int, offset: int) -> StoredLetter:
     """Return one letter. Raises ClusterUnreachableError, TopicMismatchError, DeadLetterError when it is not there."""
-    with _consumer(kafka) as consumer:
-        _known(consumer, kafka, [partition])
-        tp = TopicPartition(kafka.dead_letter_topic, partition)
-        start, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
+    with reading(kafka, kafka.dead_letter_topic, advice=_ADVICE) as reader:
+        reader.partitions([partition])
+        start, end = reader.bounds(partition)
         if start <= offset < end:
-            for record in _records(consumer, kafka, tp, offset, offset + 1):
+            for record in reader.records(partition, offset, offset + 1):
                 return StoredLetter(record, origin_of(record.headers))
     raise DeadLetterError(
         f"{kafka.dead_letter_topic} {partition} has no record {offset} (it holds {start} to {end - 1}): see "
@@ -144,51 +140,3 @@ def _producer(kafka: KafkaSettings) -> Any:  # noqa: ANN401 - the library ships 
         request_timeout_ms=kafka.request_timeout_ms,
         max_request_size=MAX_RECORD_BYTES + (1 << 20),
     )
-
-
-@contextmanager
-def _consumer(kafka: KafkaSettings) -> Iterator[Any]:
-    check_reachable(kafka)
-    try:
-        consumer = KafkaConsumer(
-            **kafka.client_options(),
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=2 * MAX_RECORD_BYTES,
-        )
-    except (KafkaError, OSError) as error:
-        raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
-    try:
-        yield consumer
-    except KafkaError as error:
-        raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
-    finally:
-        consumer.close()
-
-
-def _known(consumer: Any, kafka: KafkaSettings, partitions: Sequence[int]) -> list[int]:  # noqa: ANN401
-    there = consumer.partitions_for_topic(kafka.dead_letter_topic) or set()
-    if not there:
-        raise TopicMismatchError(
-            f"topic {kafka.dead_letter_topic} does not exist: create it with `lifeline topics create`"
-        )
-    for number in partitions:
-        if number not in there:
-            raise TopicMismatchError(
-                f"{kafka.dead_letter_topic} has no partition {number}: name one of 0 to {max(there)}"
-            )
-    return sorted(set(partitions) or there)
-
-
-def _records(consumer: Any, kafka: KafkaSettings, tp: TopicPartition, start: int, end: int) -> Iterator[Record]:  # noqa: ANN401
-    """Yield the records from `start` to below `end`; control records leave gaps."""
-    consumer.assign([tp])
-    consumer.seek(tp, start)
-    moved_at = time.monotonic()
-    while (position := consumer.position(tp)) < end:
-        fetched = consumer.poll(timeout_ms=_POLL_MS).get(tp, [])
-        if consumer.position(tp) > position:
-            moved_at = time.monotonic()
-        elif time.monotonic() - moved_at > kafka.request_timeout_ms / 1000:
-            raise ClusterUnreachableError(kafka.bootstrap_servers, TimeoutError())
-        yield from (record for record in fetched if record.offset < end)

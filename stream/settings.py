@@ -48,6 +48,12 @@ class KafkaSettings(BaseModel):
     actions_topic: Annotated[TopicName, Field(description="the log of actions; key = user id")] = "actions"
     items_topic: Annotated[TopicName, Field(description="compacted embeddings; key = item id")] = "items"
     dead_letter_suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,9}$")] = "-dlq"
+    selections_topic: Annotated[TopicName, Field(description="what models read of requests; key = user id")] = (
+        "selections"
+    )
+    side_retention_days: Annotated[
+        int, Field(ge=1, le=3_650, description="how long records of what models read are kept")
+    ] = 30
     partitions: Annotated[int, Field(ge=1, le=4_096, description="of the actions topic and its dead letters")] = 4
     items_partitions: Annotated[int, Field(ge=1, le=4_096, description="of the items topic")] = 4
     replication_factor: Annotated[int, Field(ge=1, le=15, description="copies of every topic")] = 1
@@ -75,8 +81,9 @@ class KafkaSettings(BaseModel):
             )
         if self.ssl_key_file and not self.ssl_cert_file:
             raise ValueError("ssl_key_file is given without a certificate: set ssl_cert_file too")
-        if self.actions_topic == self.items_topic:
-            raise ValueError("actions_topic and items_topic are the same topic: give each a name of its own")
+        topics = (self.actions_topic, self.items_topic, self.selections_topic)
+        if len(set(topics)) < len(topics):
+            raise ValueError(f"two of the topics {', '.join(topics)} are the same: give each a name of its own")
         if self.uses_ssl:
             self._make_ssl_context()
         return self

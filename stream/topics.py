@@ -18,6 +18,7 @@ from stream.settings import KafkaSettings
 
 _MIB = 1 << 20
 _FOREVER = str((1 << 63) - 1)
+_DAY_MS = 86_400_000
 # An oversized record has to be able to arrive, or nothing could tell its producer that it was one.
 MAX_RECORD_BYTES = 4 * _MIB
 
@@ -92,7 +93,7 @@ def plan_topics(settings: KafkaSettings) -> tuple[TopicPlan, TopicPlan, TopicPla
             "cleanup.policy": "compact",
             "min.cleanable.dirty.ratio": "0.1",
             # A node that was away for less than a week still learns of what was forgotten meanwhile.
-            "delete.retention.ms": str(7 * 86_400_000),
+            "delete.retention.ms": str(7 * _DAY_MS),
         },
     )
     dead_letters = TopicPlan(
@@ -140,6 +141,24 @@ def ensure_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
         if report.differences:
             _log.warning("topic differs", topic=report.plan.name, differences=list(report.differences))
     return reports
+
+
+def ensure_side_topic(settings: KafkaSettings, name: str) -> None:
+    """Create a topic that is written beside the state, unless it is there, whatever it is like.
+
+    Its partitions are those of the actions topic, so that a user's records are side by side. Raises
+    ClusterUnreachableError, StreamError.
+    """
+    configs = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(settings.side_retention_days * _DAY_MS),
+        "max.message.bytes": str(MAX_RECORD_BYTES),
+    }
+    plan = TopicPlan(name, settings.partitions, settings.replication_factor, configs)
+    with _admin(settings) as admin:
+        if not _describe(admin, [plan]):
+            _create(admin, plan)
+            admin.wait_for_topics([name], timeout_ms=settings.request_timeout_ms)
 
 
 def actions_topic_id(settings: KafkaSettings) -> str:

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, err, load, out, print_json, progress, table
+from lifeline.cli.console import (
+    BootstrapOption,
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    err,
+    load,
+    out,
+    print_json,
+    progress,
+    table,
+)
 
 _UNBOUNDED = 1_000_000
 
@@ -19,6 +30,9 @@ def train(
         int | None, typer.Option(min=1, help="optimiser steps instead: repeatable", show_default=False)
     ] = None,
     variant: Annotated[str, typer.Option(help="a row of the tables in docs/model.md")] = "v2",
+    from_log: Annotated[
+        bool, typer.Option("--from-log", help="train on requests that nodes have logged, not on visits in histories")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="of everything that is drawn")] = 0,
     until: Annotated[
         int | None, typer.Option(help="no event from this time on, ms since 1970", show_default=False)
@@ -35,6 +49,7 @@ def train(
         Path | None, typer.Option(help="directory for curves that TensorBoard reads", show_default=False)
     ] = None,
     config: ConfigOption = None,
+    bootstrap_servers: BootstrapOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +57,7 @@ def train(
 
     Several processes share the work: torchrun --nproc-per-node 2 -m lifeline train ...
     """
-    from lifeline.training import Wanted, save_version, train_from_store
+    from lifeline.training import Wanted, save_version, train_from_log, train_from_store
     from scorer.parallel import Group
     from scorer.settings import TrainSettings
     from scorer.trainer import Step
@@ -54,7 +69,7 @@ def train(
     if checkpoints is not None and steps is None:
         err.print("[bold red]error:[/] a run by the clock cannot be resumed to the same result: give --steps as well")
         raise typer.Exit(2)
-    settings = load(config, node__data_dir=data_dir).settings
+    settings = load(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
     training = TrainSettings.model_validate(
         {
             "seed": seed,
@@ -75,7 +90,7 @@ def train(
 
         wanted = Wanted(training, variant, until, checkpoints, curves)
         with Group.joined() as group:
-            trained = train_from_store(settings, wanted, show, group)
+            trained = (train_from_log if from_log else train_from_store)(settings, wanted, show, group)
     if group.rank > 0:
         # The first of the processes saves, and tells.
         return

@@ -145,6 +145,10 @@ ITEM_RECORDS = _counter("lifeline_item_records_total", "Records of the items top
 ITEM_PROBLEMS = _counter("lifeline_item_problems_total", "Records of the items topic passed over.", "problem")
 ITEMS_CAUGHT_UP = _gauge("lifeline_items_caught_up", "1 once the items topic is read to where it was at the start.")
 
+SELECTIONS = _counter(
+    "lifeline_selection_records_total", "Selected requests for the selections topic, published or dropped.", "result"
+)
+
 SNAPSHOT_AGE = _gauge(
     "lifeline_snapshot_age_seconds", "Since the newest whole snapshot of an owned partition was made.", "partition"
 )

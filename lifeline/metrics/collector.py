@@ -34,6 +34,8 @@ class Sources(NamedTuple):
     """The open store of a partition, owned or followed."""
     item_records: Callable[[], int]
     item_problems: Callable[[], Mapping[str, int]]
+    selections: Callable[[], Mapping[str, int]]
+    """Records of the selections topic by what became of them; empty where none are logged."""
     snapshot_ages: Callable[[], Mapping[int, float]]
     """Seconds by partition."""
     health: Health
@@ -66,6 +68,7 @@ class NodeCollector(Collector):
         yield _family(c.ITEM_RECORDS, [((), self._sources.item_records())])
         yield _family(c.ITEM_PROBLEMS, (((name,), count) for name, count in self._sources.item_problems().items()))
         yield _family(c.ITEMS_CAUGHT_UP, [((), health.items_synced)])
+        yield _family(c.SELECTIONS, (((name,), count) for name, count in self._sources.selections().items()))
         ages = self._sources.snapshot_ages()
         yield _family(c.SNAPSHOT_AGE, (((str(number),), age) for number, age in ages.items()))
 

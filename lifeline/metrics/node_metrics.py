@@ -10,6 +10,7 @@ from lifeline.metrics.collector import NodeCollector, Sources
 from lifeline.metrics.grpc_calls import CallMetrics
 from lifeline.metrics.totals import StoreTotals, StreamTotals
 from stream.items import ItemFollower
+from stream.side_topic import SideTopic
 
 
 class NodeMetrics:
@@ -24,7 +25,12 @@ class NodeMetrics:
         """The server's interceptor."""
 
     def serve(
-        self, group: GroupPart, items: ItemFollower, health: Health, snapshot_ages: Callable[[], Mapping[int, float]]
+        self,
+        group: GroupPart,
+        items: ItemFollower,
+        health: Health,
+        selections: SideTopic | None,
+        snapshot_ages: Callable[[], Mapping[int, float]],
     ) -> None:
         """Register everything that is read at a scrape."""
         sources = Sources(
@@ -34,6 +40,9 @@ class NodeMetrics:
             store_of=group.store_of,
             item_records=lambda: items.records,
             item_problems=lambda: {problem.value: count for problem, count in dict(items.problems).items()},
+            selections=lambda: (
+                {} if selections is None else {"published": selections.published, "dropped": selections.dropped}
+            ),
             snapshot_ages=snapshot_ages,
             health=health,
         )

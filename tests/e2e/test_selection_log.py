@@ -1,0 +1,93 @@
+"""What a node's model reads is logged, comes together with what users did next, and trains another model."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from lifeline.client import LifelineClient
+from lifeline.logged_outcomes import logged_outcomes
+from lifeline.node_process import NodeProcess
+from lifeline.training import Wanted, train_from_log
+from lifeline.v1.action_pb2 import Action
+from scorer import weights
+from scorer.config import ModelConfig, default_heads
+from scorer.errors import SelectionRecordError
+from scorer.model import TransAct
+from scorer.selection_log import decode
+from scorer.settings import TrainSettings
+from scorer.variants import variant
+from store.sequence import EMBEDDING_DIM
+from stream.producer import LifelineProducer, make_item
+from stream.settings import KafkaSettings
+from stream.topic_reader import read_topic
+from tests.e2e.conftest import READY_S, NodeMaker
+
+pytestmark = pytest.mark.kafka
+
+DAY, MINUTE = 86_400_000, 60_000
+USERS, DAYS, ITEMS = 12, 10, 40
+
+
+def save_model(node: NodeProcess) -> ModelConfig:
+    scorer, vocabulary = node.settings.scorer, node.settings.vocabulary
+    torch.manual_seed(0)
+    config = variant("v2", default_heads(vocabulary))
+    weights.save(scorer.models_dir, scorer.model, TransAct(config).eval(), vocabulary)
+    return config
+
+
+def publish_world(kafka: KafkaSettings, begin_ms: int) -> None:
+    """Twenty actions of each user before the first day, one a day on item 3, and one after the last."""
+    rng = np.random.default_rng(0)
+    with LifelineProducer(kafka) as producer:
+        for item in range(ITEMS):
+            producer.publish_item(make_item(item, rng.integers(-100, 100, EMBEDDING_DIM).astype(np.int8), 1))
+        for user in range(USERS):
+            times = [(begin_ms - (number + 1) * MINUTE, number) for number in range(20)]
+            times += [(begin_ms + day * DAY + MINUTE, 3) for day in range(DAYS)]
+            times.append((begin_ms + (DAYS + 2) * DAY, 5))
+            for at, item in times:
+                producer.publish(Action(user_id=f"user{user}", item_id=item, timestamp_ms=at, action_type=1))
+
+
+def test_from_a_nodes_log_another_model_is_trained(fresh_topics: KafkaSettings, make_node: NodeMaker) -> None:
+    topic = f"selections-{fresh_topics.group_id}"
+    node = make_node(fresh_topics, scorer__log_share=1.0, kafka__selections_topic=topic)
+    config = save_model(node)
+    begin_ms = int(time.time() * 1_000) - 20 * DAY
+    publish_world(fresh_topics, begin_ms)
+    node.start()
+    node.wait_ready(READY_S)
+    answers = {}
+    with LifelineClient(node.address, timeout_s=30) as client:
+        for day in range(DAYS):
+            for user in range(USERS):
+                at = begin_ms + day * DAY
+                answers[f"user{user}", at] = client.score(f"user{user}", [3, 7, 999], timestamp_ms=at).probability
+    assert node.stop() == 0
+
+    records = list(read_topic(node.settings.kafka, topic, advice="make it"))
+    assert len(records) == USERS * DAYS
+    for record in records:
+        logged = decode(record.value or b"")
+        assert record.key == logged.user_id.encode()
+        assert logged.selected.item_id.tolist() == [3, 7, 999]
+        assert logged.selecting == config.selecting
+        expected = answers[logged.user_id, logged.selected.context.timestamp_ms]
+        np.testing.assert_allclose(logged.probability, expected, atol=1e-6)
+
+    outcomes = logged_outcomes(node.settings, config, DAY)
+    assert len(outcomes) == USERS * DAYS
+    assert all(one.action_types.tolist() == [1, 0, 0] for one in outcomes)
+    # The last request's outcome is open as long as three days may still bring something.
+    assert len(logged_outcomes(node.settings, config, 3 * DAY + 1)) == USERS * (DAYS - 1)
+    with pytest.raises(SelectionRecordError, match="train one that selects alike"):
+        logged_outcomes(node.settings, variant("v1", config.heads), DAY)
+
+    training = TrainSettings(steps=3, requests_per_step=4, validation_users=0.2)
+    trained = train_from_log(node.settings, Wanted(training))
+    assert trained.metrics["train_requests"] > USERS
+    assert trained.metrics["held_out_requests"] == USERS
+    assert trained.model.config == config
