@@ -2,22 +2,18 @@
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 
 import numpy as np
 import structlog
 
 from lifeline.config import Settings
-from lifeline.paths import items_dir
-from lifeline.stored import opened
+from lifeline.readers import readers_of
 from scorer.config import ModelConfig
 from scorer.errors import SelectionRecordError
 from scorer.examples import Outcome
 from scorer.selection_log import LoggedRequest, check_selecting, decode
-from store.embeddings import EmbeddingFollower
 from store.reader import SequenceReader
 from store.sequence import Column, SequenceQuery
-from stream.partitioner import partition_of
 from stream.record import Record
 from stream.topic_reader import read_topic
 
@@ -35,12 +31,7 @@ def logged_outcomes(settings: Settings, config: ModelConfig, window_ms: int) -> 
     """
     topic = settings.kafka.selections_topic
     advice = "nodes make it once scorer.log_share is above 0"
-    with opened(settings) as stores, closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings:
-        readers = {store.partition: SequenceReader(store, embeddings) for store in stores}
-
-        def reader_of(user_id: str) -> SequenceReader | None:
-            return readers.get(partition_of(user_id.encode(), settings.kafka.partitions))
-
+    with readers_of(settings) as reader_of:
         return list(join(_decoded(read_topic(settings.kafka, topic, advice=advice)), reader_of, config, window_ms))
 
 

@@ -125,14 +125,14 @@ class Node:
         health = Health(
             group.stream.status, group.stream.standbys, stall_after_s=settings.updater.stall_after_ms / 1000
         )
-        selections = SideTopic(settings.kafka, settings.kafka.selections_topic) if settings.scorer.log_share else None
-        if selections is not None:
-            # It is closed after the server: what the last calls offered is published too.
-            stack.push_async_callback(asyncio.to_thread, selections.close, _SIDE_STOP_S)
+        selections = (
+            _side_topic(settings, settings.kafka.selections_topic, stack) if settings.scorer.log_share else None
+        )
+        exposures = _side_topic(settings, settings.kafka.exposures_topic, stack) if settings.scorer.experiment else None
         if metrics is not None:
             ages = SnapshotAges(snapshots, lambda: [one.partition for one in group.stream.status()])
             _in_background(ages.follow(), stack)
-            metrics.serve(group, items, health, selections, ages.seconds)
+            metrics.serve(group, items, health, [one for one in (selections, exposures) if one], ages.seconds)
         _in_background(_tick(health), stack)
         http = HttpServer(node.http_address, health, metrics.registry if metrics else None)
         stack.callback(http.stop)
@@ -146,7 +146,15 @@ class Node:
         server = NodeServer(
             node,
             SequenceService(directory, max_reply_bytes=most),
-            ScoreService(directory, models, settings.vocabulary, settings.scorer, max_reply_bytes=most, log=selections),
+            ScoreService(
+                directory,
+                models,
+                settings.vocabulary,
+                settings.scorer,
+                max_reply_bytes=most,
+                log=selections,
+                exposures=exposures,
+            ),
             OperatorService(directory, snapshots, group.view, topic=settings.kafka.actions_topic),
             routing,
             metrics.calls if metrics else None,
@@ -265,6 +273,13 @@ def _in_background(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> No
     stack.push_async_callback(end)
 
 
+def _side_topic(settings: Settings, topic: str, stack: AsyncExitStack) -> SideTopic:
+    """Begin to write a side topic; it is closed after the server, so that what the last calls offered is published."""
+    made = SideTopic(settings.kafka, topic)
+    stack.push_async_callback(asyncio.to_thread, made.close, _SIDE_STOP_S)
+    return made
+
+
 async def _tick(health: Health) -> None:
     while True:
         health.tick()
@@ -278,6 +293,13 @@ def _load_model(settings: Settings, embeddings: EmbeddingTable) -> ModelHolder:
     except ModelNotFoundError as error:
         _log.warning("no model: Score will refuse until the node starts with one", why=str(error))
     else:
-        models.install(Scorer(loaded, settings.vocabulary, embeddings))
+        arms = {}
+        for name, arm in settings.scorer.arms.items():
+            of_arm = settings.scorer.model_copy(update={"version": arm.version})
+            arms[name] = Scorer(weights.load(of_arm, settings.vocabulary), settings.vocabulary, embeddings)
+        models.install(Scorer(loaded, settings.vocabulary, embeddings), arms)
         _log.info("model", name=loaded.manifest.name, version=loaded.manifest.version)
+        if arms:
+            versions = {name: arm.version for name, arm in settings.scorer.arms.items()}
+            _log.info("experiment", name=settings.scorer.experiment, arms=versions)
     return models

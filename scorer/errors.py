@@ -40,6 +40,13 @@ class CheckpointError(ScorerError):
     """
 
 
+class ExperimentError(ScorerError):
+    """There is no experiment to report on, or too little of it yet.
+
+    Operators: configure it (scorer.experiment, scorer.arms), or wait for more users.
+    """
+
+
 class SelectionRecordError(ScorerError):
     """A record of the selections topic cannot be trained from.
 

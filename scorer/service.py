@@ -7,16 +7,17 @@ A request holds one of `max_concurrent` turns while it reads and scores. Whoever
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import grpc
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lifeline.v1 import score_pb2, score_pb2_grpc
+from lifeline.v1 import exposure_pb2, score_pb2, score_pb2_grpc
+from scorer.experiment import arm_of
 from scorer.features import RequestContext
 from scorer.scorer import Explanation, Scorer, Scores
 from scorer.selection_log import encode
@@ -34,28 +35,40 @@ YEAR_2100_MS = 4_102_444_800_000
 _QUERY = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION), columns=Column.ALL)
 
 
-class SelectionLog(Protocol):
-    """Where selected requests are logged: `stream.side_topic.SideTopic` fits."""
+class SideLog(Protocol):
+    """Where selected requests and exposures are logged: `stream.side_topic.SideTopic` fits."""
 
     def offer(self, key: bytes, value: bytes) -> bool:
         """Take a record, at once and from any thread; False where it is dropped."""
 
 
+class Chosen(NamedTuple):
+    """Who answers a user."""
+
+    scorer: Scorer
+    arm: str | None
+    """Of the experiment; None for a user who is in none."""
+
+
 class ModelHolder:
-    """The scorer that answers now. A node may start without one, and exchange it while it serves."""
+    """The scorers that answer now. A node may start without one, and exchange it while it serves."""
 
     def __init__(self, settings: ScorerSettings, scorer: Scorer | None = None) -> None:
         """Set the process's torch threads, which every request's thread inherits."""
         torch.set_num_threads(settings.threads)
-        self._scorer = scorer
+        self._settings, self._scorer = settings, scorer
+        self._arms: Mapping[str, Scorer] = {}
 
-    def install(self, scorer: Scorer) -> None:
-        """Answer with `scorer` from the next request on."""
-        self._scorer = scorer
+    def install(self, scorer: Scorer, arms: Mapping[str, Scorer] | None = None) -> None:
+        """Answer with `scorer` from the next request on, and users of the experiment's arms with theirs."""
+        self._scorer, self._arms = scorer, arms or {}
 
-    def current(self) -> Scorer | None:
-        """Return the scorer, or None before the first."""
-        return self._scorer
+    def current(self, user_id: str) -> Chosen | None:
+        """Return who answers a user, or None before the first model."""
+        if self._scorer is None:
+            return None
+        arm = arm_of(self._settings.experiment, user_id, self._settings.arms) if self._arms else None
+        return Chosen(self._scorer if arm is None else self._arms[arm], arm)
 
 
 class ScoreService(score_pb2_grpc.ScoreServiceServicer):
@@ -69,16 +82,19 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         settings: ScorerSettings,
         *,
         max_reply_bytes: int,
-        log: SelectionLog | None = None,
+        log: SideLog | None = None,
+        exposures: SideLog | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Refuse replies larger than `max_reply_bytes`.
 
-        `log` takes a share of what the model reads, `settings.log_share`; `clock` gives seconds since 1970.
+        `log` takes a share of what the model reads, `settings.log_share`; `exposures` takes who was answered in which
+        arm of the experiment; `clock` gives seconds since 1970.
         """
         self._directory, self._models = directory, models
         self._vocabulary, self._settings = vocabulary, settings
-        self._max_reply_bytes, self._log, self._clock = max_reply_bytes, log, clock
+        self._max_reply_bytes, self._clock = max_reply_bytes, clock
+        self._log, self._exposures = log, exposures
         self._turns = threading.BoundedSemaphore(settings.max_concurrent)
 
     def Score(  # noqa: N802 - the name of the method on the wire
@@ -89,13 +105,14 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
             check_user_id(request.user_id)
             item_id, embedding = parse_candidates(request, self._settings.max_candidates)
             asked = self._parse_context(request.context)
-            scorer = self._models.current()
-            if scorer is None:
+            chosen = self._models.current(request.user_id)
+            if chosen is None:
                 raise Refusal(
                     grpc.StatusCode.FAILED_PRECONDITION,
                     Reason.MODEL_NOT_LOADED,
                     "this node has no model: train one into scorer.models_dir and start the node again",
                 )
+            scorer = chosen.scorer
             min_offset = request.min_offset if request.HasField("min_offset") else None
             reader = reader_at(self._directory, request.user_id, min_offset, context)
             with self._turn(context):
@@ -108,6 +125,17 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                 model=score_pb2.ModelVersion(name=scorer.manifest.name, version=scorer.manifest.version),
             )
             self._add_scores(reply, item_id, asked, scores)
+            if chosen.arm is not None and self._exposures is not None:
+                exposure = exposure_pb2.Exposure(
+                    experiment=self._settings.experiment,
+                    arm=chosen.arm,
+                    user_id=request.user_id,
+                    timestamp_ms=asked.timestamp_ms,
+                    model=scorer.manifest.name,
+                    model_version=scorer.manifest.version,
+                    item_id=item_id[np.argsort(-scores.score)].tolist(),
+                )
+                self._exposures.offer(request.user_id.encode(), exposure.SerializeToString())
             # Chance decides, not the user: a share of everyone's requests is what a model should learn from.
             if self._log is not None and random.random() < self._settings.log_share:  # noqa: S311
                 logged = scorer.logged(request.user_id, scores)

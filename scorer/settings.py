@@ -1,9 +1,11 @@
 """What can be set about scoring, and about training."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from scorer.experiment import CONTROL, Arm
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What names and versions of models look like: they are names of directories."""
@@ -21,9 +23,24 @@ class ScorerSettings(BaseModel):
     threads: Annotated[int, Field(ge=1, le=256, description="torch threads of one request")] = 1
     max_concurrent: Annotated[int, Field(ge=1, le=256, description="requests scored at the same time")] = 2
     max_queue_ms: Annotated[int, Field(ge=0, description="how long a request waits for its turn")] = 250
+    experiment: Annotated[str, Field(description="the name of an experiment that is under way; none: empty")] = ""
+    arms: Annotated[
+        dict[str, Arm], Field(description="its arms, control among them: a version, and a share of all users")
+    ] = {}
     log_share: Annotated[
         float, Field(ge=0, le=1, description="share of the requests whose selected tokens are logged, to train from")
     ] = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.experiment) != bool(self.arms):
+            raise ValueError("scorer.experiment and scorer.arms belong together: set both, or neither")
+        if self.arms and (CONTROL not in self.arms or len(self.arms) < 2):
+            raise ValueError(f"scorer.arms needs an arm {CONTROL!r} and another one: add it")
+        share = sum(arm.share for arm in self.arms.values())
+        if share > 1 + 1e-9:
+            raise ValueError(f"the shares of scorer.arms add up to {share:g}: lower them to 1 at most")
+        return self
 
 
 class TrainSettings(BaseModel):

@@ -51,8 +51,9 @@ class KafkaSettings(BaseModel):
     selections_topic: Annotated[TopicName, Field(description="what models read of requests; key = user id")] = (
         "selections"
     )
+    exposures_topic: Annotated[TopicName, Field(description="who was in which arm; key = user id")] = "exposures"
     side_retention_days: Annotated[
-        int, Field(ge=1, le=3_650, description="how long records of what models read are kept")
+        int, Field(ge=1, le=3_650, description="how long the records of these two are kept")
     ] = 30
     partitions: Annotated[int, Field(ge=1, le=4_096, description="of the actions topic and its dead letters")] = 4
     items_partitions: Annotated[int, Field(ge=1, le=4_096, description="of the items topic")] = 4
@@ -81,7 +82,7 @@ class KafkaSettings(BaseModel):
             )
         if self.ssl_key_file and not self.ssl_cert_file:
             raise ValueError("ssl_key_file is given without a certificate: set ssl_cert_file too")
-        topics = (self.actions_topic, self.items_topic, self.selections_topic)
+        topics = (self.actions_topic, self.items_topic, self.selections_topic, self.exposures_topic)
         if len(set(topics)) < len(topics):
             raise ValueError(f"two of the topics {', '.join(topics)} are the same: give each a name of its own")
         if self.uses_ssl:

@@ -29,7 +29,7 @@ class SideTopic:
 
     def __init__(self, settings: KafkaSettings, topic: str, *, max_waiting: int = 256) -> None:
         """Connect in the background; raises nothing for a cluster that is away."""
-        self._settings, self._topic = settings, topic
+        self._settings, self.topic = settings, topic
         self._waiting: queue.Queue[tuple[bytes, bytes]] = queue.Queue(max_waiting)
         self._stopping = threading.Event()
         self._counting = threading.Lock()
@@ -76,7 +76,7 @@ class SideTopic:
 
     def _connected(self) -> Any:  # noqa: ANN401 - the library ships no types
         try:
-            ensure_side_topic(self._settings, self._topic)
+            ensure_side_topic(self._settings, self.topic)
             return KafkaProducer(
                 **self._settings.client_options(),
                 acks="all",
@@ -93,14 +93,14 @@ class SideTopic:
                 metrics_enabled=False,
             )
         except (KafkaError, OSError, StreamError) as error:
-            _log.warning("a side topic cannot be written now", topic=self._topic, why=str(error))
+            _log.warning("a side topic cannot be written now", topic=self.topic, why=str(error))
             return None
 
     def _send(self, producer: Any, key: bytes, value: bytes) -> None:  # noqa: ANN401
         try:
-            sent = producer.send(self._topic, key=key, value=value)
+            sent = producer.send(self.topic, key=key, value=value)
         except KafkaError as error:
-            _log.warning("a record of a side topic was dropped", topic=self._topic, why=str(error))
+            _log.warning("a record of a side topic was dropped", topic=self.topic, why=str(error))
             self._drop()
             return
         sent.add_callback(self._count)

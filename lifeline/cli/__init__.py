@@ -11,6 +11,7 @@ from lifeline.cli.console import err
 from lifeline.cli.data import erase, get, produce, score, verify
 from lifeline.cli.dlq import dlq_app
 from lifeline.cli.evaluate import evaluate
+from lifeline.cli.experiment import experiment_app
 from lifeline.cli.fingerprint import fingerprint
 from lifeline.cli.inspect import inspect
 from lifeline.cli.partitions import partitions
@@ -75,6 +76,7 @@ app.command(hidden=True)(replay_partition)
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(experiment_app, name="experiment")
 app.add_typer(config_app, name="config")
 
 

@@ -145,8 +145,11 @@ ITEM_RECORDS = _counter("lifeline_item_records_total", "Records of the items top
 ITEM_PROBLEMS = _counter("lifeline_item_problems_total", "Records of the items topic passed over.", "problem")
 ITEMS_CAUGHT_UP = _gauge("lifeline_items_caught_up", "1 once the items topic is read to where it was at the start.")
 
-SELECTIONS = _counter(
-    "lifeline_selection_records_total", "Selected requests for the selections topic, published or dropped.", "result"
+SIDE_RECORDS = _counter(
+    "lifeline_side_records_total",
+    "Records for the topics of selections and exposures, published or dropped.",
+    "topic",
+    "result",
 )
 
 SNAPSHOT_AGE = _gauge(

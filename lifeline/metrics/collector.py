@@ -17,6 +17,7 @@ from store.errors import StoreError
 from store.partition import PartitionStore
 from store.statistics import PartitionStatistics
 from stream.partition import PartitionState, PartitionStatus
+from stream.side_topic import SideTopic
 from stream.standby import StandbyState, StandbyStatus
 
 _LOW_BITS = (1 << 52) - 1
@@ -34,8 +35,8 @@ class Sources(NamedTuple):
     """The open store of a partition, owned or followed."""
     item_records: Callable[[], int]
     item_problems: Callable[[], Mapping[str, int]]
-    selections: Callable[[], Mapping[str, int]]
-    """Records of the selections topic by what became of them; empty where none are logged."""
+    side_topics: Sequence[SideTopic]
+    """Those that the node writes."""
     snapshot_ages: Callable[[], Mapping[int, float]]
     """Seconds by partition."""
     health: Health
@@ -68,7 +69,9 @@ class NodeCollector(Collector):
         yield _family(c.ITEM_RECORDS, [((), self._sources.item_records())])
         yield _family(c.ITEM_PROBLEMS, (((name,), count) for name, count in self._sources.item_problems().items()))
         yield _family(c.ITEMS_CAUGHT_UP, [((), health.items_synced)])
-        yield _family(c.SELECTIONS, (((name,), count) for name, count in self._sources.selections().items()))
+        written = [((one.topic, "published"), one.published) for one in self._sources.side_topics]
+        written += [((one.topic, "dropped"), one.dropped) for one in self._sources.side_topics]
+        yield _family(c.SIDE_RECORDS, written)
         ages = self._sources.snapshot_ages()
         yield _family(c.SNAPSHOT_AGE, (((str(number),), age) for number, age in ages.items()))
 

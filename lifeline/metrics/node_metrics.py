@@ -1,6 +1,6 @@
 """The metrics of one node, wired: what counts, what is read at a scrape, and the registry that serves both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
@@ -29,7 +29,7 @@ class NodeMetrics:
         group: GroupPart,
         items: ItemFollower,
         health: Health,
-        selections: SideTopic | None,
+        side_topics: Sequence[SideTopic],
         snapshot_ages: Callable[[], Mapping[int, float]],
     ) -> None:
         """Register everything that is read at a scrape."""
@@ -40,9 +40,7 @@ class NodeMetrics:
             store_of=group.store_of,
             item_records=lambda: items.records,
             item_problems=lambda: {problem.value: count for problem, count in dict(items.problems).items()},
-            selections=lambda: (
-                {} if selections is None else {"published": selections.published, "dropped": selections.dropped}
-            ),
+            side_topics=side_topics,
             snapshot_ages=snapshot_ages,
             health=health,
         )
