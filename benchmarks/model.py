@@ -11,17 +11,17 @@ import torch
 
 from benchmarks.report import Bar, Report, Row
 from lifeline.cli.console import err
-from lifeline.evaluation_tasks import of_history, simulated
 from lifeline.history import demo_history
-from scorer.allocator import keep_memory
-from scorer.comparison import Comparison, compare_variants
-from scorer.evaluation import TOP
-from scorer.examples import Draw, ExampleSet
+from lifeline.learning.evaluation_tasks import of_history, simulated
+from scorer.evaluate.comparison import Comparison, compare_variants
+from scorer.evaluate.evaluation import TOP
+from scorer.evaluate.tasks import Task
 from scorer.inputs import Inputs
 from scorer.model import TransAct
 from scorer.settings import TrainSettings
-from scorer.tasks import Task
-from scorer.trainer import seeded
+from scorer.train.allocator import keep_memory
+from scorer.train.examples import Draw, ExampleSet
+from scorer.train.trainer import seeded
 from scorer.variants import variant
 
 USERS, STEPS, HISTORY_STEPS = 300, 600, 300

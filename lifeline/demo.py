@@ -23,13 +23,13 @@ from lifeline.cli.scores import scores_table, tokens_table
 from lifeline.client import LifelineClient, Scores
 from lifeline.config import Settings, load_settings
 from lifeline.history import History, demo_history
+from lifeline.learning.training import Wanted, save_version, train_from_store
 from lifeline.node_process import Event, NodeProcess, settings_for
 from lifeline.paths import partition_dir, partitions_in
 from lifeline.publish import publish
-from lifeline.training import Wanted, save_version, train_from_store
 from lifeline.v1.action_pb2 import Action
 from scorer.settings import TrainSettings
-from scorer.trainer import Step
+from scorer.train.trainer import Step
 from store.actions import Kind
 from store.sequence import SequenceQuery
 from store.vocabulary import Role

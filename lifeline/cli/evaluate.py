@@ -35,14 +35,14 @@ def evaluate(
 
     The history is that of the demo (LIFELINE_HISTORY names another). All together take hours.
     """
-    from lifeline.evaluation_tasks import of_history, simulated
     from lifeline.history import demo_history
-    from lifeline.model_report import write_report
-    from scorer.allocator import keep_memory
-    from scorer.comparison import compare_variants
+    from lifeline.learning.evaluation_tasks import of_history, simulated
+    from lifeline.learning.model_report import write_report
+    from scorer.evaluate.comparison import compare_variants
+    from scorer.evaluate.tasks import Task
     from scorer.settings import TrainSettings
-    from scorer.tasks import Task
-    from scorer.trainer import Step
+    from scorer.train.allocator import keep_memory
+    from scorer.train.trainer import Step
     from scorer.variants import NAMES
 
     chosen, rows = tasks or list(_TASKS), variants or list(NAMES)
@@ -82,6 +82,8 @@ def evaluate(
                     shown[name, seed] = bar.add_task(f"{name}, seed {seed}", total=at.total, note="")
                 note = f"loss {at.loss:.4f}, {at.examples_per_s:,.0f} examples/s"
                 bar.update(shown[name, seed], completed=at.step, total=at.total, note=note)
+                if at.step == at.total:
+                    err.print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: {note}", highlight=False)
 
             err.print(f"{time.strftime('%H:%M:%S')} {task.name}", highlight=False)
             comparisons.append(compare_variants(task, rows, seeds or (0, 1), settings, workers=workers, tell=tell))

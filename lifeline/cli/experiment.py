@@ -39,7 +39,7 @@ def report(
 
     The configuration names the experiment and its arms, as its nodes have them.
     """
-    from lifeline.experiment_report import experiment_report
+    from lifeline.learning.experiment_report import experiment_report
     from scorer.experiment import SUSPICIOUS_P
 
     settings = load(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings

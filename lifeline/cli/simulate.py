@@ -21,8 +21,8 @@ def simulate(
 
     `lifeline produce DIR/actions.parquet --items DIR/items.npz` publishes them. Needs pyarrow.
     """
-    from lifeline.simulated import write
-    from scorer.simulator import Simulator, SimulatorSettings
+    from lifeline.learning.simulated import write
+    from scorer.evaluate.simulator import Simulator, SimulatorSettings
 
     # The last tenth is for tests, and what comes before the first requests is history alone.
     settings = SimulatorSettings(

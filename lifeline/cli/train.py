@@ -57,10 +57,10 @@ def train(
 
     Several processes share the work: torchrun --nproc-per-node 2 -m lifeline train ...
     """
-    from lifeline.training import Wanted, save_version, train_from_log, train_from_store
-    from scorer.parallel import Group
+    from lifeline.learning.training import Wanted, save_version, train_from_log, train_from_store
     from scorer.settings import TrainSettings
-    from scorer.trainer import Step
+    from scorer.train.parallel import Group
+    from scorer.train.trainer import Step
     from scorer.variants import NAMES
 
     if variant not in NAMES:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from lifeline.cli import app
 from lifeline.client import LifelineClient
-from lifeline.experiment_report import experiment_report
+from lifeline.learning.experiment_report import experiment_report
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.exposure_pb2 import Exposure
 from scorer import weights

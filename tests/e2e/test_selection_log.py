@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lifeline.client import LifelineClient
-from lifeline.logged_outcomes import logged_outcomes
+from lifeline.learning.logged_outcomes import logged_outcomes
+from lifeline.learning.training import Wanted, train_from_log
 from lifeline.node_process import NodeProcess
-from lifeline.training import Wanted, train_from_log
 from lifeline.v1.action_pb2 import Action
 from scorer import weights
 from scorer.config import ModelConfig, default_heads

@@ -6,11 +6,11 @@ from numpy.typing import NDArray
 
 from scorer.config import ModelConfig
 from scorer.errors import ExperimentError
+from scorer.evaluate.simulated_requests import requests_of
+from scorer.evaluate.simulator import KINDS, Simulator, SimulatorSettings
+from scorer.evaluate.tasks import cosine_rankings
 from scorer.experiment import CONTROL, SUSPICIOUS_P, Arm, arm_of, lift_of, sample_ratio_p
 from scorer.settings import ScorerSettings
-from scorer.simulated_requests import requests_of
-from scorer.simulator import KINDS, Simulator, SimulatorSettings
-from scorer.tasks import cosine_rankings
 from tests.scorer.made import HEADS
 
 HALVES = {CONTROL: Arm(version="1", share=0.5), "new": Arm(version="2", share=0.5)}

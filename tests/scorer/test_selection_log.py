@@ -6,15 +6,15 @@ import torch
 
 from lifeline.v1 import selection_pb2
 from scorer.errors import SelectionRecordError
-from scorer.examples import Draw, ExampleSet, Outcome
 from scorer.features import RequestContext, Tokens
 from scorer.model import TransAct
 from scorer.scorer import Scorer
 from scorer.selected import SelectedRequest
 from scorer.selection_log import LoggedRequest, check_selecting, decode, encode
+from scorer.train.examples import Draw, ExampleSet, Outcome
 from store.sequence import AsOf, UserSequences
 from tests.scorer.made import DAY, HEADS, SMALL, VOCABULARY, loaded, population, vectors_of
-from tests.scorer.test_examples import gathered, made_requests, rngs
+from tests.scorer.train.test_examples import gathered, made_requests, rngs
 
 
 def logged(sizes: tuple[int, int, int] = (40, 9, 5)) -> LoggedRequest:

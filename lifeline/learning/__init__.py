@@ -1,0 +1,1 @@
+"""Learning: models trained, judged and compared on what nodes have stored and logged."""

@@ -1,0 +1,71 @@
+"""What models are judged on: the simulator's requests, and those of real histories."""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+import numpy as np
+
+from lifeline.history import History
+from scorer.evaluate.simulator import Simulator, SimulatorSettings
+from scorer.evaluate.tasks import HistoryTask, SimulatedTask
+from scorer.settings import TrainSettings
+from store.actions import Kind
+from store.sequence import EMBEDDING_DIM, Sequence
+from store.vocabulary import Role
+
+EMBEDDED_SHARE = 0.7
+"""The first share of a history's arrivals, which its embeddings were made from: nothing in it is trained on."""
+_NEIGHBOURS = 1_000
+
+
+def simulated(world: int, users: int, settings: TrainSettings) -> SimulatedTask:
+    """Return the requests of one of the simulator's worlds."""
+    return SimulatedTask(Simulator(SimulatorSettings(seed=world, users=users)), settings)
+
+
+def of_history(history: History, settings: TrainSettings) -> HistoryTask:
+    """Return requests of a real history, later than what its embeddings were made from; raises TrainingDataError."""
+    # Clocks of authors are at times far off: of the arrivals around the place the one in the middle tells.
+    place = int(EMBEDDED_SHARE * len(history))
+    around = history.timestamp_ms[max(0, place - _NEIGHBOURS // 2) : place + _NEIGHBOURS // 2]
+    known = settings.model_copy(update={"from_timestamp_ms": int(np.median(around))})
+    return HistoryTask(history.name, _sequences(history), history.vocabulary, known)
+
+
+def _sequences(history: History) -> Iterator[Mapping[Kind, Sequence]]:
+    """Yield each user's events, in the order and without the repeats that a store would have them."""
+    users, user = np.unique(np.array(history.user_id), return_inverse=True)
+    columns = np.column_stack(
+        [
+            user.astype(np.uint64),
+            history.timestamp_ms.astype(np.uint64),
+            history.item_id,
+            history.action_type.astype(np.uint64),
+            history.surface.astype(np.uint64),
+        ]
+    )
+    # Sorted by user and time, each once.
+    columns = np.unique(columns, axis=0)
+    embedded = np.argsort(history.embeddings.item_id)
+    ids = history.embeddings.item_id[embedded]
+    place = np.minimum(np.searchsorted(ids, columns[:, 2]), len(ids) - 1)
+    embedding = np.zeros((len(columns), EMBEDDING_DIM), np.int8)
+    known = ids[place] == columns[:, 2]
+    embedding[known] = history.embeddings.embedding[embedded[place[known]]]
+    impressions = history.vocabulary.ids_with_role(Role.IMPRESSION)
+    is_impression = np.isin(columns[:, 3], impressions)
+    bounds = np.searchsorted(columns[:, 0], np.arange(len(users) + 1, dtype=np.uint64)).tolist()
+    for begin, end in pairwise(bounds):
+        found = {}
+        for kind, wanted in ((Kind.EXPLICIT, ~is_impression), (Kind.IMPRESSION, is_impression)):
+            rows = begin + np.flatnonzero(wanted[begin:end])
+            found[kind] = Sequence(
+                len(rows),
+                len(rows),
+                columns[rows, 1].astype(np.int64),
+                columns[rows, 2],
+                columns[rows, 3].astype(np.uint8),
+                columns[rows, 4].astype(np.uint8),
+                embedding[rows],
+            )
+        yield found

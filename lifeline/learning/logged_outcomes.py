@@ -1,0 +1,72 @@
+"""Logged requests and what came of them: the selections topic joined with what users did next."""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import structlog
+
+from lifeline.config import Settings
+from lifeline.readers import readers_of
+from scorer.config import ModelConfig
+from scorer.errors import SelectionRecordError
+from scorer.selection_log import LoggedRequest, check_selecting, decode
+from scorer.train.examples import Outcome
+from store.reader import SequenceReader
+from store.sequence import Column, SequenceQuery
+from stream.record import Record
+from stream.topic_reader import read_topic
+
+_COLUMNS = Column.TIMESTAMP_MS | Column.ITEM_ID | Column.ACTION_TYPE
+
+_log = structlog.get_logger(__name__)
+
+
+def logged_outcomes(settings: Settings, config: ModelConfig, window_ms: int) -> list[Outcome]:
+    """Return every logged request whose outcome is known by now, for a model that selects as it was logged.
+
+    A request's outcome is what its user did to each candidate within `window_ms`, as the data directory has it; it is
+    known once the user's partition has seen events that are later. Raises StreamError, StoreError, and
+    SelectionRecordError where the model selects otherwise.
+    """
+    topic = settings.kafka.selections_topic
+    advice = "nodes make it once scorer.log_share is above 0"
+    with readers_of(settings) as reader_of:
+        return list(join(_decoded(read_topic(settings.kafka, topic, advice=advice)), reader_of, config, window_ms))
+
+
+def join(
+    requests: Iterable[LoggedRequest],
+    reader_of: Callable[[str], SequenceReader | None],
+    config: ModelConfig,
+    window_ms: int,
+) -> Iterator[Outcome]:
+    """Yield the requests whose outcome is known; those of users who are stored elsewhere are passed over."""
+    for logged in requests:
+        check_selecting(logged, config)
+        reader = reader_of(logged.user_id)
+        if reader is None:
+            continue
+        asked_ms = logged.selected.context.timestamp_ms
+        query = SequenceQuery(columns=_COLUMNS, from_timestamp_ms=asked_ms, to_timestamp_ms=asked_ms + window_ms)
+        found = reader.read(logged.user_id, query)
+        if found.as_of.watermark_ms < asked_ms + window_ms:
+            continue
+        (events,) = found.sequences.values()
+        done = np.zeros(len(logged.selected.item_id), np.uint64)
+        if events.item_id is not None and events.action_type is not None and len(events.item_id):
+            bits = np.uint64(1) << (events.action_type.astype(np.uint64) - np.uint64(1))
+            for place, item in enumerate(logged.selected.item_id.tolist()):
+                done[place] = np.bitwise_or.reduce(bits[events.item_id == np.uint64(item)], initial=np.uint64(0))
+        yield Outcome(zlib.crc32(logged.user_id.encode()), logged.selected, done, {})
+
+
+def _decoded(records: Iterable[Record]) -> Iterator[LoggedRequest]:
+    """Yield what can be read; what cannot is told, and passed over."""
+    for record in records:
+        try:
+            yield decode(record.value or b"")
+        except SelectionRecordError as error:
+            _log.warning(
+                "a logged request cannot be read", partition=record.partition, offset=record.offset, why=str(error)
+            )

@@ -1,0 +1,214 @@
+"""The report of an evaluation: a Markdown file with tables, and plots beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scorer.config import Head
+from scorer.evaluate.breakdown import dormancy_days, history_length, lift_by
+from scorer.evaluate.comparison import Comparison
+from scorer.evaluate.evaluation import TOP, Difference, reliability
+from scorer.settings import TrainSettings
+
+_OF_WEIGHT = 0.5
+"""From which utility on, positive or negative, a head is compared."""
+_USERS = 20
+"""How many users must have an answer, that it be compared."""
+
+PUBLISHED_LIFT = {
+    "bst": ("+6.04 %", "-0.49 % n.s."),
+    "v1": ("+7.74 %", "-6.86 %"),
+    "v1_nal_in_batch": ("+8.41 %", "-8.63 %"),
+    "v1_nal_impressions": ("+8.92 %", "-9.08 %"),
+    "v2": ("+13.31 %", "-11.25 %"),
+}
+"""HIT@3 of repin and hide above the ranker without a sequence, as TransActV2's authors print it."""
+PAIRS = (
+    ("v2", "none"),
+    ("v2", "v1"),
+    ("v2", "v2_without_nal"),
+    ("v1", "none"),
+    ("v1", "hand_real_time"),
+    ("v1_nal_impressions", "v1"),
+    ("best", "v2"),
+    ("best", "hand"),
+    ("best", "statistics"),
+    ("best", "mean_of_top_64"),
+    ("best", "last_touch"),
+    ("best", "best_without_nal"),
+)
+"""What is compared with what, where both are there."""
+
+
+def write_report(directory: Path, comparisons: Sequence[Comparison], settings: TrainSettings, command: str) -> Path:
+    """Write `model.md`, and its plots into `model/`; returns the path of the first. Needs matplotlib."""
+    plots = directory / "model"
+    plots.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "# The model, measured",
+        "",
+        "Made by",
+        "",
+        f"    {command}",
+        "",
+        f"HIT@{TOP} of a head: the share of a request's true actions of that kind among the {TOP} candidates with the",
+        "highest score, the sum over heads of utility times probability; of hide, lower is better. AUC, log-loss and",
+        "calibration error are of a head's own probability. Figures of models are means over the training seeds.",
+        "Differences are on the same requests, by a paired bootstrap over users, seed by seed; intervals hold 95 %.",
+        "Training and test are apart in time, with a gap; training stops by users that it never sees.",
+        "",
+        f"Training: {_told_settings(settings)}.",
+        "",
+    ]
+    for number, comparison in enumerate(comparisons):
+        lines += _section(comparison)
+        lines += _plots(comparison, plots, f"task{number}")
+    path = directory / "model.md"
+    path.write_text("\n".join(lines).rstrip() + "\n")
+    return path
+
+
+def main_head(heads: Sequence[Head]) -> Head:
+    """Return the head that figures of one head are of: click, or else the first with a positive utility."""
+    wanted = [head for head in heads if head.utility > 0]
+    return next((head for head in wanted if head.name == "click"), wanted[0])
+
+
+def _told_settings(settings: TrainSettings) -> str:
+    drawn = settings.candidates_drawn or "all"
+    return (
+        f"{settings.steps:,} steps of {settings.requests_per_step} requests x {drawn} candidates, AdamW, one cycle to "
+        f"{settings.learning_rate:g} with {settings.warm_up:.0%} warm-up, {settings.precision} products, validation "
+        f"every {settings.validate_every} steps, the best weights kept"
+    )
+
+
+def _section(comparison: Comparison) -> list[str]:
+    training, stopping, test = comparison.requests
+    seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in comparison.runs}))
+    lines = [
+        f"## {comparison.task[0].upper()}{comparison.task[1:]}",
+        "",
+        f"{training:,} requests to train on, {stopping:,} to stop by, {test:,} to measure on; training seeds {seeds}.",
+        "",
+        *_all_rows(comparison),
+    ]
+    if "none" in comparison.names:
+        lines += _published_rows(comparison)
+    lines += _differences(comparison)
+    if "oracle" in comparison.rules and "none" in comparison.names:
+        lines += _gaps(comparison)
+    return lines
+
+
+def _all_rows(comparison: Comparison) -> list[str]:
+    main = main_head(comparison.heads)
+    hits = [f"hit_at_{TOP}/{head.name}" for head in comparison.heads]
+    columns = [f"HIT@{TOP} {head.name}" for head in comparison.heads]
+    columns += [f"AUC {main.name}", f"log-loss {main.name}", "calibration error", "examples/s"]
+    rows = [[f"*{name}*", *_means(comparison, name, hits), "", "", "", ""] for name in comparison.rules]
+    for name in comparison.names:
+        runs = comparison.of(name)
+        error = np.mean(
+            [reliability(comparison.test, run.evaluation, comparison.heads, main.name).error for run in runs]
+        )
+        rate = np.mean([run.examples_per_s for run in runs])
+        own = _means(comparison, name, [f"auc/{main.name}", f"log_loss/{main.name}"])
+        rows.append([name, *_means(comparison, name, hits), *own, f"{error:.4f}", f"{rate:,.0f}"])
+    return _markdown(["row", *columns], rows)
+
+
+def _published_rows(comparison: Comparison) -> list[str]:
+    heads = {head.name for head in comparison.heads}
+    names = [name for name in PUBLISHED_LIFT if name in comparison.names]
+    if not {"repin", "hide"} <= heads or not names:
+        return []
+    rows = []
+    for name in names:
+        repin, hide = (
+            comparison.mean(name, f"hit_at_{TOP}/{head}") / comparison.mean("none", f"hit_at_{TOP}/{head}") - 1
+            for head in ("repin", "hide")
+        )
+        rows.append([name, PUBLISHED_LIFT[name][0], f"{repin:+.2%}", PUBLISHED_LIFT[name][1], f"{hide:+.2%}"])
+    table = _markdown(["row", "repin, published", "repin, here", "hide, published", "hide, here"], rows)
+    return ["The published table, relative to `none`, and the same rows here:", "", *table]
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    known = comparison.rules.keys() | set(comparison.names)
+    first = comparison.runs[0].evaluation
+    heads = [
+        head.name
+        for head in comparison.heads
+        if abs(head.utility) >= _OF_WEIGHT and first.users(f"hit_at_{TOP}/{head.name}") >= _USERS
+    ]
+    rows = []
+    for ours, theirs in PAIRS:
+        if {ours, theirs} <= known:
+            found = [comparison.differences(ours, theirs, f"hit_at_{TOP}/{head}") for head in heads]
+            rows.append([f"{ours} - {theirs}", *("<br>".join(map(_told, of_head)) for of_head in found)])
+    if not rows or not heads:
+        return []
+    return [f"Differences in HIT@{TOP}, a line a training seed:", "", *_markdown(["", *heads], rows)]
+
+
+def _gaps(comparison: Comparison) -> list[str]:
+    heads = [head.name for head in comparison.heads if head.utility > 0]
+    rows = [
+        [name, *(f"{comparison.gap_closed(name, f'hit_at_{TOP}/{head}'):.2f}" for head in heads)]
+        for name in comparison.names
+        if name != "none"
+    ]
+    return ["Share of the gap from `none` to the oracle that is closed:", "", *_markdown(["row", *heads], rows)]
+
+
+def _told(one: Difference) -> str:
+    return f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p {one.p:.3f}"
+
+
+def _means(comparison: Comparison, name: str, measures: Sequence[str]) -> list[str]:
+    return [f"{comparison.mean(name, measure):.4f}" for measure in measures]
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def _plots(comparison: Comparison, directory: Path, prefix: str) -> list[str]:
+    """Draw lifts by history length and dormancy, reliability, and training curves; return the lines that show them."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - in the extra `train` alone
+
+    main = main_head(comparison.heads)
+    measure = f"hit_at_{TOP}/{main.name}"
+    shown = [name for name in ("v1", "v2", "statistics", "best") if name in comparison.names]
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    by_length, by_dormancy, calibration, curves = figure.subplots(2, 2).ravel()
+    if "none" in comparison.names:
+        base = [run.evaluation for run in comparison.of("none")]
+        for axes, column, name in (
+            (by_length, history_length(comparison.test), "explicit tokens in the history"),
+            (by_dormancy, dormancy_days(comparison.test), "days that the interest was asleep"),
+        ):
+            for variant in shown:
+                ours = [run.evaluation for run in comparison.of(variant)]
+                middle, lift, error = lift_by(column, ours, base, measure)
+                axes.errorbar(middle, lift, error, marker="o", capsize=3, label=variant)
+            axes.axhline(0, color="grey", linewidth=0.8)
+            axes.set(xlabel=name, ylabel=f"HIT@{TOP} {main.name} above none", xscale="symlog")
+    for variant in shown:
+        run = comparison.of(variant)[0]
+        found = reliability(comparison.test, run.evaluation, comparison.heads, main.name)
+        calibration.plot(found.foretold, found.came, marker="o", label=variant)
+        steps = [step for step, *_ in run.progress.curve]
+        curves.plot(steps, [loss for *_, loss in run.progress.curve], label=variant)
+    most = calibration.get_xlim()[1]
+    calibration.plot([0, most], [0, most], color="grey", linewidth=0.8)
+    calibration.set(xlabel=f"probability of {main.name} foretold", ylabel="share that came")
+    curves.set(xlabel="step", ylabel="validation loss")
+    for axes in (by_length, by_dormancy, calibration, curves):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    figure.savefig(directory / f"{prefix}.png", dpi=90, metadata={"Software": None})
+    return [f"![Lifts by history length and dormancy, reliability, validation loss](model/{prefix}.png)", ""]

@@ -1,0 +1,1 @@
+"""Evaluation: tasks, what is measured on them, and one model against another."""

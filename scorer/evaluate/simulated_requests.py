@@ -1,0 +1,73 @@
+"""The simulator's requests in the form that models are trained and measured on."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from scorer.config import ModelConfig
+from scorer.evaluate.simulator import KINDS, SimulatedUser, Simulator
+from scorer.features import History, RequestContext, tokenise
+from scorer.train.request import Request
+from store.actions import Kind
+from store.sequence import Sequence
+from store.vocabulary import Role
+
+
+def requests_of(
+    simulator: Simulator, user: SimulatedUser, number: int, config: ModelConfig, *, test: bool
+) -> Iterator[Request]:
+    """Yield a user's requests of the training or of the test period, oldest first.
+
+    Among their rankings is the `oracle`: the score of who knows the user's state.
+    """
+    explicit, impressions = tokenise(_sequences(simulator, user), config.visit_gap_ms)
+    utility = np.array([head.utility for head in config.heads])
+    heads_of_kind = [
+        [
+            place
+            for place, head in enumerate(config.heads)
+            if simulator.vocabulary.action_types[kind].id in head.action_types
+        ]
+        for kind in KINDS
+    ]
+    kind_utility = np.array([utility[places].sum() for places in heads_of_kind])
+    bits = np.array([1 << (simulator.vocabulary.action_types[kind].id - 1) for kind in KINDS], np.uint64)
+    asked = user.requests
+    for row in np.flatnonzero(asked.is_test == test).tolist():
+        at = int(asked.timestamp_ms[row])
+        history = History.of(
+            explicit.take(slice(0, int(np.searchsorted(explicit.timestamp_ms, at)))),
+            impressions.take(slice(0, int(np.searchsorted(impressions.timestamp_ms, at)))),
+            config,
+        )
+        item = asked.item[row]
+        yield Request(
+            number,
+            history,
+            RequestContext(at, int(asked.surface[row])),
+            simulator.items.item_id[item],
+            simulator.items.embedding[item],
+            (asked.done[row] * bits).sum(axis=1).astype(np.uint64),
+            {"oracle": (asked.oracle[row] @ kind_utility).astype(np.float32)},
+        )
+
+
+def _sequences(simulator: Simulator, user: SimulatedUser) -> dict[Kind, Sequence]:
+    events = user.events
+    impression = np.isin(
+        events.action_type,
+        [one.id for one in simulator.vocabulary.action_types.values() if one.role is Role.IMPRESSION],
+    )
+    found = {}
+    for kind, rows in ((Kind.EXPLICIT, ~impression), (Kind.IMPRESSION, impression)):
+        item = events.item[rows]
+        found[kind] = Sequence(
+            len(item),
+            len(item),
+            events.timestamp_ms[rows],
+            simulator.items.item_id[item],
+            events.action_type[rows],
+            events.surface[rows],
+            simulator.items.embedding[item],
+        )
+    return found

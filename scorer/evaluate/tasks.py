@@ -1,0 +1,154 @@
+"""Tasks: requests whose outcome is known, split into what to train on, what to stop by, and what to measure on.
+
+The three never share a request. Training and measuring are apart in time, with a gap; the users to stop by are never
+trained on, and settings are chosen on them alone.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorer import features
+from scorer.config import Head, ModelConfig, default_heads
+from scorer.evaluate.simulated_requests import requests_of
+from scorer.evaluate.simulator import DAY_MS, START_MS, SimulatedUser, Simulator
+from scorer.features import Tokens
+from scorer.selection import cosines
+from scorer.settings import TrainSettings
+from scorer.train.corpus import Corpus
+from scorer.train.examples import ExampleSet
+from scorer.train.request import Request
+from scorer.train.split import is_validation_user, split_requests
+from store.actions import Kind
+from store.sequence import Sequence
+from store.vocabulary import Role, Vocabulary
+
+_GAP_DAYS = 7
+_LAST, _MANY = 10, 64
+
+
+class Splits(NamedTuple):
+    """The examples of a task, selected for one kind of model."""
+
+    training: ExampleSet
+    validation: ExampleSet
+    test: ExampleSet
+
+
+class Task(Protocol):
+    """Something to be judged on."""
+
+    name: str
+    heads: tuple[Head, ...]
+    positive_types: list[int]
+    """Ids of action types that next actions may be of."""
+
+    def splits(self, config: ModelConfig) -> Splits:
+        """Select for a model; the requests are the same for every model."""
+
+
+class SimulatedTask:
+    """The simulator's own requests, with its oracle among the rankings."""
+
+    def __init__(self, simulator: Simulator, settings: TrainSettings) -> None:
+        """Simulate every user once, to count how popular the items are before the test."""
+        self.name = f"simulator, world {simulator.settings.seed}"
+        self.heads = default_heads(simulator.vocabulary)
+        self.positive_types = simulator.vocabulary.ids_with_role(Role.POSITIVE)
+        self._simulator, self._settings = simulator, settings
+        self._until_ms = START_MS + (simulator.settings.test_from_day - _GAP_DAYS) * DAY_MS
+        self._popularity = np.zeros(len(simulator.items.item_id), np.float32)
+        impressions = [one.id for one in simulator.vocabulary.action_types.values() if one.role is Role.IMPRESSION]
+        for user in simulator.users():
+            events = user.events
+            counted = (events.timestamp_ms < self._until_ms) & ~np.isin(events.action_type, impressions)
+            self._popularity += np.bincount(events.item[counted], minlength=len(self._popularity))
+
+    def splits(self, config: ModelConfig) -> Splits:
+        """Select for a model; the requests are the same for every model."""
+        numbers = np.arange(self._simulator.settings.users)
+        only_stops = is_validation_user(numbers, self._settings)
+        training, stopping = numbers[~only_stops].tolist(), numbers[only_stops].tolist()
+        return Splits(
+            ExampleSet.of(self._requests(training, config, test=False), config),
+            ExampleSet.of(self._requests(stopping, config, test=False), config),
+            ExampleSet.of(self._requests(training, config, test=True), config),
+        )
+
+    def _requests(self, numbers: list[int], config: ModelConfig, *, test: bool) -> Iterator[Request]:
+        for number in numbers:
+            user: SimulatedUser = self._simulator.user(number)
+            for request in requests_of(self._simulator, user, number, config, test=test):
+                if test or request.context.timestamp_ms < self._until_ms:
+                    yield self._ranked(user, request) if test else replace(request, rankings={})
+
+    def _ranked(self, user: SimulatedUser, request: Request) -> Request:
+        row = int(np.searchsorted(user.requests.timestamp_ms, request.context.timestamp_ms))
+        popularity = self._popularity[user.requests.item[row]]
+        return _with_rules(replace(request, rankings={**request.rankings, "popularity": popularity}))
+
+
+class HistoryTask:
+    """Requests made from real histories: what a user touches next, among what others touch."""
+
+    def __init__(
+        self, name: str, histories: Iterable[Mapping[Kind, Sequence]], vocabulary: Vocabulary, settings: TrainSettings
+    ) -> None:
+        """Raise TrainingDataError where the histories give too few requests."""
+        self.name = name
+        self.heads = default_heads(vocabulary)
+        self.positive_types = vocabulary.ids_with_role(Role.POSITIVE)
+        self._settings = settings
+        self._corpus = Corpus.of(histories, ModelConfig(heads=self.heads))
+        split = split_requests(self._corpus, settings)
+        # No more than are read once.
+        most = settings.steps * settings.requests_per_step
+        chosen = np.random.default_rng([settings.seed, 6]).permutation(len(split.training))[:most]
+        self._split = split._replace(training=split.training[np.sort(chosen)])
+        self._until_ms = int(self._corpus.timestamp_ms[self._split.training[-1]])
+
+    def splits(self, config: ModelConfig) -> Splits:
+        """Select for a model; the requests are the same for every model."""
+        corpus = replace(self._corpus, config=config)
+
+        def requests(rows: NDArray[np.int64], *, test: bool) -> Iterator[Request]:
+            for row in rows.tolist():
+                rng = np.random.default_rng([self._settings.seed, 5, row])
+                request = corpus.request(row, self._settings, rng)
+                if test:
+                    popularity = corpus.popularity(request.item_id, self._until_ms)
+                    request = _with_rules(replace(request, rankings={"popularity": popularity}))
+                yield request
+
+        return Splits(
+            ExampleSet.of(requests(self._split.training, test=False), config),
+            ExampleSet.of(requests(self._split.validation, test=False), config),
+            ExampleSet.of(requests(self._split.held_out, test=True), config),
+        )
+
+
+def cosine_rankings(explicit: Tokens, candidates: NDArray[np.int8]) -> dict[str, NDArray[np.float32]]:
+    """Return what cosines with the explicit history alone say of int8[c, 32] candidates, as float32[c] by name."""
+    found = cosines(candidates, explicit.embedding)
+    if found.shape[1] == 0:
+        found = np.zeros((len(candidates), 1), np.float32)
+    many = min(_MANY, found.shape[1])
+    newest = found[:, -_LAST:]
+    return {
+        "max_cosine_last_10": newest.max(axis=1),
+        "mean_cosine_last_10": newest.mean(axis=1),
+        "max_cosine": found.max(axis=1),
+        "mean_cosine": found.mean(axis=1),
+        "mean_of_top_64": np.partition(found, -many, axis=1)[:, -many:].mean(axis=1),
+    }
+
+
+def _with_rules(request: Request) -> Request:
+    """Return a request with what the sceptic's rules, which need no training, say of its candidates."""
+    explicit = request.history.explicit
+    touched = features.last_touch(explicit, request.item_id).astype(np.float32)
+    rules = {"last_touch": touched, **cosine_rankings(explicit, request.embedding)}
+    return replace(request, rankings={**request.rankings, **rules})

@@ -1,0 +1,1 @@
+"""Training: requests of the past, and the steps that learn from them."""

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from scorer.errors import TrainingDataError
+from scorer.features import History, tokenise
+from scorer.settings import TrainSettings
+from scorer.train.corpus import Corpus
+from scorer.train.request import Request, labels
+from store.actions import Kind
+from store.sequence import Sequence
+from tests.scorer.made import DAY, HOUR, MINUTE, SMALL, population, rows_of, sequence, vectors_of
+
+SETTINGS = TrainSettings(min_history=5, candidates=8, max_positives=3)
+
+
+def drawn(corpus: Corpus, row: int, settings: TrainSettings = SETTINGS) -> Request:
+    return corpus.request(row, settings, np.random.default_rng([7, int(corpus.timestamp_ms[row])]))
+
+
+def test_a_request_sees_what_happened_before_it_and_nothing_else() -> None:
+    histories = population(0)
+    vectors = vectors_of(histories)
+    corpus = Corpus.of(histories, SMALL)
+    for row in corpus.usable(SETTINGS)[::7]:
+        request = drawn(corpus, int(row))
+        at = request.context.timestamp_ms
+        before = {
+            kind: sequence([row for row in rows_of(events) if row[0] < at], vectors)
+            for kind, events in histories[request.user].items()
+        }
+        expected = History.of(*tokenise(before, SMALL.visit_gap_ms), SMALL)
+        for found, wanted in (
+            (request.history.explicit, expected.explicit),
+            (request.history.impressions, expected.impressions),
+        ):
+            np.testing.assert_array_equal(found.timestamp_ms, wanted.timestamp_ms)
+            np.testing.assert_array_equal(found.item_id, wanted.item_id)
+            np.testing.assert_array_equal(found.action_types, wanted.action_types)
+            np.testing.assert_array_equal(found.embedding, wanted.embedding)
+
+
+def test_the_future_changes_nothing_but_the_labels() -> None:
+    whole = Corpus.of(population(1), SMALL)
+    rows = whole.usable(SETTINGS)
+    row = int(rows[len(rows) // 2])
+    at, user = int(whole.timestamp_ms[row]), int(whole.user[row])
+    # Everything that comes more than a visit later is gone; what the user did in the visit stays.
+    cut = Corpus.of(population(1, until=at + HOUR), SMALL)
+    same = next(r for r in range(len(cut.user)) if cut.user[r] == user and cut.timestamp_ms[r] == at)
+    full, short = drawn(whole, row), drawn(cut, same)
+    assert full.item_id.tolist() == short.item_id.tolist()
+    np.testing.assert_array_equal(full.history.explicit.item_id, short.history.explicit.item_id)
+    np.testing.assert_array_equal(full.history.impressions.item_id, short.history.impressions.item_id)
+    np.testing.assert_array_equal(full.action_types, short.action_types)
+
+
+@pytest.mark.parametrize("max_positives", [1, 3])
+def test_every_candidate_was_known_and_has_an_embedding(max_positives: int) -> None:
+    settings = SETTINGS.model_copy(update={"max_positives": max_positives})
+    histories = population(2)
+    # Item 3 never has an embedding.
+    for sequences in histories:
+        for s in sequences.values():
+            assert s.embedding is not None
+            assert s.item_id is not None
+            s.embedding[s.item_id == 3] = 0
+    corpus = Corpus.of(histories, SMALL)
+    rows = corpus.usable(settings)
+    assert len(rows) > 50
+    assert (np.diff(corpus.timestamp_ms[rows]) >= 0).all()
+    for row in rows:
+        request = drawn(corpus, int(row), settings)
+        assert 2 <= len(request.item_id) <= settings.candidates
+        assert len(set(request.item_id.tolist())) == len(request.item_id)
+        assert 3 not in request.item_id
+        item = np.searchsorted(corpus.item_id, request.item_id)
+        np.testing.assert_array_equal(corpus.embedding[item], request.embedding)
+        assert (corpus.first_seen_ms[item] < request.context.timestamp_ms).all()
+        positives = int((request.action_types != 0).sum())
+        assert 1 <= positives <= settings.max_positives
+        # What the user did in the visit is never a negative.
+        acts = slice(corpus.acts_from[row], corpus.acts_from[row + 1])
+        assert not set(corpus.item[acts].tolist()) & set(item[positives:].tolist())
+
+
+def test_labels_follow_the_heads() -> None:
+    item = {1: np.full(32, 3, np.int8), 2: np.full(32, -3, np.int8)}
+    rows = [(day * DAY, 1 + day % 2, 2, 0) for day in range(10)]
+    rows += [(20 * DAY, 1, 1, 0), (20 * DAY + MINUTE, 1, 4, 0), (20 * DAY + MINUTE, 2, 3, 0)]
+    corpus = Corpus.of([{Kind.EXPLICIT: sequence(rows, item)}], SMALL)
+    request = drawn(corpus, int(corpus.usable(SETTINGS)[-1]))
+    by_item = dict(zip(request.item_id.tolist(), labels(request.action_types, SMALL.heads).tolist(), strict=True))
+    assert [head.name for head in SMALL.heads] == ["repin", "click", "closeup", "hide"]
+    assert by_item == {1: [1, 0, 0, 1], 2: [0, 0, 1, 0]}
+
+
+def test_a_request_is_made_when_a_visit_begins_with_an_impression() -> None:
+    item = {1: np.full(32, 3, np.int8), 2: np.full(32, -3, np.int8)}
+    acts = [(day * DAY, 1 + day % 2, 2, 0) for day in range(10)]
+    acts.append((20 * DAY, 1, 2, 0))
+    shown = [(20 * DAY - 20 * MINUTE, 1, 5, 0), (20 * DAY - 20 * MINUTE, 2, 5, 0)]
+    corpus = Corpus.of([{Kind.EXPLICIT: sequence(acts, item), Kind.IMPRESSION: sequence(shown, item)}], SMALL)
+    request = drawn(corpus, int(corpus.usable(SETTINGS)[-1]))
+    assert request.context.timestamp_ms == 20 * DAY - 20 * MINUTE
+    # The impressions belong to the request's own visit: it has not seen them.
+    assert len(request.history.impressions) == 0
+
+
+def test_requests_before_the_window_of_the_embeddings_are_not_used() -> None:
+    corpus = Corpus.of(population(3), SMALL)
+    at = int(np.median(corpus.timestamp_ms))
+    rows = corpus.usable(SETTINGS.model_copy(update={"from_timestamp_ms": at}))
+    assert 0 < len(rows) < len(corpus.usable(SETTINGS))
+    assert (corpus.timestamp_ms[rows] >= at).all()
+
+
+def test_nothing_to_learn_from_is_refused() -> None:
+    nothing: list[list[dict[Kind, Sequence]]] = [[], [{Kind.EXPLICIT: sequence([])}], [{}]]
+    for histories in nothing:
+        with pytest.raises(TrainingDataError, match="publish a history first"):
+            Corpus.of(histories, SMALL)
