@@ -64,6 +64,10 @@ class TrainSettings(BaseModel):
     warm_up: Annotated[float, Field(gt=0, lt=1, description="share of the steps before the peak")] = 0.1
     weight_decay: Annotated[float, Field(ge=0, description="of AdamW")] = 0.01
     clip_norm: Annotated[float, Field(gt=0, description="of the gradient")] = 1.0
+    hidden_hours: Annotated[
+        float,
+        Field(ge=0, description="random time window mask: hide actions of up to so many hours before a request"),
+    ] = 0.0
     label_window_ms: Annotated[
         int, Field(ge=1, description="of logged requests: for how long actions on a candidate count as its answer")
     ] = 86_400_000

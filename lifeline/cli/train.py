@@ -40,6 +40,9 @@ def train(
     patience: Annotated[
         int, typer.Option(min=0, help="validations without a better one before it stops; 0: never")
     ] = 0,
+    hidden_hours: Annotated[
+        float, typer.Option(min=0, help="random time window mask: hide actions of up to so long before a request")
+    ] = 0.0,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the encoder's products")] = "float32",
     threads: Annotated[int, typer.Option(min=1, help="torch threads")] = 1,
     checkpoints: Annotated[
@@ -76,6 +79,7 @@ def train(
             "steps": steps or _UNBOUNDED,
             "max_seconds": seconds or (None if steps else 60.0),
             "patience": patience,
+            "hidden_hours": hidden_hours,
             "precision": precision,
             "threads": threads,
         }

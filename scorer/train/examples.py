@@ -18,11 +18,13 @@ from scorer.config import Head, ModelConfig
 from scorer.features import Tokens
 from scorer.inputs import Inputs, Pairs
 from scorer.selected import SelectedRequest
-from scorer.selection import Selection, similarity_of
+from scorer.selection import Selection, Source, similarity_of
 from scorer.settings import TrainSettings
 from scorer.train.corpus import Corpus
 from scorer.train.next_action import NextActions, next_actions
 from scorer.train.request import Request, labels
+
+_HOUR_MS = 3_600_000
 
 
 class Batch(NamedTuple):
@@ -45,6 +47,8 @@ class Draw(NamedTuple):
     """Candidates of a request, drawn anew; None for all."""
     positive_types: Sequence[int]
     """Ids of action types that next actions may be of; none: next actions are not asked for."""
+    hidden_hours: float = 0.0
+    """Explicit tokens of the last so many hours at most are hidden: how many is drawn for each request."""
 
 
 class Outcome(NamedTuple):
@@ -147,26 +151,28 @@ class ExampleSet:
 
     def batch(self, rows: NDArray[np.int64], rngs: Sequence[np.random.Generator], draw: Draw) -> Batch:
         """Return a batch of requests; what is drawn of each depends on its own generator alone."""
-        pairs, shifts, parts, targets = [], [], [], []
+        pairs, indices, sources, parts, targets = [], [], [], [], []
         offset = 0
         for row, rng in zip(rows.tolist(), rngs, strict=True):
             chosen = self.pairs_of(row)
             if draw.candidates is not None and draw.candidates < len(chosen):
                 chosen = np.sort(rng.choice(chosen, draw.candidates, replace=False))
             tokens = self.tokens.take(slice(self.token_from[row], self.token_from[row + 1]))
+            index, source = self.index[chosen].astype(np.int64), self.source[chosen]
+            if draw.hidden_hours:
+                index, source = self._without_newest(row, tokens, index, source, rng.uniform(0, draw.hidden_hours))
             if draw.positive_types:
-                first = (self.index[chosen[0]], self.source[chosen[0]])
+                first = (index[0], source[0])
                 impressions = tokens.embedding[self.impression_from[row] - self.token_from[row] :]
                 targets.append(next_actions(int(self.user[row]), tokens, first, impressions, draw.positive_types))
             pairs.append(chosen)
-            shifts.append(np.full(len(chosen), offset))
+            indices.append(np.where(index < 0, -1, index + offset))
+            sources.append(source)
             parts.append(tokens)
             offset += len(tokens)
         counts = [len(chosen) for chosen in pairs]
-        at, shift = np.concatenate(pairs), np.concatenate(shifts)
+        at, index, source = np.concatenate(pairs), np.concatenate(indices), np.concatenate(sources)
         table = Tokens.concatenate(parts)
-        index = self.index[at].astype(np.int64)
-        index = np.where(index < 0, -1, index + shift[:, np.newaxis])
         valid = index >= 0
         valid[:, 0] = True
         longest = int(valid.sum(axis=1).max())
@@ -175,7 +181,7 @@ class ExampleSet:
         selection = Selection(
             index,
             np.ascontiguousarray(valid[:, :longest]),
-            np.ascontiguousarray(self.source[at, :longest]),
+            np.ascontiguousarray(source[:, :longest]),
             similarity_of(embedding, table.embedding, index),
         )
         request = np.repeat(rows, counts)
@@ -186,6 +192,19 @@ class ExampleSet:
             np.cumsum([0, *counts[:-1]]),
             targets,
         )
+
+    def _without_newest(
+        self, row: int, tokens: Tokens, index: NDArray[np.int64], source: NDArray[np.uint8], hours: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Return int64[c, L] and uint8[c, L] without the explicit tokens of the last hours before the request."""
+        hidden = tokens.timestamp_ms > self.timestamp_ms[row] - hours * _HOUR_MS
+        hidden[self.impression_from[row] - self.token_from[row] :] = False
+        # The row behind the last stands for what is not there, which is never hidden.
+        gone = np.append(hidden, False)[index]
+        index, source = np.where(gone, -1, index), np.where(gone, np.uint8(Source.NONE), source)
+        # A stable sort of one bit: what is left comes first, in its order.
+        order = np.argsort(index < 0, axis=1, kind="stable")
+        return np.take_along_axis(index, order, axis=1), np.take_along_axis(source, order, axis=1)
 
 
 class CorpusSource:

@@ -215,7 +215,8 @@ def _step(run: _Run, data: Data, rows: NDArray[np.int64], settings: TrainSetting
     model, config = run.model, run.model.config
     own = group.share(len(rows))
     rngs = [np.random.default_rng([settings.seed, DRAW, run.progress.step, int(place)]) for place in own]
-    draw = Draw(config.heads, settings.candidates_drawn, data.positive_types if config.nal_weight else ())
+    positive_types = data.positive_types if config.nal_weight else ()
+    draw = Draw(config.heads, settings.candidates_drawn, positive_types, settings.hidden_hours)
     batch = data.training.batch(rows[own], rngs, draw)
     encoded = model.encode(batch.inputs)
     entropy = _cross_entropy(model, batch, encoded)

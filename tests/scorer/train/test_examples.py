@@ -6,12 +6,12 @@ from scorer import features
 from scorer.config import ModelConfig
 from scorer.features import History, RequestContext
 from scorer.inputs import Inputs, Pairs
-from scorer.selection import select
+from scorer.selection import Source, select
 from scorer.settings import TrainSettings
 from scorer.train.corpus import Corpus
 from scorer.train.examples import CorpusSource, Draw, ExampleSet
 from scorer.train.request import Request, labels
-from tests.scorer.made import DAY, HEADS, SMALL, embeddings, history, population
+from tests.scorer.made import DAY, HEADS, HOUR, MINUTE, SMALL, embeddings, history, population
 
 ALL = Draw(HEADS, None, ())
 
@@ -143,3 +143,35 @@ def test_a_corpus_is_selected_as_it_is_drawn() -> None:
 def test_no_request_is_refused() -> None:
     with pytest.raises(ValueError, match="make some first"):
         ExampleSet.of([], SMALL)
+
+
+def test_the_random_time_window_hides_the_newest_explicit_tokens_and_nothing_else() -> None:
+    (request,) = made_requests(np.random.default_rng(4), [(40, 9, 5)])
+    at_ms = request.context.timestamp_ms
+    # A token an hour, the newest of them a minute ago.
+    request.history.explicit.timestamp_ms[:] = at_ms - np.arange(40)[::-1] * HOUR - MINUTE
+    examples = ExampleSet.of([request], SMALL)
+    whole = examples.batch(np.array([0]), rngs(1), ALL).inputs
+    draw = Draw(HEADS, None, (1, 2, 3), hidden_hours=24.0)
+    hours = rngs(1)[0].uniform(0, 24)
+    assert hours > 1
+    found = examples.batch(np.array([0]), rngs(1), draw)
+    for row in range(5):
+        kept = (whole.age_s[row] >= hours * 3_600) | (whole.source[row] == int(Source.IMPRESSION))
+        kept &= whole.index[row] >= 0
+        count = int(kept.sum())
+        assert 0 < count < int(whole.valid[row].sum())
+        assert found.inputs.age_s[row, :count].tolist() == whole.age_s[row][kept].tolist()
+        assert found.inputs.source[row, :count].tolist() == whole.source[row][kept].tolist()
+        assert (found.inputs.index[row, count:] == -1).all()
+    recent = int((found.inputs.source[0] == int(Source.RECENT)).sum())
+    assert (found.next_actions[0].position < found.inputs.valid.shape[1]).all()
+    assert len(found.next_actions[0].position) <= recent
+
+
+def test_a_window_that_hides_everything_leaves_the_neutral_token() -> None:
+    (request,) = made_requests(np.random.default_rng(5), [(10, 0, 2)])
+    request.history.explicit.timestamp_ms[:] = request.context.timestamp_ms - 1
+    batch = ExampleSet.of([request], SMALL).batch(np.array([0]), rngs(1), Draw(HEADS, None, (), hidden_hours=24.0))
+    assert batch.inputs.valid.tolist() == [[True], [True]]
+    assert batch.inputs.index.tolist() == [[-1], [-1]]
