@@ -53,7 +53,7 @@ _PROGRESS_S = 0.5
 _WATCH_S = 0.05
 _SYNC_S = 1.0
 _TICK_S = 0.25
-_SIDE_STOP_S = 2.0
+_SIDE_STOP_S = 5.0
 _MIB = 1 << 20
 
 _T = TypeVar("_T")
