@@ -40,6 +40,7 @@ def train(
     patience: Annotated[
         int, typer.Option(min=0, help="validations without a better one before it stops; 0: never")
     ] = 0,
+    validate_every: Annotated[int, typer.Option(min=1, help="steps between validations, and checkpoints")] = 200,
     hidden_hours: Annotated[
         float, typer.Option(min=0, help="random time window mask: hide actions of up to so long before a request")
     ] = 0.0,
@@ -79,6 +80,7 @@ def train(
             "steps": steps or _UNBOUNDED,
             "max_seconds": seconds or (None if steps else 60.0),
             "patience": patience,
+            "validate_every": validate_every,
             "hidden_hours": hidden_hours,
             "precision": precision,
             "threads": threads,
