@@ -12,7 +12,7 @@ import torch
 from benchmarks.report import Bar, Report, Row
 from lifeline.cli.console import err
 from lifeline.history import demo_history
-from lifeline.learning.evaluation_tasks import of_history, simulated
+from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, simulated
 from scorer.evaluate.comparison import Comparison, compare_variants
 from scorer.evaluate.evaluation import TOP
 from scorer.evaluate.tasks import Task
@@ -26,6 +26,7 @@ from scorer.variants import variant
 
 USERS, STEPS, HISTORY_STEPS = 300, 600, 300
 PAIRS, TIMED_STEPS = 256, 12
+_MEASURED = {"max_validated": 300, "max_held_out": 1_000}
 _ABOVE = Bar(">", 0.0)
 
 
@@ -41,22 +42,8 @@ def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
     return Report("model", rows, tuple(notes))
 
 
-def _settings(steps: int) -> TrainSettings:
-    return TrainSettings(
-        steps=steps,
-        precision="bfloat16",
-        candidates=32,
-        candidates_drawn=16,
-        max_positives=5,
-        min_history=100,
-        recent_events=20_000,
-        max_validated=300,
-        max_held_out=1_000,
-    )
-
-
 def _simulator(notes: list[str]) -> list[Row]:
-    settings = _settings(STEPS)
+    settings = evaluation_settings(STEPS, **_MEASURED)
     task = simulated(0, USERS, settings)
     names = ("none", "v1", "v2", "v2_without_nal", "hand", "statistics", "best")
     found = _compared(task, names, settings, notes)
@@ -76,7 +63,7 @@ def _simulator(notes: list[str]) -> list[Row]:
 def _history(notes: list[str]) -> list[Row]:
     history = demo_history()
     notes.append(history.description)
-    settings = _settings(HISTORY_STEPS)
+    settings = evaluation_settings(HISTORY_STEPS, **_MEASURED)
     found = _compared(of_history(history, settings), ("none", "v1", "v2", "best"), settings, notes)
     measure = f"hit_at_{TOP}"
     (lower,) = found.differences("v2", "v1", measure)
@@ -89,7 +76,7 @@ def _history(notes: list[str]) -> list[Row]:
 
 def _speed(notes: list[str]) -> list[Row]:
     """Measure forward and backward at length 192, on all cores."""
-    settings = _settings(1)
+    settings = evaluation_settings(1, **_MEASURED)
     task = simulated(0, 20, settings)
     config = variant("v2", task.heads)
     examples = task.splits(config).training

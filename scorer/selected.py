@@ -14,7 +14,7 @@ from scorer import features
 from scorer.config import ModelConfig
 from scorer.features import History, RequestContext, Tokens
 from scorer.inputs import Inputs, Pairs
-from scorer.selection import Selection, select, similarity_of
+from scorer.selection import Selection, restore, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,5 @@ class SelectedRequest:
     def inputs(self, similarity: NDArray[np.float32] | None = None) -> Inputs:
         """Return what the model reads; `similarity`, float32[c, L], where it is at hand."""
         index = self.index.astype(np.int64)
-        valid = index >= 0
-        valid[:, 0] = True
-        if similarity is None:
-            similarity = similarity_of(self.embedding, self.tokens.embedding, index)
-        return Inputs.of(self.tokens, Selection(index, valid, self.source, similarity).trim(), self.pairs)
+        selection = restore(index, self.source, self.embedding, self.tokens.embedding, similarity)
+        return Inputs.of(self.tokens, selection, self.pairs)

@@ -12,7 +12,7 @@ Where nothing at all is selected, because the history is empty, position 0 holds
 valid): no embedding, no action, surface unknown. So key 0 is always valid.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -103,6 +103,27 @@ def similarity_of(
     dots = np.einsum("cd,cld->cl", candidates.astype(np.float32), tokens[index].astype(np.float32))
     similarity: NDArray[np.float32] = dots * inverse_norm(candidates)[:, np.newaxis] * inverse_norm(tokens)[index]
     return np.where(index >= 0, similarity + np.float32(0), np.float32(0))
+
+
+def restore(
+    index: NDArray[np.int64],
+    source: NDArray[np.uint8],
+    candidates: NDArray[np.int8],
+    tokens: NDArray[np.int8],
+    similarity: NDArray[np.float32] | None = None,
+) -> Selection:
+    """Return the trimmed selection whose index and source, int64[c, L] and uint8[c, L], were kept.
+
+    The similarities, float32[c, L], are worked out from int8[c, 32] candidates and int8[n, 32] tokens where they are
+    not at hand.
+    """
+    valid = index >= 0
+    valid[:, 0] = True
+    if similarity is not None:
+        return Selection(index, valid, source, similarity).trim()
+    # Worked out once it is trimmed, for that is less.
+    trimmed = Selection(index, valid, source, np.broadcast_to(np.float32(0), index.shape)).trim()
+    return replace(trimmed, similarity=similarity_of(candidates, tokens, trimmed.index))
 
 
 def _select(history: History, tokens: NDArray[np.int8], candidates: NDArray[np.int8], config: ModelConfig) -> Selection:

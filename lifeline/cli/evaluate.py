@@ -36,11 +36,10 @@ def evaluate(
     The history is that of the demo (LIFELINE_HISTORY names another). All together take hours.
     """
     from lifeline.history import demo_history
-    from lifeline.learning.evaluation_tasks import of_history, simulated
+    from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, simulated
     from lifeline.learning.model_report import write_report
     from scorer.evaluate.comparison import compare_variants
     from scorer.evaluate.tasks import Task
-    from scorer.settings import TrainSettings
     from scorer.train.allocator import keep_memory
     from scorer.train.trainer import Step
     from scorer.variants import NAMES
@@ -51,20 +50,13 @@ def evaluate(
             err.print(f"[bold red]error:[/] there is no {what} {unknown[0]!r}: use one of {', '.join(known)}")
             raise typer.Exit(2)
     keep_memory()
-    settings = TrainSettings.model_validate(
-        {
-            "steps": steps,
-            "learning_rate": learning_rate,
-            "patience": patience,
-            "precision": precision,
-            "candidates": 32,
-            "candidates_drawn": 16,
-            "max_positives": 5,
-            "min_history": 100,
-            "recent_events": 20_000,
-            "max_validated": 1_000,
-            "max_held_out": 4_000,
-        }
+    settings = evaluation_settings(
+        steps,
+        learning_rate=learning_rate,
+        patience=patience,
+        precision=precision,
+        max_validated=1_000,
+        max_held_out=4_000,
     )
     comparisons = []
     started = time.monotonic()

@@ -18,6 +18,20 @@ EMBEDDED_SHARE = 0.7
 _NEIGHBOURS = 1_000
 
 
+def evaluation_settings(steps: int, **changes: object) -> TrainSettings:
+    """Return how models are trained to be judged; `changes` are fields of TrainSettings."""
+    settings = {
+        "steps": steps,
+        "precision": "bfloat16",
+        "candidates": 32,
+        "candidates_drawn": 16,
+        "max_positives": 5,
+        "min_history": 100,
+        "recent_events": 20_000,
+    }
+    return TrainSettings.model_validate(settings | changes)
+
+
 def simulated(world: int, users: int, settings: TrainSettings) -> SimulatedTask:
     """Return the requests of one of the simulator's worlds."""
     return SimulatedTask(Simulator(SimulatorSettings(seed=world, users=users)), settings)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from lifeline.config import Settings
 from lifeline.learning.logged_outcomes import logged_outcomes
-from lifeline.paths import items_dir
-from lifeline.stored import opened
+from lifeline.readers import stored_readers
 from scorer import weights
 from scorer.config import ModelConfig, default_heads
 from scorer.settings import TrainSettings
@@ -19,8 +18,6 @@ from scorer.training import Trained, train, train_on_outcomes
 from scorer.variants import variant
 from scorer.weights import Manifest
 from store.actions import Kind
-from store.embeddings import EmbeddingFollower
-from store.reader import SequenceReader
 from store.sequence import Column, Sequence, SequenceQuery
 
 
@@ -93,9 +90,8 @@ def save_version(settings: Settings, trained: Trained) -> Manifest:
 
 def _histories(settings: Settings, until_ms: int | None) -> Iterator[Mapping[Kind, Sequence]]:
     query = SequenceQuery(kinds=tuple(Kind), columns=Column.ALL, to_timestamp_ms=until_ms)
-    with opened(settings) as stores, closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings:
-        for store in stores:
-            reader = SequenceReader(store, embeddings)
+    with stored_readers(settings) as found:
+        for store, reader in found:
             for user in store.users():
                 yield reader.read(user, query).sequences
 

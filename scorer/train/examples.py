@@ -18,7 +18,7 @@ from scorer.config import Head, ModelConfig
 from scorer.features import Tokens
 from scorer.inputs import Inputs, Pairs
 from scorer.selected import SelectedRequest
-from scorer.selection import Selection, Source, similarity_of
+from scorer.selection import Source, restore
 from scorer.settings import TrainSettings
 from scorer.train.corpus import Corpus
 from scorer.train.next_action import NextActions, next_actions
@@ -173,17 +173,8 @@ class ExampleSet:
         counts = [len(chosen) for chosen in pairs]
         at, index, source = np.concatenate(pairs), np.concatenate(indices), np.concatenate(sources)
         table = Tokens.concatenate(parts)
-        valid = index >= 0
-        valid[:, 0] = True
-        longest = int(valid.sum(axis=1).max())
-        index = np.ascontiguousarray(index[:, :longest])
         embedding = self.embedding[at]
-        selection = Selection(
-            index,
-            np.ascontiguousarray(valid[:, :longest]),
-            np.ascontiguousarray(source[:, :longest]),
-            similarity_of(embedding, table.embedding, index),
-        )
+        selection = restore(index, source, embedding, table.embedding)
         request = np.repeat(rows, counts)
         about = Pairs(embedding, self.timestamp_ms[request], self.context[at], self.surface[request])
         return Batch(
