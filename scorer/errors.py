@@ -40,6 +40,13 @@ class CheckpointError(ScorerError):
     """
 
 
+class KeptRunError(ScorerError):
+    """A run that an evaluation kept cannot be read.
+
+    Operators: remove the file, and the run is made again.
+    """
+
+
 class ExperimentError(ScorerError):
     """There is no experiment to report on, or too little of it yet.
 

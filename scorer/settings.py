@@ -6,9 +6,14 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scorer.experiment import CONTROL, Arm
+from store.vocabulary import MAX_ACTION_TYPES
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What names and versions of models look like: they are names of directories."""
+
+
+Negatives = Literal["recent", "older", "popular", "random", "own", "surface"]
+"""Where items come from that a user might have acted on: see `scorer.train.corpus`."""
 
 
 class ScorerSettings(BaseModel):
@@ -59,7 +64,18 @@ class TrainSettings(BaseModel):
         int | None, Field(ge=1, description="of those, drawn anew for each step; none: all")
     ] = None
     max_positives: Annotated[int, Field(ge=1, description="positives of a request")] = 4
+    max_acts: Annotated[
+        int | None, Field(ge=1, description="items of a visit: with more it is no request; none: however many")
+    ] = None
+    negatives: Annotated[
+        dict[Negatives, Annotated[int, Field(ge=1)]], Field(min_length=1, description="in which proportion, by kind")
+    ] = {"recent": 1, "popular": 1, "random": 1, "own": 1}
     recent_events: Annotated[int, Field(ge=1, description="recent negatives: among so many events")] = 400
+    older_events: Annotated[int, Field(ge=1, description="older negatives: among so many events")] = 20_000
+    ending_types: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MAX_ACTION_TYPES)], ...],
+        Field(description="ids of action types after which an item is gone until somebody acts on it again"),
+    ] = ()
     learning_rate: Annotated[float, Field(gt=0, description="the peak of the one-cycle schedule")] = 3e-3
     warm_up: Annotated[float, Field(gt=0, lt=1, description="share of the steps before the peak")] = 0.1
     weight_decay: Annotated[float, Field(ge=0, description="of AdamW")] = 0.01

@@ -11,12 +11,14 @@ from rich.progress import TaskID
 
 from lifeline.cli.console import err, out, progress
 
-_TASKS = ("simulator", "history")
+_TASKS = ("simulator", "history", "movielens")
 
 
 def evaluate(
     directory: Annotated[Path, typer.Argument(help="where the report goes: model.md, and model/ with its plots")],
-    tasks: Annotated[list[str] | None, typer.Option("--task", help="simulator or history; without: both")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="simulator, history or movielens; without: all")
+    ] = None,
     variants: Annotated[
         list[str] | None, typer.Option("--variant", help="rows of the table; without: all", show_default=False)
     ] = None,
@@ -29,15 +31,22 @@ def evaluate(
         int, typer.Option(min=0, help="validations without a better one before it stops; 0: never")
     ] = 4,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the encoder's products")] = "bfloat16",
+    validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 200,
     workers: Annotated[int, typer.Option(min=1, help="trainings at the same time, one thread each")] = 2,
+    kept: Annotated[
+        Path | None,
+        typer.Option("--keep", help="where measured runs are kept, and taken from when the command is given again"),
+    ] = None,
 ) -> None:
     """Train the rows of the model's tables, measure them beside rules that need no training, and write a report.
 
-    The history is that of the demo (LIFELINE_HISTORY names another). All together take hours.
+    The history is that of the demo (LIFELINE_HISTORY names another); MovieLens-100K is what `make movielens` got. All
+    together take hours: with --keep, the same command goes on where it was ended.
     """
     from lifeline.history import demo_history
-    from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, simulated
+    from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, of_ratings, simulated
     from lifeline.learning.model_report import write_report
+    from lifeline.learning.movielens import read_movielens
     from scorer.evaluate.comparison import compare_variants
     from scorer.evaluate.tasks import Task
     from scorer.train.allocator import keep_memory
@@ -54,10 +63,13 @@ def evaluate(
         steps,
         learning_rate=learning_rate,
         patience=patience,
+        validate_every=validate_every,
         precision=precision,
         max_validated=1_000,
         max_held_out=4_000,
     )
+    # What is not there is told before hours have gone by.
+    ratings = read_movielens() if "movielens" in chosen else None
     comparisons = []
     started = time.monotonic()
     with progress() as bar:
@@ -66,6 +78,8 @@ def evaluate(
             made += [simulated(world, users, settings) for world in worlds or (0, 1)]
         if "history" in chosen:
             made.append(of_history(demo_history(), settings))
+        if ratings is not None:
+            made.append(of_ratings(ratings, settings))
         for task in made:
             shown: dict[tuple[str, int], TaskID] = {}
 
@@ -78,7 +92,9 @@ def evaluate(
                     err.print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: {note}", highlight=False)
 
             err.print(f"{time.strftime('%H:%M:%S')} {task.name}", highlight=False)
-            comparisons.append(compare_variants(task, rows, seeds or (0, 1), settings, workers=workers, tell=tell))
+            comparisons.append(
+                compare_variants(task, rows, seeds or (0, 1), settings, workers=workers, kept=kept, tell=tell)
+            )
             for name in shown.values():
                 bar.remove_task(name)
     command = shlex.join(["lifeline", *sys.argv[1:]])

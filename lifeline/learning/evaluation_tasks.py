@@ -1,4 +1,12 @@
-"""What models are judged on: the simulator's requests, and those of real histories."""
+"""What models are judged on: the simulator's requests, and those of real histories.
+
+A request of a history is a visit on few items by a user with some history; its candidates are what the user acted on,
+and items that everybody or this user acted on lately or long ago, that are popular, and that are from the same surface
+(of files: the same directory). A file that was deleted is no candidate until it is there again.
+
+The next film that a user rates is the request of MovieLens: its users rate many in one sitting, film after film from
+the site's own lists. So there every rating begins a visit, and the others are drawn by popularity for the most part.
+"""
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -6,12 +14,13 @@ from itertools import pairwise
 import numpy as np
 
 from lifeline.history import History
+from lifeline.learning import movielens
 from scorer.evaluate.simulator import Simulator, SimulatorSettings
 from scorer.evaluate.tasks import HistoryTask, SimulatedTask
 from scorer.settings import TrainSettings
 from store.actions import Kind
 from store.sequence import EMBEDDING_DIM, Sequence
-from store.vocabulary import Role
+from store.vocabulary import Role, Vocabulary
 
 EMBEDDED_SHARE = 0.7
 """The first share of a history's arrivals, which its embeddings were made from: nothing in it is trained on."""
@@ -27,7 +36,8 @@ def evaluation_settings(steps: int, **changes: object) -> TrainSettings:
         "candidates_drawn": 16,
         "max_positives": 5,
         "min_history": 100,
-        "recent_events": 20_000,
+        "max_acts": 20,
+        "negatives": {"recent": 8, "popular": 6, "surface": 8, "own": 5, "older": 2},
     }
     return TrainSettings.model_validate(settings | changes)
 
@@ -39,11 +49,32 @@ def simulated(world: int, users: int, settings: TrainSettings) -> SimulatedTask:
 
 def of_history(history: History, settings: TrainSettings) -> HistoryTask:
     """Return requests of a real history, later than what its embeddings were made from; raises TrainingDataError."""
+    deleted = [number for name, number in _ids(history.vocabulary).items() if name == "delete"]
     # Clocks of authors are at times far off: of the arrivals around the place the one in the middle tells.
     place = int(EMBEDDED_SHARE * len(history))
     around = history.timestamp_ms[max(0, place - _NEIGHBOURS // 2) : place + _NEIGHBOURS // 2]
-    known = settings.model_copy(update={"from_timestamp_ms": int(np.median(around))})
-    return HistoryTask(history.name, _sequences(history), history.vocabulary, known)
+    own = settings.model_copy(
+        update={"from_timestamp_ms": int(np.median(around)), "ending_types": (*settings.ending_types, *deleted)}
+    )
+    return HistoryTask(history.name, _sequences(history), history.vocabulary, own)
+
+
+def of_ratings(history: History, settings: TrainSettings) -> HistoryTask:
+    """Return requests for the next that a user rates, after at least 40; raises TrainingDataError."""
+    known = history.timestamp_ms[int(movielens.EMBEDDED_SHARE * len(history))]
+    own = settings.model_copy(
+        update={
+            "from_timestamp_ms": int(known),
+            "min_history": 40,
+            "max_positives": 3,
+            "negatives": {"popular": 3, "random": 1},
+        }
+    )
+    return HistoryTask(history.name, _sequences(history), history.vocabulary, own, visit_gap_ms=1)
+
+
+def _ids(vocabulary: Vocabulary) -> dict[str, int]:
+    return {name: action.id for name, action in vocabulary.action_types.items()}
 
 
 def _sequences(history: History) -> Iterator[Mapping[Kind, Sequence]]:

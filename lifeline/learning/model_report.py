@@ -30,10 +30,19 @@ PAIRS = (
     ("v2", "v2_without_nal"),
     ("v1", "none"),
     ("v1", "hand_real_time"),
+    ("v1_matching", "v1"),
+    ("v1_matching", "hand_real_time"),
+    ("v2", "v1_matching"),
+    ("v2_matching", "v1_matching"),
+    ("v1_nal_in_batch", "v1"),
     ("v1_nal_impressions", "v1"),
+    ("v2", "v2_without_impressions"),
+    ("v2_matching", "v2"),
     ("best", "v2"),
     ("best", "hand"),
     ("best", "statistics"),
+    ("statistics", "mean_of_top_64"),
+    ("statistics", "v2"),
     ("best", "mean_of_top_64"),
     ("best", "last_touch"),
     ("best", "best_without_nal"),
@@ -97,7 +106,7 @@ def _section(comparison: Comparison) -> list[str]:
     if "none" in comparison.names:
         lines += _published_rows(comparison)
     lines += _differences(comparison)
-    if "oracle" in comparison.rules and "none" in comparison.names:
+    if "oracle" in comparison.rules:
         lines += _gaps(comparison)
     return lines
 
@@ -155,12 +164,19 @@ def _differences(comparison: Comparison) -> list[str]:
 
 def _gaps(comparison: Comparison) -> list[str]:
     heads = [head.name for head in comparison.heads if head.utility > 0]
-    rows = [
-        [name, *(f"{comparison.gap_closed(name, f'hit_at_{TOP}/{head}'):.2f}" for head in heads)]
-        for name in comparison.names
-        if name != "none"
-    ]
-    return ["Share of the gap from `none` to the oracle that is closed:", "", *_markdown(["row", *heads], rows)]
+    lines = []
+    for base in (name for name in ("none", "none_without_last_touch") if name in comparison.names):
+        rows = [
+            [name, *(f"{comparison.gap_closed(name, f'hit_at_{TOP}/{head}', base=base):.2f}" for head in heads)]
+            for name in comparison.names
+            if name != base
+        ]
+        lines += [
+            f"Share of the gap from `{base}` to the oracle that is closed:",
+            "",
+            *_markdown(["row", *heads], rows),
+        ]
+    return lines
 
 
 def _told(one: Difference) -> str:
@@ -182,7 +198,7 @@ def _plots(comparison: Comparison, directory: Path, prefix: str) -> list[str]:
 
     main = main_head(comparison.heads)
     measure = f"hit_at_{TOP}/{main.name}"
-    shown = [name for name in ("v1", "v2", "statistics", "best") if name in comparison.names]
+    shown = [name for name in ("v1", "v1_matching", "v2", "statistics", "best") if name in comparison.names]
     figure = Figure(figsize=(11, 8), layout="constrained")
     by_length, by_dormancy, calibration, curves = figure.subplots(2, 2).ravel()
     if "none" in comparison.names:

@@ -7,37 +7,24 @@ asked for: on two cores that is a quarter faster than one training after the oth
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from scorer.config import Head, ModelConfig
 from scorer.evaluate.evaluation import Difference, Evaluation, compare, evaluate, ranked
+from scorer.evaluate.kept_runs import KeptRuns, Run
 from scorer.evaluate.tasks import Splits, Task
 from scorer.model import TransAct
 from scorer.settings import TrainSettings
-from scorer.train.checkpoint import Progress
 from scorer.train.examples import ExampleSet
 from scorer.train.trainer import Data, Step, fit, seeded
 from scorer.variants import variant
 
 Tell = Callable[[str, int, Step], None]
 """Called after each step with the variant, the seed, and what the trainer tells."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One training, measured on the task's test."""
-
-    variant: str
-    seed: int
-    evaluation: Evaluation
-    progress: Progress
-    seconds: float
-    examples_per_s: float
-    """Training pairs, whole steps."""
 
 
 class Comparison(NamedTuple):
@@ -91,10 +78,16 @@ def compare_variants(
     settings: TrainSettings,
     *,
     workers: int = 2,
+    kept: Path | None = None,
     tell: Tell = lambda *_: None,
 ) -> Comparison:
-    """Train each variant with each seed, and measure all on the same requests."""
+    """Train each variant with each seed, and measure all on the same requests.
+
+    Runs that are in the directory `kept` are not made again, and what is made is left there. Raises ValueError where no
+    variant is named, and KeptRunError.
+    """
     configs = {name: variant(name, task.heads) for name in names}
+    store = KeptRuns(kept, task.identity, settings) if kept is not None else None
     # Those that select alike share their examples; the longest come last, and are at hand when all is measured.
     by_selection = sorted(names, key=lambda name: (configs[name].selected, configs[name].selecting, names.index(name)))
     runs: list[Run] = []
@@ -102,8 +95,17 @@ def compare_variants(
     with seeded(settings):
         for _, alike in groupby(by_selection, key=lambda name: configs[name].selecting):
             group = list(alike)
+            wanted = [(name, seed) for name in group for seed in seeds]
+            found = [store.find(name, seed, configs[name]) if store is not None else None for name, seed in wanted]
+            runs += [run for run in found if run is not None]
+            missing = [job for job, run in zip(wanted, found, strict=True) if run is None]
+            if not missing and group[-1] != by_selection[-1]:
+                continue
             splits = task.splits(configs[group[0]])
-            runs += _train_all(task, splits, [(name, configs[name]) for name in group], seeds, settings, workers, tell)
+            for run in _train_all(task, splits, [(*job, configs[job[0]]) for job in missing], settings, workers, tell):
+                if store is not None:
+                    store.keep(run, configs[run.variant])
+                runs.append(run)
     if splits is None:
         raise ValueError("there is no variant: name one at least")
     rules = {name: ranked(splits.test, score, task.heads) for name, score in splits.test.rankings.items()}
@@ -121,8 +123,7 @@ def compare_variants(
 def _train_all(
     task: Task,
     splits: Splits,
-    configs: list[tuple[str, ModelConfig]],
-    seeds: Sequence[int],
+    jobs: list[tuple[str, int, ModelConfig]],
     settings: TrainSettings,
     workers: int,
     tell: Tell,
@@ -141,11 +142,10 @@ def _train_all(
         seconds = time.monotonic() - begun
         return Run(name, seed, evaluate(model, splits.test), progress, seconds, last[-1].examples_per_s)
 
-    jobs = []
-    for name, config in configs:
-        for seed in seeds:
-            # What is drawn for the weights comes from a generator that all threads share: so it is drawn here.
-            with seeded(settings.model_copy(update={"seed": seed})):
-                jobs.append((name, seed, TransAct(config)))
+    made = []
+    for name, seed, config in jobs:
+        # What is drawn for the weights comes from a generator that all threads share: so it is drawn here.
+        with seeded(settings.model_copy(update={"seed": seed})):
+            made.append((name, seed, TransAct(config)))
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(lambda job: train_one(*job), jobs)
+        yield from pool.map(lambda job: train_one(*job), made)

@@ -4,6 +4,7 @@ The three never share a request. Training and measuring are apart in time, with 
 trained on, and settings are chosen on them alone.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -42,6 +43,8 @@ class Task(Protocol):
     """Something to be judged on."""
 
     name: str
+    identity: str
+    """Tells all that its requests depend on."""
     heads: tuple[Head, ...]
     positive_types: list[int]
     """Ids of action types that next actions may be of."""
@@ -56,6 +59,7 @@ class SimulatedTask:
     def __init__(self, simulator: Simulator, settings: TrainSettings) -> None:
         """Simulate every user once, to count how popular the items are before the test."""
         self.name = f"simulator, world {simulator.settings.seed}"
+        self.identity = f"{simulator.settings.model_dump_json()} {sorted(simulator.vocabulary.action_types)}"
         self.heads = default_heads(simulator.vocabulary)
         self.positive_types = simulator.vocabulary.ids_with_role(Role.POSITIVE)
         self._simulator, self._settings = simulator, settings
@@ -95,23 +99,31 @@ class HistoryTask:
     """Requests made from real histories: what a user touches next, among what others touch."""
 
     def __init__(
-        self, name: str, histories: Iterable[Mapping[Kind, Sequence]], vocabulary: Vocabulary, settings: TrainSettings
+        self,
+        name: str,
+        histories: Iterable[Mapping[Kind, Sequence]],
+        vocabulary: Vocabulary,
+        settings: TrainSettings,
+        *,
+        visit_gap_ms: int = ModelConfig.model_fields["visit_gap_ms"].default,
     ) -> None:
         """Raise TrainingDataError where the histories give too few requests."""
         self.name = name
         self.heads = default_heads(vocabulary)
         self.positive_types = vocabulary.ids_with_role(Role.POSITIVE)
         self._settings = settings
-        self._corpus = Corpus.of(histories, ModelConfig(heads=self.heads))
+        self._corpus = Corpus.of(histories, ModelConfig(heads=self.heads, visit_gap_ms=visit_gap_ms))
         split = split_requests(self._corpus, settings)
         # No more than are read once.
         most = settings.steps * settings.requests_per_step
         chosen = np.random.default_rng([settings.seed, 6]).permutation(len(split.training))[:most]
         self._split = split._replace(training=split.training[np.sort(chosen)])
         self._until_ms = int(self._corpus.timestamp_ms[self._split.training[-1]])
+        self.identity = f"{name} {_hash_of(self._corpus)} {visit_gap_ms} {settings.model_dump_json()}"
 
     def splits(self, config: ModelConfig) -> Splits:
         """Select for a model; the requests are the same for every model."""
+        # Tokens are merged already: the visit gap of the model's own configuration has no say here.
         corpus = replace(self._corpus, config=config)
 
         def requests(rows: NDArray[np.int64], *, test: bool) -> Iterator[Request]:
@@ -144,6 +156,18 @@ def cosine_rankings(explicit: Tokens, candidates: NDArray[np.int8]) -> dict[str,
         "mean_cosine": found.mean(axis=1),
         "mean_of_top_64": np.partition(found, -many, axis=1)[:, -many:].mean(axis=1),
     }
+
+
+def _hash_of(corpus: Corpus) -> str:
+    found = hashlib.sha256()
+    for column in (
+        corpus.explicit.timestamp_ms,
+        corpus.explicit.item_id,
+        corpus.explicit.action_types,
+        corpus.embedding,
+    ):
+        found.update(column.tobytes())
+    return found.hexdigest()
 
 
 def _with_rules(request: Request) -> Request:

@@ -1,9 +1,11 @@
 """Corpus: requests made from histories, correct at their point in time.
 
 A request is made when a visit (of events of either kind) begins, and sees only what happened before. Its
-candidates are items acted on in that visit, and negatives drawn from what was known by then: recent, popular
-(as often as it was acted on) and random items of all users, and the user's own old ones. Every candidate has
-an embedding and somebody acted on it before, so that neither gives the answer away.
+candidates are items acted on in that visit, and negatives drawn from what was known by then, by configuration in
+another proportion: of the newest events of all users (`recent`, and over a longer time `older`), as often as they were
+acted on (`popular`), any (`random`), the user's own old ones (`own`), and items of the surface where the user acts
+(`surface`). Every candidate has an embedding, somebody acted on it before, and nobody ended it since, so that none of
+that gives the answer away.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from scorer.config import ModelConfig
 from scorer.errors import TrainingDataError
 from scorer.features import History, RequestContext, Tokens, tokenise, visits
-from scorer.settings import TrainSettings
+from scorer.settings import Negatives, TrainSettings
 from scorer.train.request import Request
 from store.actions import Kind
 from store.sequence import Sequence
@@ -24,7 +26,7 @@ from store.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """All users' tokens, user after user, about 80 bytes a token; and the items and requests in them."""
+    """All users' tokens, user after user, about 100 bytes a token; and the items and requests in them."""
 
     config: ModelConfig
     explicit: Tokens
@@ -43,8 +45,12 @@ class Corpus:
     """int64[m]: when somebody first acted on the item."""
     stream: tuple[NDArray[np.int64], NDArray[np.int64]]
     """int64[n] times and items of all users' explicit tokens, oldest first."""
+    events: tuple[NDArray[np.int64], NDArray[np.uint64]]
+    """int64[n] item * n + place in `stream`, ascending, and uint64[n] action types: each item's events by time."""
     births: tuple[NDArray[np.int64], NDArray[np.int64]]
     """int64[m] times and items, in the order of their first sight."""
+    births_at: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]
+    """The same of the items that were first acted on at each surface."""
     user: NDArray[np.int64]
     """int64[r]: whose request it is."""
     user_from: NDArray[np.int64]
@@ -71,10 +77,14 @@ class Corpus:
         embedding = every.embedding[first]
         known = np.flatnonzero(every.embedding.any(axis=1))
         embedding[item[known]] = every.embedding[known]
-        first_seen_ms = np.full(len(item_id), np.iinfo(np.int64).max)
-        np.minimum.at(first_seen_ms, item, every.timestamp_ms)
         by_time = np.argsort(every.timestamp_ms, kind="stable")
+        stream = (every.timestamp_ms[by_time], item[by_time])
+        _, newborn = np.unique(stream[1], return_index=True)
+        first_seen_ms, first_surface = stream[0][newborn], every.surface[by_time[newborn]]
         by_birth = np.argsort(first_seen_ms, kind="stable")
+        births = (first_seen_ms[by_birth], by_birth)
+        born_at = first_surface[by_birth]
+        by_item = np.argsort(stream[1], kind="stable")
 
         user = np.repeat(np.arange(len(lengths)), lengths)
         start = np.concatenate(starts)
@@ -89,8 +99,13 @@ class Corpus:
             embedding,
             np.any(embedding, axis=1, keepdims=True)[:, 0],
             first_seen_ms,
-            (every.timestamp_ms[by_time], item[by_time]),
-            (first_seen_ms[by_birth], by_birth),
+            stream,
+            (stream[1][by_item] * len(every) + by_item, every.action_types[by_time[by_item]]),
+            births,
+            {
+                surface: (births[0][born_at == surface], births[1][born_at == surface])
+                for surface in np.unique(born_at).tolist()
+            },
             user[begins],
             (np.cumsum(lengths) - lengths)[user[begins]],
             np.append(begins, len(every)),
@@ -100,11 +115,12 @@ class Corpus:
     def usable(self, settings: TrainSettings) -> NDArray[np.int64]:
         """Return the requests to learn from and to measure on, oldest first, as int64."""
         asked_at = np.repeat(self.timestamp_ms, np.diff(self.acts_from))
-        positive = np.logical_or.reduceat(self._known(self.item, asked_at), self.acts_from[:-1])
+        positive = np.logical_or.reduceat(self._known(self.item, asked_at, settings), self.acts_from[:-1])
         history = self.acts_from[:-1] - self.user_from >= settings.min_history
+        few = True if settings.max_acts is None else np.diff(self.acts_from) <= settings.max_acts
         from_ms = settings.from_timestamp_ms
         late = True if from_ms is None else self.timestamp_ms >= from_ms
-        rows = np.flatnonzero(positive & history & late)
+        rows = np.flatnonzero(positive & history & few & late)
         return rows[np.argsort(self.timestamp_ms[rows], kind="stable")]
 
     def request(self, row: int, settings: TrainSettings, rng: np.random.Generator) -> Request:
@@ -122,12 +138,12 @@ class Corpus:
         acted, inverse = np.unique(self.item[acts], return_inverse=True)
         action_types = np.zeros(len(acted), np.uint64)
         np.bitwise_or.at(action_types, inverse, self.explicit.action_types[acts])
-        chosen = np.flatnonzero(self._known(acted, at))
+        chosen = np.flatnonzero(self._known(acted, at, settings))
         most = min(settings.max_positives, settings.candidates - 1)
         if len(chosen) > most:
             chosen = rng.choice(chosen, most, replace=False)
-        drawn = self._draw(row, 2 * settings.candidates, settings, rng)
-        drawn = drawn[self._known(drawn, at) & ~np.isin(drawn, acted)]
+        drawn = self._draw(row, 8 * settings.candidates, settings, rng)
+        drawn = drawn[self._known(drawn, at, settings) & ~np.isin(drawn, acted)]
         drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])][: settings.candidates - len(chosen)]
         item = np.concatenate([acted[chosen], drawn])
         return Request(
@@ -146,21 +162,66 @@ class Corpus:
         counts = np.bincount(items[: np.searchsorted(times, until_ms, side="right")], minlength=len(self.item_id))
         return counts[np.searchsorted(self.item_id, item_id)].astype(np.float32)
 
-    def _known(self, item: NDArray[np.int64], at_ms: int | NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whether an item has an embedding, and somebody acted on it before a time."""
-        return self.embedded[item] & (self.first_seen_ms[item] < at_ms)
+    def _known(
+        self, item: NDArray[np.int64], at_ms: int | NDArray[np.int64], settings: TrainSettings
+    ) -> NDArray[np.bool_]:
+        """Return whether an item has an embedding, and somebody acted on it before a time, and did not end it."""
+        known = self.embedded[item] & (self.first_seen_ms[item] < at_ms)
+        if settings.ending_types:
+            ends = np.bitwise_or.reduce([np.uint64(1 << (number - 1)) for number in settings.ending_types])
+            keys, action_types = self.events
+            past = np.searchsorted(self.stream[0], at_ms, side="left")
+            # What is known has an event before that place, so the one found is the item's own.
+            newest = np.searchsorted(keys, item * len(keys) + past, side="left") - 1
+            known &= action_types[newest] & ends == 0
+        return known
 
-    def _draw(self, row: int, each: int, settings: TrainSettings, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return items known before a request: recent, popular, random and own ones, taking turns."""
-        (times, items), (born_ms, born) = self.stream, self.births
-        past = int(np.searchsorted(times, self.timestamp_ms[row]))
-        known = int(np.searchsorted(born_ms, self.timestamp_ms[row]))
-        begin, end = int(self.user_from[row]), int(self.acts_from[row])
-        recent = items[rng.integers(max(0, past - settings.recent_events), past, each)]
-        popular = items[rng.integers(past, size=each)]
-        random = born[rng.integers(known, size=each)]
-        own = self.item[rng.integers(begin, end, each)]
-        return np.stack([recent, popular, random, own], axis=1).ravel()
+    def _draw(self, row: int, least: int, settings: TrainSettings, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return so many items known before a request, or some more, of the configured kinds in turn."""
+        shares = settings.negatives
+        rounds = -(-least // sum(shares.values()))
+        drawn = [self._drawn(kind, row, rounds * share, settings, rng) for kind, share in shares.items()]
+        turns = [(np.arange(rounds * share) + 0.5) / share for share in shares.values()]
+        return np.concatenate(drawn)[np.argsort(np.concatenate(turns), kind="stable")]
+
+    def _drawn(
+        self, kind: Negatives, row: int, count: int, settings: TrainSettings, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        times, items = self.stream
+        asked_at = self.timestamp_ms[row]
+        past = int(np.searchsorted(times, asked_at))
+        match kind:
+            case "recent":
+                return items[rng.integers(max(0, past - settings.recent_events), past, count)]
+            case "older":
+                return items[rng.integers(max(0, past - settings.older_events), past, count)]
+            case "popular":
+                return items[rng.integers(past, size=count)]
+            case "random":
+                return _born(self.births, int(asked_at), count, rng)
+            case "own":
+                return self.item[rng.integers(int(self.user_from[row]), int(self.acts_from[row + 1]), count)]
+            case "surface":
+                acts = self.explicit.surface[self.acts_from[row] : self.acts_from[row + 1]]
+                drawn, counts = np.unique(rng.choice(acts, count), return_counts=True)
+                found = [
+                    _born(self._births_before(int(asked_at), surface), int(asked_at), number, rng)
+                    for surface, number in zip(drawn.tolist(), counts.tolist(), strict=True)
+                ]
+                return rng.permutation(np.concatenate(found))
+
+    def _births_before(self, at_ms: int, surface: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the births at a surface, and where there was none before a time, those at all."""
+        births = self.births_at.get(surface, self.births)
+        return births if births[0][0] < at_ms else self.births
+
+
+def _born(
+    births: tuple[NDArray[np.int64], NDArray[np.int64]], before_ms: int, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return so many of the items that were born before a time, of which there is one at least."""
+    times, items = births
+    return items[rng.integers(int(np.searchsorted(times, before_ms)), size=count)]
 
 
 def _visit_start(sequences: Mapping[Kind, Sequence], tokens: Tokens, gap_ms: int) -> NDArray[np.int64]:

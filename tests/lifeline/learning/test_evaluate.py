@@ -48,7 +48,10 @@ def test_requests_of_a_history_come_after_what_its_embeddings_know() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "advice"),
-    [(("--task", "films"), "use one of simulator, history"), (("--variant", "v3"), "none, bst")],
+    [
+        (("--task", "films"), "use one of simulator, history, movielens"),
+        (("--variant", "v3"), "use one of none, none_without_last_touch"),
+    ],
 )
 def test_wrong_use_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], advice: str) -> None:
     result = run(tmp_path, *arguments)

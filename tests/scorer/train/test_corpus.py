@@ -119,3 +119,86 @@ def test_nothing_to_learn_from_is_refused() -> None:
     for histories in nothing:
         with pytest.raises(TrainingDataError, match="publish a history first"):
             Corpus.of(histories, SMALL)
+
+
+def negatives_of(corpus: Corpus, settings: TrainSettings) -> tuple[Corpus, list[tuple[int, list[int]]]]:
+    """Return each usable request, and the items of its candidates that the user did not act on."""
+    found = []
+    for row in corpus.usable(settings):
+        request = drawn(corpus, int(row), settings)
+        item = np.searchsorted(corpus.item_id, request.item_id)
+        found.append((int(row), item[request.action_types == 0].tolist()))
+    return corpus, found
+
+
+def test_an_item_that_somebody_ended_is_no_candidate_until_somebody_acts_on_it_again() -> None:
+    ending = 1
+    corpus = Corpus.of(population(4), SMALL)
+    settings = SETTINGS.model_copy(update={"ending_types": (ending,)})
+    columns = (corpus.explicit.timestamp_ms, corpus.item, corpus.explicit.action_types)
+    every = sorted(zip(*(column.tolist() for column in columns), strict=True))
+    ended = 0
+    for row in corpus.usable(settings):
+        at = int(corpus.timestamp_ms[row])
+        newest = {item: types for moment, item, types in every if moment < at}
+        gone = {item for item, types in newest.items() if types & 1 << (ending - 1)}
+        ended += len(gone)
+        candidates = np.searchsorted(corpus.item_id, drawn(corpus, int(row), settings).item_id)
+        assert not gone & set(candidates.tolist())
+    assert ended > 0
+    assert 0 < len(corpus.usable(settings)) <= len(corpus.usable(SETTINGS))
+
+
+@pytest.mark.parametrize(("kind", "within"), [("recent", 5), ("older", 9)])
+def test_negatives_of_the_newest_events_come_from_no_further_back(kind: str, within: int) -> None:
+    settings = TrainSettings.model_validate(
+        SETTINGS.model_dump() | {"negatives": {kind: 1}, f"{kind}_events": within, "max_positives": 1}
+    )
+    corpus, found = negatives_of(Corpus.of(population(5), SMALL), settings)
+    times, items = corpus.stream
+    assert any(negatives for _, negatives in found)
+    for row, negatives in found:
+        past = int(np.searchsorted(times, corpus.timestamp_ms[row]))
+        assert set(negatives) <= set(items[max(0, past - within) : past].tolist())
+
+
+def test_negatives_of_a_surface_were_first_acted_on_there() -> None:
+    settings = TrainSettings.model_validate(SETTINGS.model_dump() | {"negatives": {"surface": 1}})
+    histories = population(6)
+    for user, sequences in enumerate(histories):
+        for events in sequences.values():
+            assert events.surface is not None
+            events.surface[:] = 1 + user % 2
+    corpus, found = negatives_of(Corpus.of(histories, SMALL), settings)
+    born_at = {item: surface for surface, (_, born) in corpus.births_at.items() for item in born.tolist()}
+    own = 0
+    for row, negatives in found:
+        at = corpus.timestamp_ms[row]
+        surfaces = set(corpus.explicit.surface[corpus.acts_from[row] : corpus.acts_from[row + 1]].tolist())
+        # Where nothing was born at one of the surfaces before, any item stands in.
+        if all(corpus.births_at[surface][0][0] < at for surface in surfaces if surface in corpus.births_at):
+            assert {born_at[item] for item in negatives} <= surfaces
+            own += len(negatives)
+    assert own > 0
+
+
+def test_negatives_take_turns_in_their_proportion() -> None:
+    settings = TrainSettings.model_validate(
+        SETTINGS.model_dump() | {"negatives": {"own": 3, "random": 1}, "candidates": 5, "max_positives": 1}
+    )
+    histories = population(7)
+    corpus = Corpus.of(histories, SMALL)
+    owned = of_all = 0
+    for row, negatives in negatives_of(corpus, settings)[1]:
+        own = set(corpus.item[corpus.user_from[row] : corpus.acts_from[row]].tolist())
+        owned += sum(item in own for item in negatives)
+        of_all += len(negatives)
+    # Three of four are own, and of the random ones some; repeats of own items are dropped.
+    assert owned / of_all > 0.5
+
+
+def test_a_visit_on_many_items_is_no_request() -> None:
+    corpus = Corpus.of(population(8), SMALL)
+    rows = corpus.usable(SETTINGS.model_copy(update={"max_acts": 2}))
+    assert 0 < len(rows) < len(corpus.usable(SETTINGS))
+    assert (np.diff(corpus.acts_from)[rows] <= 2).all()
