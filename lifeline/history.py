@@ -1,4 +1,9 @@
-"""The demo's history: the real one where it is at hand, else one that is generated, the same every time."""
+"""The demo's history: the real one where it is at hand, else one that is generated, the same every time.
+
+A history of one's own is a directory with three files, as `lifeline simulate` writes them: `actions.parquet`, with the
+columns that `lifeline produce` reads and ids for names; `items.npz`, item_id uint64[m] and embedding int8[m, 32]; and
+`vocabulary.json`.
+"""
 
 import os
 import zipfile
@@ -20,6 +25,9 @@ from store.vocabulary import Vocabulary
 
 ACTIONS_FILE = "rails-actions.csv.gz"
 ITEMS_FILE = "rails-items.npz"
+TABLE_FILE = "actions.parquet"
+TABLE_ITEMS_FILE = "items.npz"
+VOCABULARY_FILE = "vocabulary.json"
 BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -87,18 +95,20 @@ def demo_history(directory: Path | None = None) -> History:
     """Return the history of `directory`, of LIFELINE_HISTORY, of ``../shared/data``, or a generated one.
 
     The first of these that is given or there is taken; its description says which. Raises SourceError when a
-    directory that was asked for does not hold the two files.
+    directory that was asked for does not hold the files.
     """
     asked = directory or (Path(named) if (named := os.environ.get(HISTORY_VARIABLE)) else None)
     if asked is None and not _is_complete(BESIDE_THE_CHECKOUT):
         return generated_history()
     place = asked or BESIDE_THE_CHECKOUT
-    if not _is_complete(place):
-        raise SourceError(
-            f"{place} does not hold {ACTIONS_FILE} and {ITEMS_FILE}: name a directory that does, or unset "
-            f"{HISTORY_VARIABLE}"
-        )
-    return read_history(place)
+    if _is_complete(place):
+        return read_history(place)
+    if all((place / name).is_file() for name in (TABLE_FILE, TABLE_ITEMS_FILE, VOCABULARY_FILE)):
+        return read_table(place)
+    raise SourceError(
+        f"{place} does not hold {ACTIONS_FILE} and {ITEMS_FILE}, nor {TABLE_FILE}, {TABLE_ITEMS_FILE} and "
+        f"{VOCABULARY_FILE}: name a directory that does, or unset {HISTORY_VARIABLE}"
+    )
 
 
 def read_history(directory: Path) -> History:
@@ -120,6 +130,38 @@ def read_history(directory: Path) -> History:
         surface=np.array(surface, np.uint8),
         embeddings=read_items(directory / ITEMS_FILE),
         vocabulary=FILES_VOCABULARY,
+    )
+
+
+def read_table(directory: Path) -> History:
+    """Return a history of one's own, in the order of its times; raises SourceError where it cannot be read."""
+    import pyarrow as pa  # noqa: PLC0415 - a bare install has no pyarrow
+    from pyarrow import parquet  # noqa: PLC0415
+
+    try:
+        vocabulary = Vocabulary.model_validate_json((directory / VOCABULARY_FILE).read_text())
+        table = parquet.read_table(directory / TABLE_FILE).sort_by("timestamp_ms")
+        user_id = table.column("user_id").to_pylist()
+        timestamp_ms, item_id, action_type, surface = (
+            table.column(name).to_numpy().astype(dtype)
+            for name, dtype in zip(
+                ("timestamp_ms", "item_id", "action_type", "surface"),
+                (np.int64, np.uint64, np.uint8, np.uint8),
+                strict=True,
+            )
+        )
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise SourceError(f"{directory} cannot be read ({error}): make it with `lifeline simulate`") from error
+    return History(
+        name=directory.name,
+        description=f"a history of one's own: {_sizes(user_id, item_id.tolist())}, from {directory}",
+        user_id=user_id,
+        timestamp_ms=timestamp_ms,
+        item_id=item_id,
+        action_type=action_type,
+        surface=surface,
+        embeddings=read_items(directory / TABLE_ITEMS_FILE),
+        vocabulary=vocabulary,
     )
 
 

@@ -47,6 +47,14 @@ def load(config: Path | None, **flags: object) -> Loaded:
     return load_settings(config, {key.replace("__", "."): value for key, value in flags.items()})
 
 
+def flags_of(config: Path | None, bootstrap_servers: str | None) -> list[str]:
+    """Return the arguments that give a process the settings of this call."""
+    return [
+        *(("--config", str(config)) if config else ()),
+        *(("--bootstrap-servers", bootstrap_servers) if bootstrap_servers else ()),
+    ]
+
+
 def print_json(value: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
     """Print one JSON document."""
     out.print_json(json.dumps(value))

@@ -17,6 +17,7 @@ from lifeline.cli.console import (
     ConfigOption,
     DataDirOption,
     JsonOption,
+    flags_of,
     load,
     out,
     print_json,
@@ -79,10 +80,7 @@ def replay(
             # A node that runs is better known of now than after the replay.
             pass
     timestamp_ms = None if to_datetime is None else int(to_datetime.replace(tzinfo=UTC).timestamp() * 1_000)
-    flags = [
-        *(("--config", str(config)) if config else ()),
-        *(("--bootstrap-servers", bootstrap_servers) if bootstrap_servers else ()),
-    ]
+    flags = flags_of(config, bootstrap_servers)
     with ExitStack() as stack:
         live = stack.enter_context(opened(settings)) if verify else []
         plans = plan(

@@ -19,7 +19,8 @@ def simulate(
 ) -> None:
     """Make users, items, actions, impressions and requests whose right answers are known.
 
-    `lifeline produce DIR/actions.parquet --items DIR/items.npz` publishes them. Needs pyarrow.
+    `lifeline produce DIR/actions.parquet --items DIR/items.npz` publishes them, and with LIFELINE_HISTORY=DIR demo and
+    benchmarks run on them. Needs pyarrow.
     """
     from lifeline.learning.simulated import write
     from scorer.evaluate.simulator import Simulator, SimulatorSettings

@@ -1,5 +1,6 @@
 """The command that trains a model: `lifeline train`."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from lifeline.cli.console import (
     DataDirOption,
     JsonOption,
     err,
+    flags_of,
     load,
     out,
     print_json,
@@ -33,6 +35,14 @@ def train(
     from_log: Annotated[
         bool, typer.Option("--from-log", help="train on requests that nodes have logged, not on visits in histories")
     ] = False,
+    from_topic: Annotated[
+        Path | None,
+        typer.Option(
+            help="train on the topics instead of a node's directory: they are first replayed into this one, which is "
+            "gone on with the next time",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of everything that is drawn")] = 0,
     until: Annotated[
         int | None, typer.Option(help="no event from this time on, ms since 1970", show_default=False)
@@ -57,10 +67,13 @@ def train(
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model on the stored histories and save it as a new version for nodes to load at their start.
+    """Train a model on histories and save it as a new version for nodes to load at their start.
+
+    The histories are those of a data directory, which a running node may hold; with --from-topic those of the topics.
 
     Several processes share the work: torchrun --nproc-per-node 2 -m lifeline train ...
     """
+    from lifeline.learning.topic_copy import bring_up
     from lifeline.learning.training import Wanted, save_version, train_from_log, train_from_store
     from scorer.settings import TrainSettings
     from scorer.train.parallel import Group
@@ -72,6 +85,9 @@ def train(
         raise typer.Exit(2)
     if checkpoints is not None and steps is None:
         err.print("[bold red]error:[/] a run by the clock cannot be resumed to the same result: give --steps as well")
+        raise typer.Exit(2)
+    if from_topic is not None and data_dir is not None:
+        err.print("[bold red]error:[/] --from-topic has a directory of its own: leave --data-dir out")
         raise typer.Exit(2)
     settings = load(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
     training = TrainSettings.model_validate(
@@ -96,6 +112,19 @@ def train(
 
         wanted = Wanted(training, variant, until, checkpoints, curves)
         with Group.joined() as group:
+            if from_topic is not None:
+                if group.rank == 0:
+                    bring_up(
+                        settings,
+                        from_topic,
+                        processes=os.cpu_count() or 1,
+                        flags=flags_of(config, bootstrap_servers),
+                        progress=lambda done, total: bar.update(task, completed=done, total=total, note="replaying"),
+                    )
+                group.wait()
+                settings = settings.model_copy(
+                    update={"node": settings.node.model_copy(update={"data_dir": from_topic})}
+                )
             trained = (train_from_log if from_log else train_from_store)(settings, wanted, show, group)
     if group.rank > 0:
         # The first of the processes saves, and tells.

@@ -1,6 +1,7 @@
-"""A simulated world on disk: a history for `lifeline produce`, and requests whose right answers are known.
+"""A simulated world on disk: a history for `lifeline produce` and for the demo, and requests with known answers.
 
     simulation.json   the settings that made it
+    vocabulary.json   the names of its action types and surfaces
     actions.parquet   what the users did, user after user: user_id, item_id, timestamp_ms, action_type, surface
     items.npz         item_id uint64[m], embedding int8[m, 32]
     requests.npz      user uint32[r], timestamp_ms int64[r], surface uint8[r], is_test bool[r], item_id uint64[r, c],
@@ -18,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifeline.errors import DataDirError
+from lifeline.history import TABLE_FILE, TABLE_ITEMS_FILE, VOCABULARY_FILE
 from scorer.evaluate.simulator import KINDS, SimulatedUser, Simulator, SimulatorSettings
 
 SETTINGS_FILE = "simulation.json"
-ACTIONS_FILE = "actions.parquet"
-ITEMS_FILE = "items.npz"
 REQUESTS_FILE = "requests.npz"
 _USERS_A_GROUP = 50
 
@@ -48,7 +48,7 @@ def write(simulator: Simulator, directory: Path, progress: Callable[[int], None]
     if any(directory.iterdir()):
         raise DataDirError(f"{directory} is not empty: name a new directory")
     settings, items = simulator.settings, simulator.items
-    _write_arrays(directory / ITEMS_FILE, {"item_id": items.item_id, "embedding": items.embedding})
+    _write_arrays(directory / TABLE_ITEMS_FILE, {"item_id": items.item_id, "embedding": items.embedding})
     columns: Any = [
         ("user_id", pa.string()),
         ("item_id", pa.uint64()),
@@ -60,7 +60,7 @@ def write(simulator: Simulator, directory: Path, progress: Callable[[int], None]
     requests: list[dict[str, NDArray[Any]]] = []
     actions = 0
     group: list[SimulatedUser] = []
-    with parquet.ParquetWriter(directory / ACTIONS_FILE, schema, compression="zstd") as file:
+    with parquet.ParquetWriter(directory / TABLE_FILE, schema, compression="zstd") as file:
         for number, user in enumerate(simulator.users(), start=1):
             group.append(user)
             requests.append(_requests(number - 1, user, simulator))
@@ -71,6 +71,7 @@ def write(simulator: Simulator, directory: Path, progress: Callable[[int], None]
                 progress(number)
     joined = {name: np.concatenate([one[name] for one in requests]) for name in requests[0]}
     _write_arrays(directory / REQUESTS_FILE, {**joined, "kinds": np.array(KINDS)})
+    (directory / VOCABULARY_FILE).write_text(simulator.vocabulary.model_dump_json(indent=2) + "\n")
     # The last to come: without it the directory is not whole.
     (directory / SETTINGS_FILE).write_text(settings.model_dump_json(indent=2) + "\n")
     return Written(settings.users, actions, len(items.item_id), len(joined["timestamp_ms"]))

@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from lifeline.cli import app
 from lifeline.errors import DataDirError
-from lifeline.history import read_items
-from lifeline.learning.simulated import ACTIONS_FILE, ITEMS_FILE, REQUESTS_FILE, read_settings, write
-from lifeline.sources import open_source
+from lifeline.history import TABLE_FILE, TABLE_ITEMS_FILE, VOCABULARY_FILE, demo_history, read_items
+from lifeline.learning.simulated import REQUESTS_FILE, read_settings, write
+from lifeline.sources import SourceError, open_source
 from scorer.evaluate.simulator import CANDIDATES, KINDS, Simulator, SimulatorSettings
 
 SMALL = SimulatorSettings(users=60, topics=16, items_per_topic=32, min_actions=200, max_actions=300)
@@ -26,14 +26,14 @@ def test_what_is_written_is_what_producers_and_evaluation_read(simulator: Simula
     assert told == [50, 60]
     assert read_settings(tmp_path) == SMALL
     users = list(simulator.users())
-    actions = list(open_source(tmp_path / ACTIONS_FILE, simulator.vocabulary))
+    actions = list(open_source(tmp_path / TABLE_FILE, simulator.vocabulary))
     assert len(actions) == written.actions == sum(len(user.events.item) for user in users)
     first = [action for action in actions if action.user_id == users[0].user_id]
     events = users[0].events
     assert [action.timestamp_ms for action in first] == events.timestamp_ms.tolist()
     assert [action.item_id for action in first] == simulator.items.item_id[events.item].tolist()
     assert [action.action_type for action in first] == events.action_type.tolist()
-    items = read_items(tmp_path / ITEMS_FILE)
+    items = read_items(tmp_path / TABLE_ITEMS_FILE)
     assert (items.item_id == simulator.items.item_id).all()
     with np.load(tmp_path / REQUESTS_FILE, allow_pickle=False) as requests:
         assert requests["item_id"].shape == (written.requests, CANDIDATES)
@@ -46,9 +46,30 @@ def test_the_same_settings_give_the_same_bytes(simulator: Simulator, tmp_path: P
     for name in ("one", "two"):
         write(simulator, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 4
+    assert len(files) == 5
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_a_world_is_a_history_for_the_demo(simulator: Simulator, tmp_path: Path) -> None:
+    written = write(simulator, tmp_path)
+    history = demo_history(tmp_path)
+    assert len(history) == written.actions
+    assert history.vocabulary == simulator.vocabulary
+    assert (np.diff(history.timestamp_ms) >= 0).all()
+    assert len(history.embeddings) == written.items
+    user = next(simulator.users())
+    rows = np.array(history.user_id) == user.user_id
+    np.testing.assert_array_equal(history.timestamp_ms[rows], user.events.timestamp_ms)
+    np.testing.assert_array_equal(history.item_id[rows], simulator.items.item_id[user.events.item])
+    np.testing.assert_array_equal(history.action_type[rows], user.events.action_type)
+    np.testing.assert_array_equal(history.surface[rows], user.events.surface)
+    for name in (TABLE_FILE, VOCABULARY_FILE):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(SourceError, match="make it with `lifeline simulate`"):
+            demo_history(tmp_path)
+        (tmp_path / name).write_bytes(whole)
 
 
 def test_nothing_is_overwritten_and_another_directory_is_no_world(simulator: Simulator, tmp_path: Path) -> None:

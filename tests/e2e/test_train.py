@@ -1,0 +1,52 @@
+"""A model is trained on the topics alone, where there is no node's directory."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.settings import KafkaSettings
+from tests.e2e.conftest import NodeMaker
+from tests.e2e.states import states
+from tests.e2e.test_history import run_cli
+from tests.e2e.test_selection_log import DAY, DAYS, USERS, publish_world
+
+pytestmark = pytest.mark.kafka
+
+EVENTS = USERS * (20 + DAYS + 1)
+
+
+def test_a_model_is_trained_on_topics_without_a_node(
+    fresh_topics: KafkaSettings, make_node: NodeMaker, tmp_path: Path
+) -> None:
+    # It gives the settings, and is not started.
+    node = make_node(fresh_topics)
+    copy = tmp_path / "copy"
+    of_copy = node.settings.model_copy(update={"node": node.settings.node.model_copy(update={"data_dir": copy})})
+
+    def train() -> tuple[dict[str, Any], int]:
+        done = run_cli(node, "train", "--from-topic", str(copy), "--steps", "2", "--variant", "none", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), sum(one.events for one in states(of_copy).values())
+
+    begin_ms = int(time.time() * 1_000) - 60 * DAY
+    publish_world(fresh_topics, begin_ms)
+    first, stored = train()
+    assert stored == EVENTS
+    assert first["metrics"]["train_requests"] > 0
+    # What is published again is stored once; what is new is learned from.
+    publish_world(fresh_topics, begin_ms)
+    publish_world(fresh_topics, begin_ms + 30 * DAY)
+    second, stored = train()
+    assert stored == 2 * EVENTS
+    assert second["data"]["to_timestamp_ms"] > first["data"]["to_timestamp_ms"] + 20 * DAY
+    assert second["metrics"]["train_requests"] > first["metrics"]["train_requests"]
+    assert not list(node.settings.node.data_dir.glob("partition-*"))
+
+    own = str(node.settings.node.data_dir)
+    refused = run_cli(node, "train", "--from-topic", own, "--steps", "2")
+    assert refused.returncode == 1
+    assert "the node's own directory" in refused.stderr
+    assert run_cli(node, "train", "--from-topic", str(copy), "--data-dir", own).returncode == 2
