@@ -53,7 +53,7 @@ proto: $(SETUP) ## Build lifeline/v1 from protos/
 	@$(BIN)/python protos/generate.py
 
 clean: ## Remove .venv, .venv-peers, .movielens, caches and build outputs (data/ and models/ stay)
-	@rm -rf $(VENV) $(PEERS) $(MOVIELENS) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(PEERS) $(MOVIELENS) scorer/kernels/lifeline_kernels.so dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --quiet
@@ -73,10 +73,15 @@ INSTALL := --torch-backend=$(TORCH_BACKEND) --no-verify-hashes -c requirements.l
 	-r pyproject.toml --all-extras --group dev
 endif
 
-$(SETUP): requirements.lock pyproject.toml $(UV)
+# The package's own build compiles scorer/kernels where there is a C++ compiler, and says so where there is none.
+KERNELS := hatch_build.py scorer/kernels/build.py $(wildcard scorer/kernels/src/*)
+
+$(SETUP): requirements.lock pyproject.toml $(KERNELS) $(UV)
 	@echo "==> Installing the packages of requirements.lock into $(VENV) (5 GB with CUDA's torch; minutes, once)"
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install $(INSTALL)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	@test -f scorer/kernels/lifeline_kernels.so || $(BIN)/python scorer/kernels/build.py || echo \
+	  "    PyTorch does their work, and scoring is slower: install one and run 'make clean setup' to have them"
 	@rm -f $(VENV)/.setup-*
 	@touch $@
 

@@ -40,6 +40,13 @@ class CheckpointError(ScorerError):
     """
 
 
+class KernelsError(ScorerError):
+    """The kernels that were asked for cannot be had.
+
+    Operators: correct LIFELINE_KERNELS, or leave it unset; build the package where there is a C++ compiler.
+    """
+
+
 class KeptRunError(ScorerError):
     """A run that an evaluation kept cannot be read.
 

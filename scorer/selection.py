@@ -22,6 +22,7 @@ from torch import Tensor
 
 from scorer.config import ModelConfig
 from scorer.features import History
+from scorer.kernels import library
 from scorer.quantise import inverse_norm
 
 CANDIDATES_AT_ONCE = 64
@@ -75,7 +76,28 @@ class Selection:
 
 
 def select(history: History, candidates: NDArray[np.int8], config: ModelConfig) -> Selection:
-    """Return S_all for int8[c, 32] candidates, at length `config.selected`."""
+    """Return S_all for int8[c, 32] candidates, at length `config.selected`.
+
+    The kernels do it where they can be had, with as many threads as torch has here. Raises KernelsError where
+    LIFELINE_KERNELS forces what cannot be had.
+    """
+    level = library.chosen_level()
+    if level is library.Level.TORCH:
+        return _select_by_torch(history, candidates, config)
+    found = library.select(
+        history.explicit.embedding,
+        history.impressions.embedding,
+        candidates,
+        history.real_time_from,
+        (config.lifelong_selected, config.recent_kept, config.real_time_selected, config.impressions_selected),
+        level=level,
+        threads=torch.get_num_threads(),
+    )
+    return Selection(found.index, found.valid, found.source, found.similarity)
+
+
+def _select_by_torch(history: History, candidates: NDArray[np.int8], config: ModelConfig) -> Selection:
+    """Select with PyTorch: what the kernels are tested against."""
     tokens = np.concatenate([history.explicit.embedding, history.impressions.embedding])
     return Selection.concatenate(
         [

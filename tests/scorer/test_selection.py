@@ -1,17 +1,28 @@
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from scorer.config import ModelConfig
 from scorer.features import History
+from scorer.kernels.library import VARIABLE, Level, best_level
 from scorer.selection import CANDIDATES_AT_ONCE, Selection, Source, cosines, select, similarity_of
 from tests.scorer.made import HEADS, SMALL, embeddings, history, tokens
 
 # Few small numbers in few places: most cosines tie.
 VECTOR = st.lists(st.integers(-1, 1), min_size=3, max_size=3)
+
+
+@pytest.fixture(scope="module", autouse=True, params=sorted({Level.TORCH, best_level()}), ids=lambda level: level.name)
+def _implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """PyTorch does all of this, and so does the best of the kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, request.param.name.lower())
+        yield
 
 
 def spread(vectors: list[list[int]]) -> NDArray[np.int8]:

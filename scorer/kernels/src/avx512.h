@@ -1,0 +1,65 @@
+// What the two AVX-512 levels share: `dots` is their own.
+#pragma once
+
+#include <immintrin.h>
+
+#include "packed.h"
+
+template <void (*dots)(const uint8_t *block, const Tile &tile, __m512i (&sum)[TILE][2])>
+static void cosines_512(const uint8_t *blocks, const float *inverse_norm, int64_t block_count, const Tile &tile,
+                        float *out, size_t stride) {
+    for (int64_t block = 0; block < block_count; block += 2) {
+        __m512i sum[TILE][2];
+        // Memory ends with an even block.
+        dots(blocks + block * BLOCK_BYTES, tile, sum);
+        const bool both = block + 1 < block_count;
+        for (int half = 0; half < (both ? 2 : 1); half++) {
+            const __m512 norm = _mm512_loadu_ps(inverse_norm + (block + half) * BLOCK);
+            for (int row = 0; row < TILE; row++) {
+                const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[row][half]), _mm512_set1_ps(tile.inverse_norm[row]));
+                _mm512_storeu_ps(out + row * stride + (block + half) * BLOCK, _mm512_mul_ps(scaled, norm));
+            }
+        }
+    }
+}
+
+static int64_t above_512(const float *values, int64_t count, float threshold, int32_t first, int32_t *place,
+                         float *value) {
+    const __m512 limit = _mm512_set1_ps(threshold);
+    int64_t found = 0;
+    for (int64_t at = 0; at < count; at += 16) {
+        const __mmask16 there = count - at >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (count - at)) - 1);
+        const __m512 part = _mm512_maskz_loadu_ps(there, values + at);
+        uint32_t hits = _mm512_mask_cmp_ps_mask(there, part, limit, _CMP_GE_OQ);
+        while (hits) {
+            const int bit = __builtin_ctz(hits);
+            place[found] = first + static_cast<int32_t>(at) + bit;
+            value[found] = values[at + bit];
+            found++;
+            hits &= hits - 1;
+        }
+    }
+    return found;
+}
+
+static int64_t count_above_512(const float *values, int64_t count, float threshold) {
+    const __m512 limit = _mm512_set1_ps(threshold);
+    int64_t found = 0;
+    for (int64_t at = 0; at < count; at += 16) {
+        const __mmask16 there = count - at >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (count - at)) - 1);
+        found += __builtin_popcount(
+            _mm512_mask_cmp_ps_mask(there, _mm512_maskz_loadu_ps(there, values + at), limit, _CMP_GE_OQ));
+    }
+    return found;
+}
+
+static int64_t count_keys_above_512(const int32_t *keys, int64_t count, int32_t threshold) {
+    const __m512i limit = _mm512_set1_epi32(threshold);
+    int64_t found = 0;
+    for (int64_t at = 0; at < count; at += 16) {
+        const __mmask16 there = count - at >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (count - at)) - 1);
+        found += __builtin_popcount(
+            _mm512_mask_cmpge_epi32_mask(there, _mm512_maskz_loadu_epi32(there, keys + at), limit));
+    }
+    return found;
+}

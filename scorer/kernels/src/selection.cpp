@@ -1,0 +1,321 @@
+// S_all of every candidate, exact: what scorer/selection.py defines, to the bit.
+//
+// The lifelong pool is large and few of it are wanted. So the cosines of a sample, every nth token, say above which
+// threshold about three times as many lie as are wanted; one pass over the pool keeps those, and the cut is made among
+// them. Where fewer lie above it than are wanted, the sample has misled, and all cosines are looked at.
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "kernels.h"
+#include "packed.h"
+
+namespace {
+
+constexpr int64_t SAMPLED = 1024;
+constexpr int64_t CHUNK = 512;  // tokens whose cosines are at hand at once
+constexpr int KEPT_PER_WANTED = 3;
+constexpr float NEVER = std::numeric_limits<float>::quiet_NaN();
+
+enum Source : uint8_t { NONE, LIFELONG, RECENT, REAL_TIME, IMPRESSION };
+
+struct Aligned {
+    void operator()(void *memory) const { ::operator delete[](memory, std::align_val_t{64}); }
+};
+
+template <class T>
+using Array = std::unique_ptr<T[], Aligned>;
+
+template <class T>
+Array<T> array(size_t count) {
+    return Array<T>(static_cast<T *>(::operator new[](std::max<size_t>(count, 1) * sizeof(T), std::align_val_t{64})));
+}
+
+// The nearest to the exact value, as scorer.quantise.inverse_norm gives it; NaN for a zero vector.
+float inverse_norm(const int8_t *row) {
+    int32_t squares = 0;
+    for (int channel = 0; channel < CHANNELS; channel++) squares += row[channel] * row[channel];
+    return squares ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(squares))) : NEVER;
+}
+
+// A pool and its memory.
+struct Packed {
+    Pool pool;
+    Array<uint8_t> blocks;
+    Array<float> norms;
+
+    // Every `step`th of so many rows, of which the first has a given index.
+    Packed(const int8_t *rows, int64_t count, int64_t first, int64_t step = 1) {
+        pool.count = (count + step - 1) / step;
+        pool.first = first;
+        // One block more than there is: blocks are read in pairs.
+        const int64_t room = (pool.block_count() + 1) * BLOCK;
+        blocks = array<uint8_t>(room * CHANNELS);
+        norms = array<float>(room);
+        pool.blocks = blocks.get();
+        pool.inverse_norm = norms.get();
+        for (int64_t token = 0; token < room; token++) {
+            uint8_t *words = blocks.get() + token / BLOCK * BLOCK_BYTES + token % BLOCK * 4;
+            if (token >= pool.count) {
+                norms[token] = NEVER;
+                for (int word = 0; word < CHANNELS / 4; word++) std::memset(words + word * BLOCK * 4, 128, 4);
+                continue;
+            }
+            const int8_t *row = rows + token * step * CHANNELS;
+            norms[token] = inverse_norm(row);
+            for (int word = 0; word < CHANNELS / 4; word++) {
+                uint32_t four;
+                std::memcpy(&four, row + word * 4, 4);
+                four ^= 0x80808080u;
+                std::memcpy(words + word * BLOCK * 4, &four, 4);
+            }
+        }
+    }
+};
+
+// What one thread works with.
+struct Scratch {
+    std::vector<float> values;
+    std::vector<int32_t> places[TILE];
+    std::vector<float> kept[TILE];
+    int64_t found[TILE];
+    std::vector<int32_t> keys;
+
+    explicit Scratch(int64_t most) : values(TILE * (std::max(CHUNK, most) + 2 * BLOCK)), keys(most) {
+        for (int row = 0; row < TILE; row++) {
+            places[row].resize(most);
+            kept[row].resize(most);
+        }
+    }
+};
+
+// Bits that ascend as the number does. Zero has one form: -0 is added to 0 first.
+int32_t key_of(float value) {
+    const int32_t bits = std::bit_cast<int32_t>(value + 0.0f);
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF);
+}
+
+class Selector {
+  public:
+    Selector(const lifeline_selection &job, const Functions &functions)
+        : job_(job), functions_(functions), recent_from_(std::max<int64_t>(0, job.explicit_count - job.recent_kept)),
+          lifelong_(job.explicit_rows, job.real_time_from, 0),
+          sample_(job.explicit_rows, job.real_time_from, 0, step()),
+          real_time_(job.explicit_rows + job.real_time_from * CHANNELS, recent_from_ - job.real_time_from, job.real_time_from),
+          recent_(job.explicit_rows + recent_from_ * CHANNELS, job.explicit_count - recent_from_, recent_from_),
+          impressions_(job.impression_rows, job.impression_count, job.explicit_count),
+          length_(job.lifelong_selected + job.recent_kept + job.real_time_selected + job.impressions_selected) {}
+
+    int64_t tiles() const { return (job_.candidate_count + TILE - 1) / TILE; }
+
+    int64_t largest() const {
+        return std::max({lifelong_.pool.count, real_time_.pool.count, recent_.pool.count, impressions_.pool.count,
+                         SAMPLED, CHUNK});
+    }
+
+    void select(int64_t number, Scratch &scratch) const {
+        Tile tile;
+        const int64_t begin = number * TILE;
+        const int rows = static_cast<int>(std::min<int64_t>(TILE, job_.candidate_count - begin));
+        for (int row = 0; row < TILE; row++) {
+            const int8_t *own = job_.candidates + (begin + std::min(row, rows - 1)) * CHANNELS;
+            std::memcpy(tile.words[row], own, CHANNELS);
+            int32_t sum = 0;
+            for (int channel = 0; channel < CHANNELS; channel++) sum += own[channel];
+            tile.offset[row] = -128 * sum;
+            tile.inverse_norm[row] = inverse_norm(own);
+        }
+        int64_t used[TILE] = {};
+        for (int row = 0; row < rows; row++) {
+            const int64_t at = (begin + row) * length_;
+            std::fill_n(job_.index + at, length_, -1);
+            std::fill_n(job_.similarity + at, length_, 0.0f);
+            std::fill_n(job_.source + at, length_, NONE);
+            std::fill_n(job_.valid + at, length_, 0);
+        }
+        nearest(tile, begin, rows, lifelong_.pool, &sample_.pool, job_.lifelong_selected, LIFELONG, used, scratch);
+        all(tile, begin, rows, used, scratch);
+        nearest(tile, begin, rows, real_time_.pool, nullptr, job_.real_time_selected, REAL_TIME, used, scratch);
+        nearest(tile, begin, rows, impressions_.pool, nullptr, job_.impressions_selected, IMPRESSION, used, scratch);
+        for (int row = 0; row < rows; row++) {
+            uint8_t *valid = job_.valid + (begin + row) * length_;
+            std::fill_n(valid, std::max<int64_t>(used[row], 1), 1);
+        }
+    }
+
+  private:
+    int64_t step() const { return std::max<int64_t>(1, job_.real_time_from / SAMPLED); }
+
+    // Keeps what is at least a row's threshold.
+    void keep(const Tile &tile, int rows, const Pool &pool, const float *threshold, Scratch &scratch) const {
+        const size_t stride = CHUNK + 2 * BLOCK;
+        std::fill_n(scratch.found, TILE, 0);
+        for (int64_t token = 0; token < pool.count; token += CHUNK) {
+            const int64_t count = std::min(CHUNK, pool.count - token);
+            functions_.cosines(pool.blocks + token / BLOCK * BLOCK_BYTES, pool.inverse_norm + token,
+                               (count + BLOCK - 1) / BLOCK, tile, scratch.values.data(), stride);
+            for (int row = 0; row < rows; row++) {
+                int64_t &found = scratch.found[row];
+                found += functions_.above(scratch.values.data() + row * stride, count, threshold[row],
+                                          static_cast<int32_t>(token), scratch.places[row].data() + found,
+                                          scratch.kept[row].data() + found);
+            }
+        }
+    }
+
+    // Sets thresholds that some more than `wanted` of the pool are expected to reach.
+    void guess(const Tile &tile, int rows, const Pool &sample, int64_t of, int wanted, float *threshold,
+               Scratch &scratch) const {
+        const size_t stride = sample.count + 2 * BLOCK;
+        const double share = static_cast<double>(KEPT_PER_WANTED) * wanted / static_cast<double>(of);
+        const auto rank = static_cast<int64_t>(std::ceil(share * static_cast<double>(sample.count)));
+        functions_.cosines(sample.blocks, sample.inverse_norm, sample.block_count(), tile, scratch.values.data(), stride);
+        for (int row = 0; row < rows; row++) {
+            const float *values = scratch.values.data() + row * stride;
+            float low = -1.0f, high = 1.0f;
+            for (int round = 0; round < 12; round++) {
+                const float middle = (low + high) / 2;
+                (functions_.count_above(values, sample.count, middle) >= rank ? low : high) = middle;
+            }
+            threshold[row] = low;
+        }
+    }
+
+    // Selects the nearest of a pool: the newer of equals, oldest first.
+    void nearest(const Tile &tile, int64_t begin, int rows, const Pool &pool, const Pool *sample, int wanted,
+                 Source source, int64_t *used, Scratch &scratch) const {
+        if (wanted == 0 || pool.count == 0) return;
+        float threshold[TILE];
+        std::fill_n(threshold, TILE, -std::numeric_limits<float>::infinity());
+        const bool guessed = sample != nullptr && pool.count >= 2 * SAMPLED && pool.count >= 8 * wanted;
+        if (guessed) guess(tile, rows, *sample, pool.count, wanted, threshold, scratch);
+        keep(tile, rows, pool, threshold, scratch);
+        if (guessed) {
+            bool misled = false;
+            for (int row = 0; row < rows; row++) {
+                if (scratch.found[row] < wanted) {
+                    threshold[row] = -std::numeric_limits<float>::infinity();
+                    misled = true;
+                }
+            }
+            if (misled) keep(tile, rows, pool, threshold, scratch);
+        }
+        for (int row = 0; row < rows; row++) cut(begin + row, row, pool, wanted, source, used[row], scratch);
+    }
+
+    void cut(int64_t candidate, int row, const Pool &pool, int wanted, Source source, int64_t &used,
+             Scratch &scratch) const {
+        const int64_t found = scratch.found[row];
+        const float *kept = scratch.kept[row].data();
+        const int32_t *places = scratch.places[row].data();
+        int32_t lowest = std::numeric_limits<int32_t>::min();
+        int64_t older = 0;  // of those that equal the lowest, how many are too old
+        if (found > wanted) {
+            int32_t *keys = scratch.keys.data();
+            int32_t least = std::numeric_limits<int32_t>::max(), most = std::numeric_limits<int32_t>::min();
+            for (int64_t at = 0; at < found; at++) {
+                keys[at] = key_of(kept[at]);
+                least = std::min(least, keys[at]);
+                most = std::max(most, keys[at]);
+            }
+            // The greatest key that `wanted` of them reach.
+            int64_t low = least, high = most;
+            while (low < high) {
+                const int64_t middle = low + (high - low + 1) / 2;
+                if (functions_.count_keys_above(keys, found, static_cast<int32_t>(middle)) >= wanted)
+                    low = middle;
+                else
+                    high = middle - 1;
+            }
+            lowest = static_cast<int32_t>(low);
+            older = functions_.count_keys_above(keys, found, lowest) - wanted;
+        }
+        const int64_t at = candidate * length_;
+        for (int64_t one = 0; one < found; one++) {
+            const int32_t key = key_of(kept[one]);
+            if (key < lowest || (key == lowest && older-- > 0)) continue;
+            put(at + used++, pool.first + places[one], kept[one], source);
+        }
+    }
+
+    // Selects the newest, whatever their cosine.
+    void all(const Tile &tile, int64_t begin, int rows, int64_t *used, Scratch &scratch) const {
+        const Pool &pool = recent_.pool;
+        const size_t stride = pool.count + 2 * BLOCK;
+        functions_.cosines(pool.blocks, pool.inverse_norm, pool.block_count(), tile, scratch.values.data(), stride);
+        for (int row = 0; row < rows; row++) {
+            const float *values = scratch.values.data() + row * stride;
+            for (int64_t token = 0; token < pool.count; token++) {
+                const float value = std::isnan(values[token]) ? 0.0f : values[token];
+                put((begin + row) * length_ + used[row]++, pool.first + token, value, RECENT);
+            }
+        }
+    }
+
+    void put(int64_t at, int64_t index, float similarity, Source source) const {
+        job_.index[at] = index;
+        job_.similarity[at] = similarity + 0.0f;
+        job_.source[at] = source;
+    }
+
+    const lifeline_selection &job_;
+    const Functions &functions_;
+    const int64_t recent_from_;
+    const Packed lifelong_, sample_, real_time_, recent_, impressions_;
+    const int64_t length_;
+};
+
+const Functions *functions_of(int32_t level) {
+    switch (level) {
+        case LIFELINE_AVX2: return &AVX2_FUNCTIONS;
+        case LIFELINE_AVX512: return &AVX512_FUNCTIONS;
+        case LIFELINE_BF16: return &BF16_FUNCTIONS;
+        default: return nullptr;
+    }
+}
+
+}  // namespace
+
+LIFELINE_API int32_t lifeline_level(void) {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return LIFELINE_NONE;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+        return LIFELINE_AVX2;
+    if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bf16")) return LIFELINE_AVX512;
+    return LIFELINE_BF16;
+}
+
+LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t level, int32_t threads) {
+    const Functions *functions = functions_of(level);
+    if (functions == nullptr || level > lifeline_level()) return 1;
+    try {
+        const Selector selector(*job, *functions);
+        const int64_t tiles = selector.tiles();
+        std::atomic<int64_t> next{0};
+        std::atomic<bool> short_of_memory{false};
+        const auto work = [&] {
+            try {
+                Scratch scratch(selector.largest());
+                for (int64_t tile; (tile = next.fetch_add(1)) < tiles;) selector.select(tile, scratch);
+            } catch (const std::bad_alloc &) {
+                short_of_memory = true;
+            }
+        };
+        std::vector<std::thread> others;
+        for (int64_t number = 1; number < std::min<int64_t>(threads, tiles); number++) others.emplace_back(work);
+        work();
+        for (std::thread &other : others) other.join();
+        return short_of_memory ? 2 : 0;
+    } catch (const std::bad_alloc &) {
+        return 2;
+    }
+}

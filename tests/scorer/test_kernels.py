@@ -1,0 +1,242 @@
+"""The contract of the kernels: every implementation does what PyTorch does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from scorer import selection
+from scorer.config import ModelConfig
+from scorer.errors import KernelsError
+from scorer.features import History
+from scorer.kernels import library
+from scorer.kernels.build import SOURCES, build
+from scorer.kernels.library import Level, best_level, chosen_level
+from scorer.selection import Selection, select
+from tests.scorer.made import HEADS, SMALL, embeddings, history
+
+LEVELS = [
+    pytest.param(
+        level,
+        marks=pytest.mark.skipif(level > best_level(), reason="not built, or the processor lacks it"),
+        id=level.name.lower(),
+    )
+    for level in Level
+    if level is not Level.TORCH
+]
+every_level = pytest.mark.usefixtures("level")
+PUBLISHED = ModelConfig(heads=HEADS)
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Level:
+    """Force one implementation."""
+    found: Level = request.param
+    monkeypatch.setenv(library.VARIABLE, found.name.lower())
+    return found
+
+
+def by_torch(made: History, candidates: NDArray[np.int8], config: ModelConfig) -> Selection:
+    return selection._select_by_torch(made, candidates, config)
+
+
+def assert_equal(found: Selection, wanted: Selection) -> None:
+    np.testing.assert_array_equal(found.index, wanted.index)
+    np.testing.assert_array_equal(found.valid, wanted.valid)
+    np.testing.assert_array_equal(found.source, wanted.source)
+    # To the bit: minus zero is no zero.
+    np.testing.assert_array_equal(found.similarity.view(np.uint32), wanted.similarity.view(np.uint32))
+    for name in ("index", "valid", "source", "similarity"):
+        assert getattr(found, name).dtype == getattr(wanted, name).dtype
+
+
+@every_level
+@pytest.mark.parametrize("explicit", [0, 1, 6, 40, 127, 129, 700, 2_500, 9_000])
+@pytest.mark.parametrize("impressions", [0, 3, 128])
+def test_histories_of_every_length(explicit: int, impressions: int) -> None:
+    rng = np.random.default_rng([explicit, impressions])
+    for config in (SMALL, PUBLISHED):
+        made = history(rng, explicit, impressions, config)
+        candidates = embeddings(rng, 13)
+        candidates[4] = 0
+        assert_equal(select(made, candidates, config), by_torch(made, candidates, config))
+
+
+@every_level
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 255, 2_048])
+def test_any_number_of_candidates(count: int) -> None:
+    rng = np.random.default_rng(count)
+    made = history(rng, 300, 60, SMALL)
+    candidates = embeddings(rng, count)
+    assert_equal(select(made, candidates, SMALL), by_torch(made, candidates, SMALL))
+
+
+@every_level
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 100, 192])
+def test_any_length(length: int) -> None:
+    rng = np.random.default_rng(length)
+    wanted = {"lifelong_selected": length, "recent_kept": 0, "real_time_selected": 0, "impressions_selected": 0}
+    config = PUBLISHED.model_copy(update=wanted)
+    made, candidates = history(rng, 4_000, 20, config), embeddings(rng, 5)
+    assert_equal(select(made, candidates, config), by_torch(made, candidates, config))
+
+
+@every_level
+def test_equal_cosines_go_to_the_newer() -> None:
+    rng = np.random.default_rng(3)
+    for explicit in (200, 6_000):
+        made = history(rng, explicit, 100, PUBLISHED)
+        few = embeddings(rng, 5)
+        made.explicit.embedding[:] = few[rng.integers(0, 5, explicit)]
+        # One direction in two lengths: the cosines are equal or one rounding apart.
+        made.explicit.embedding[::3] = few[0] // 2 * 2
+        made.explicit.embedding[1::3] = few[0] // 2
+        candidates = np.concatenate([few, few // 2, embeddings(rng, 3)])
+        assert_equal(select(made, candidates, PUBLISHED), by_torch(made, candidates, PUBLISHED))
+
+
+@every_level
+def test_zero_vectors_are_never_near() -> None:
+    rng = np.random.default_rng(4)
+    made = history(rng, 5_000, 100, PUBLISHED)
+    made.explicit.embedding[rng.random(5_000) < 0.995] = 0
+    made.impressions.embedding[:] = 0
+    candidates = embeddings(rng, 10)
+    candidates[[2, 9]] = 0
+    found = select(made, candidates, PUBLISHED)
+    assert_equal(found, by_torch(made, candidates, PUBLISHED))
+    near = np.isin(found.source, [selection.Source.LIFELONG, selection.Source.REAL_TIME])
+    assert made.explicit.embedding[found.index[near]].any(axis=1).all()
+
+
+@every_level
+def test_the_ends_of_the_range_are_exact() -> None:
+    rng = np.random.default_rng(5)
+    made = history(rng, 3_000, 128, PUBLISHED)
+    for rows in (made.explicit.embedding, made.impressions.embedding):
+        rows[:] = rng.choice(np.array([-128, -127, 127], np.int8), rows.shape)
+    candidates = rng.choice(np.array([-128, 127], np.int8), (9, 32))
+    assert_equal(select(made, candidates, PUBLISHED), by_torch(made, candidates, PUBLISHED))
+
+
+@every_level
+@pytest.mark.parametrize("near", ["sampled", "not sampled", "in one place"])
+def test_a_sample_that_misleads_changes_nothing(near: str) -> None:
+    rng = np.random.default_rng(6)
+    made = history(rng, 8_192 + PUBLISHED.real_time_length, 0, PUBLISHED)
+    candidates = embeddings(rng, 8)
+    close = np.clip(candidates[0] + rng.integers(-9, 10, (8_192, 32)), -127, 127).astype(np.int8)
+    # Every eighth token is in the sample: it says that all are near, that none is, or nothing of the kind.
+    place = np.arange(8_192)
+    chosen = {"sampled": place % 8 == 0, "not sampled": place % 8 != 0, "in one place": place < 50}[near]
+    made.explicit.embedding[:8_192][chosen] = close[chosen]
+    assert_equal(select(made, candidates, PUBLISHED), by_torch(made, candidates, PUBLISHED))
+
+
+@every_level
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads(threads: int) -> None:
+    rng = np.random.default_rng(7)
+    made, candidates = history(rng, 2_200, 90, PUBLISHED), embeddings(rng, 67)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_equal(select(made, candidates, PUBLISHED), by_torch(made, candidates, PUBLISHED))
+    finally:
+        torch.set_num_threads(before)
+
+
+@every_level
+def test_addresses_may_be_odd() -> None:
+    rng = np.random.default_rng(8)
+    made, candidates = history(rng, 2_500, 77, PUBLISHED), embeddings(rng, 11)
+
+    def moved(rows: NDArray[np.int8]) -> NDArray[np.int8]:
+        room = np.empty(rows.size + 1, np.int8)
+        room[1:] = rows.ravel()
+        return room[1:].reshape(rows.shape)
+
+    wanted = by_torch(made, candidates, PUBLISHED)
+    for part in (made.explicit, made.impressions):
+        object.__setattr__(part, "embedding", moved(part.embedding))
+    assert_equal(select(made, moved(candidates), PUBLISHED), wanted)
+    # Rows that do not stand side by side are put so first.
+    assert_equal(select(made, np.repeat(candidates, 2, axis=0)[::2], PUBLISHED), wanted)
+
+
+def test_an_implementation_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(library.VARIABLE, raising=False)
+    assert chosen_level() == best_level()
+    monkeypatch.setenv(library.VARIABLE, "torch")
+    assert chosen_level() == Level.TORCH
+    monkeypatch.setenv(library.VARIABLE, "neon")
+    with pytest.raises(KernelsError, match="set it to one of torch, avx2, avx512, bf16, or not at all"):
+        chosen_level()
+
+
+def test_what_cannot_be_had_is_not_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "best_level", lambda: Level.TORCH)
+    monkeypatch.setenv(library.VARIABLE, "bf16")
+    with pytest.raises(KernelsError, match=r"'bf16', and this installation .*: set it to torch, or not at all"):
+        chosen_level()
+
+
+def test_without_a_compiler_nothing_is_built_and_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    told = build(tmp_path / "kernels.so")
+    assert told is not None
+    assert "apt-get install g++" in told
+    monkeypatch.setenv("CXX", "false")
+    told = build(tmp_path / "kernels.so")
+    assert told is not None
+    assert "failed" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_source_is_built() -> None:
+    directory = Path(library.__file__).parent / "src"
+    assert {path.name for path in directory.glob("*.cpp")} == set(SOURCES)
+
+
+_SANITISED = """
+import sys
+from pathlib import Path
+import numpy as np
+from scorer.kernels import library
+library.PATH = Path(sys.argv[1])
+rng = np.random.default_rng(0)
+for explicit, impressions, candidates in ((0, 0, 1), (1, 1, 1), (130, 128, 9), (200, 17, 8), (5000, 3, 19)):
+    rows = [rng.integers(-127, 128, (n, 32)).astype(np.int8) for n in (explicit, impressions, candidates)]
+    for level in range(1, library.best_level() + 1):
+        for counts in ((64, 64, 32, 32), (1, 0, 0, 0)):
+            real_time_from = max(0, explicit - 128)
+            found = library.select(*rows, real_time_from, counts, level=library.Level(level), threads=2)
+            assert found.valid[:, 0].all()
+print("clean")
+"""
+
+
+@pytest.mark.skipif(best_level() is Level.TORCH, reason="not built")
+def test_no_byte_out_of_bounds_is_touched(tmp_path: Path) -> None:
+    compiler = next(name for name in ("c++", "g++", "clang++") if shutil.which(name))
+    made = tmp_path / "sanitised.so"
+    assert build(made, ("-fsanitize=address", "-g", "-O1")) is None
+    runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    environment = os.environ | {
+        "LD_PRELOAD": runtime.stdout.strip(),
+        # The interpreter's own memory is not freed at its end.
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _SANITISED, str(made)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "clean"
