@@ -31,8 +31,10 @@ from lifeline.snapshot_ages import SnapshotAges
 from lifeline.topic_note import TopicIdentity
 from scorer import weights
 from scorer.errors import ModelNotFoundError
+from scorer.kernels.library import chosen_level
 from scorer.scorer import Scorer
 from scorer.service import ModelHolder, ScoreService
+from scorer.weights import LoadedModel
 from store.collector import keep_collector_away
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
@@ -293,12 +295,22 @@ def _load_model(settings: Settings, embeddings: EmbeddingTable) -> ModelHolder:
     except ModelNotFoundError as error:
         _log.warning("no model: Score will refuse until the node starts with one", why=str(error))
     else:
+
+        def scorer_of(loaded: LoadedModel) -> Scorer:
+            return Scorer(loaded, settings.vocabulary, embeddings, settings.scorer.precision)
+
         arms = {}
         for name, arm in settings.scorer.arms.items():
             of_arm = settings.scorer.model_copy(update={"version": arm.version})
-            arms[name] = Scorer(weights.load(of_arm, settings.vocabulary), settings.vocabulary, embeddings)
-        models.install(Scorer(loaded, settings.vocabulary, embeddings), arms)
-        _log.info("model", name=loaded.manifest.name, version=loaded.manifest.version)
+            arms[name] = scorer_of(weights.load(of_arm, settings.vocabulary))
+        models.install(scorer_of(loaded), arms)
+        _log.info(
+            "model",
+            name=loaded.manifest.name,
+            version=loaded.manifest.version,
+            kernels=chosen_level().name.lower(),
+            precision=settings.scorer.precision,
+        )
         if arms:
             versions = {name: arm.version for name, arm in settings.scorer.arms.items()}
             _log.info("experiment", name=settings.scorer.experiment, arms=versions)

@@ -20,7 +20,7 @@ from scorer.inputs import Inputs
 from store.sequence import EMBEDDING_DIM
 from store.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES
 
-_LOG_OLDEST = 21.0
+LOG_OLDEST = 21.0
 """Logarithm of about forty years in seconds: the last knot of an age."""
 _MATCHING_LOGIT = 8.0
 """What attention gives a token that equals the candidate at first, above one at a right angle."""
@@ -89,7 +89,7 @@ class TokenEmbedding(nn.Module):
         if self.similarity is not None:
             x = x + _between((inputs.similarity + 1) / 2, self.similarity)
         if self.age is not None:
-            x = x + _between(inputs.age_s.log1p() / _LOG_OLDEST, self.age)
+            x = x + _between(inputs.age_s.log1p() / LOG_OLDEST, self.age)
         return x
 
 

@@ -93,14 +93,24 @@ class TransAct(nn.Module):
 
     def rank(self, inputs: Inputs, encoded: Tensor | None) -> Tensor:
         """Return float32[b, heads] logits from the encoder's outputs."""
-        parts = [inputs.candidate, inputs.context, self.context_surface[inputs.context_surface]]
-        if encoded is not None:
-            # What stands in front of the tokens, the candidate of `BehaviorEncoder`, is always there.
-            valid = functional.pad(inputs.valid, (encoded.shape[1] - inputs.valid.shape[1], 0), value=True)
-            parts.insert(0, self.read_out(encoded).masked_fill(~valid[:, :, None], -torch.inf).amax(dim=1))
-            if self.config.newest_outputs:
-                recent = inputs.source == int(Source.RECENT)
-                parts.append(_newest(encoded, recent, self.config.newest_outputs))
+        return self.cross_and_heads(inputs, self.sequence(inputs, encoded))
+
+    def sequence(self, inputs: Inputs, encoded: Tensor | None) -> list[Tensor]:
+        """Return what the cross reads of the encoder's outputs: float32[b, ...] parts, none without an encoder."""
+        if encoded is None:
+            return []
+        # What stands in front of the tokens, the candidate of `BehaviorEncoder`, is always there.
+        valid = functional.pad(inputs.valid, (encoded.shape[1] - inputs.valid.shape[1], 0), value=True)
+        parts = [self.read_out(encoded).masked_fill(~valid[:, :, None], -torch.inf).amax(dim=1)]
+        if self.config.newest_outputs:
+            recent = inputs.source == int(Source.RECENT)
+            parts.append(_newest(encoded, recent, self.config.newest_outputs))
+        return parts
+
+    def cross_and_heads(self, inputs: Inputs, sequence: list[Tensor]) -> Tensor:
+        """Return float32[b, heads] logits from what `sequence` gives."""
+        surface = self.context_surface[inputs.context_surface]
+        parts = [*sequence[:1], inputs.candidate, inputs.context, surface, *sequence[1:]]
         if self.config.selection_statistics != "none":
             parts.append(selection_statistics(inputs, self.config.selection_statistics, self.config.heads))
         first = torch.cat(parts, dim=1)

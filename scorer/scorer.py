@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from scorer import features
 from scorer.features import History, RequestContext
+from scorer.kernels.library import Level, chosen_level
+from scorer.native import NativeSequence
 from scorer.selected import SelectedRequest
 from scorer.selection import Selection
 from scorer.selection_log import LoggedRequest
+from scorer.settings import Precision
 from scorer.weights import LoadedModel, Manifest, check_vocabulary
 from store.sequence import UserSequences
 from store.vocabulary import Vocabulary
@@ -53,10 +56,22 @@ class Scores:
 class Scorer:
     """A loaded model over an embedding table. `score` may be called from any thread."""
 
-    def __init__(self, loaded: LoadedModel, vocabulary: Vocabulary, embeddings: Embeddings) -> None:
-        """Raise ModelMismatchError where the model was trained for another vocabulary."""
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        vocabulary: Vocabulary,
+        embeddings: Embeddings,
+        precision: Precision = "float32",
+    ) -> None:
+        """Prepare the kernels, where they can be had, for products of a precision.
+
+        Raises ModelMismatchError where the model was trained for another vocabulary, and KernelsError where
+        LIFELINE_KERNELS forces what cannot be had.
+        """
         check_vocabulary(loaded.manifest, vocabulary)
         self._model = loaded.model
+        level = chosen_level()
+        self._native = NativeSequence.of(loaded.model, level if precision == "bfloat16" else min(level, Level.AVX512))
         self._embeddings = embeddings
         self._utility = np.array([head.utility for head in loaded.model.config.heads], np.float32)
         self._heads = tuple(head.name for head in loaded.model.config.heads)
@@ -87,8 +102,15 @@ class Scorer:
         if candidate_embeddings is not None:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
         selected, selection = SelectedRequest.of(history, candidate_ids, embedding, context, config)
+        own = selected.selection(selection.similarity)
+        inputs = selected.inputs(own)
         with torch.inference_mode():
-            probabilities = torch.sigmoid(self._model(selected.inputs(selection.similarity))).numpy()
+            if self._native is None:
+                logits = self._model(inputs)
+            else:
+                sequence = self._native.parts(selected.tokens, own, embedding, context.timestamp_ms)
+                logits = self._model.cross_and_heads(inputs, sequence)
+            probabilities = torch.sigmoid(logits).numpy()
         return Scores(
             self._heads,
             probabilities,

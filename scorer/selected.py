@@ -76,8 +76,11 @@ class SelectedRequest:
             np.full(count, self.context.surface, np.uint8),
         )
 
-    def inputs(self, similarity: NDArray[np.float32] | None = None) -> Inputs:
-        """Return what the model reads; `similarity`, float32[c, L], where it is at hand."""
+    def selection(self, similarity: NDArray[np.float32] | None = None) -> Selection:
+        """Return the trimmed selection by rows of `tokens`; `similarity`, float32[c, L], where it is at hand."""
         index = self.index.astype(np.int64)
-        selection = restore(index, self.source, self.embedding, self.tokens.embedding, similarity)
+        return restore(index, self.source, self.embedding, self.tokens.embedding, similarity)
+
+    def inputs(self, selection: Selection) -> Inputs:
+        """Return what the model reads; `selection` is the request's own."""
         return Inputs.of(self.tokens, selection, self.pairs)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from scorer.config import ModelConfig
 from scorer.features import History
-from scorer.kernels import library
+from scorer.kernels import selection as kernels
+from scorer.kernels.library import Level, chosen_level
 from scorer.quantise import inverse_norm
 
 CANDIDATES_AT_ONCE = 64
@@ -81,10 +82,10 @@ def select(history: History, candidates: NDArray[np.int8], config: ModelConfig) 
     The kernels do it where they can be had, with as many threads as torch has here. Raises KernelsError where
     LIFELINE_KERNELS forces what cannot be had.
     """
-    level = library.chosen_level()
-    if level is library.Level.TORCH:
+    level = chosen_level()
+    if level is Level.TORCH:
         return _select_by_torch(history, candidates, config)
-    found = library.select(
+    found = kernels.select(
         history.explicit.embedding,
         history.impressions.embedding,
         candidates,

@@ -12,6 +12,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What names and versions of models look like: they are names of directories."""
 
 
+Precision = Literal["float32", "bfloat16"]
 Negatives = Literal["recent", "older", "popular", "random", "own", "surface"]
 """Where items come from that a user might have acted on: see `scorer.train.corpus`."""
 
@@ -26,6 +27,9 @@ class ScorerSettings(BaseModel):
     version: Annotated[str | None, Field(pattern=NAME, description="its version; none: the newest")] = None
     max_candidates: Annotated[int, Field(ge=1, le=4_096, description="candidates in one request")] = 512
     threads: Annotated[int, Field(ge=1, le=256, description="torch threads of one request")] = 1
+    precision: Annotated[
+        Precision, Field(description="of the encoder's products, where the kernels and the processor have bfloat16")
+    ] = "float32"
     max_concurrent: Annotated[int, Field(ge=1, le=256, description="requests scored at the same time")] = 2
     max_queue_ms: Annotated[int, Field(ge=0, description="how long a request waits for its turn")] = 250
     experiment: Annotated[str, Field(description="the name of an experiment that is under way; none: empty")] = ""
@@ -101,6 +105,4 @@ class TrainSettings(BaseModel):
     gap_ms: Annotated[int, Field(ge=0, description="between training and held-out requests")] = 86_400_000
     max_held_out: Annotated[int, Field(ge=1, description="held-out requests that are measured")] = 300
     threads: Annotated[int, Field(ge=1, le=256, description="torch threads")] = 1
-    precision: Annotated[
-        Literal["float32", "bfloat16"], Field(description="of the encoder's products in training; scoring is float32")
-    ] = "float32"
+    precision: Annotated[Precision, Field(description="of the encoder's products in training")] = "float32"

@@ -26,6 +26,9 @@ def evaluate(
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="seeds of training; without: 0 and 1")] = None,
     users: Annotated[int, typer.Option(min=20, help="users of a world")] = 1_500,
     steps: Annotated[int, typer.Option(min=1, help="optimiser steps of a training")] = 2_000,
+    history_steps: Annotated[
+        int | None, typer.Option(min=1, help="the same for real histories; without: as many", show_default=False)
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="its peak")] = 3e-3,
     patience: Annotated[
         int, typer.Option(min=0, help="validations without a better one before it stops; 0: never")
@@ -49,6 +52,7 @@ def evaluate(
     from lifeline.learning.movielens import read_movielens
     from scorer.evaluate.comparison import compare_variants
     from scorer.evaluate.tasks import Task
+    from scorer.settings import TrainSettings
     from scorer.train.allocator import keep_memory
     from scorer.train.trainer import Step
     from scorer.variants import NAMES
@@ -59,28 +63,32 @@ def evaluate(
             err.print(f"[bold red]error:[/] there is no {what} {unknown[0]!r}: use one of {', '.join(known)}")
             raise typer.Exit(2)
     keep_memory()
-    settings = evaluation_settings(
-        steps,
-        learning_rate=learning_rate,
-        patience=patience,
-        validate_every=validate_every,
-        precision=precision,
-        max_validated=1_000,
-        max_held_out=4_000,
-    )
+
+    def trained_for(most: int) -> TrainSettings:
+        return evaluation_settings(
+            most,
+            learning_rate=learning_rate,
+            patience=patience,
+            validate_every=validate_every,
+            precision=precision,
+            max_validated=1_000,
+            max_held_out=4_000,
+        )
+
+    settings, of_histories = trained_for(steps), trained_for(history_steps or steps)
     # What is not there is told before hours have gone by.
     ratings = read_movielens() if "movielens" in chosen else None
     comparisons = []
     started = time.monotonic()
     with progress() as bar:
-        made: list[Task] = []
+        made: list[tuple[Task, TrainSettings]] = []
         if "simulator" in chosen:
-            made += [simulated(world, users, settings) for world in worlds or (0, 1)]
+            made += [(simulated(world, users, settings), settings) for world in worlds or (0, 1)]
         if "history" in chosen:
-            made.append(of_history(demo_history(), settings))
+            made.append((of_history(demo_history(), of_histories), of_histories))
         if ratings is not None:
-            made.append(of_ratings(ratings, settings))
-        for task in made:
+            made.append((of_ratings(ratings, of_histories), of_histories))
+        for task, how in made:
             shown: dict[tuple[str, int], TaskID] = {}
 
             def tell(name: str, seed: int, at: Step, shown: dict[tuple[str, int], TaskID] = shown) -> None:
@@ -93,10 +101,10 @@ def evaluate(
 
             err.print(f"{time.strftime('%H:%M:%S')} {task.name}", highlight=False)
             comparisons.append(
-                compare_variants(task, rows, seeds or (0, 1), settings, workers=workers, kept=kept, tell=tell)
+                compare_variants(task, rows, seeds or (0, 1), how, workers=workers, kept=kept, tell=tell)
             )
             for name in shown.values():
                 bar.remove_task(name)
     command = shlex.join(["lifeline", *sys.argv[1:]])
-    path = write_report(directory, comparisons, settings, command)
+    path = write_report(directory, comparisons, command)
     out.print(f"{path} ({time.monotonic() - started:,.0f} s)", highlight=False, soft_wrap=True)

@@ -50,7 +50,7 @@ PAIRS = (
 """What is compared with what, where both are there."""
 
 
-def write_report(directory: Path, comparisons: Sequence[Comparison], settings: TrainSettings, command: str) -> Path:
+def write_report(directory: Path, comparisons: Sequence[Comparison], command: str) -> Path:
     """Write `model.md`, and its plots into `model/`; returns the path of the first. Needs matplotlib."""
     plots = directory / "model"
     plots.mkdir(parents=True, exist_ok=True)
@@ -66,8 +66,6 @@ def write_report(directory: Path, comparisons: Sequence[Comparison], settings: T
         "calibration error are of a head's own probability. Figures of models are means over the training seeds.",
         "Differences are on the same requests, by a paired bootstrap over users, seed by seed; intervals hold 95 %.",
         "Training and test are apart in time, with a gap; training stops by users that it never sees.",
-        "",
-        f"Training: {_told_settings(settings)}.",
         "",
     ]
     for number, comparison in enumerate(comparisons):
@@ -100,6 +98,7 @@ def _section(comparison: Comparison) -> list[str]:
         f"## {comparison.task[0].upper()}{comparison.task[1:]}",
         "",
         f"{training:,} requests to train on, {stopping:,} to stop by, {test:,} to measure on; training seeds {seeds}.",
+        f"Training: {_told_settings(comparison.settings)}.",
         "",
         *_all_rows(comparison),
     ]

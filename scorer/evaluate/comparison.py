@@ -39,6 +39,8 @@ class Comparison(NamedTuple):
     """Selected for TransActV2, or for whatever came last."""
     requests: tuple[int, int, int]
     """To train on, to stop by, and to measure on."""
+    settings: TrainSettings
+    """How all were trained, but for the seed."""
 
     @property
     def names(self) -> list[str]:
@@ -117,6 +119,7 @@ def compare_variants(
         sorted(runs, key=lambda run: (order[run.variant], run.seed)),
         splits.test,
         (len(splits.training), len(splits.validation), len(splits.test)),
+        settings,
     )
 
 

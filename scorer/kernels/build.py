@@ -26,11 +26,16 @@ _COMMON = [
 ]
 _AVX2 = ["-mavx2", "-mfma"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+_BF16 = [*_AVX512, "-mavx512vnni", "-mavx512bf16"]
 SOURCES = {
     "selection.cpp": [],
     "selection_avx2.cpp": _AVX2,
     "selection_avx512.cpp": _AVX512,
-    "selection_bf16.cpp": [*_AVX512, "-mavx512vnni", "-mavx512bf16"],
+    "selection_bf16.cpp": _BF16,
+    "encoder.cpp": [],
+    "encoder_avx2.cpp": _AVX2,
+    "encoder_avx512.cpp": _AVX512,
+    "encoder_bf16.cpp": _BF16,
 }
 """Each source and the instruction set that it may use."""
 

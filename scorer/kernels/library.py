@@ -6,15 +6,13 @@ from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scorer.errors import KernelsError
 
 VARIABLE = "LIFELINE_KERNELS"
 """The environment variable that forces an implementation."""
 PATH = Path(__file__).resolve().parent / "lifeline_kernels.so"
-_MEMORY_SHORT = 2
+MEMORY_SHORT = 2
+"""What a call returns that had too little memory."""
 
 
 class Level(IntEnum):
@@ -25,36 +23,6 @@ class Level(IntEnum):
     AVX512 = 2
     BF16 = 3
     """AVX-512 with VNNI and BF16."""
-
-
-class _Selection(ctypes.Structure):
-    """`lifeline_selection` of src/kernels.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("explicit_rows", "impression_rows", "candidates")),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("explicit_count", "impression_count", "candidate_count", "real_time_from")
-        ),
-        *(
-            (name, ctypes.c_int32)
-            for name in ("lifelong_selected", "recent_kept", "real_time_selected", "impressions_selected")
-        ),
-        *((name, ctypes.c_void_p) for name in ("index", "similarity", "source", "valid")),
-    )
-
-
-class Selected:
-    """Room for S_all of c candidates: int64, float32, uint8 and bool of [c, L], as `scorer.selection.Selection`."""
-
-    __slots__ = ("index", "similarity", "source", "valid")
-
-    def __init__(self, candidates: int, length: int) -> None:
-        shape = (candidates, length)
-        self.index: NDArray[np.int64] = np.empty(shape, np.int64)
-        self.similarity: NDArray[np.float32] = np.empty(shape, np.float32)
-        self.source: NDArray[np.uint8] = np.empty(shape, np.uint8)
-        self.valid: NDArray[np.bool_] = np.empty(shape, np.bool_)
 
 
 @cache
@@ -82,42 +50,22 @@ def chosen_level() -> Level:
     return level
 
 
-def select(
-    explicit: NDArray[np.int8],
-    impressions: NDArray[np.int8],
-    candidates: NDArray[np.int8],
-    real_time_from: int,
-    counts: tuple[int, int, int, int],
-    *,
-    level: Level,
-    threads: int,
-) -> Selected:
-    """Select from int8[n, 32] and int8[m, 32] tokens for int8[c, 32] candidates.
-
-    `counts` are lifelong_selected, recent_kept, real_time_selected and impressions_selected. Raises KernelsError where
-    the processor lacks the level, and MemoryError.
-    """
+def loaded() -> ctypes.CDLL:
+    """Return the library; raises KernelsError where it was not built."""
     library = _library()
     if library is None:
         raise KernelsError("the kernels were not built: install the package where there is a C++ compiler")
-    rows = [np.ascontiguousarray(side) for side in (explicit, impressions, candidates)]
-    found = Selected(len(candidates), sum(counts))
-    job = _Selection(
-        *(side.ctypes.data for side in rows),
-        *(len(side) for side in rows),
-        real_time_from,
-        *counts,
-        *(column.ctypes.data for column in (found.index, found.similarity, found.source, found.valid)),
-    )
-    _check(library.lifeline_select(ctypes.byref(job), int(level), threads), level)
-    return found
+    return library
 
 
-def _check(status: int, level: Level) -> None:
-    if status == _MEMORY_SHORT:
-        raise MemoryError("the kernels could not get the memory they need: score fewer candidates at once")
-    if status:
-        raise KernelsError(f"this processor has no {level.name.lower()}: leave {VARIABLE} unset")
+def lacking(level: Level) -> KernelsError:
+    """Return what to raise where the processor lacks a level."""
+    return KernelsError(f"this processor has no {level.name.lower()}: leave {VARIABLE} unset")
+
+
+def memory_short() -> MemoryError:
+    """Return what to raise where a call had too little memory."""
+    return MemoryError("the kernels could not get the memory they need: score fewer candidates at once")
 
 
 @cache
@@ -126,6 +74,14 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(PATH))
     except OSError:
         return None
-    library.lifeline_level.restype = library.lifeline_select.restype = ctypes.c_int32
-    library.lifeline_select.argtypes = (ctypes.POINTER(_Selection), ctypes.c_int32, ctypes.c_int32)
+    structure, number = ctypes.c_void_p, ctypes.c_int32
+    for name, result, arguments in (
+        ("lifeline_level", number, ()),
+        ("lifeline_select", number, (structure, number, number)),
+        ("lifeline_encoder_new", ctypes.c_void_p, (structure, number)),
+        ("lifeline_encoder_free", None, (ctypes.c_void_p,)),
+        ("lifeline_encode", number, (ctypes.c_void_p, structure, structure, number)),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
     return library

@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from scorer import selection
 from scorer.config import ModelConfig
 from scorer.errors import KernelsError
-from scorer.features import History
+from scorer.features import History, RequestContext
 from scorer.kernels import library
 from scorer.kernels.build import SOURCES, build
 from scorer.kernels.library import Level, best_level, chosen_level
+from scorer.model import TransAct
+from scorer.native import NativeSequence
+from scorer.selected import SelectedRequest
 from scorer.selection import Selection, select
-from tests.scorer.made import HEADS, SMALL, embeddings, history
+from scorer.variants import variant
+from tests.scorer.made import DAY, HEADS, SMALL, embeddings, history
 
 LEVELS = [
     pytest.param(
@@ -170,6 +175,103 @@ def test_addresses_may_be_odd() -> None:
     assert_equal(select(made, np.repeat(candidates, 2, axis=0)[::2], PUBLISHED), wanted)
 
 
+ENCODERS = [param for param in LEVELS if param.values[0] is not Level.TORCH]
+FLOAT32 = 1e-5
+BFLOAT16 = 5e-2
+"""What an output, of a length about 8, may be off by."""
+
+
+def encoded(
+    name: str, explicit: int, impressions: int, count: int, level: Level, *, seed: int = 0
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what PyTorch and what a level gives the cross of a model with random weights."""
+    rng = np.random.default_rng([seed, explicit, impressions, count])
+    config = SMALL if name == "small" else variant(name, HEADS)
+    torch.manual_seed(seed)
+    model = TransAct(config).eval()
+    made, candidates = history(rng, explicit, impressions, config), embeddings(rng, count)
+    candidates[count // 2] = 0
+    context = RequestContext(1_001 * DAY, 1)
+    request, found = SelectedRequest.of(made, np.arange(count, dtype=np.uint64), candidates, context, config)
+    own = request.selection(found.similarity)
+    inputs = request.inputs(own)
+    native = NativeSequence.of(model, level)
+    assert native is not None
+    with torch.inference_mode():
+        wanted = model.sequence(inputs, model.encode(inputs))
+        return wanted, native.parts(request.tokens, own, candidates, context.timestamp_ms)
+
+
+def assert_close(level: Level, found: list[Tensor], wanted: list[Tensor]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(one, other, rtol=0, atol=BFLOAT16 if level is Level.BF16 else FLOAT32)
+
+
+@pytest.mark.parametrize("implementation", ENCODERS)
+@pytest.mark.parametrize("name", ["v1", "v1_matching", "v2", "best", "small"])
+@pytest.mark.parametrize(
+    ("explicit", "impressions"), [(0, 0), (1, 0), (5, 3), (17, 40), (65, 0), (150, 100), (900, 128)]
+)
+def test_the_encoder_gives_what_pytorch_gives(
+    implementation: Level, name: str, explicit: int, impressions: int
+) -> None:
+    wanted, found = encoded(name, explicit, impressions, 5, implementation)
+    assert_close(implementation, found, wanted)
+
+
+@pytest.mark.parametrize("implementation", ENCODERS)
+def test_the_encoder_at_every_length(implementation: Level) -> None:
+    for explicit in [*range(1, 34), *range(34, 200, 5)]:
+        wanted, found = encoded("v1", explicit, 0, 2, implementation, seed=1)
+        assert_close(implementation, found, wanted)
+
+
+@pytest.mark.parametrize("implementation", ENCODERS)
+@pytest.mark.parametrize("count", [1, 2, 37, 300])
+def test_the_encoder_with_any_number_of_candidates(implementation: Level, count: int) -> None:
+    wanted, found = encoded("small", 30, 10, count, implementation)
+    assert_close(implementation, found, wanted)
+
+
+@pytest.mark.parametrize("implementation", ENCODERS)
+def test_a_sharp_attention_neither_overflows_nor_loses_its_place(implementation: Level) -> None:
+    torch.manual_seed(0)
+    config = variant("v2", HEADS)
+    model = TransAct(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("query.weight", "key.weight")):
+                parameter.mul_(12)
+    rng = np.random.default_rng(0)
+    made, candidates = history(rng, 400, 100, config), embeddings(rng, 6)
+    request, found = SelectedRequest.of(
+        made, np.arange(6, dtype=np.uint64), candidates, RequestContext(1_001 * DAY), config
+    )
+    own = request.selection(found.similarity)
+    inputs = request.inputs(own)
+    native = NativeSequence.of(model, implementation)
+    assert native is not None
+    with torch.inference_mode():
+        (wanted,) = model.sequence(inputs, model.encode(inputs))
+        (given,) = native.parts(request.tokens, own, candidates, 1_001 * DAY)
+    assert given.isfinite().all()
+    # Where two keys vie, a rounding decides; the logits here are of the order of 100.
+    off = (given - wanted).abs()
+    assert off.mean() < (0.2 if implementation is Level.BF16 else 1e-3)
+
+
+def test_other_models_are_left_to_pytorch() -> None:
+    for config in (
+        variant("none", HEADS),
+        variant("bst", HEADS),
+        variant("v2", HEADS).model_copy(update={"read_out": 65}),
+    ):
+        assert NativeSequence.of(TransAct(config), Level.AVX2) is None
+    assert NativeSequence.of(TransAct(variant("v2", HEADS)), Level.TORCH) is None
+
+
 def test_an_implementation_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(library.VARIABLE, raising=False)
     assert chosen_level() == best_level()
@@ -210,16 +312,31 @@ _SANITISED = """
 import sys
 from pathlib import Path
 import numpy as np
-from scorer.kernels import library
+from scorer.kernels import encoder, library, selection
 library.PATH = Path(sys.argv[1])
 rng = np.random.default_rng(0)
-for explicit, impressions, candidates in ((0, 0, 1), (1, 1, 1), (130, 128, 9), (200, 17, 8), (5000, 3, 19)):
-    rows = [rng.integers(-127, 128, (n, 32)).astype(np.int8) for n in (explicit, impressions, candidates)]
-    for level in range(1, library.best_level() + 1):
-        for counts in ((64, 64, 32, 32), (1, 0, 0, 0)):
-            real_time_from = max(0, explicit - 128)
-            found = library.select(*rows, real_time_from, counts, level=library.Level(level), threads=2)
-            assert found.valid[:, 0].all()
+shapes = {
+    "action": (64, 64), "surface": (256, 64), "position": (200, 64), "similarity": (3, 64), "age": (2, 64),
+    "match": (2, 64, 64), "value": (2, 64, 64), "widen": (2, 64, 32), "narrow": (2, 32, 64),
+    "read_out": (64, 64), "read_out_bias": (64,),
+}
+weights = {name: rng.normal(size=shape).astype(np.float32) / 8 for name, shape in shapes.items()}
+for explicit, candidates, counts in (
+    (0, 1, (64, 64, 32, 32)), (1, 1, (64, 64, 32, 32)), (130, 9, (64, 64, 32, 32)), (200, 8, (1, 0, 0, 0)),
+    (5000, 19, (64, 64, 32, 32)), (50, 3, (0, 13, 4, 0)),
+):
+    rows = [rng.integers(-127, 128, (n, 32)).astype(np.int8) for n in (explicit, 0, candidates)]
+    tokens = encoder.TokenColumns(
+        rows[0], rng.integers(0, 32, explicit).astype(np.uint64), rng.integers(0, 256, explicit).astype(np.uint8),
+        np.sort(rng.integers(0, 10**12, explicit)),
+    )
+    for level in map(library.Level, range(1, library.best_level() + 1)):
+        found = selection.select(*rows, max(0, explicit - 128), counts, level=level, threads=2)
+        assert found.valid[:, 0].all()
+        made = encoder.Encoder(weights, input_scale=5.0, age_span=21.0, level=level)
+        read_out, outputs = made.encode(tokens, 10**12, rows[2], found, outputs=True, threads=2)
+        assert np.isfinite(read_out).all() and np.isfinite(outputs).all()
+        del made
 print("clean")
 """
 

@@ -34,6 +34,60 @@ struct lifeline_selection {
     uint8_t *valid;                 // [candidate_count][L]
 };
 
+// A user's tokens as the encoder reads them; n of them, explicit ones first, impressions behind.
+struct lifeline_tokens {
+    const int8_t *explicit_rows;        // [explicit_count][32]
+    const int8_t *impression_rows;      // [impression_count][32]
+    const uint64_t *explicit_types;     // [explicit_count]: bit id - 1 for each action type
+    const uint64_t *impression_types;
+    const uint8_t *explicit_surfaces;
+    const uint8_t *impression_surfaces;
+    const int64_t *explicit_ms;         // when
+    const int64_t *impression_ms;
+    int64_t explicit_count;
+    int64_t impression_count;
+    int64_t asked_ms;                   // when the request is made
+};
+
+// The weights of an encoder, as scorer/model.py names them. Matrices are [in][out]; all but the biases of d = 64.
+struct lifeline_weights {
+    int32_t layers;
+    int32_t ffn;                // a multiple of 32
+    int32_t length;             // positions
+    int32_t similarity_knots;   // 0: none
+    int32_t age_knots;
+    float input_scale;
+    float age_span;             // log1p of the seconds at the last knot
+    const float *action;        // [64][64]
+    const float *surface;       // [256][64]
+    const float *position;      // [length][64]
+    const float *similarity;    // [similarity_knots][64]
+    const float *age;           // [age_knots][64]
+    const float *match;         // [layers][64][64]: Q K^T log2(e) / 8
+    const float *value;         // [layers][64][64]
+    const float *widen;         // [layers][64][ffn]
+    const float *narrow;        // [layers][ffn][64]
+    const float *read_out;      // [64][64], columns of zeros behind those there are
+    const float *read_out_bias; // [64]
+};
+
+// What is to be encoded, and where it goes.
+struct lifeline_encoding {
+    const int8_t *candidates;   // [candidate_count][32]
+    const int64_t *index;       // [candidate_count][length], -1 for the neutral token
+    const float *similarity;    // [candidate_count][length]
+    const uint8_t *valid;       // [candidate_count][length], a prefix of each row
+    int64_t candidate_count;
+    int32_t length;             // at most that of the weights
+    float *read_out;            // [candidate_count][64]
+    float *outputs;             // [candidate_count][length][64]: of the last layer; null where they are not wanted
+};
+
 LIFELINE_API int32_t lifeline_level(void);
+// The weights in the form that a level reads them in; null where the processor lacks it, or memory is short.
+LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t level);
+LIFELINE_API void lifeline_encoder_free(void *encoder);
+LIFELINE_API int32_t lifeline_encode(const void *encoder, const lifeline_tokens *tokens, const lifeline_encoding *job,
+                                     int32_t threads);
 // 0; 1 where the processor lacks the level, 2 where memory is short.
 LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t level, int32_t threads);

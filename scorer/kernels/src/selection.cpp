@@ -17,6 +17,7 @@
 
 #include "kernels.h"
 #include "packed.h"
+#include "quantised.h"
 
 namespace {
 
@@ -37,13 +38,6 @@ using Array = std::unique_ptr<T[], Aligned>;
 template <class T>
 Array<T> array(size_t count) {
     return Array<T>(static_cast<T *>(::operator new[](std::max<size_t>(count, 1) * sizeof(T), std::align_val_t{64})));
-}
-
-// The nearest to the exact value, as scorer.quantise.inverse_norm gives it; NaN for a zero vector.
-float inverse_norm(const int8_t *row) {
-    int32_t squares = 0;
-    for (int channel = 0; channel < CHANNELS; channel++) squares += row[channel] * row[channel];
-    return squares ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(squares))) : NEVER;
 }
 
 // A pool and its memory.
@@ -70,7 +64,8 @@ struct Packed {
                 continue;
             }
             const int8_t *row = rows + token * step * CHANNELS;
-            norms[token] = inverse_norm(row);
+            const float norm = inverse_norm(row);
+            norms[token] = norm > 0 ? norm : NEVER;
             for (int word = 0; word < CHANNELS / 4; word++) {
                 uint32_t four;
                 std::memcpy(&four, row + word * 4, 4);
@@ -131,7 +126,8 @@ class Selector {
             int32_t sum = 0;
             for (int channel = 0; channel < CHANNELS; channel++) sum += own[channel];
             tile.offset[row] = -128 * sum;
-            tile.inverse_norm[row] = inverse_norm(own);
+            const float norm = inverse_norm(own);
+            tile.inverse_norm[row] = norm > 0 ? norm : NEVER;
         }
         int64_t used[TILE] = {};
         for (int row = 0; row < rows; row++) {

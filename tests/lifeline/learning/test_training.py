@@ -139,7 +139,7 @@ def test_curves_are_left_for_tensorboard(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "advice"),
     [
-        (("--variant", "v3"), "use one of none, bst, v1"),
+        (("--variant", "v3"), "use one of none, none_without_last_touch"),
         (("--seconds", "5", "--checkpoints", "here"), "give --steps as well"),
     ],
 )

@@ -1,0 +1,179 @@
+// The encoder of scorer/encoder.py, from a user's tokens to the greatest of each channel of the read-out.
+
+#include "encoder.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <memory>
+#include <new>
+#include <thread>
+
+#include "kernels.h"
+#include "quantised.h"
+
+namespace {
+
+constexpr int EMBEDDING = WIDTH / 2;
+
+struct Encoder {
+    Prepared prepared;
+    const EncoderFunctions &functions;
+    // What rows of tokens are made of.
+    std::vector<float> action, surface, age;
+    int age_knots;
+    float age_span;
+};
+
+const EncoderFunctions *functions_of(int32_t level) {
+    switch (level) {
+        case LIFELINE_AVX2: return &AVX2_ENCODER;
+        case LIFELINE_AVX512: return &AVX512_ENCODER;
+        case LIFELINE_BF16: return &BF16_ENCODER;
+        default: return nullptr;
+    }
+}
+
+std::vector<float> packed(const EncoderFunctions &functions, const float *matrices, int count, int in, int out) {
+    const size_t words = functions.words(in, out);
+    std::vector<float> made(words * count);
+    for (int number = 0; number < count; number++)
+        functions.pack(matrices + static_cast<size_t>(number) * in * out, in, out, made.data() + number * words);
+    return made;
+}
+
+void embed(const int8_t *row, float scale, float *to) {
+    const float length = inverse_norm(row);
+    for (int channel = 0; channel < EMBEDDING; channel++) to[channel] = static_cast<float>(row[channel]) * length * scale;
+}
+
+// The row of a token: all of its input that depends on neither the candidate nor its place.
+void make_row(const Encoder &encoder, const lifeline_tokens &tokens, int64_t index, float *to) {
+    std::fill_n(to, WIDTH, 0.0f);
+    const auto add = [&](const float *from, float share) {
+        for (int channel = 0; channel < WIDTH; channel++) to[channel] += share * from[channel];
+    };
+    const bool neutral = index < 0, impression = index >= tokens.explicit_count;
+    const int64_t at = impression ? index - tokens.explicit_count : index;
+    double age_s = 0;
+    if (neutral) {
+        add(encoder.surface.data(), 1.0f);
+    } else {
+        embed((impression ? tokens.impression_rows : tokens.explicit_rows) + at * EMBEDDING, encoder.prepared.input_scale, to);
+        uint64_t types = (impression ? tokens.impression_types : tokens.explicit_types)[at];
+        for (; types; types &= types - 1) add(encoder.action.data() + std::countr_zero(types) * WIDTH, 1.0f);
+        add(encoder.surface.data() + (impression ? tokens.impression_surfaces : tokens.explicit_surfaces)[at] * WIDTH, 1.0f);
+        const int64_t age_ms = tokens.asked_ms - (impression ? tokens.impression_ms : tokens.explicit_ms)[at];
+        age_s = static_cast<double>(std::max<int64_t>(age_ms, 0)) / 1000;
+    }
+    if (encoder.age_knots) {
+        const int last = encoder.age_knots - 1;
+        const float place =
+            std::clamp(std::log1p(static_cast<float>(age_s)) / encoder.age_span, 0.0f, 1.0f) * static_cast<float>(last);
+        const int low = std::min(static_cast<int>(place), last - 1);
+        add(encoder.age.data() + low * WIDTH, 1.0f - (place - static_cast<float>(low)));
+        add(encoder.age.data() + (low + 1) * WIDTH, place - static_cast<float>(low));
+    }
+}
+
+// Rows of the tokens that were selected for any candidate.
+class Rows {
+  public:
+    Rows(const Encoder &encoder, const lifeline_tokens &tokens, const lifeline_encoding &job)
+        : place_(tokens.explicit_count + tokens.impression_count + 1, -1) {
+        // The neutral token, -1, stands behind the last.
+        const auto count = static_cast<int64_t>(place_.size());
+        std::vector<int64_t> used;
+        for (int64_t at = 0; at < job.candidate_count * job.length; at++) {
+            const int64_t index = job.index[at] < 0 ? count - 1 : job.index[at];
+            if (place_[index] < 0) {
+                place_[index] = static_cast<int32_t>(used.size());
+                used.push_back(job.index[at]);
+            }
+        }
+        rows_.resize(used.size() * WIDTH);
+        for (size_t number = 0; number < used.size(); number++)
+            make_row(encoder, tokens, used[number], rows_.data() + number * WIDTH);
+    }
+
+    const float *of(int64_t index) const {
+        return rows_.data() + static_cast<size_t>(place_[index < 0 ? place_.size() - 1 : index]) * WIDTH;
+    }
+
+  private:
+    std::vector<int32_t> place_;
+    std::vector<float> rows_;
+};
+
+void encode_one(const Encoder &encoder, const Rows &rows, const lifeline_encoding &job, int64_t number,
+                std::vector<const float *> &pointers, float *scratch) {
+    const int64_t from = number * job.length;
+    float embedding[EMBEDDING];
+    embed(job.candidates + number * EMBEDDING, encoder.prepared.input_scale, embedding);
+    int count = 0;
+    while (count < job.length && job.valid[from + count]) {
+        pointers[count] = rows.of(job.index[from + count]);
+        count++;
+    }
+    float *outputs = job.outputs == nullptr ? nullptr : job.outputs + from * WIDTH;
+    encoder.functions.encode(
+        encoder.prepared,
+        {pointers.data(), job.similarity + from, embedding, count, job.read_out + number * WIDTH, outputs}, scratch);
+}
+
+}  // namespace
+
+LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t level) {
+    const EncoderFunctions *functions = functions_of(level);
+    if (functions == nullptr || level > lifeline_level()) return nullptr;
+    const auto copy = [](const float *from, size_t rows) { return std::vector<float>(from, from + rows * WIDTH); };
+    try {
+        const int layers = weights->layers, ffn = weights->ffn;
+        return new Encoder{
+            {layers, ffn, weights->length, weights->similarity_knots, weights->input_scale,
+             copy(weights->position, weights->length), copy(weights->similarity, weights->similarity_knots),
+             packed(*functions, weights->match, layers, WIDTH, WIDTH), packed(*functions, weights->value, layers, WIDTH, WIDTH),
+             packed(*functions, weights->widen, layers, WIDTH, ffn), packed(*functions, weights->narrow, layers, ffn, WIDTH),
+             packed(*functions, weights->read_out, 1, WIDTH, WIDTH), copy(weights->read_out_bias, 1)},
+            *functions,
+            copy(weights->action, 64),
+            copy(weights->surface, 256),
+            copy(weights->age, weights->age_knots),
+            weights->age_knots,
+            weights->age_span,
+        };
+    } catch (const std::bad_alloc &) {
+        return nullptr;
+    }
+}
+
+LIFELINE_API void lifeline_encoder_free(void *encoder) { delete static_cast<Encoder *>(encoder); }
+
+LIFELINE_API int32_t lifeline_encode(const void *prepared, const lifeline_tokens *tokens, const lifeline_encoding *job,
+                                     int32_t threads) {
+    const Encoder &encoder = *static_cast<const Encoder *>(prepared);
+    try {
+        const Rows rows(encoder, *tokens, *job);
+        std::atomic<int64_t> next{0};
+        std::atomic<bool> short_of_memory{false};
+        const auto work = [&] {
+            try {
+                std::vector<const float *> pointers(job->length);
+                std::vector<float> scratch(encoder.functions.scratch(encoder.prepared));
+                for (int64_t number; (number = next.fetch_add(1)) < job->candidate_count;)
+                    encode_one(encoder, rows, *job, number, pointers, scratch.data());
+            } catch (const std::bad_alloc &) {
+                short_of_memory = true;
+            }
+        };
+        std::vector<std::thread> others;
+        for (int64_t number = 1; number < std::min<int64_t>(threads, job->candidate_count); number++)
+            others.emplace_back(work);
+        work();
+        for (std::thread &other : others) other.join();
+        return short_of_memory ? 2 : 0;
+    } catch (const std::bad_alloc &) {
+        return 2;
+    }
+}

@@ -1,0 +1,6 @@
+// The encoder in float32, with AVX-512.
+#include "vector_avx512.h"
+
+#include "encoder_blocks.h"
+
+const EncoderFunctions AVX512_ENCODER = {Single::pack, word_count<Single>, Layers<Single>::scratch, encode<Single>};

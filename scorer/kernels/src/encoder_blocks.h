@@ -1,0 +1,316 @@
+// The encoder, written once: `Number` says what its products read.
+//
+// Tokens are rows of 64 channels. A layer needs K (the inputs themselves, transposed) and V of all earlier tokens, and
+// is otherwise done for six tokens at a time, from the scores to the layer's output. What lies in the causal half that is
+// never needed is never computed, nor what stands behind the last valid token.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "encoder.h"
+
+namespace {
+
+constexpr int VECTORS = WIDTH / Vector::LANES;
+constexpr float HIDDEN = -1e30f;  // the score of what comes later: 2 to its power is 0, and it is a number
+
+template <class Number, int R, int C>
+struct Sums {
+    Vector of[R][C];
+
+    void clear() {
+#pragma GCC unroll 16
+        for (int row = 0; row < R; row++)
+#pragma GCC unroll 4
+            for (int column = 0; column < C; column++) of[row][column] = Vector::zero();
+    }
+
+    // Adds the products of R rows with C vectors of columns, over so many words of each row: as many columns at once as
+    // there are registers for.
+    void add(const float *a, size_t a_stride, const float *b, size_t b_stride, int words) {
+        constexpr int G = std::min(C, Vector::GROUP);
+        static_assert(C % G == 0);
+        for (int group = 0; group < C; group += G) {
+            Vector sum[R][G];
+#pragma GCC unroll 16
+            for (int row = 0; row < R; row++)
+#pragma GCC unroll 4
+                for (int column = 0; column < G; column++) sum[row][column] = of[row][group + column];
+            const float *from = b + group * Vector::LANES;
+            for (int word = 0; word < words; word++, from += b_stride) {
+                Vector columns[G];
+#pragma GCC unroll 4
+                for (int column = 0; column < G; column++) columns[column] = Vector::load(from + column * Vector::LANES);
+#pragma GCC unroll 16
+                for (int row = 0; row < R; row++) {
+                    const Vector one = Vector::all(a[row * a_stride + word]);
+#pragma GCC unroll 4
+                    for (int column = 0; column < G; column++)
+                        sum[row][column] = Number::dot(one, columns[column], sum[row][column]);
+                }
+            }
+#pragma GCC unroll 16
+            for (int row = 0; row < R; row++)
+#pragma GCC unroll 4
+                for (int column = 0; column < G; column++) of[row][group + column] = sum[row][column];
+        }
+    }
+};
+
+// Six rows of 64 channels.
+template <class Number>
+using Tile = Sums<Number, ROWS, VECTORS>;
+
+template <class Number>
+void normalise(Tile<Number> &tile) {
+    for (int row = 0; row < ROWS; row++) {
+        Vector total = tile.of[row][0];
+        for (int column = 1; column < VECTORS; column++) total = total + tile.of[row][column];
+        const Vector mean = Vector::all(total.sum() / WIDTH);
+        Vector squares = Vector::zero();
+        for (int column = 0; column < VECTORS; column++) {
+            tile.of[row][column] = tile.of[row][column] - mean;
+            squares = Vector::fused(tile.of[row][column], tile.of[row][column], squares);
+        }
+        const Vector scale = Vector::all(1.0f / std::sqrt(squares.sum() / WIDTH + EPSILON));
+        for (int column = 0; column < VECTORS; column++) tile.of[row][column] = tile.of[row][column] * scale;
+    }
+}
+
+template <class Number>
+class Layers {
+  public:
+    static constexpr int WORDS = WIDTH / Number::PER_WORD;  // of a token
+
+    static size_t scratch(const Prepared &weights) {
+        const size_t length = padded(weights.length);
+        return length * WIDTH            // x
+               + length * WORDS          // x as words
+               + WORDS * length          // K
+               + length * WIDTH          // V
+               + length * WORDS          // Q
+               + ROWS * length           // scores
+               + ROWS * length           // probabilities as words
+               + ROWS * WIDTH * 2        // a tile as words
+               + 16 * 16;
+    }
+
+    Layers(const Prepared &weights, float *memory) : weights_(weights), stride_(padded(weights.length)) {
+        const auto take = [&](size_t count) {
+            float *part = memory;
+            memory += count;
+            return part;
+        };
+        x_ = take(stride_ * WIDTH);
+        words_ = take(stride_ * WORDS);
+        keys_ = take(WORDS * stride_);
+        values_ = take(stride_ * WIDTH);
+        queries_ = take(stride_ * WORDS);
+        scores_ = take(ROWS * stride_);
+        shares_ = take(ROWS * stride_);
+        tile_ = take(ROWS * WIDTH * 2);
+    }
+
+    void encode(const Candidate &candidate) {
+        const int count = candidate.count;
+        const int rows = (count + ROWS - 1) / ROWS * ROWS;
+        gather(candidate, rows);
+        Vector best[VECTORS];
+        for (Vector &one : best) one = Vector::all(-INFINITY);
+        for (int layer = 0; layer < weights_.layers; layer++) {
+            const bool last = layer + 1 == weights_.layers;
+            project(layer, rows);
+            for (int first = 0; first < rows; first += ROWS) {
+                Tile<Number> tile;
+                attend(first, tile);
+                feed_forward(layer, tile);
+                for (int row = 0; row < ROWS; row++)
+                    for (int column = 0; column < VECTORS; column++)
+                        tile.of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);
+                if (last) read_out(tile, std::min(ROWS, count - first), best);
+            }
+        }
+        for (int column = 0; column < VECTORS; column++) best[column].store(candidate.read_out + column * Vector::LANES);
+        if (candidate.outputs != nullptr) std::memcpy(candidate.outputs, x_, sizeof(float) * WIDTH * count);
+    }
+
+  private:
+    static size_t padded(int length) { return (length + STEP - 1) / STEP * STEP; }
+
+    // x = token + position + similarity, and the candidate in the second half.
+    void gather(const Candidate &candidate, int rows) {
+        for (int token = 0; token < rows; token++) {
+            float *x = x_ + token * WIDTH;
+            if (token >= candidate.count) {
+                std::fill_n(x, WIDTH, 0.0f);
+                continue;
+            }
+            const float *row = candidate.rows[token];
+            const float *position = weights_.position.data() + token * WIDTH;
+            for (int channel = 0; channel < WIDTH; channel++) x[channel] = row[channel] + position[channel];
+            for (int channel = 0; channel < WIDTH / 2; channel++) x[WIDTH / 2 + channel] += candidate.embedding[channel];
+            if (weights_.similarity_knots) {
+                const int last = weights_.similarity_knots - 1;
+                const float place = std::clamp((candidate.similarity[token] + 1) / 2, 0.0f, 1.0f) * static_cast<float>(last);
+                const int low = std::min(static_cast<int>(place), last - 1);
+                const float share = place - static_cast<float>(low);
+                const float *knot = weights_.similarity.data() + low * WIDTH;
+                for (int channel = 0; channel < WIDTH; channel++)
+                    x[channel] += (1 - share) * knot[channel] + share * knot[WIDTH + channel];
+            }
+        }
+    }
+
+    // Makes K, Q and V of x.
+    void project(int layer, int rows) {
+        const float *match = weights_.match.data() + layer * WORDS * WIDTH;
+        const float *value = weights_.value.data() + layer * WORDS * WIDTH;
+        for (int token = 0; token < rows; token++) Number::narrow(x_ + token * WIDTH, words_ + token * WORDS);
+        for (int token = 0; token < rows; token += 16) {
+            // What stands behind the last row is looked at by no query before it.
+            for (int word = 0; word < WORDS; word += 16)
+                transpose(words_ + token * WORDS + word, WORDS, keys_ + word * stride_ + token, stride_);
+        }
+        for (int first = 0; first < rows; first += ROWS) {
+            Tile<Number> tile;
+            tile.clear();
+            tile.add(words_ + first * WORDS, WORDS, match, WIDTH, WORDS);
+            Number::store(tile, queries_ + first * WORDS);
+            tile.clear();
+            tile.add(words_ + first * WORDS, WORDS, value, WIDTH, WORDS);
+            Number::store_values(tile, values_, first);
+        }
+    }
+
+    // y = LN(x + softmax(Q K) V) of six tokens.
+    void attend(int first, Tile<Number> &tile) {
+        const int seen = first + ROWS;
+        const int vectors = (seen + Vector::LANES - 1) / Vector::LANES;
+        int vector = 0;
+        for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP) score<Vector::GROUP>(first, vector);
+        for (; vector + 2 <= vectors; vector += 2) score<2>(first, vector);
+        if (vector < vectors) score<1>(first, vector);
+        float scale[ROWS];
+        for (int row = 0; row < ROWS; row++) {
+            float *scores = scores_ + row * stride_;
+            const int last = first + row;
+            Vector most = Vector::all(HIDDEN);
+            for (int at = 0; at < vectors; at++) {
+                const Vector part = Vector::load(scores + at * Vector::LANES).up_to(at * Vector::LANES, last, HIDDEN);
+                part.store(scores + at * Vector::LANES);
+                most = Vector::greater(most, part);
+            }
+            const Vector greatest = Vector::all(most.greatest());
+            Vector sum = Vector::zero();
+            for (int at = 0; at < vectors; at++) {
+                const Vector share = (Vector::load(scores + at * Vector::LANES) - greatest).template power_of_two<Number::DEGREE>();
+                share.store(scores + at * Vector::LANES);
+                sum = sum + share;
+            }
+            scale[row] = 1.0f / sum.sum();
+            Number::narrow_row(scores, shares_ + row * stride_, vectors * Vector::LANES);
+        }
+        tile.clear();
+        // An even number of keys: the share of one behind the last is 0.
+        tile.add(shares_, stride_, values_, WIDTH, (seen + Number::PER_WORD - 1) / Number::PER_WORD);
+        for (int row = 0; row < ROWS; row++) {
+            const Vector own = Vector::all(scale[row]);
+            for (int column = 0; column < VECTORS; column++)
+                tile.of[row][column] = Vector::fused(tile.of[row][column], own,
+                                                     Vector::load(x_ + (first + row) * WIDTH + column * Vector::LANES));
+        }
+        normalise<Number>(tile);
+    }
+
+    template <int C>
+    void score(int first, int vector) {
+        Sums<Number, ROWS, C> sums;
+        sums.clear();
+        sums.add(queries_ + first * WORDS, WORDS, keys_ + vector * Vector::LANES, stride_, WORDS);
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < C; column++)
+                sums.of[row][column].store(scores_ + row * stride_ + (vector + column) * Vector::LANES);
+    }
+
+    // out = LN(y + W2 relu(W1 y)) of six tokens.
+    void feed_forward(int layer, Tile<Number> &tile) {
+        const int wide_words = weights_.ffn / Number::PER_WORD;
+        const float *widen = weights_.widen.data() + static_cast<size_t>(layer) * WORDS * weights_.ffn;
+        const float *narrow = weights_.narrow.data() + static_cast<size_t>(layer) * wide_words * WIDTH;
+        float y[ROWS * WIDTH];
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < VECTORS; column++)
+                tile.of[row][column].store(y + row * WIDTH + column * Vector::LANES);
+        Number::store(tile, tile_);
+        // Of the wide layer 32 channels at a time.
+        constexpr int C = 32 / Vector::LANES;
+        for (int begin = 0; begin < weights_.ffn; begin += 32) {
+            Sums<Number, ROWS, C> wide;
+            wide.clear();
+            wide.add(tile_, WORDS, widen + begin, weights_.ffn, WORDS);
+            float part[ROWS * 32];
+            for (int row = 0; row < ROWS; row++) {
+                for (int column = 0; column < C; column++)
+                    Vector::greater(wide.of[row][column], Vector::zero()).store(part + row * 32 + column * Vector::LANES);
+                Number::narrow_row(part + row * 32, wide_ + row * 32, 32);
+            }
+            if (begin == 0) tile.clear();
+            tile.add(wide_, 32, narrow + static_cast<size_t>(begin) / Number::PER_WORD * WIDTH, WIDTH, 32 / Number::PER_WORD);
+        }
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < VECTORS; column++)
+                tile.of[row][column] = tile.of[row][column] + Vector::load(y + row * WIDTH + column * Vector::LANES);
+        normalise<Number>(tile);
+    }
+
+    // The greatest of each channel, over so many of six tokens.
+    void read_out(const Tile<Number> &tile, int count, Vector *best) {
+        Number::store(tile, tile_);
+        Tile<Number> read;
+        read.clear();
+        read.add(tile_, WORDS, weights_.read_out.data(), WIDTH, WORDS);
+        for (int row = 0; row < count; row++)
+            for (int column = 0; column < VECTORS; column++)
+                best[column] = Vector::greater(
+                    best[column],
+                    read.of[row][column] + Vector::load(weights_.read_out_bias.data() + column * Vector::LANES));
+    }
+
+    const Prepared &weights_;
+    const size_t stride_;
+    float *x_, *words_, *keys_, *values_, *queries_, *scores_, *shares_, *tile_;
+    float wide_[ROWS * 32];
+};
+
+template <class Number>
+int word_count(int in, int out) {
+    return in / Number::PER_WORD * out;
+}
+
+template <class Number>
+void encode(const Prepared &weights, const Candidate &candidate, float *scratch) {
+    Layers<Number>(weights, scratch).encode(candidate);
+}
+
+// Products of float32.
+struct Single {
+    static constexpr int PER_WORD = 1, DEGREE = 5;
+
+    static inline __attribute__((always_inline)) Vector dot(Vector a, Vector b, Vector sum) { return Vector::fused(a, b, sum); }
+    static void narrow(const float *from, float *to) { std::memcpy(to, from, sizeof(float) * WIDTH); }
+    static void narrow_row(const float *from, float *to, int count) { std::memcpy(to, from, sizeof(float) * count); }
+    static void store(const Tile<Single> &tile, float *to) {
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < VECTORS; column++)
+                tile.of[row][column].store(to + row * WIDTH + column * Vector::LANES);
+    }
+    static void store_values(const Tile<Single> &tile, float *values, int first) { store(tile, values + first * WIDTH); }
+    static void pack(const float *matrix, int in, int out, float *words) {
+        std::memcpy(words, matrix, sizeof(float) * in * out);
+    }
+};
+
+}  // namespace

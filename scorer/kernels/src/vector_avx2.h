@@ -1,0 +1,70 @@
+// Eight float32 lanes.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+
+struct Vector {
+    static constexpr int LANES = 8;
+    static constexpr int GROUP = 2;  // vectors of columns that six rows have registers for
+    __m256 lanes;
+
+    static Vector zero() { return {_mm256_setzero_ps()}; }
+    static Vector all(float value) { return {_mm256_set1_ps(value)}; }
+    static Vector load(const float *from) { return {_mm256_loadu_ps(from)}; }
+    void store(float *to) const { _mm256_storeu_ps(to, lanes); }
+
+    friend Vector operator+(Vector a, Vector b) { return {_mm256_add_ps(a.lanes, b.lanes)}; }
+    friend Vector operator-(Vector a, Vector b) { return {_mm256_sub_ps(a.lanes, b.lanes)}; }
+    friend Vector operator*(Vector a, Vector b) { return {_mm256_mul_ps(a.lanes, b.lanes)}; }
+    // a * b + c
+    static Vector fused(Vector a, Vector b, Vector c) { return {_mm256_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
+    static Vector greater(Vector a, Vector b) { return {_mm256_max_ps(a.lanes, b.lanes)}; }
+    float sum() const {
+        const __m128 half = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
+        const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+        return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+    }
+    float greatest() const {
+        const __m128 half = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
+        const __m128 quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
+        return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
+    }
+    // Lane i, where first + i is at most `last`, and `other` elsewhere.
+    Vector up_to(int first, int last, float other) const {
+        const __m256i place = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        const __m256i behind = _mm256_cmpgt_epi32(place, _mm256_set1_epi32(last));
+        return {_mm256_blendv_ps(lanes, _mm256_set1_ps(other), _mm256_castsi256_ps(behind))};
+    }
+
+    // 2 to the power of each lane, none of them above 0.
+    template <int DEGREE>
+    Vector power_of_two() const {
+        static_assert(DEGREE == 5);
+        // Below the exponents of normal numbers it is 0 for all that matters.
+        const __m256 bounded = _mm256_max_ps(lanes, _mm256_set1_ps(-126.0f));
+        const __m256 whole = _mm256_round_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        const __m256 rest = _mm256_sub_ps(bounded, whole);
+        // Minimax of 2^x on [-1/2, 1/2].
+        __m256 value = _mm256_set1_ps(1.327647043e-3f);
+        value = _mm256_fmadd_ps(value, rest, _mm256_set1_ps(9.675541618e-3f));
+        value = _mm256_fmadd_ps(value, rest, _mm256_set1_ps(5.550713281e-2f));
+        value = _mm256_fmadd_ps(value, rest, _mm256_set1_ps(2.402211972e-1f));
+        value = _mm256_fmadd_ps(value, rest, _mm256_set1_ps(6.931469671e-1f));
+        value = _mm256_fmadd_ps(value, rest, _mm256_set1_ps(1.000000072f));
+        const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127)), 23);
+        const __m256 power = _mm256_mul_ps(value, _mm256_castsi256_ps(exponent));
+        return {_mm256_and_ps(power, _mm256_cmp_ps(lanes, _mm256_set1_ps(-126.0f), _CMP_GE_OQ))};
+    }
+};
+
+// Transposes 16 x 16 words: to[column * to_stride + row] = from[row * from_stride + column].
+inline void transpose(const float *from, size_t from_stride, float *to, size_t to_stride) {
+    for (int row = 0; row < 16; row++)
+        for (int column = 0; column < 16; column++) to[column * to_stride + row] = from[row * from_stride + column];
+}
+
+}  // namespace

@@ -1,0 +1,97 @@
+"""The sequence module of a model by the kernels: the same numbers as `scorer.model` within the rounding of a level."""
+
+import math
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scorer.config import WIDTH, ModelConfig
+from scorer.encoder import LOG_OLDEST, Encoder, EncoderBlock
+from scorer.features import Tokens
+from scorer.kernels import encoder as kernels
+from scorer.kernels.library import Level
+from scorer.model import TransAct
+from scorer.selection import Selection, Source
+
+_COLUMNS_AT_ONCE = 32
+
+
+class NativeSequence(NamedTuple):
+    """A model's sequence module, prepared for one level."""
+
+    encoder: kernels.Encoder
+    config: ModelConfig
+
+    @classmethod
+    def of(cls, model: TransAct, level: Level) -> Self | None:
+        """Prepare a model; None where PyTorch is to do it: for another encoder, or a wider read-out.
+
+        The level tells the precision as well: BF16 has products of bfloat16, the others of float32.
+        """
+        if level is Level.TORCH or not isinstance(model.encoder, Encoder) or model.config.read_out > WIDTH:
+            return None
+        with torch.inference_mode():
+            weights = _weights(model, model.encoder)
+        scale = model.encoder.tokens.input_scale
+        return cls(kernels.Encoder(weights, input_scale=scale, age_span=LOG_OLDEST, level=level), model.config)
+
+    def parts(self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], asked_ms: int) -> list[Tensor]:
+        """Return what `TransAct.sequence` gives for int8[c, 32] candidates; the selection is by rows of the tokens."""
+        newest = self.config.newest_outputs
+        columns = kernels.TokenColumns(tokens.embedding, tokens.action_types, tokens.surface, tokens.timestamp_ms)
+        read_out, outputs = self.encoder.encode(
+            columns, asked_ms, candidates, selection, outputs=newest > 0, threads=torch.get_num_threads()
+        )
+        parts = [torch.from_numpy(read_out[:, : self.config.read_out])]
+        if outputs is not None:
+            parts.append(torch.from_numpy(_newest(outputs, selection.source == Source.RECENT, newest)))
+        return parts
+
+
+def _newest(outputs: NDArray[np.float32], recent: NDArray[np.bool_], count: int) -> NDArray[np.float32]:
+    """Return the outputs of the newest recent tokens, newest first, as float32[c, count * 64]; zeros for none."""
+    rank = recent[:, ::-1].cumsum(axis=1)[:, ::-1] * recent
+    made = np.zeros((len(outputs), count, WIDTH), np.float32)
+    row, column = np.nonzero((rank > 0) & (rank <= count))
+    made[row, rank[row, column] - 1] = outputs[row, column]
+    return made.reshape(len(outputs), count * WIDTH)
+
+
+def _weights(model: TransAct, encoder: Encoder) -> dict[str, NDArray[np.float32]]:
+    tokens = encoder.tokens
+    blocks = [block for block in encoder.blocks if isinstance(block, EncoderBlock)]
+    read_out = np.zeros((WIDTH, WIDTH), np.float32)
+    read_out[:, : model.config.read_out] = model.read_out.weight.numpy().T
+    bias = np.zeros(WIDTH, np.float32)
+    bias[: model.config.read_out] = model.read_out.bias.numpy()
+    nothing = np.zeros((0, WIDTH), np.float32)
+    return {
+        "action": tokens.action.numpy(),
+        "surface": tokens.surface.numpy(),
+        "position": tokens.position.numpy(),
+        "similarity": nothing if tokens.similarity is None else tokens.similarity.numpy(),
+        "age": nothing if tokens.age is None else tokens.age.numpy(),
+        # q . k / sqrt(d) = (x Q) . (y K) / 8 = x (Q K^T) . y / 8, and softmax is taken with powers of two.
+        "match": np.stack([_match(block) for block in blocks]),
+        "value": np.stack([block.value.weight.numpy().T for block in blocks]),
+        "widen": np.stack([_padded(block.widen.weight.numpy().T, axis=1) for block in blocks]),
+        "narrow": np.stack([_padded(block.narrow.weight.numpy().T, axis=0) for block in blocks]),
+        "read_out": read_out,
+        "read_out_bias": bias,
+    }
+
+
+def _match(block: EncoderBlock) -> NDArray[np.float32]:
+    query, key = (one.weight.double().numpy() for one in (block.query, block.key))
+    match: NDArray[np.float64] = query.T @ key * (math.log2(math.e) / math.sqrt(WIDTH))
+    return match.astype(np.float32)
+
+
+def _padded(matrix: NDArray[np.float32], *, axis: int) -> NDArray[np.float32]:
+    """Return a matrix with as many zeros behind it that the kernels' step divides it."""
+    missing = [(0, 0), (0, 0)]
+    missing[axis] = (0, -matrix.shape[axis] % _COLUMNS_AT_ONCE)
+    return np.pad(matrix, missing)
