@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from lifeline.forwarded import OWNER, PARTITIONS
+from lifeline.security import IN_THE_CLEAR, CallSecurity
 from lifeline.v1 import operator_pb2, score_pb2, sequence_pb2
 from lifeline.v1.operator_pb2_grpc import OperatorServiceStub
 from lifeline.v1.score_pb2_grpc import ScoreServiceStub
@@ -43,6 +44,9 @@ SNAPSHOT_TIMEOUT_S = 3_600.0
 
 # A node that restarts is back within a second or so: gRPC's own pause between two connections grows to two minutes.
 _CHANNEL_OPTIONS = (
+    # No more often than nodes allow.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
@@ -51,6 +55,22 @@ _CHANNEL_OPTIONS = (
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED})
 # What another try, here or elsewhere, may well give; an empty reason is that of a node that is away or going.
 _PASSING_REASONS = frozenset({"", "NOT_OWNER", "OWNER_UNREACHABLE", "CATCHING_UP", "OVERLOADED"})
+# What gRPC says of a handshake that failed here, and what that means; a handshake that fails there is a closed socket.
+_TLS_PROBLEMS = {
+    "CERTIFICATE_VERIFY_FAILED": (
+        "SERVER_NOT_TRUSTED",
+        "has a certificate that nobody signed whom this client trusts: set security.ca to the CA of the nodes",
+    ),
+    "Hostname Verification Check failed": (
+        "SERVER_NAME_WRONG",
+        "has a certificate for another name: call the node by a name that its certificate has",
+    ),
+    "WRONG_VERSION_NUMBER": (
+        "SERVER_WITHOUT_TLS",
+        "does not speak TLS: leave security.ca out, or give the node a certificate",
+    ),
+}
+_CLOSED = "Socket closed"
 _backoff = wait_random_exponential(multiplier=0.02, max=0.5)
 
 Reply = TypeVar("Reply")
@@ -176,13 +196,11 @@ class PartitionList(NamedTuple):
 class _Node:
     """A channel to one address, and its stubs."""
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(self, address: str, security: CallSecurity) -> None:
         self.address = address
-        self.channel = (
-            grpc.secure_channel(address, credentials, _CHANNEL_OPTIONS)
-            if credentials
-            else grpc.insecure_channel(address, _CHANNEL_OPTIONS)
-        )
+        self._metadata = security.metadata
+        self._secure = security.credentials is not None
+        self.channel = security.channel(address, _CHANNEL_OPTIONS)
         self.sequences = SequenceServiceStub(self.channel)
         self.scores = ScoreServiceStub(self.channel)
         self.operators = OperatorServiceStub(self.channel)
@@ -208,9 +226,9 @@ class _Node:
     ) -> tuple[Reply, Mapping[str, str]]:
         """Make one call; return the reply and the node's metadata. Raises LifelineError."""
         try:
-            reply, call = method(self).with_call(request, timeout=timeout_s)
+            reply, call = method(self).with_call(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _error(cast("grpc.Call", error), self.address, attempts) from error
+            raise _error(cast("grpc.Call", error), self.address, attempts, secure=self._secure) from error
         return reply, {key: str(value) for key, value in call.initial_metadata()}
 
 
@@ -252,7 +270,8 @@ class LifelineClient:
     addresses: str | Sequence[str]
     """host:port, or several; comma separated in a string."""
     timeout_s: float = 5.0
-    credentials: grpc.ChannelCredentials | None = None
+    security: CallSecurity = IN_THE_CLEAR
+    """TLS and the token: `CallSecurity.of(SecuritySettings(ca=..., token=...))`."""
     retry: bool = True
     follow: bool = True
     """Whether to ask owners at the addresses that nodes tell; for False the nodes must forward."""
@@ -267,7 +286,7 @@ class LifelineClient:
         if not addresses:
             raise ValueError("there is no address: give the host:port of a node at least")
         self._given, self._places, self._lock = addresses, _Places(), threading.Lock()
-        self._nodes = {address: _Node(address, self.credentials) for address in addresses}
+        self._nodes = {address: _Node(address, self.security) for address in addresses}
 
     def __enter__(self) -> Self:
         return self
@@ -484,11 +503,11 @@ class LifelineClient:
             if not self._nodes:
                 raise ValueError("the client is closed: make another one")
             if address not in self._nodes:
-                self._nodes[address] = _Node(address, self.credentials)
+                self._nodes[address] = _Node(address, self.security)
             return self._nodes[address]
 
 
-def _error(error: grpc.Call, address: str, attempts: int) -> LifelineError:
+def _error(error: grpc.Call, address: str, attempts: int, *, secure: bool) -> LifelineError:
     """Turn a failed call into a LifelineError, with the node's ErrorInfo where there is one."""
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(error)
@@ -498,6 +517,16 @@ def _error(error: grpc.Call, address: str, attempts: int) -> LifelineError:
             return LifelineError(code, info.reason, message, info.metadata, attempts)
     match code:
         case grpc.StatusCode.UNAVAILABLE:
+            for sign, (reason, advice) in _TLS_PROBLEMS.items():
+                if sign in message:
+                    return LifelineError(code, reason, f"{address} {advice} ({message})", {}, attempts)
+            if _CLOSED in message:
+                hint = (
+                    "it may ask for a certificate: set security.client_certificate"
+                    if secure
+                    else ("it may speak TLS: set security.ca")
+                )
+                message = f"{message}; {hint}"
             message = f"no node answers at {address} ({message}): start one there, or give another address"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             message = f"{address} did not answer in time: retry, or give the call a longer timeout_s"

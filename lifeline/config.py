@@ -25,6 +25,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from lifeline.security import SecuritySettings
 from scorer.settings import ScorerSettings
 from store.settings import StoreSettings
 from store.snapshots.settings import SnapshotSettings
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
     scorer: ScorerSettings = ScorerSettings()
+    security: SecuritySettings = SecuritySettings()
     vocabulary: Vocabulary = Vocabulary()
 
     @classmethod

@@ -12,6 +12,13 @@ class ServerError(NodeError):
     """
 
 
+class SecurityError(NodeError):
+    """Certificates or tokens are not what the configuration says, or would cross a network in the clear.
+
+    Operators: correct the [security] of the configuration.
+    """
+
+
 class NodeProcessError(NodeError):
     """A node in a process of its own ended, or did not become ready; its last log lines are in the message."""
 

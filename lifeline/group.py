@@ -69,7 +69,7 @@ class GroupPart:
             stores,
             is_held=updater.holds,
             fingerprints=fingerprints,
-            ask_owner=ask_owner,
+            ask_owner=lambda address, partitions: ask_owner(address, partitions, settings.security),
         )
         membership = Membership(
             (standby, updater),

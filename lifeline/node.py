@@ -142,7 +142,7 @@ class Node:
         stack.push_async_callback(lambda: items.stop(stopping.left()))
         await items.start()
         stack.push_async_callback(lambda: group.stream.stop(stopping.left()))
-        routing = Routing(directory, group.owners, ROUTED, misrouted=node.misrouted)
+        routing = Routing(directory, group.owners, ROUTED, misrouted=node.misrouted, security=settings.security)
         stack.callback(routing.close)
         most = node.max_message_mib * _MIB
         server = NodeServer(
@@ -160,6 +160,7 @@ class Node:
             OperatorService(directory, snapshots, group.view, topic=settings.kafka.actions_topic),
             routing,
             metrics.calls if metrics else None,
+            settings.security,
         )
         # Calls under way get half of what is left: applying what waits needs the rest.
         stack.push_async_callback(lambda: asyncio.to_thread(server.stop, stopping.left() / 2))

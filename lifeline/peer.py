@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from lifeline.client import LifelineClient, LifelineError
+from lifeline.security import CallSecurity, SecuritySettings
 from store.status import Reason
 from stream.fingerprint_log import Fingerprint
 
 _TIMEOUT_S = 3.0
 
 
-async def ask_owner(address: str, partitions: Sequence[int]) -> Mapping[int, Sequence[Fingerprint]]:
+async def ask_owner(
+    address: str, partitions: Sequence[int], security: SecuritySettings
+) -> Mapping[int, Sequence[Fingerprint]]:
     """Return the fingerprints that the node at `address` has, of the partitions that it holds.
 
     Raises ConnectionError when it cannot be reached.
@@ -18,7 +21,7 @@ async def ask_owner(address: str, partitions: Sequence[int]) -> Mapping[int, Seq
 
     def ask() -> dict[int, list[Fingerprint]]:
         found = {}
-        with LifelineClient(address, timeout_s=_TIMEOUT_S) as client:
+        with LifelineClient(address, timeout_s=_TIMEOUT_S, security=CallSecurity.of(security)) as client:
             for number in partitions:
                 try:
                     found[number] = [Fingerprint(*each) for each in client.list_fingerprints(number)]

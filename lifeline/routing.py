@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from lifeline.forwarded import FORWARDED, OWNER, PARTITIONS
 from lifeline.interceptor import Handler, Interceptor
 from lifeline.owners import Owners
+from lifeline.security import CallSecurity, SecuritySettings, stamp_of
 from store.directory import PartitionDirectory
 from store.errors import CatchingUpError
 from store.requests import invalid
@@ -34,7 +35,10 @@ class Routing(Interceptor):
         services: tuple[str, ...],
         *,
         misrouted: Literal["forward", "redirect"],
+        security: SecuritySettings | None = None,
     ) -> None:
+        self._security = security or SecuritySettings()
+        self._calls = CallSecurity.of(self._security)
         self._directory, self._owners, self._misrouted = directory, owners, misrouted
         self._methods = tuple(f"/{service}/" for service in services)
         self._channels: dict[str, grpc.Channel] = {}
@@ -79,7 +83,7 @@ class Routing(Interceptor):
         call = (
             self._channel(owner)
             .unary_unary(method, None, None)
-            .future(raw, timeout=context.time_remaining(), metadata=((FORWARDED, "1"),))
+            .future(raw, timeout=context.time_remaining(), metadata=((FORWARDED, "1"), *self._calls.metadata))
         )
         # A caller that goes takes its call at the owner with it.
         cancel = cast("Callable[[], None]", call.cancel)
@@ -115,6 +119,10 @@ class Routing(Interceptor):
 
     def _channel(self, address: str) -> grpc.Channel:
         with self._lock:
+            if self._calls.stamp != stamp_of(self._security):
+                # Calls that are under way on the channels of the old files end before these are gone.
+                self._calls = CallSecurity.of(self._security)
+                self._channels.clear()
             if address not in self._channels:
                 known = self._owners.addresses()
                 for gone in [each for each in self._channels if each not in known]:
@@ -123,7 +131,7 @@ class Routing(Interceptor):
                     ("grpc.max_receive_message_length", _MAX_MESSAGE),
                     ("grpc.max_send_message_length", _MAX_MESSAGE),
                 )
-                self._channels[address] = grpc.insecure_channel(address, options)
+                self._channels[address] = self._calls.channel(address, options)
             return self._channels[address]
 
     def close(self) -> None:

@@ -11,9 +11,11 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from lifeline.callers import Callers
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
 from lifeline.interceptor import Handler, Interceptor, code_of
+from lifeline.security import SecuritySettings, server_credentials
 from lifeline.v1 import operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
 from scorer import service as score_service
 from store import operator_service
@@ -30,6 +32,15 @@ _WAITING_CALLS = 1_024
 # Each holds a thread for as long as its caller likes.
 _REFLECTION_STREAMS = 4
 _MIB = 1 << 20
+_CONNECTION_OPTIONS = (
+    # Callers that are gone without a word are found within half a minute; whoever pings much more often is cut off.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.absolute_max_metadata_size", 32 << 10),
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -44,22 +55,27 @@ class NodeServer:
         operators: operator_pb2_grpc.OperatorServiceServicer,
         routing: Interceptor | None = None,
         calls: Interceptor | None = None,
+        security: SecuritySettings | None = None,
     ) -> None:
         """Listen; `calls` counts them, and `routing` sends those on that belong elsewhere, where they are given.
 
-        Raises ServerError when the address cannot be had.
+        Raises ServerError when the address cannot be had, and SecurityError.
         """
+        security = security or SecuritySettings()
+        security.check_address(settings.grpc_address)
+        callers = Callers(security.callers, (health.SERVICE_NAME,)) if security.callers else None
         most = settings.max_concurrent_rpcs
         options = [
             ("grpc.max_receive_message_length", settings.max_message_mib * _MIB),
             ("grpc.max_send_message_length", settings.max_message_mib * _MIB),
             ("grpc.so_reuseport", 0),
+            *_CONNECTION_OPTIONS,
         ]
         # A few threads more than calls, so that one too many is told so instead of waiting in silence.
         threads = most + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            interceptors=[one for one in (calls, _Limits(most), routing) if one is not None],
+            interceptors=[one for one in (calls, callers, _Limits(most), routing) if one is not None],
             options=options,
             maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )
@@ -73,7 +89,12 @@ class NodeServer:
         self.set_ready(ready=False)
         host, _, port = settings.grpc_address.rpartition(":")
         try:
-            bound = self._server.add_insecure_port(settings.grpc_address)
+            credentials = server_credentials(security)
+            bound = (
+                self._server.add_secure_port(settings.grpc_address, credentials)
+                if credentials is not None
+                else self._server.add_insecure_port(settings.grpc_address)
+            )
         except RuntimeError as error:
             raise ServerError(
                 f"{settings.grpc_address} cannot be listened on ({error}): stop what has the port, or set "

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from rich.progress import Progress, TaskID
 
-from lifeline.client import LifelineClient
 from lifeline.config import Settings
+from lifeline.node_client import node_client
 from lifeline.paths import partition_dir
 from lifeline.sources import Source
 from lifeline.stored import opened
@@ -180,7 +180,7 @@ def verify_file(settings: Settings, source: Source, progress: Progress) -> Verif
         progress.advance(reading)
     asking = progress.add_task("asking the node", total=len(wanted), note="")
     different, events = [], 0
-    with LifelineClient(settings.node.grpc_address, timeout_s=30) as client:
+    with node_client(settings, timeout_s=30) as client:
         for user, of_kind in wanted.items():
             answer = client.get_sequence(user, _BOTH).sequences
             events += sum(sequence.length for sequence in answer.values())

@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from lifeline.broker import BrokerError
-from lifeline.cli.admin import config_app, health, metrics, topics_app
+from lifeline.cli.admin import config_app, health, metrics, token, topics_app
 from lifeline.cli.console import err
 from lifeline.cli.data import erase, get, produce, score, verify
 from lifeline.cli.dlq import dlq_app
@@ -70,6 +70,7 @@ for command in (
     bench,
     health,
     metrics,
+    token,
 ):
     app.command()(command)
 app.command(hidden=True)(replay_partition)

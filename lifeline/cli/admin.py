@@ -1,5 +1,6 @@
 """Commands for operators: topics, configuration, health."""
 
+import secrets
 from typing import Annotated
 
 import grpc
@@ -87,6 +88,18 @@ def metrics(
     out.print(as_markdown(), markup=False, highlight=False, soft_wrap=True, end="")
 
 
+def token(as_json: JsonOption = False) -> None:
+    """Make a token for a caller, and the hash of it that the nodes' configuration keeps."""
+    from lifeline.security import hash_of
+
+    made = secrets.token_urlsafe(32)
+    if as_json:
+        print_json({"token": made, "token_sha256": hash_of(made)})
+        return
+    out.print(f"for the caller's security.token:             {made}", highlight=False, soft_wrap=True)
+    out.print(f"for security.callers.NAME.token_sha256:      {hash_of(made)}", highlight=False, soft_wrap=True)
+
+
 def health(
     config: ConfigOption = None,
     address: AddressOption = None,
@@ -97,8 +110,11 @@ def health(
     """Ask a node whether it serves: exit code 0 when it does, 1 when not."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    target = load(config, node__grpc_address=address).settings.node.grpc_address
-    with grpc.insecure_channel(target) as channel:
+    from lifeline.security import CallSecurity
+
+    settings = load(config, node__grpc_address=address).settings
+    target = settings.node.grpc_address
+    with CallSecurity.of(settings.security).channel(target, ()) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=timeout

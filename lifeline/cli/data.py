@@ -22,7 +22,7 @@ from lifeline.cli.console import (
     table,
     when,
 )
-from lifeline.client import LifelineClient
+from lifeline.node_client import node_client
 from lifeline.sources import Source, SourceError, open_source
 from store.actions import MAX_USER_ID_BYTES, Kind
 from store.sequence import Column, SequenceQuery, UserSequences
@@ -128,7 +128,7 @@ def get(
     query = SequenceQuery(
         kinds=(_kind(kind),), newest=newest or None, columns=Column.ALL if embeddings else Column.EVENT
     )
-    with LifelineClient(settings.node.grpc_address, timeout_s=timeout, retry=False) as client:
+    with node_client(settings, timeout_s=timeout, retry=False) as client:
         answer = client.get_sequence(user, query, min_offset=min_offset)
     if as_json:
         print_json(_sequence_json(user, _kind(kind), answer, settings.vocabulary))
@@ -154,7 +154,7 @@ def score(
     from lifeline.cli.scores import scores_json, scores_table, tokens_table
 
     settings = load(config, node__grpc_address=address).settings
-    with LifelineClient(settings.node.grpc_address, timeout_s=timeout, retry=False) as client:
+    with node_client(settings, timeout_s=timeout, retry=False) as client:
         answer = client.score(user, candidates, min_offset=min_offset, explain=explain)
     if as_json:
         print_json(scores_json(answer, settings.vocabulary))

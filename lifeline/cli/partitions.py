@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lifeline.cli.console import AddressOption, ConfigOption, JsonOption, load, out, print_json, table
-from lifeline.client import LifelineClient
+from lifeline.node_client import node_client
 
 
 def partitions(
@@ -15,8 +15,8 @@ def partitions(
     as_json: JsonOption = False,
 ) -> None:
     """Show the partitions that a node owns and follows, and who owns the others."""
-    target = load(config, node__grpc_address=address).settings.node.grpc_address
-    with LifelineClient(target, timeout_s=timeout) as client:
+    settings = load(config, node__grpc_address=address).settings
+    with node_client(settings, timeout_s=timeout) as client:
         found = client.list_partitions()
     if as_json:
         print_json(

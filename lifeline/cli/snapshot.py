@@ -16,7 +16,8 @@ from lifeline.cli.console import (
     progress,
     table,
 )
-from lifeline.client import SNAPSHOT_TIMEOUT_S, LifelineClient, PartitionSnapshot
+from lifeline.client import SNAPSHOT_TIMEOUT_S, PartitionSnapshot
+from lifeline.node_client import node_client
 
 snapshot_app = typer.Typer(help="Snapshots: copies of partitions at a URL.", no_args_is_help=True)
 
@@ -75,7 +76,7 @@ def snapshot_create(
             ]
         else:
             bar.add_task(f"{settings.node.grpc_address} makes snapshots", total=None, note="")
-            with LifelineClient(settings.node.grpc_address) as client:
+            with node_client(settings) as client:
                 made = client.create_snapshot(numbers, timeout_s=timeout)
     if as_json:
         print_json([one._asdict() for one in made])

@@ -17,6 +17,7 @@ from lifeline.config import EVERYWHERE, NodeSettings
 from lifeline.forwarded import FORWARDED, OWNER, PARTITIONS
 from lifeline.owners import Owners, advertised_address
 from lifeline.routing import Routing
+from lifeline.security import SecuritySettings
 from lifeline.server import ROUTED, NodeServer
 from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
 from store.directory import PartitionDirectory
@@ -65,14 +66,20 @@ class Services(sequence_pb2_grpc.SequenceServiceServicer, score_pb2_grpc.ScoreSe
 class Node:
     """One server with its routing; it has no store, and says that it has the partitions of the test's choice."""
 
-    def __init__(self, stack: ExitStack, table: EmbeddingTable, misrouted: Literal["forward", "redirect"]) -> None:
+    def __init__(
+        self,
+        stack: ExitStack,
+        table: EmbeddingTable,
+        misrouted: Literal["forward", "redirect"],
+        security: SecuritySettings | None = None,
+    ) -> None:
         self.directory = PartitionDirectory(lambda key: partition_of(key, COUNT), table)
         self.owners = Owners(COUNT)
         self.services = Services()
-        routing = Routing(self.directory, self.owners, ROUTED, misrouted=misrouted)
+        routing = Routing(self.directory, self.owners, ROUTED, misrouted=misrouted, security=security)
         stack.callback(routing.close)
         settings = NodeSettings(grpc_address="127.0.0.1:0")
-        self.server = NodeServer(settings, self.services, self.services, Operators(), routing)
+        self.server = NodeServer(settings, self.services, self.services, Operators(), routing, security=security)
         stack.callback(self.server.stop, 5)
         stack.callback(self.services.hold.set)
         self.owners.own_address = self.address
