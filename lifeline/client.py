@@ -30,7 +30,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_d
 
 from lifeline.forwarded import OWNER, PARTITIONS
 from lifeline.security import IN_THE_CLEAR, CallSecurity
-from lifeline.v1 import operator_pb2, score_pb2, sequence_pb2
+from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2
+from lifeline.v1.model_pb2_grpc import ModelServiceStub
 from lifeline.v1.operator_pb2_grpc import OperatorServiceStub
 from lifeline.v1.score_pb2_grpc import ScoreServiceStub
 from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
@@ -183,6 +184,18 @@ class PartitionPlace(NamedTuple):
     standbys: tuple[str, ...]
 
 
+class ModelInfo(NamedTuple):
+    """What scores on a node."""
+
+    name: str
+    """Empty before the first model, as is the version."""
+    version: str
+    kernels: str
+    """What does the encoder's work: torch, avx2, avx512 or bf16."""
+    versions: tuple[str, ...]
+    """Of the model in the node's directory, oldest first."""
+
+
 class PartitionList(NamedTuple):
     """What a node says of itself and of its group."""
 
@@ -204,6 +217,7 @@ class _Node:
         self.sequences = SequenceServiceStub(self.channel)
         self.scores = ScoreServiceStub(self.channel)
         self.operators = OperatorServiceStub(self.channel)
+        self.models = ModelServiceStub(self.channel)
         self.connected = False
         """Whether a connection stands; known once `watch` was called."""
         self._watched = False
@@ -398,6 +412,20 @@ class LifelineClient:
             )
             for one in reply.snapshots
         ]
+
+    def get_model(self, *, timeout_s: float | None = None) -> ModelInfo:
+        """Return which version answers on the first address, and which there are."""
+        reply = self._ask_first(lambda node: node.models.GetModel, model_pb2.GetModelRequest(), timeout_s)
+        return ModelInfo(reply.model.name, reply.model.version, reply.kernels, tuple(reply.versions))
+
+    def use_model(self, version: str = "", *, timeout_s: float | None = None) -> tuple[str, str]:
+        """Have a version answer on the first address, without one the newest.
+
+        Returns the version that answers now, and the one that did before: empty where there was none.
+        """
+        request = model_pb2.UseModelRequest(version=version)
+        reply = self._ask_first(lambda node: node.models.UseModel, request, timeout_s)
+        return reply.model.version, reply.previous.version
 
     def list_partitions(self, *, timeout_s: float | None = None) -> PartitionList:
         """Return what the first address holds, and where every partition is as far as it knows."""

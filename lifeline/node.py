@@ -22,19 +22,15 @@ from lifeline.group import GroupPart
 from lifeline.health import Health, holds
 from lifeline.http import HttpServer
 from lifeline.metrics.node_metrics import NodeMetrics
+from lifeline.models import Models
 from lifeline.opening import open_partition
 from lifeline.owners import advertised_address
 from lifeline.paths import items_dir, partition_dir
 from lifeline.routing import Routing
-from lifeline.server import ROUTED, NodeServer
+from lifeline.server import ROUTED, NodeServer, Services
 from lifeline.snapshot_ages import SnapshotAges
 from lifeline.topic_note import TopicIdentity
-from scorer import weights
-from scorer.errors import ModelNotFoundError
-from scorer.kernels.library import chosen_level
-from scorer.scorer import Scorer
-from scorer.service import ModelHolder, ScoreService
-from scorer.weights import LoadedModel
+from scorer.service import ScoreService
 from store.collector import keep_collector_away
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
@@ -119,7 +115,7 @@ class Node:
         embeddings = EmbeddingTable.open(items_dir(node.data_dir))
         stack.callback(embeddings.close)
         directory = PartitionDirectory(lambda key: partition_of(key, settings.kafka.partitions), embeddings)
-        models = _load_model(settings, embeddings)
+        models = Models(settings, embeddings)
         metrics = NodeMetrics() if node.metrics else None
         stores = _store_access(settings, snapshots, metrics)
         group = GroupPart.of(settings, stores, directory, metrics.stream if metrics else None)
@@ -147,17 +143,20 @@ class Node:
         most = node.max_message_mib * _MIB
         server = NodeServer(
             node,
-            SequenceService(directory, max_reply_bytes=most),
-            ScoreService(
-                directory,
-                models,
-                settings.vocabulary,
-                settings.scorer,
-                max_reply_bytes=most,
-                log=selections,
-                exposures=exposures,
+            Services(
+                SequenceService(directory, max_reply_bytes=most),
+                ScoreService(
+                    directory,
+                    models.holder,
+                    settings.vocabulary,
+                    settings.scorer,
+                    max_reply_bytes=most,
+                    log=selections,
+                    exposures=exposures,
+                ),
+                OperatorService(directory, snapshots, group.view, topic=settings.kafka.actions_topic),
+                models.service(),
             ),
-            OperatorService(directory, snapshots, group.view, topic=settings.kafka.actions_topic),
             routing,
             metrics.calls if metrics else None,
             settings.security,
@@ -287,32 +286,3 @@ async def _tick(health: Health) -> None:
     while True:
         health.tick()
         await asyncio.sleep(_TICK_S)
-
-
-def _load_model(settings: Settings, embeddings: EmbeddingTable) -> ModelHolder:
-    models = ModelHolder(settings.scorer)
-    try:
-        loaded = weights.load(settings.scorer, settings.vocabulary)
-    except ModelNotFoundError as error:
-        _log.warning("no model: Score will refuse until the node starts with one", why=str(error))
-    else:
-
-        def scorer_of(loaded: LoadedModel) -> Scorer:
-            return Scorer(loaded, settings.vocabulary, embeddings, settings.scorer.precision)
-
-        arms = {}
-        for name, arm in settings.scorer.arms.items():
-            of_arm = settings.scorer.model_copy(update={"version": arm.version})
-            arms[name] = scorer_of(weights.load(of_arm, settings.vocabulary))
-        models.install(scorer_of(loaded), arms)
-        _log.info(
-            "model",
-            name=loaded.manifest.name,
-            version=loaded.manifest.version,
-            kernels=chosen_level().name.lower(),
-            precision=settings.scorer.precision,
-        )
-        if arms:
-            versions = {name: arm.version for name, arm in settings.scorer.arms.items()}
-            _log.info("experiment", name=settings.scorer.experiment, arms=versions)
-    return models

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import NamedTuple, cast
 
 import grpc
 import structlog
@@ -16,7 +16,8 @@ from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
 from lifeline.interceptor import Handler, Interceptor, code_of
 from lifeline.security import SecuritySettings, server_credentials
-from lifeline.v1 import operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
+from lifeline.v1 import model_pb2_grpc, operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
+from scorer import model_service
 from scorer import service as score_service
 from store import operator_service
 from store import service as store_service
@@ -25,7 +26,7 @@ from store.status import Reason, Refusal, abort
 LIVENESS, READINESS = "liveness", "readiness"
 ROUTED = (store_service.SERVICE, score_service.SERVICE)
 """Their requests name a user."""
-SERVICES = (*ROUTED, operator_service.SERVICE)
+SERVICES = (*ROUTED, operator_service.SERVICE, model_service.SERVICE)
 
 _SPARE_THREADS = 8
 _WAITING_CALLS = 1_024
@@ -44,15 +45,22 @@ _CONNECTION_OPTIONS = (
 _log = structlog.get_logger(__name__)
 
 
+class Services(NamedTuple):
+    """What a node answers with."""
+
+    sequences: sequence_pb2_grpc.SequenceServiceServicer
+    scores: score_pb2_grpc.ScoreServiceServicer
+    operators: operator_pb2_grpc.OperatorServiceServicer
+    models: model_pb2_grpc.ModelServiceServicer
+
+
 class NodeServer:
     """Serves until `stop`. Health starts as NOT_SERVING, but for liveness."""
 
     def __init__(
         self,
         settings: NodeSettings,
-        sequences: sequence_pb2_grpc.SequenceServiceServicer,
-        scores: score_pb2_grpc.ScoreServiceServicer,
-        operators: operator_pb2_grpc.OperatorServiceServicer,
+        services: Services,
         routing: Interceptor | None = None,
         calls: Interceptor | None = None,
         security: SecuritySettings | None = None,
@@ -79,9 +87,10 @@ class NodeServer:
             options=options,
             maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )
-        sequence_pb2_grpc.add_SequenceServiceServicer_to_server(sequences, self._server)
-        score_pb2_grpc.add_ScoreServiceServicer_to_server(scores, self._server)
-        operator_pb2_grpc.add_OperatorServiceServicer_to_server(operators, self._server)
+        sequence_pb2_grpc.add_SequenceServiceServicer_to_server(services.sequences, self._server)
+        score_pb2_grpc.add_ScoreServiceServicer_to_server(services.scores, self._server)
+        operator_pb2_grpc.add_OperatorServiceServicer_to_server(services.operators, self._server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(services.models, self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)

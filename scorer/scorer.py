@@ -70,8 +70,10 @@ class Scorer:
         """
         check_vocabulary(loaded.manifest, vocabulary)
         self._model = loaded.model
-        level = chosen_level()
-        self._native = NativeSequence.of(loaded.model, level if precision == "bfloat16" else min(level, Level.AVX512))
+        level = chosen_level() if precision == "bfloat16" else min(chosen_level(), Level.AVX512)
+        self._native = NativeSequence.of(loaded.model, level)
+        self.level = Level.TORCH if self._native is None else level
+        """What does the encoder's work."""
         self._embeddings = embeddings
         self._utility = np.array([head.utility for head in loaded.model.config.heads], np.float32)
         self._heads = tuple(head.name for head in loaded.model.config.heads)

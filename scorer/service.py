@@ -63,12 +63,23 @@ class ModelHolder:
         """Answer with `scorer` from the next request on, and users of the experiment's arms with theirs."""
         self._scorer, self._arms = scorer, arms or {}
 
+    @property
+    def scorer(self) -> Scorer | None:
+        """What answers users that are in no arm; None before the first model."""
+        return self._scorer
+
+    def use(self, scorer: Scorer) -> None:
+        """Answer with `scorer` from the next request on; an experiment's arms stay as they are."""
+        self._scorer = scorer
+
     def current(self, user_id: str) -> Chosen | None:
         """Return who answers a user, or None before the first model."""
-        if self._scorer is None:
+        # Looked at once: another thread may exchange it.
+        scorer = self._scorer
+        if scorer is None:
             return None
         arm = arm_of(self._settings.experiment, user_id, self._settings.arms) if self._arms else None
-        return Chosen(self._scorer if arm is None else self._arms[arm], arm)
+        return Chosen(scorer if arm is None else self._arms[arm], arm)
 
 
 class ScoreService(score_pb2_grpc.ScoreServiceServicer):

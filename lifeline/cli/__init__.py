@@ -14,6 +14,7 @@ from lifeline.cli.evaluate import evaluate
 from lifeline.cli.experiment import experiment_app
 from lifeline.cli.fingerprint import fingerprint
 from lifeline.cli.inspect import inspect
+from lifeline.cli.model import model_app
 from lifeline.cli.partitions import partitions
 from lifeline.cli.replay import replay, replay_partition
 from lifeline.cli.run import bench, broker, demo, node
@@ -77,6 +78,7 @@ app.command(hidden=True)(replay_partition)
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(model_app, name="model")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(config_app, name="config")
 

@@ -18,21 +18,21 @@ from lifeline.forwarded import FORWARDED, OWNER, PARTITIONS
 from lifeline.owners import Owners, advertised_address
 from lifeline.routing import Routing
 from lifeline.security import SecuritySettings
-from lifeline.server import ROUTED, NodeServer
+from lifeline.server import ROUTED, NodeServer, Services
 from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
 from store.status import Reason, Refusal, abort
 from stream.partitioner import partition_of
 from stream.placement import Placement
-from tests.lifeline.operators import Operators
+from tests.lifeline.operators import Models, Operators
 
 COUNT = 4
 USERS = {partition_of(user.encode(), COUNT): user for user in map(str, range(40))}
 """A user of each partition."""
 
 
-class Services(sequence_pb2_grpc.SequenceServiceServicer, score_pb2_grpc.ScoreServiceServicer):
+class Answers(sequence_pb2_grpc.SequenceServiceServicer, score_pb2_grpc.ScoreServiceServicer):
     """Answers with the partition of the test's choice, and remembers how it was asked."""
 
     def __init__(self) -> None:
@@ -75,11 +75,12 @@ class Node:
     ) -> None:
         self.directory = PartitionDirectory(lambda key: partition_of(key, COUNT), table)
         self.owners = Owners(COUNT)
-        self.services = Services()
+        self.services = Answers()
         routing = Routing(self.directory, self.owners, ROUTED, misrouted=misrouted, security=security)
         stack.callback(routing.close)
         settings = NodeSettings(grpc_address="127.0.0.1:0")
-        self.server = NodeServer(settings, self.services, self.services, Operators(), routing, security=security)
+        services = Services(self.services, self.services, Operators(), Models())
+        self.server = NodeServer(settings, services, routing, security=security)
         stack.callback(self.server.stop, 5)
         stack.callback(self.services.hold.set)
         self.owners.own_address = self.address

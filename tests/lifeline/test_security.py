@@ -20,9 +20,9 @@ from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import NodeSettings
 from lifeline.errors import SecurityError
 from lifeline.security import AUTHORIZATION, CallSecurity, SecuritySettings, hash_of
-from lifeline.server import NodeServer
+from lifeline.server import NodeServer, Services
 from store.embeddings import EmbeddingTable
-from tests.lifeline.operators import Operators
+from tests.lifeline.operators import Models, Operators
 from tests.lifeline.test_routing import COUNT, USERS, Node, owned_by
 from tests.lifeline.test_server import Scores, Sequences
 
@@ -62,7 +62,7 @@ def serving(security: SecuritySettings) -> Iterator[tuple[NodeServer, Sequences]
     sequences = Sequences()
     sequences.go.set()
     settings = NodeSettings(grpc_address="127.0.0.1:0")
-    running = NodeServer(settings, sequences, Scores(), Operators(), security=security)
+    running = NodeServer(settings, Services(sequences, Scores(), Operators(), Models()), security=security)
     try:
         yield running, sequences
     finally:
@@ -250,7 +250,11 @@ def test_nodes_forward_over_tls_with_a_token_of_their_own(ours: Authority, their
 def test_tokens_do_not_cross_a_network_in_the_clear() -> None:
     security = SecuritySettings.model_validate({"callers": CALLERS})
     with pytest.raises(SecurityError, match=r"in the clear: set security\.certificate"):
-        NodeServer(NodeSettings(grpc_address="0.0.0.0:0"), Sequences(), Scores(), Operators(), security=security)
+        NodeServer(
+            NodeSettings(grpc_address="0.0.0.0:0"),
+            Services(Sequences(), Scores(), Operators(), Models()),
+            security=security,
+        )
 
 
 @pytest.mark.parametrize(

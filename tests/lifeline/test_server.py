@@ -14,14 +14,14 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
-from lifeline.server import LIVENESS, READINESS, SERVICES, NodeServer
+from lifeline.server import LIVENESS, READINESS, SERVICES, NodeServer, Services
 from lifeline.v1 import (
     score_pb2,
     score_pb2_grpc,
     sequence_pb2,
     sequence_pb2_grpc,
 )
-from tests.lifeline.operators import Operators
+from tests.lifeline.operators import Models, Operators
 
 
 class Sequences(sequence_pb2_grpc.SequenceServiceServicer):
@@ -62,7 +62,7 @@ def sequences() -> Sequences:
 @pytest.fixture
 def server(sequences: Sequences) -> Iterator[NodeServer]:
     settings = NodeSettings(grpc_address="127.0.0.1:0", max_concurrent_rpcs=2)
-    running = NodeServer(settings, sequences, Scores(), Operators())
+    running = NodeServer(settings, Services(sequences, Scores(), Operators(), Models()))
     yield running
     sequences.go.set()
     running.stop(5)
@@ -150,4 +150,4 @@ def test_a_stop_lets_calls_finish(server: NodeServer, sequences: Sequences) -> N
 
 def test_a_port_in_use_is_one_sentence(server: NodeServer, sequences: Sequences) -> None:
     with pytest.raises(ServerError, match=r"cannot be listened on .* set --grpc-address"):
-        NodeServer(NodeSettings(grpc_address=server.address), sequences, Scores(), Operators())
+        NodeServer(NodeSettings(grpc_address=server.address), Services(sequences, Scores(), Operators(), Models()))

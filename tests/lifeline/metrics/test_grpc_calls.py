@@ -10,8 +10,8 @@ from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import NodeSettings
 from lifeline.metrics.catalogue import GRPC_SECONDS
 from lifeline.metrics.grpc_calls import CallMetrics
-from lifeline.server import NodeServer
-from tests.lifeline.operators import Operators
+from lifeline.server import NodeServer, Services
+from tests.lifeline.operators import Models, Operators
 from tests.lifeline.test_server import Scores, Sequences
 
 HANDLED = "grpc_server_handled_total"
@@ -27,7 +27,7 @@ def server(registry: CollectorRegistry) -> Iterator[NodeServer]:
     sequences = Sequences()
     sequences.go.set()
     settings = NodeSettings(grpc_address="127.0.0.1:0")
-    running = NodeServer(settings, sequences, Scores(), Operators(), calls=CallMetrics(registry))
+    running = NodeServer(settings, Services(sequences, Scores(), Operators(), Models()), calls=CallMetrics(registry))
     yield running
     running.stop(5)
 

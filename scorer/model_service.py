@@ -1,0 +1,68 @@
+"""gRPC: which version of the model answers, and its change while the node serves."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from lifeline.v1 import model_pb2, model_pb2_grpc, score_pb2
+from scorer.errors import ModelNotFoundError, ScorerError
+from scorer.kernels.library import Level
+from scorer.scorer import Scorer
+from scorer.service import ModelHolder
+from store.requests import refusals
+from store.status import Reason, Refusal
+
+SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+
+
+class ModelService(model_pb2_grpc.ModelServiceServicer):
+    """Changes what a holder holds."""
+
+    def __init__(
+        self, models: ModelHolder, load: Callable[[str | None], Scorer], versions: Callable[[], list[str]]
+    ) -> None:
+        """`load` gives a version's scorer, without one the newest's, and raises ScorerError; `versions` lists them."""
+        self._models, self._load, self._versions = models, load, versions
+        self._changing = threading.Lock()
+
+    def GetModel(  # noqa: N802 - the name of the method on the wire
+        self, request: model_pb2.GetModelRequest, context: grpc.ServicerContext
+    ) -> model_pb2.GetModelResponse:
+        """Answer GetModel; model.proto says how."""
+        del request
+        with refusals(context), _unusable():
+            scorer = self._models.scorer
+            return model_pb2.GetModelResponse(
+                model=None if scorer is None else _version(scorer),
+                kernels=(Level.TORCH if scorer is None else scorer.level).name.lower(),
+                versions=self._versions(),
+            )
+
+    def UseModel(  # noqa: N802
+        self, request: model_pb2.UseModelRequest, context: grpc.ServicerContext
+    ) -> model_pb2.UseModelResponse:
+        """Answer UseModel; model.proto says how."""
+        with refusals(context), _unusable(), self._changing:
+            before = self._models.scorer
+            scorer = self._load(request.version or None)
+            self._models.use(scorer)
+            return model_pb2.UseModelResponse(
+                model=_version(scorer), previous=None if before is None else _version(before)
+            )
+
+
+@contextmanager
+def _unusable() -> Iterator[None]:
+    """Turn what the scorer raises into a refusal."""
+    try:
+        yield
+    except ModelNotFoundError as error:
+        raise Refusal(grpc.StatusCode.NOT_FOUND, Reason.MODEL_NOT_FOUND, str(error)) from error
+    except ScorerError as error:
+        raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.MODEL_UNUSABLE, str(error)) from error
+
+
+def _version(scorer: Scorer) -> score_pb2.ModelVersion:
+    return score_pb2.ModelVersion(name=scorer.manifest.name, version=scorer.manifest.version)
