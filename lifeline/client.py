@@ -120,6 +120,8 @@ class SelectedToken(NamedTuple):
     similarity: float
     """Cosine with the candidate, -1 to 1; 0 where an embedding is not known."""
     age_ms: int
+    contribution: float | None = None
+    """The candidate's score less what it would be without this token; None where that was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,13 +356,14 @@ class LifelineClient:
         timestamp_ms: int | None = None,
         surface: int = 0,
         min_offset: int | None = None,
-        explain: bool = False,
+        explain: int | None = None,
         timeout_s: float | None = None,
     ) -> Scores:
         """Return the candidates' scores on the user's history as it is now.
 
         `embeddings` gives int8[32] for items that the node's embedding table may lack; `timestamp_ms` is when the
-        request is made, now when not given; `min_offset` as in `get_sequence`.
+        request is made, now when not given; `min_offset` as in `get_sequence`. With `explain` the answer has each
+        candidate's tokens, and the contribution of so many of them (0: of none), the most similar first.
         """
         given = {item_id: _embedding(item_id, row) for item_id, row in (embeddings or {}).items()}
         request = score_pb2.ScoreRequest(
@@ -370,7 +373,8 @@ class LifelineClient:
             ],
             context=score_pb2.ScoreContext(timestamp_ms=timestamp_ms, surface=surface),
             min_offset=min_offset,
-            explain=explain,
+            explain=explain is not None,
+            contributions=explain or 0,
         )
         reply = self._call(user_id, lambda node: node.scores.Score, request, timeout_s)
         heads = tuple(reply.heads)
@@ -599,6 +603,7 @@ def _token(token: score_pb2.SelectedToken) -> SelectedToken:
         surface=token.surface,
         similarity=token.similarity,
         age_ms=token.age_ms,
+        contribution=token.contribution if token.HasField("contribution") else None,
     )
 
 

@@ -223,7 +223,7 @@ class _Demo:
         self._say("Score", f"{len(candidates)} candidates for {self._user}, on the history as it is now.")
         self._candidates = candidates
         self._request_ms = int(time.time() * 1_000) + 1_000
-        scores = client.score(self._user, candidates, timestamp_ms=self._request_ms, explain=True)
+        scores = client.score(self._user, candidates, timestamp_ms=self._request_ms, explain=0)
         out.print(scores_table(self._user, scores))
         best = int(scores.score.argmax())
         out.print(tokens_table(scores, best, settings.vocabulary, most=2))
@@ -243,7 +243,7 @@ class _Demo:
             newest = client.get_sequence(self._user, SequenceQuery(newest=3), min_offset=at.offset)
             self._facts.visible_ms = (time.perf_counter() - acknowledged) * 1_000
             after = client.score(
-                self._user, self._candidates, timestamp_ms=self._request_ms, min_offset=at.offset, explain=True
+                self._user, self._candidates, timestamp_ms=self._request_ms, min_offset=at.offset, explain=0
             )
             self._facts.scored_ms = (time.perf_counter() - acknowledged) * 1_000
         out.print(sequence_table(self._user, Kind.EXPLICIT, newest, settings.vocabulary))

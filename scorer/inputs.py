@@ -26,6 +26,10 @@ class Pairs:
     surface: NDArray[np.uint8]
     """uint8[b]: where the candidate will be shown."""
 
+    def take(self, rows: NDArray[np.integer]) -> Self:
+        """Return the pairs at `rows`."""
+        return type(self)(self.embedding[rows], self.timestamp_ms[rows], self.context[rows], self.surface[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from scorer import features
-from scorer.features import History, RequestContext
+from scorer.features import History, RequestContext, Tokens
+from scorer.inputs import Inputs, Pairs
 from scorer.kernels.library import Level, chosen_level
 from scorer.native import NativeSequence
 from scorer.selected import SelectedRequest
@@ -35,6 +36,8 @@ class Explanation:
     history: History
     selection: Selection
     """Its indices are rows of `history.tokens`."""
+    contribution: NDArray[np.float32]
+    """float32[c, L]: the score less what it is without the token; NaN where that was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,12 @@ class Scorer:
         context: RequestContext,
         *,
         candidate_embeddings: NDArray[np.int8] | None = None,
-        explain: bool = False,
+        explain: int | None = None,
     ) -> Scores:
         """Score uint64[c] candidates on a user's sequences, read with all columns.
 
-        `candidate_embeddings`, int8[c, 32], stand in where the embedding table has none; zeros give none.
+        `candidate_embeddings`, int8[c, 32], stand in where the embedding table has none; zeros give none. An
+        explanation tells the contribution of `explain` tokens of each candidate, the most similar; for None there is none.
         """
         config = self._model.config
         history = features.read_history(user.sequences, config)
@@ -105,19 +109,41 @@ class Scorer:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
         selected, selection = SelectedRequest.of(history, candidate_ids, embedding, context, config)
         own = selected.selection(selection.similarity)
-        inputs = selected.inputs(own)
+        probabilities = self._probabilities(selected.tokens, own, selected.pairs)
+        score = probabilities @ self._utility
+        explanation = None
+        if explain is not None:
+            found = np.full(selection.index.shape, np.nan, np.float32)
+            found[:, : own.index.shape[1]] = self._contributions(selected, own, score, explain)
+            explanation = Explanation(history, selection, found)
+        return Scores(self._heads, probabilities, score, np.any(embedding, axis=1), selected, explanation)
+
+    def _probabilities(self, tokens: Tokens, selection: Selection, pairs: Pairs) -> NDArray[np.float32]:
+        """Return float32[c, heads] of c pairs of one request, selected by rows of the tokens."""
+        inputs = Inputs.of(tokens, selection, pairs)
         with torch.inference_mode():
             if self._native is None:
                 logits = self._model(inputs)
             else:
-                sequence = self._native.parts(selected.tokens, own, embedding, context.timestamp_ms)
+                sequence = self._native.parts(tokens, selection, pairs.embedding, int(pairs.timestamp_ms[0]))
                 logits = self._model.cross_and_heads(inputs, sequence)
-            probabilities = torch.sigmoid(logits).numpy()
-        return Scores(
-            self._heads,
-            probabilities,
-            probabilities @ self._utility,
-            np.any(embedding, axis=1),
-            selected,
-            Explanation(history, selection) if explain else None,
-        )
+            probabilities: NDArray[np.float32] = torch.sigmoid(logits).numpy()
+        return probabilities
+
+    def _contributions(
+        self, selected: SelectedRequest, selection: Selection, score: NDArray[np.float32], most: int
+    ) -> NDArray[np.float32]:
+        """Return float32[c, L]: what scores lose without a token, for the most similar ones; NaN for the others."""
+        made = np.full(selection.index.shape, np.nan, np.float32)
+        there = selection.index >= 0
+        # Descending by similarity; of equals the newer, which stands further right, comes first.
+        order = np.argsort(np.where(there, -selection.similarity, np.inf)[:, ::-1], axis=1, kind="stable")
+        column = selection.index.shape[1] - 1 - order[:, :most]
+        row = np.repeat(np.arange(len(column)), column.shape[1])
+        column = column.ravel()
+        kept = there[row, column]
+        row, column = row[kept], column[kept]
+        if len(row):
+            without = self._probabilities(selected.tokens, selection.without(row, column), selected.pairs.take(row))
+            made[row, column] = score[row] - without @ self._utility
+        return made

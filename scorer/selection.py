@@ -14,6 +14,7 @@ valid): no embedding, no action, surface unknown. So key 0 is always valid.
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from scorer.quantise import inverse_norm
 CANDIDATES_AT_ONCE = 64
 """Bounds the similarity matrix: 64 x 16,640 float32 are 4 MiB."""
 
+_Number = TypeVar("_Number", bound=np.generic)
 _NOTHING = torch.iinfo(torch.int64).min
 
 
@@ -64,6 +66,20 @@ class Selection:
             self.source[:, :longest],
             self.similarity[:, :longest],
         )
+
+    def without(self, row: NDArray[np.integer], column: NDArray[np.integer]) -> "Selection":
+        """Return the rows at int64[n] `row`, each without the token at its `column`: the later ones move up."""
+        length = self.index.shape[1]
+        # The place behind the last, where nothing is, moves into the last.
+        place = np.arange(length) + (np.arange(length) >= column[:, np.newaxis])
+
+        def moved(values: NDArray[_Number], nothing: int) -> NDArray[_Number]:
+            padded = np.pad(values[row], ((0, 0), (0, 1)), constant_values=nothing)
+            return np.take_along_axis(padded, place, axis=1)
+
+        index, valid = moved(self.index, -1), moved(self.valid, 0)
+        valid[:, 0] = True
+        return Selection(index, valid, moved(self.source, int(Source.NONE)), moved(self.similarity, 0))
 
     @classmethod
     def concatenate(cls, parts: list["Selection"]) -> "Selection":

@@ -115,6 +115,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         with refusals(context):
             check_user_id(request.user_id)
             item_id, embedding = parse_candidates(request, self._settings.max_candidates)
+            self._check_contributions(request)
             asked = self._parse_context(request.context)
             chosen = self._models.current(request.user_id)
             if chosen is None:
@@ -129,7 +130,13 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
             with self._turn(context):
                 user = reader.read(request.user_id, _QUERY)
                 check_deadline(context)
-                scores = scorer.score(user, item_id, asked, candidate_embeddings=embedding, explain=request.explain)
+                scores = scorer.score(
+                    user,
+                    item_id,
+                    asked,
+                    candidate_embeddings=embedding,
+                    explain=request.contributions if request.explain else None,
+                )
             reply = score_pb2.ScoreResponse(
                 heads=scores.heads,
                 as_of=as_of_message(user.as_of),
@@ -152,6 +159,18 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                 logged = scorer.logged(request.user_id, scores)
                 self._log.offer(request.user_id.encode(), encode(logged))
             return reply
+
+    def _check_contributions(self, request: score_pb2.ScoreRequest) -> None:
+        most = self._settings.max_candidates
+        if request.contributions and not request.explain:
+            raise invalid("contributions", "they are part of an explanation: set explain as well, or leave them out")
+        if request.contributions * len(request.candidates) > most:
+            raise invalid(
+                "contributions",
+                f"{request.contributions} tokens of each of {len(request.candidates)} candidates are more than {most} "
+                "together: ask for fewer of one of them",
+                limit=str(most),
+            )
 
     def _parse_context(self, context: score_pb2.ScoreContext) -> RequestContext:
         if context.surface >= MAX_SURFACES or not self._vocabulary.known_surfaces[context.surface]:
@@ -252,7 +271,7 @@ class _Explained:
     """The selected tokens as messages."""
 
     def __init__(self, explanation: Explanation, timestamp_ms: int) -> None:
-        self._selection = explanation.selection
+        self._selection, self._contribution = explanation.selection, explanation.contribution
         tokens = explanation.history.tokens
         self._item_id = tokens.item_id.tolist()
         self._timestamp_ms = tokens.timestamp_ms.tolist()
@@ -273,11 +292,14 @@ class _Explained:
                 surface=self._surface[index],
                 similarity=similarity,
                 age_ms=self._now_ms - self._timestamp_ms[index],
+                # NaN is no number that equals itself.
+                contribution=contribution if contribution == contribution else None,  # noqa: PLR0124
             )
-            for index, source, similarity in zip(
+            for index, source, similarity, contribution in zip(
                 self._selection.index[row, selected].tolist(),
                 self._selection.source[row, selected].tolist(),
                 self._selection.similarity[row, selected].tolist(),
+                self._contribution[row, selected].tolist(),
                 strict=True,
             )
         ]

@@ -8,7 +8,7 @@ from rich.markup import escape
 from lifeline.broker import BrokerError
 from lifeline.cli.admin import config_app, health, metrics, token, topics_app
 from lifeline.cli.console import err
-from lifeline.cli.data import erase, get, produce, score, verify
+from lifeline.cli.data import erase, explain, get, produce, score, verify
 from lifeline.cli.dlq import dlq_app
 from lifeline.cli.evaluate import evaluate
 from lifeline.cli.experiment import experiment_app
@@ -57,6 +57,7 @@ for command in (
     produce,
     get,
     score,
+    explain,
     erase,
     partitions,
     verify,

@@ -138,6 +138,33 @@ def get(
             out.print("no such user, or nothing of this kind: user ids are told apart to the letter")
 
 
+def explain(
+    user: UserArgument,
+    item: Annotated[int, typer.Argument(metavar="ITEM", min=0, max=2**64 - 1, help="an item id")],
+    tokens: Annotated[int, typer.Option(min=0, help="of how many tokens to tell the contribution")] = 16,
+    min_offset: Annotated[
+        int | None, typer.Option(help="wait until this offset is applied", show_default=False)
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="seconds")] = 10.0,
+    config: ConfigOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show why an item has its score: the tokens that were selected for it, and what it would lose without each."""
+    from lifeline.cli.scores import contributions_table, scores_json, scores_table, tokens_table
+
+    settings = load(config, node__grpc_address=address).settings
+    with node_client(settings, timeout_s=timeout, retry=False) as client:
+        answer = client.score(user, [item], min_offset=min_offset, explain=tokens)
+    if as_json:
+        print_json(scores_json(answer, settings.vocabulary))
+        return
+    out.print(scores_table(user, answer))
+    out.print(tokens_table(answer, 0, settings.vocabulary, most=4))
+    if tokens:
+        out.print(contributions_table(answer, 0, settings.vocabulary))
+
+
 def score(
     user: UserArgument,
     candidates: Annotated[list[int], typer.Argument(metavar="ITEM...", min=0, max=2**64 - 1, help="item ids")],
@@ -155,7 +182,7 @@ def score(
 
     settings = load(config, node__grpc_address=address).settings
     with node_client(settings, timeout_s=timeout, retry=False) as client:
-        answer = client.score(user, candidates, min_offset=min_offset, explain=explain)
+        answer = client.score(user, candidates, min_offset=min_offset, explain=0 if explain else None)
     if as_json:
         print_json(scores_json(answer, settings.vocabulary))
         return

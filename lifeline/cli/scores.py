@@ -5,8 +5,10 @@ from itertools import groupby
 from rich.console import Group
 
 from lifeline.cli.console import age, table
-from lifeline.client import Scores
+from lifeline.client import Scores, SelectedToken
 from store.vocabulary import Vocabulary
+
+_TOKEN = ("source", "item>", "similarity>", "actions", "surface", "age>")
 
 
 def scores_table(user: str, answer: Scores, *, title: str | None = None) -> Group:
@@ -28,24 +30,35 @@ def scores_table(user: str, answer: Scores, *, title: str | None = None) -> Grou
     return table(heading, columns, rows)
 
 
+def contributions_table(answer: Scores, row: int, vocabulary: Vocabulary) -> Group:
+    """Return the tokens of one candidate whose contribution is told, the one that moves its score most first."""
+    tokens = [token for token in answer.selected[row] if token.contribution is not None]
+    tokens.sort(key=lambda token: -abs(token.contribution or 0.0))
+    rows = [(f"{token.contribution:+.4f}", *_told(token, vocabulary)) for token in tokens]
+    item = int(answer.item_id[row])
+    title = f"what candidate {item} would lose without each of its {len(tokens)} most similar tokens"
+    return table(title, ("score>", *_TOKEN), rows)
+
+
 def tokens_table(answer: Scores, row: int, vocabulary: Vocabulary, *, most: int | None = None) -> Group:
     """Return the tokens selected for one candidate, by source, the most similar first; `most` of each source."""
     tokens = sorted(answer.selected[row], key=lambda token: (token.source, -token.similarity))
     shown = [token for _, same in groupby(tokens, lambda token: token.source) for token in list(same)[:most]]
-    rows = [
-        (
-            token.source.name.lower().replace("_", " "),
-            token.item_id,
-            f"{token.similarity:+.3f}",
-            "+".join(vocabulary.action_type_names.get(value, str(value)) for value in token.action_types),
-            vocabulary.surface_names.get(token.surface, token.surface),
-            age(token.age_ms),
-        )
-        for token in shown
-    ]
+    rows = [_told(token, vocabulary) for token in shown]
     more = f", the {most} most similar of each source" if len(shown) < len(tokens) else ""
     title = f"candidate {int(answer.item_id[row])}: {len(tokens)} tokens selected{more}"
-    return table(title, ("source", "item>", "similarity>", "actions", "surface", "age>"), rows)
+    return table(title, _TOKEN, rows)
+
+
+def _told(token: SelectedToken, vocabulary: Vocabulary) -> tuple[object, ...]:
+    return (
+        token.source.name.lower().replace("_", " "),
+        token.item_id,
+        f"{token.similarity:+.3f}",
+        "+".join(vocabulary.action_type_names.get(value, str(value)) for value in token.action_types),
+        vocabulary.surface_names.get(token.surface, token.surface),
+        age(token.age_ms),
+    )
 
 
 def scores_json(answer: Scores, vocabulary: Vocabulary) -> dict[str, object]:

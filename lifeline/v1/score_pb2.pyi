@@ -119,12 +119,17 @@ class ScoreRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     MIN_OFFSET_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user, 1 to 256 bytes of UTF-8."""
     min_offset: _builtins.int
     """As in GetSequenceRequest."""
     explain: _builtins.bool
     """Return the tokens that were selected for each candidate."""
+    contributions: _builtins.int
+    """With explain: of how many of a candidate's tokens, the most similar first, to tell the contribution. Each costs what
+    another candidate would, so that all together are no more than the node's limit of candidates.
+    """
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """What to score: 1 to the node's limit."""
@@ -141,10 +146,11 @@ class ScoreRequest(_message.Message):
         context: Global___ScoreContext | None = ...,
         min_offset: _builtins.int | None = ...,
         explain: _builtins.bool = ...,
+        contributions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_offset", b"_min_offset", "context", b"context", "min_offset", b"min_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_offset", b"_min_offset", "candidates", b"candidates", "context", b"context", "explain", b"explain", "min_offset", b"min_offset", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_offset", b"_min_offset", "candidates", b"candidates", "context", b"context", "contributions", b"contributions", "explain", b"explain", "min_offset", b"min_offset", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_offset: _TypeAlias = _typing.Literal["min_offset"]  # noqa: Y015
     _WhichOneofArgType__min_offset: _TypeAlias = _typing.Literal["_min_offset", b"_min_offset"]  # noqa: Y015
@@ -165,6 +171,7 @@ class SelectedToken(_message.Message):
     SURFACE_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     AGE_MS_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_FIELD_NUMBER: _builtins.int
     source: Global___TokenSource.ValueType
     """Where it comes from."""
     item_id: _builtins.int
@@ -177,6 +184,8 @@ class SelectedToken(_message.Message):
     """Cosine of the token's embedding with the candidate's, -1 to 1; 0 where either is unknown."""
     age_ms: _builtins.int
     """The request's time less timestamp_ms, in milliseconds."""
+    contribution: _builtins.float
+    """The candidate's score less what it would be had this token not been selected; where it was asked for."""
     @_builtins.property
     def action_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The token's action types, ids of the vocabulary, ascending."""
@@ -191,12 +200,15 @@ class SelectedToken(_message.Message):
         surface: _builtins.int = ...,
         similarity: _builtins.float = ...,
         age_ms: _builtins.int = ...,
+        contribution: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "contribution", b"contribution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_types", b"action_types", "age_ms", b"age_ms", "item_id", b"item_id", "similarity", b"similarity", "source", b"source", "surface", b"surface", "timestamp_ms", b"timestamp_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "action_types", b"action_types", "age_ms", b"age_ms", "contribution", b"contribution", "item_id", b"item_id", "similarity", b"similarity", "source", b"source", "surface", b"surface", "timestamp_ms", b"timestamp_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__contribution: _TypeAlias = _typing.Literal["contribution"]  # noqa: Y015
+    _WhichOneofArgType__contribution: _TypeAlias = _typing.Literal["_contribution", b"_contribution"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__contribution) -> _WhichOneofReturnType__contribution | None: ...
 
 Global___SelectedToken: _TypeAlias = SelectedToken  # noqa: Y015
 

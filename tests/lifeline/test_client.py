@@ -185,11 +185,12 @@ def test_scores_come_as_columns(node: Node, client: LifelineClient) -> None:
         surface=3,
         similarity=-0.5,
         age_ms=6,
+        contribution=0.25,
     )
     node.score.scores.add(item_id=2, score=-1, probabilities=[0, 1])
     given = np.arange(32, dtype=np.int8)
     scores = client.score(
-        "ann", np.array([BIG, 2], np.uint64), embeddings={BIG: given}, timestamp_ms=8, surface=1, explain=True
+        "ann", np.array([BIG, 2], np.uint64), embeddings={BIG: given}, timestamp_ms=8, surface=1, explain=3
     )
     assert node.scored == [
         score_pb2.ScoreRequest(
@@ -200,6 +201,7 @@ def test_scores_come_as_columns(node: Node, client: LifelineClient) -> None:
             ],
             context=score_pb2.ScoreContext(timestamp_ms=8, surface=1),
             explain=True,
+            contributions=3,
         )
     ]
     assert scores.heads == ("click", "hide")
@@ -209,7 +211,7 @@ def test_scores_come_as_columns(node: Node, client: LifelineClient) -> None:
     assert scores.embedding_known.tolist() == [True, False]
     assert scores.as_of == AsOf(2, 41, 99)
     assert (scores.model, scores.model_version) == ("transact", "7")
-    assert scores.selected == (((TokenSource.RECENT, 4, 5, (1, 2), 3, -0.5, 6),), ())
+    assert scores.selected == (((TokenSource.RECENT, 4, 5, (1, 2), 3, -0.5, 6, 0.25),), ())
 
 
 def test_an_answer_without_candidates_has_empty_columns(client: LifelineClient) -> None:

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from scorer.errors import ModelMismatchError
 from scorer.features import RequestContext
+from scorer.inputs import Inputs, Pairs
 from scorer.model import TransAct
-from scorer.scorer import Scorer
-from scorer.selection import Source
+from scorer.scorer import Scorer, Scores
+from scorer.selection import Source, restore
 from store.actions import Kind
 from store.sequence import AsOf, UserSequences
 from store.vocabulary import Vocabulary
@@ -68,7 +69,7 @@ def test_candidates_do_not_know_each_other(scorer: Scorer) -> None:
 
 @pytest.mark.parametrize(("explicit", "shown"), [(0, 0), (0, 3), (1, 0)])
 def test_short_histories_have_scores(scorer: Scorer, explicit: int, shown: int) -> None:
-    scores = scorer.score(user(explicit, shown), np.array([3, 99], np.uint64), NOW, explain=True)
+    scores = scorer.score(user(explicit, shown), np.array([3, 99], np.uint64), NOW, explain=0)
     assert np.isfinite(scores.score).all()
     assert scores.explanation is not None
     selected = scores.explanation.selection.index >= 0
@@ -90,13 +91,56 @@ def test_a_new_action_changes_the_score_and_the_explanation(scorer: Scorer) -> N
     items = np.array([3], np.uint64)
     before = scorer.score(user(40), items, NOW)
     at = NOW.timestamp_ms - HOUR
-    after = scorer.score(user(40, extra=((at, 3, 1, 1),)), items, NOW, explain=True)
+    after = scorer.score(user(40, extra=((at, 3, 1, 1),)), items, NOW, explain=0)
     assert before.score[0] != after.score[0]
     assert after.explanation is not None
     selection, tokens = after.explanation.selection, after.explanation.history.tokens
     recent = selection.index[0, selection.source[0] == Source.RECENT]
     assert tokens.timestamp_ms[recent[-1]] == at
     assert selection.similarity[0, selection.index[0] == recent[-1]] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("explicit", [1, 3, 40])
+def test_a_contribution_is_what_the_score_loses_without_the_token(scorer: Scorer, explicit: int) -> None:
+    items = np.array([3, 7, 99], np.uint64)
+    who = user(explicit)
+    scores = scorer.score(who, items, NOW, explain=4)
+    assert scores.explanation is not None
+    selection, contribution = scores.explanation.selection, scores.explanation.contribution
+    told = ~np.isnan(contribution)
+    for row in range(3):
+        there = np.flatnonzero(selection.index[row] >= 0)
+        assert told[row].sum() == min(4, len(there))
+        # The most similar ones, of equals the newer.
+        nearest = sorted(there, key=lambda at: (-selection.similarity[row, at], -at))[:4]
+        assert set(np.flatnonzero(told[row])) == set(nearest)
+        for column in np.flatnonzero(told[row]).tolist():
+            assert contribution[row, column] == pytest.approx(without(scorer, scores, row, column), abs=1e-5)
+    assert np.abs(contribution[told]).max() > 1e-4
+    plain = scorer.score(who, items, NOW, explain=0)
+    np.testing.assert_array_equal(plain.score, scores.score)
+    assert plain.explanation is not None
+    assert np.isnan(plain.explanation.contribution).all()
+
+
+def without(scorer: Scorer, scores: Scores, row: int, column: int) -> float:
+    """Return what a candidate's score loses when its row is selected anew, token by token, without one."""
+    request = scores.selected
+    own = request.selection()
+    left = [at for at in range(own.index.shape[1]) if at != column and own.index[row, at] >= 0]
+    length = max(1, len(left))
+    index, source = np.full((1, length), -1), np.zeros((1, length), np.uint8)
+    index[0, : len(left)], source[0, : len(left)] = own.index[row, left], own.source[row, left]
+    again = restore(index, source, request.embedding[row : row + 1], request.tokens.embedding)
+    pairs = request.pairs
+    inputs = Inputs.of(
+        request.tokens,
+        again,
+        Pairs(*(getattr(pairs, name)[row : row + 1] for name in ("embedding", "timestamp_ms", "context", "surface"))),
+    )
+    with torch.inference_mode():
+        probability = torch.sigmoid(scorer._model(inputs)).numpy()[0]
+    return float(scores.score[row] - probability @ np.array([head.utility for head in HEADS], np.float32))
 
 
 def test_threads_do_not_disturb_each_other(scorer: Scorer) -> None:

@@ -54,7 +54,7 @@ class Gate(Scorer):
         context: RequestContext,
         *,
         candidate_embeddings: NDArray[np.int8] | None = None,
-        explain: bool = False,
+        explain: int | None = None,
     ) -> Scores:
         self.calls += 1
         self.entered.release()
@@ -179,6 +179,19 @@ def test_a_given_embedding_counts(node: Node) -> None:
     assert node.stub.Score(message).scores[0].embedding_known
 
 
+def test_contributions_come_when_asked_for(node: Node) -> None:
+    node.act(0, (NOW_MS - DAY, 3, 1), (NOW_MS - 2 * DAY, 4, 1), (NOW_MS - 3 * DAY, 5, 1))
+    (answer,) = node.stub.Score(request(3, explain=True, contributions=2)).scores
+    told = [token for token in answer.selected if token.HasField("contribution")]
+    assert len(answer.selected) == 3
+    assert len(told) == 2
+    assert told[-1].item_id == 3
+    assert any(token.contribution for token in told)
+    (plain,) = node.stub.Score(request(3, explain=True)).scores
+    assert plain.score == answer.score
+    assert not any(token.HasField("contribution") for token in plain.selected)
+
+
 def test_the_time_of_the_request_may_be_given(node: Node) -> None:
     node.act(0, (NOW_MS - DAY, 3, 1))
     reply = node.stub.Score(request(3, explain=True, timestamp_ms=NOW_MS + DAY))
@@ -190,6 +203,8 @@ def test_the_time_of_the_request_may_be_given(node: Node) -> None:
     [
         (request(1, user=""), Reason.USER_ID_INVALID, "user_id"),
         (request(1, user="ü" * 129), Reason.USER_ID_INVALID, "user_id"),
+        (request(1, contributions=2), Reason.FIELD_INVALID, "contributions"),
+        (request(1, 2, explain=True, contributions=5), Reason.FIELD_INVALID, "contributions"),
         (request(), Reason.CANDIDATES_INVALID, "candidates"),
         (request(*range(9)), Reason.CANDIDATES_INVALID, "candidates"),
         (request(1, surface=4), Reason.FIELD_INVALID, "context.surface"),
@@ -204,7 +219,7 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     code, found, metadata, text = refusal(node, message)
     assert (code, found, metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, reason, field)
-    assert "give" in text or "correct" in text
+    assert any(advice in text for advice in ("give", "correct", "ask for", "leave them out"))
     assert node.scorer.calls == 0
 
 
