@@ -100,7 +100,7 @@ class Scorer:
         """Score uint64[c] candidates on a user's sequences, read with all columns.
 
         `candidate_embeddings`, int8[c, 32], stand in where the embedding table has none; zeros give none. An
-        explanation tells the contribution of `explain` tokens of each candidate, the most similar; for None there is none.
+        explanation tells the contribution of `explain` tokens of each candidate, the most similar; None: there is none.
         """
         config = self._model.config
         history = features.read_history(user.sequences, config)
