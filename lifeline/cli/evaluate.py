@@ -36,6 +36,7 @@ def evaluate(
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the encoder's products")] = "bfloat16",
     validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 200,
     workers: Annotated[int, typer.Option(min=1, help="trainings at the same time, one thread each")] = 2,
+    append: Annotated[bool, typer.Option("--append", help="behind the tasks of the report that is there")] = False,
     kept: Annotated[
         Path | None,
         typer.Option("--keep", help="where measured runs are kept, and taken from when the command is given again"),
@@ -106,5 +107,5 @@ def evaluate(
             for name in shown.values():
                 bar.remove_task(name)
     command = shlex.join(["lifeline", *sys.argv[1:]])
-    path = write_report(directory, comparisons, command)
+    path = write_report(directory, comparisons, command, append=append)
     out.print(f"{path} ({time.monotonic() - started:,.0f} s)", highlight=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """The report of an evaluation: a Markdown file with tables, and plots beside it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,28 +51,29 @@ PAIRS = (
 """What is compared with what, where both are there."""
 
 
-def write_report(directory: Path, comparisons: Sequence[Comparison], command: str) -> Path:
-    """Write `model.md`, and its plots into `model/`; returns the path of the first. Needs matplotlib."""
+_HEAD = (
+    "# The model, measured",
+    "",
+    f"HIT@{TOP} of a head: the share of a request's true actions of that kind among the {TOP} candidates with the",
+    "highest score, the sum over heads of utility times probability; of hide, lower is better. AUC, log-loss and",
+    "calibration error are of a head's own probability. Figures of models are means over the training seeds.",
+    "Differences are on the same requests, by a paired bootstrap over users, seed by seed; intervals hold 95 %.",
+    "Training and test are apart in time, with a gap; training stops by users that it never sees.",
+)
+
+
+def write_report(directory: Path, comparisons: Sequence[Comparison], command: str, *, append: bool = False) -> Path:
+    """Write `model.md`, and its plots into `model/`; returns the path of the first. Needs matplotlib.
+
+    With `append` the tasks come behind those of the report that is there.
+    """
     plots = directory / "model"
     plots.mkdir(parents=True, exist_ok=True)
-    lines = [
-        "# The model, measured",
-        "",
-        "Made by",
-        "",
-        f"    {command}",
-        "",
-        f"HIT@{TOP} of a head: the share of a request's true actions of that kind among the {TOP} candidates with the",
-        "highest score, the sum over heads of utility times probability; of hide, lower is better. AUC, log-loss and",
-        "calibration error are of a head's own probability. Figures of models are means over the training seeds.",
-        "Differences are on the same requests, by a paired bootstrap over users, seed by seed; intervals hold 95 %.",
-        "Training and test are apart in time, with a gap; training stops by users that it never sees.",
-        "",
-    ]
-    for number, comparison in enumerate(comparisons):
-        lines += _section(comparison)
-        lines += _plots(comparison, plots, f"task{number}")
     path = directory / "model.md"
+    lines = [path.read_text()] if append and path.exists() else [*_HEAD, ""]
+    for comparison in comparisons:
+        lines += _section(comparison, command)
+        lines += _plots(comparison, plots, re.sub(r"[^a-z0-9]+", "-", comparison.task.lower()))
     path.write_text("\n".join(lines).rstrip() + "\n")
     return path
 
@@ -91,7 +93,7 @@ def _told_settings(settings: TrainSettings) -> str:
     )
 
 
-def _section(comparison: Comparison) -> list[str]:
+def _section(comparison: Comparison, command: str) -> list[str]:
     training, stopping, test = comparison.requests
     seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in comparison.runs}))
     lines = [
@@ -99,6 +101,9 @@ def _section(comparison: Comparison) -> list[str]:
         "",
         f"{training:,} requests to train on, {stopping:,} to stop by, {test:,} to measure on; training seeds {seeds}.",
         f"Training: {_told_settings(comparison.settings)}.",
+        "Made by",
+        "",
+        f"    {command}",
         "",
         *_all_rows(comparison),
     ]

@@ -34,6 +34,16 @@ def test_a_report_has_every_row_the_comparisons_and_the_plots(tmp_path: Path) ->
     (plot,) = re.findall(r"\]\((model/.*\.png)\)", text)
     assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
 
+    # Another task comes behind it, with the command that made it.
+    more = ("--world", 4, "--users", 40, "--seed", 0, "--steps", 1, "--variant", "none", "--append")
+    result = run(tmp_path, "--task", "simulator", *more)
+    assert result.exit_code == 0, result.output
+    longer = (tmp_path / "model.md").read_text()
+    assert longer.startswith(text.rstrip())
+    assert "## Simulator, world 4" in longer
+    assert longer.count("Made by") == 2
+    assert len(list((tmp_path / "model").glob("*.png"))) == 2
+
 
 def test_requests_of_a_history_come_after_what_its_embeddings_know() -> None:
     history = generated_history()
