@@ -30,7 +30,7 @@ from lifeline.routing import Routing
 from lifeline.server import ROUTED, NodeServer, Services
 from lifeline.snapshot_ages import SnapshotAges
 from lifeline.topic_note import TopicIdentity
-from scorer.service import ScoreService
+from scorer.service import ScoreService, Told
 from store.collector import keep_collector_away
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
@@ -151,8 +151,7 @@ class Node:
                     settings.vocabulary,
                     settings.scorer,
                     max_reply_bytes=most,
-                    log=selections,
-                    exposures=exposures,
+                    told=Told(selections, exposures, metrics.scores if metrics else None),
                 ),
                 OperatorService(directory, snapshots, group.view, topic=settings.kafka.actions_topic),
                 models.service(),

@@ -42,6 +42,26 @@ class SideLog(Protocol):
         """Take a record, at once and from any thread; False where it is dropped."""
 
 
+class Timings(Protocol):
+    """Who is told how long calls took: `lifeline.metrics.score_timings.ScoreTimings` fits."""
+
+    def waited(self, seconds: float) -> None:
+        """Take how long a call waited for its turn, whether or not it came."""
+
+    def scored(self, seconds: float, candidates: int) -> None:
+        """Take how long a call that had its turn was read and scored, and what for."""
+
+
+class Told(NamedTuple):
+    """Who is told of calls, beside their callers."""
+
+    log: SideLog | None = None
+    """Of a share of what the model reads, `settings.log_share`."""
+    exposures: SideLog | None = None
+    """Of who was answered in which arm of the experiment."""
+    timings: Timings | None = None
+
+
 class Chosen(NamedTuple):
     """Who answers a user."""
 
@@ -93,19 +113,14 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         settings: ScorerSettings,
         *,
         max_reply_bytes: int,
-        log: SideLog | None = None,
-        exposures: SideLog | None = None,
+        told: Told = Told(),  # noqa: B008 - it never changes
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Refuse replies larger than `max_reply_bytes`.
-
-        `log` takes a share of what the model reads, `settings.log_share`; `exposures` takes who was answered in which
-        arm of the experiment; `clock` gives seconds since 1970.
-        """
+        """Refuse replies larger than `max_reply_bytes`; `clock` gives seconds since 1970."""
         self._directory, self._models = directory, models
         self._vocabulary, self._settings = vocabulary, settings
         self._max_reply_bytes, self._clock = max_reply_bytes, clock
-        self._log, self._exposures = log, exposures
+        self._told = told
         self._turns = threading.BoundedSemaphore(settings.max_concurrent)
 
     def Score(  # noqa: N802 - the name of the method on the wire
@@ -128,6 +143,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
             min_offset = request.min_offset if request.HasField("min_offset") else None
             reader = reader_at(self._directory, request.user_id, min_offset, context)
             with self._turn(context):
+                begun = time.perf_counter()
                 user = reader.read(request.user_id, _QUERY)
                 check_deadline(context)
                 scores = scorer.score(
@@ -137,13 +153,15 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                     candidate_embeddings=embedding,
                     explain=request.contributions if request.explain else None,
                 )
+            if self._told.timings is not None:
+                self._told.timings.scored(time.perf_counter() - begun, len(item_id))
             reply = score_pb2.ScoreResponse(
                 heads=scores.heads,
                 as_of=as_of_message(user.as_of),
                 model=score_pb2.ModelVersion(name=scorer.manifest.name, version=scorer.manifest.version),
             )
             self._add_scores(reply, item_id, asked, scores)
-            if chosen.arm is not None and self._exposures is not None:
+            if chosen.arm is not None and self._told.exposures is not None:
                 exposure = exposure_pb2.Exposure(
                     experiment=self._settings.experiment,
                     arm=chosen.arm,
@@ -153,11 +171,11 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                     model_version=scorer.manifest.version,
                     item_id=item_id[np.argsort(-scores.score)].tolist(),
                 )
-                self._exposures.offer(request.user_id.encode(), exposure.SerializeToString())
+                self._told.exposures.offer(request.user_id.encode(), exposure.SerializeToString())
             # Chance decides, not the user: a share of everyone's requests is what a model should learn from.
-            if self._log is not None and random.random() < self._settings.log_share:  # noqa: S311
+            if self._told.log is not None and random.random() < self._settings.log_share:  # noqa: S311
                 logged = scorer.logged(request.user_id, scores)
-                self._log.offer(request.user_id.encode(), encode(logged))
+                self._told.log.offer(request.user_id.encode(), encode(logged))
             return reply
 
     def _check_contributions(self, request: score_pb2.ScoreRequest) -> None:
@@ -191,7 +209,11 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
     @contextmanager
     def _turn(self, context: grpc.ServicerContext) -> Iterator[None]:
         """Hold one of the turns; raises Refusal where none comes in time."""
-        if not self._turns.acquire(timeout=min(self._settings.max_queue_ms / 1000, time_left(context))):
+        begun = time.perf_counter()
+        has_turn = self._turns.acquire(timeout=min(self._settings.max_queue_ms / 1000, time_left(context)))
+        if self._told.timings is not None:
+            self._told.timings.waited(time.perf_counter() - begun)
+        if not has_turn:
             check_deadline(context)
             raise Refusal(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,

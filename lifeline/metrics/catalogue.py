@@ -56,6 +56,7 @@ def _histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: s
 
 
 _CALLS = ("grpc_type", "grpc_service", "grpc_method")
+_SCORE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _FRESH = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 # Those of the Go and Java libraries, so that dashboards made for them fit.
 _GRPC_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -155,6 +156,12 @@ SIDE_RECORDS = _counter(
 SNAPSHOT_AGE = _gauge(
     "lifeline_snapshot_age_seconds", "Since the newest whole snapshot of an owned partition was made.", "partition"
 )
+
+SCORE_QUEUE = _histogram("lifeline_score_queue_seconds", "How long Score calls waited for their turn.", _SCORE_BUCKETS)
+SCORE_SECONDS = _histogram(
+    "lifeline_score_seconds", "How long reading and scoring took, of Score calls that got their turn.", _SCORE_BUCKETS
+)
+SCORE_CANDIDATES = _counter("lifeline_scored_candidates_total", "Candidates that were scored.")
 
 GRPC_STARTED = _counter("grpc_server_started_total", "Calls that began.", *_CALLS)
 GRPC_HANDLED = _counter("grpc_server_handled_total", "Calls that ended, by status.", *_CALLS, "grpc_code")

@@ -8,6 +8,7 @@ from lifeline.group import GroupPart
 from lifeline.health import Health
 from lifeline.metrics.collector import NodeCollector, Sources
 from lifeline.metrics.grpc_calls import CallMetrics
+from lifeline.metrics.score_timings import ScoreTimings
 from lifeline.metrics.totals import StoreTotals, StreamTotals
 from stream.items import ItemFollower
 from stream.side_topic import SideTopic
@@ -23,6 +24,8 @@ class NodeMetrics:
         self.stores = StoreTotals()
         self.calls = CallMetrics(self.registry)
         """The server's interceptor."""
+        self.scores = ScoreTimings(self.registry)
+        """What Score tells."""
 
     def serve(
         self,

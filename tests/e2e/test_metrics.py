@@ -87,7 +87,9 @@ def test_a_scrape_tells_what_was_done(fresh_topics: KafkaSettings, make_node: No
     assert summed(values, "grpc_server_handled_total", **handled) == 11
     assert summed(values, "process_resident_memory_bytes") > 1 << 20
     bucketed = {"lifeline_batch_seconds", "lifeline_action_to_readable_seconds", "lifeline_rebalance_seconds"}
-    served = {name for name, _ in values} | bucketed | {"grpc_server_handling_seconds"}
+    bucketed |= {"lifeline_score_seconds", "lifeline_score_queue_seconds", "grpc_server_handling_seconds"}
+    assert {f"{name}_count" for name in bucketed} <= {name for name, _ in values}
+    served = {name for name, _ in values} | bucketed
     # What has no sample yet is not missing: nothing is followed or logged beside, no snapshot made, no item bad.
     optional = {"lifeline_standby", "lifeline_snapshot", "lifeline_item_problems", "lifeline_side"}
     assert {one.name for one in CATALOGUE if not one.name.startswith(tuple(optional))} <= served

@@ -18,7 +18,7 @@ from lifeline.v1 import score_pb2, score_pb2_grpc
 from scorer.features import RequestContext
 from scorer.model import TransAct
 from scorer.scorer import Scorer, Scores
-from scorer.service import ModelHolder, ScoreService
+from scorer.service import ModelHolder, ScoreService, Told
 from scorer.settings import ScorerSettings
 from store.actions import ActionBatch
 from store.directory import PartitionDirectory
@@ -309,3 +309,45 @@ def test_a_reply_over_the_limit_is_refused(node: Node) -> None:
     assert metadata["limit"] == "2000"
     message.explain = False
     assert node.stub.Score(message).ByteSize() < 2_000
+
+
+def test_waiting_and_scoring_are_timed_apart(node: Node) -> None:
+    class Times:
+        def __init__(self) -> None:
+            self.queue: list[float] = []
+            self.seconds: list[tuple[float, int]] = []
+
+        def waited(self, seconds: float) -> None:
+            self.queue.append(seconds)
+
+        def scored(self, seconds: float, candidates: int) -> None:
+            self.seconds.append((seconds, candidates))
+
+    times = Times()
+    service = ScoreService(
+        node.directory, node.models, VOCABULARY, SETTINGS, max_reply_bytes=2_000, told=Told(timings=times)
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    score_pb2_grpc.add_ScoreServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = score_pb2_grpc.ScoreServiceStub(channel)
+            stub.Score(request(3, 4), timeout=20)
+            node.scorer.open.clear()
+            first = stub.Score.future(request(3), timeout=20)
+            assert node.scorer.entered.acquire(timeout=10)
+            assert node.scorer.entered.acquire(timeout=10)
+            with pytest.raises(grpc.RpcError):
+                stub.Score(request(3), timeout=20)
+            node.scorer.open.set()
+            first.result()
+    finally:
+        node.scorer.open.set()
+        server.stop(None).wait()
+    # One in vain, for as long as may be waited.
+    assert len(times.queue) == 3
+    assert max(times.queue) >= SETTINGS.max_queue_ms / 1000 > min(times.queue)
+    assert [candidates for _, candidates in times.seconds] == [2, 1]
+    assert times.seconds[1][0] >= SETTINGS.max_queue_ms / 1000
