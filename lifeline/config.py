@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 
 from lifeline.security import SecuritySettings
+from scorer.kernels.library import VARIABLE as KERNELS_VARIABLE
 from scorer.settings import ScorerSettings
 from store.settings import StoreSettings
 from store.snapshots.settings import SnapshotSettings
@@ -39,6 +40,7 @@ HISTORY_VARIABLE = "LIFELINE_HISTORY"
 OTHER_VARIABLES = {
     CONFIG_VARIABLE: "the configuration file",
     HISTORY_VARIABLE: "the directory of the demo's history",
+    KERNELS_VARIABLE: "what selects and encodes",
 }
 DEFAULT_FILE = Path("lifeline.toml")
 DEFAULT = "default"

@@ -114,6 +114,7 @@ def test_an_unknown_variable_is_an_error_with_the_likely_one(monkeypatch: pytest
 
 def test_variables_that_are_no_settings_are_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELINE_HISTORY", "/somewhere")
+    monkeypatch.setenv("LIFELINE_KERNELS", "torch")
     assert load_settings().settings == Settings()
 
 
