@@ -48,11 +48,15 @@ class SelectedRequest:
     ) -> tuple[Self, Selection]:
         """Select for candidates, uint64[c] and int8[c, 32]; returns the selection by the history's own rows as well."""
         selection = select(history, embedding, config)
-        selected = selection.index[(selection.index >= 0) & (selection.index < len(history.explicit))]
-        explicit = np.unique(selected)
-        shown = np.arange(len(history.explicit), len(history.explicit) + len(history.impressions))
-        rows = np.concatenate([explicit, shown])
-        index = np.where(selection.index < 0, -1, np.searchsorted(rows, selection.index))
+        # By marks and a table of places, which costs no sort. The neutral token, -1, is the row behind the last.
+        kept = np.zeros(len(history.explicit) + len(history.impressions) + 1, np.bool_)
+        kept[selection.index] = True
+        kept[len(history.explicit) : -1] = True
+        kept[-1] = False
+        place = np.full(len(kept), -1, np.int16)
+        place[kept] = np.arange(kept.sum())
+        index = place[selection.index]
+        explicit = np.flatnonzero(kept[: len(history.explicit)])
         made = cls(
             context,
             item_id,
@@ -60,7 +64,7 @@ class SelectedRequest:
             features.context(history.explicit, item_id, context, config),
             Tokens.concatenate([history.explicit.take(explicit), history.impressions]),
             len(history.impressions),
-            index.astype(np.int16),
+            index,
             selection.source,
         )
         return made, selection
