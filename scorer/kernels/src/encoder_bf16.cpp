@@ -16,6 +16,9 @@ struct Half {
         for (int at = 0; at < count; at += 16)
             _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + at / 2), narrowed(_mm512_loadu_ps(from + at)));
     }
+    static inline void put(Vector value, float *words, int place) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(words + place / 2), narrowed(value.lanes));
+    }
     static void narrow(const float *from, float *to) { narrow_row(from, to, WIDTH); }
     static void store(const Tile<Half> &tile, float *to) {
         for (int row = 0; row < ROWS; row++)

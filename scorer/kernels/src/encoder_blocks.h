@@ -193,25 +193,27 @@ class Layers {
         for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP) score<Vector::GROUP>(first, vector);
         for (; vector + 2 <= vectors; vector += 2) score<2>(first, vector);
         if (vector < vectors) score<1>(first, vector);
+        // Up to the vector that has the first row's own place, nothing is hidden from any row.
+        const int open = first / Vector::LANES;
         float scale[ROWS];
         for (int row = 0; row < ROWS; row++) {
             float *scores = scores_ + row * stride_;
-            const int last = first + row;
             Vector most = Vector::all(HIDDEN);
-            for (int at = 0; at < vectors; at++) {
-                const Vector part = Vector::load(scores + at * Vector::LANES).up_to(at * Vector::LANES, last, HIDDEN);
-                part.store(scores + at * Vector::LANES);
+            for (int at = 0; at < open; at++) most = Vector::greater(most, Vector::load(scores + at * Vector::LANES));
+            for (int at = open; at < vectors; at++) {
+                const int place = at * Vector::LANES;
+                const Vector part = Vector::load(scores + place).up_to(place, first + row, HIDDEN);
+                part.store(scores + place);
                 most = Vector::greater(most, part);
             }
             const Vector greatest = Vector::all(most.greatest());
             Vector sum = Vector::zero();
-            for (int at = 0; at < vectors; at++) {
-                const Vector share = (Vector::load(scores + at * Vector::LANES) - greatest).template power_of_two<Number::DEGREE>();
-                share.store(scores + at * Vector::LANES);
+            for (int place = 0; place < vectors * Vector::LANES; place += Vector::LANES) {
+                const Vector share = (Vector::load(scores + place) - greatest).template power_of_two<Number::DEGREE>();
+                Number::put(share, shares_ + row * stride_, place);
                 sum = sum + share;
             }
             scale[row] = 1.0f / sum.sum();
-            Number::narrow_row(scores, shares_ + row * stride_, vectors * Vector::LANES);
         }
         tile.clear();
         // An even number of keys: the share of one behind the last is 0.
@@ -302,6 +304,7 @@ struct Single {
     static inline __attribute__((always_inline)) Vector dot(Vector a, Vector b, Vector sum) { return Vector::fused(a, b, sum); }
     static void narrow(const float *from, float *to) { std::memcpy(to, from, sizeof(float) * WIDTH); }
     static void narrow_row(const float *from, float *to, int count) { std::memcpy(to, from, sizeof(float) * count); }
+    static inline void put(Vector value, float *words, int place) { value.store(words + place); }
     static void store(const Tile<Single> &tile, float *to) {
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < VECTORS; column++)
