@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <utility>
 
 #include "kernels.h"
 #include "quantised.h"
@@ -48,7 +49,7 @@ void embed(const int8_t *row, float scale, float *to) {
     for (int channel = 0; channel < EMBEDDING; channel++) to[channel] = static_cast<float>(row[channel]) * length * scale;
 }
 
-// The row of a token: all of its input that depends on neither the candidate nor its place.
+// The first part of a token's row: all of its input that depends on neither the candidate nor its place.
 void make_row(const Encoder &encoder, const lifeline_tokens &tokens, int64_t index, float *to) {
     std::fill_n(to, WIDTH, 0.0f);
     const auto add = [&](const float *from, float share) {
@@ -77,10 +78,31 @@ void make_row(const Encoder &encoder, const lifeline_tokens &tokens, int64_t ind
     }
 }
 
+// Does the work of each number below `count`, so many at once, in so many threads; false where memory was short.
+template <class Work>
+bool in_threads(int64_t count, int64_t at_once, int32_t threads, const Work &work) {
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> short_of_memory{false};
+    const auto run = [&] {
+        try {
+            auto one = work();
+            for (int64_t from; (from = next.fetch_add(at_once)) < count;) one(from, std::min(from + at_once, count));
+        } catch (const std::bad_alloc &) {
+            short_of_memory = true;
+        }
+    };
+    std::vector<std::thread> others;
+    for (int64_t number = 1; number < std::min<int64_t>(threads, (count + at_once - 1) / at_once); number++)
+        others.emplace_back(run);
+    run();
+    for (std::thread &other : others) other.join();
+    return !short_of_memory;
+}
+
 // Rows of the tokens that were selected for any candidate.
 class Rows {
   public:
-    Rows(const Encoder &encoder, const lifeline_tokens &tokens, const lifeline_encoding &job)
+    Rows(const Encoder &encoder, const lifeline_tokens &tokens, const lifeline_encoding &job, int32_t threads)
         : place_(tokens.explicit_count + tokens.impression_count + 1, -1) {
         // The neutral token, -1, stands behind the last.
         const auto count = static_cast<int64_t>(place_.size());
@@ -92,16 +114,22 @@ class Rows {
                 used.push_back(job.index[at]);
             }
         }
-        rows_.resize(used.size() * WIDTH);
-        for (size_t number = 0; number < used.size(); number++)
-            make_row(encoder, tokens, used[number], rows_.data() + number * WIDTH);
+        // Rows are completed six at a time.
+        rows_.resize((used.size() + ROWS) * ROW);
+        const auto make = [&](int64_t from, int64_t to) {
+            for (int64_t number = from; number < to; number++) make_row(encoder, tokens, used[number], rows_.data() + number * ROW);
+            encoder.functions.complete(encoder.prepared, rows_.data() + from * ROW, to - from);
+        };
+        in_threads(static_cast<int64_t>(used.size()), AT_ONCE, threads, [&] { return make; });
     }
 
     const float *of(int64_t index) const {
-        return rows_.data() + static_cast<size_t>(place_[index < 0 ? place_.size() - 1 : index]) * WIDTH;
+        return rows_.data() + static_cast<size_t>(place_[index < 0 ? place_.size() - 1 : index]) * ROW;
     }
 
   private:
+    static constexpr int64_t AT_ONCE = 42 * ROWS;
+
     std::vector<int32_t> place_;
     std::vector<float> rows_;
 };
@@ -109,17 +137,26 @@ class Rows {
 void encode_one(const Encoder &encoder, const Rows &rows, const lifeline_encoding &job, int64_t number,
                 std::vector<const float *> &pointers, float *scratch) {
     const int64_t from = number * job.length;
-    float embedding[EMBEDDING];
-    embed(job.candidates + number * EMBEDDING, encoder.prepared.input_scale, embedding);
+    float parts[ROWS * ROW] = {};
+    embed(job.candidates + number * EMBEDDING, encoder.prepared.input_scale, parts + EMBEDDING);
+    encoder.functions.complete(encoder.prepared, parts, 1);
     int count = 0;
     while (count < job.length && job.valid[from + count]) {
         pointers[count] = rows.of(job.index[from + count]);
         count++;
     }
     float *outputs = job.outputs == nullptr ? nullptr : job.outputs + from * WIDTH;
-    encoder.functions.encode(
-        encoder.prepared,
-        {pointers.data(), job.similarity + from, embedding, count, job.read_out + number * WIDTH, outputs}, scratch);
+    encoder.functions.encode(encoder.prepared,
+                             {pointers.data(), job.similarity + from, parts, count, job.read_out + number * WIDTH, outputs},
+                             scratch);
+}
+
+// Rows of 64 channels, [count][64], with their products beside them: [count][3][64].
+std::vector<float> completed(const EncoderFunctions &functions, const Prepared &prepared, const float *from, int count) {
+    std::vector<float> made(static_cast<size_t>(count + ROWS) * ROW);
+    for (int row = 0; row < count; row++) std::copy_n(from + row * WIDTH, WIDTH, made.data() + row * ROW);
+    functions.complete(prepared, made.data(), count);
+    return made;
 }
 
 }  // namespace
@@ -130,12 +167,16 @@ LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t
     const auto copy = [](const float *from, size_t rows) { return std::vector<float>(from, from + rows * WIDTH); };
     try {
         const int layers = weights->layers, ffn = weights->ffn;
+        Prepared prepared{
+            layers, ffn, weights->length, weights->similarity_knots, weights->input_scale, {}, {},
+            copy(weights->match, WIDTH), copy(weights->value, WIDTH),
+            packed(*functions, weights->match, layers, WIDTH, WIDTH), packed(*functions, weights->value, layers, WIDTH, WIDTH),
+            packed(*functions, weights->widen, layers, WIDTH, ffn), packed(*functions, weights->narrow, layers, ffn, WIDTH),
+            packed(*functions, weights->read_out, 1, WIDTH, WIDTH), copy(weights->read_out_bias, 1)};
+        prepared.position = completed(*functions, prepared, weights->position, weights->length);
+        prepared.similarity = completed(*functions, prepared, weights->similarity, weights->similarity_knots);
         return new Encoder{
-            {layers, ffn, weights->length, weights->similarity_knots, weights->input_scale,
-             copy(weights->position, weights->length), copy(weights->similarity, weights->similarity_knots),
-             packed(*functions, weights->match, layers, WIDTH, WIDTH), packed(*functions, weights->value, layers, WIDTH, WIDTH),
-             packed(*functions, weights->widen, layers, WIDTH, ffn), packed(*functions, weights->narrow, layers, ffn, WIDTH),
-             packed(*functions, weights->read_out, 1, WIDTH, WIDTH), copy(weights->read_out_bias, 1)},
+            std::move(prepared),
             *functions,
             copy(weights->action, 64),
             copy(weights->surface, 256),
@@ -154,25 +195,15 @@ LIFELINE_API int32_t lifeline_encode(const void *prepared, const lifeline_tokens
                                      int32_t threads) {
     const Encoder &encoder = *static_cast<const Encoder *>(prepared);
     try {
-        const Rows rows(encoder, *tokens, *job);
-        std::atomic<int64_t> next{0};
-        std::atomic<bool> short_of_memory{false};
-        const auto work = [&] {
-            try {
-                std::vector<const float *> pointers(job->length);
-                std::vector<float> scratch(encoder.functions.scratch(encoder.prepared));
-                for (int64_t number; (number = next.fetch_add(1)) < job->candidate_count;)
+        const Rows rows(encoder, *tokens, *job, threads);
+        const auto worker = [&] {
+            return [&, pointers = std::vector<const float *>(job->length),
+                    scratch = std::vector<float>(encoder.functions.scratch(encoder.prepared))](int64_t from, int64_t to) mutable {
+                for (int64_t number = from; number < to; number++)
                     encode_one(encoder, rows, *job, number, pointers, scratch.data());
-            } catch (const std::bad_alloc &) {
-                short_of_memory = true;
-            }
+            };
         };
-        std::vector<std::thread> others;
-        for (int64_t number = 1; number < std::min<int64_t>(threads, job->candidate_count); number++)
-            others.emplace_back(work);
-        work();
-        for (std::thread &other : others) other.join();
-        return short_of_memory ? 2 : 0;
+        return in_threads(job->candidate_count, 1, threads, worker) ? 0 : 2;
     } catch (const std::bad_alloc &) {
         return 2;
     }

@@ -53,4 +53,4 @@ struct Half {
 
 }  // namespace
 
-const EncoderFunctions BF16_ENCODER = {Half::pack, word_count<Half>, Layers<Half>::scratch, encode<Half>};
+const EncoderFunctions BF16_ENCODER = {Half::pack, word_count<Half>, complete, Layers<Half>::scratch, encode<Half>};

@@ -122,7 +122,8 @@ class Layers {
         for (Vector &one : best) one = Vector::all(-INFINITY);
         for (int layer = 0; layer < weights_.layers; layer++) {
             const bool last = layer + 1 == weights_.layers;
-            project(layer, rows);
+            if (layer > 0) project(layer, rows);
+            turn(rows);
             for (int first = 0; first < rows; first += ROWS) {
                 Tile<Number> tile;
                 attend(first, tile);
@@ -140,40 +141,53 @@ class Layers {
   private:
     static size_t padded(int length) { return (length + STEP - 1) / STEP * STEP; }
 
-    // x = token + position + similarity, and the candidate in the second half.
+    // x of the first layer, with Q and V: sums of what a token, its position, its similarity and the candidate give.
     void gather(const Candidate &candidate, int rows) {
-        for (int token = 0; token < rows; token++) {
-            float *x = x_ + token * WIDTH;
-            if (token >= candidate.count) {
-                std::fill_n(x, WIDTH, 0.0f);
-                continue;
+        for (int first = 0; first < rows; first += ROWS) {
+            Tile<Number> parts[PARTS];
+            for (int row = 0; row < ROWS; row++) {
+                const int token = first + row;
+                if (token >= candidate.count) {
+                    for (Tile<Number> &part : parts)
+                        for (int column = 0; column < VECTORS; column++) part.of[row][column] = Vector::zero();
+                    continue;
+                }
+                const float *own = candidate.rows[token], *position = weights_.position.data() + token * ROW;
+                const float *low = nullptr;
+                Vector share = Vector::zero(), rest = Vector::zero();
+                if (weights_.similarity_knots) {
+                    const int last = weights_.similarity_knots - 1;
+                    const float place =
+                        std::clamp((candidate.similarity[token] + 1) / 2, 0.0f, 1.0f) * static_cast<float>(last);
+                    const int knot = std::min(static_cast<int>(place), last - 1);
+                    low = weights_.similarity.data() + knot * ROW;
+                    share = Vector::all(place - static_cast<float>(knot));
+                    rest = Vector::all(1 - (place - static_cast<float>(knot)));
+                }
+                for (int part = 0; part < PARTS; part++)
+                    for (int column = 0; column < VECTORS; column++) {
+                        const int at = part * WIDTH + column * Vector::LANES;
+                        Vector sum = Vector::load(own + at) + Vector::load(position + at) + Vector::load(candidate.parts + at);
+                        if (low != nullptr)
+                            sum = Vector::fused(share, Vector::load(low + ROW + at),
+                                                Vector::fused(rest, Vector::load(low + at), sum));
+                        parts[part].of[row][column] = sum;
+                    }
             }
-            const float *row = candidate.rows[token];
-            const float *position = weights_.position.data() + token * WIDTH;
-            for (int channel = 0; channel < WIDTH; channel++) x[channel] = row[channel] + position[channel];
-            for (int channel = 0; channel < WIDTH / 2; channel++) x[WIDTH / 2 + channel] += candidate.embedding[channel];
-            if (weights_.similarity_knots) {
-                const int last = weights_.similarity_knots - 1;
-                const float place = std::clamp((candidate.similarity[token] + 1) / 2, 0.0f, 1.0f) * static_cast<float>(last);
-                const int low = std::min(static_cast<int>(place), last - 1);
-                const float share = place - static_cast<float>(low);
-                const float *knot = weights_.similarity.data() + low * WIDTH;
-                for (int channel = 0; channel < WIDTH; channel++)
-                    x[channel] += (1 - share) * knot[channel] + share * knot[WIDTH + channel];
-            }
+            for (int row = 0; row < ROWS; row++)
+                for (int column = 0; column < VECTORS; column++)
+                    parts[0].of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);
+            Number::store(parts[0], words_ + first * WORDS);
+            Number::store(parts[1], queries_ + first * WORDS);
+            Number::store_values(parts[2], values_, first);
         }
     }
 
-    // Makes K, Q and V of x.
+    // Makes Q and V of x, and its words.
     void project(int layer, int rows) {
         const float *match = weights_.match.data() + layer * WORDS * WIDTH;
         const float *value = weights_.value.data() + layer * WORDS * WIDTH;
         for (int token = 0; token < rows; token++) Number::narrow(x_ + token * WIDTH, words_ + token * WORDS);
-        for (int token = 0; token < rows; token += 16) {
-            // What stands behind the last row is looked at by no query before it.
-            for (int word = 0; word < WORDS; word += 16)
-                transpose(words_ + token * WORDS + word, WORDS, keys_ + word * stride_ + token, stride_);
-        }
         for (int first = 0; first < rows; first += ROWS) {
             Tile<Number> tile;
             tile.clear();
@@ -183,6 +197,14 @@ class Layers {
             tile.add(words_ + first * WORDS, WORDS, value, WIDTH, WORDS);
             Number::store_values(tile, values_, first);
         }
+    }
+
+    // Makes K of the words of x.
+    void turn(int rows) {
+        // What stands behind the last row is looked at by no query before it.
+        for (int token = 0; token < rows; token += 16)
+            for (int word = 0; word < WORDS; word += 16)
+                transpose(words_ + token * WORDS + word, WORDS, keys_ + word * stride_ + token, stride_);
     }
 
     // y = LN(x + softmax(Q K) V) of six tokens.
@@ -315,5 +337,20 @@ struct Single {
         std::memcpy(words, matrix, sizeof(float) * in * out);
     }
 };
+
+inline void complete(const Prepared &weights, float *rows, int64_t count) {
+    for (int64_t first = 0; first < count; first += ROWS) {
+        float *row = rows + first * ROW;
+        for (int part = 1; part < PARTS; part++) {
+            const float *matrix = (part == 1 ? weights.first_match : weights.first_value).data();
+            Tile<Single> tile;
+            tile.clear();
+            tile.add(row, ROW, matrix, WIDTH, WIDTH);
+            for (int own = 0; own < std::min<int64_t>(ROWS, count - first); own++)
+                for (int column = 0; column < VECTORS; column++)
+                    tile.of[own][column].store(row + own * ROW + part * WIDTH + column * Vector::LANES);
+        }
+    }
+}
 
 }  // namespace
