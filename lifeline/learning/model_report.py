@@ -42,6 +42,7 @@ PAIRS = (
     ("best", "v2"),
     ("best", "hand"),
     ("best", "statistics"),
+    ("statistics", "hand"),
     ("statistics", "mean_of_top_64"),
     ("statistics", "v2"),
     ("best", "mean_of_top_64"),
