@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from stream.settings import KafkaSettings
@@ -12,6 +13,9 @@ from stream.settings import KafkaSettings
 def pytest_configure(config: pytest.Config) -> None:
     # kafka-python reads its schemas with a function that Python 3.11 calls deprecated.
     config.addinivalue_line("filterwarnings", r"ignore:(read|open)_text is deprecated:DeprecationWarning")
+    # How long an example takes says how busy the machine is, and nothing of the code.
+    hypothesis.settings.register_profile("lifeline", deadline=None)
+    hypothesis.settings.load_profile("lifeline")
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,7 @@ def mutated(rng: random.Random, source: bytes, other: bytes) -> bytes:
 @example([(0, 0, 0), (SPAN, 0, 0)])
 @example([(-1_000, 0, 0), ((SPAN - 2) * 1_000, 0, 0)])
 @example([(-1_000, 0, 0), ((SPAN - 1) * 1_000, 0, 0)])
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_round_trip(rows: list[tuple[int, int, int]]) -> None:
     data = chunk.encode(columns_of(rows))
     found = chunk.decode(data)
@@ -112,7 +112,6 @@ def test_round_trip(rows: list[tuple[int, int, int]]) -> None:
 
 
 @given(WHOLE_SECONDS)
-@settings(deadline=None)
 def test_whole_seconds_round_trip(rows: list[tuple[int, int, int]]) -> None:
     data = chunk.encode(columns_of(rows))
     assert rows_of(chunk.decode(data)) == rows
@@ -157,7 +156,7 @@ def test_round_trip_up_to_the_largest(n: int, make: Callable[[random.Random, int
 
 
 @given(st.integers(1, chunk.MAX_EVENTS), st.integers(0, 1 << 32), st.sampled_from([1, 1_000, SPAN, 1_000 * SPAN]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_number_of_events_round_trips(n: int, seed: int, step: int) -> None:
     rng = np.random.default_rng(seed)
     times = np.sort(rng.integers(0, 1_000, n)) * min(step, (1 << 62) // 1_000)
@@ -196,7 +195,6 @@ def test_each_column_is_decoded_alone(data: bytes) -> None:
 
 
 @given(st.lists(st.sampled_from(CHUNKS), max_size=6), st.builds(Wanted, st.booleans(), st.booleans(), st.booleans()))
-@settings(deadline=None)
 def test_chunks_are_decoded_one_behind_the_other(several: list[bytes], wanted: Wanted) -> None:
     # Milliseconds, whole seconds and wide spans in any order.
     parts = [chunk.decode(data) for data in several]

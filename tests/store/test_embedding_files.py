@@ -275,7 +275,7 @@ def after_power_failure(old: bytes, new: bytes, rng: random.Random) -> bytes:
 
 
 @given(seed=st.integers(0, 1 << 32), killed=st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_after_a_power_failure_the_log_completes_what_was_synced(
     tmp_path_factory: pytest.TempPathFactory, seed: int, killed: bool
 ) -> None:

@@ -44,7 +44,7 @@ def check(table: Embeddings, model: dict[int, int]) -> None:
 
 
 @given(batches=st.lists(ROWS, max_size=6), reopen=st.integers(0, 6), follow=st.integers(0, 6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_last_row_wins_and_zeros_forget(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[int, int]]], reopen: int, follow: int
 ) -> None:

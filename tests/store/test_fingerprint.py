@@ -47,7 +47,7 @@ def test_the_reference_of_these_tests_reads_h1_as_the_low_half() -> None:
 
 @given(EVENTS)
 @example([Event(b"u", -1, (1 << 64) - 1, 0xFFFF, Kind.IMPRESSION)])
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_every_event_hashes_as_murmur3_x64_128(events: list[Event]) -> None:
     h1, h2 = hashes_of(events)
     found = [low | high << 64 for low, high in zip(h1.tolist(), h2.tolist(), strict=True)]
@@ -56,7 +56,6 @@ def test_every_event_hashes_as_murmur3_x64_128(events: list[Event]) -> None:
 
 
 @given(EVENTS, EVENTS)
-@settings(deadline=None)
 def test_totals_add_up_and_subtract(left: list[Event], right: list[Event]) -> None:
     one, other, both = (fp.total(*hashes_of(events)) for events in (left, right, left + right))
     assert fp.add(one, other) == both == fp.add(other, one)
@@ -66,7 +65,6 @@ def test_totals_add_up_and_subtract(left: list[Event], right: list[Event]) -> No
 
 
 @given(st.lists(st.tuples(st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 64) - 1)), max_size=50))
-@settings(deadline=None)
 def test_sums_carry_from_word_to_word_and_wrap_at_128_bits(words: list[tuple[int, int]]) -> None:
     h1, h2 = (np.array([pair[half] for pair in words], np.uint64) for half in (0, 1))
     assert fp.total(h1, h2) == sum(low | high << 64 for low, high in words) % MODULUS

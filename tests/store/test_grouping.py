@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from store.actions import Identity, Kind
@@ -23,7 +23,6 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-@settings(deadline=None)
 def test_sequences_stand_together_sorted_and_without_repeats(events: list[Event]) -> None:
     grouped = GroupedBatch.of(batch_of(events))
     found: dict[bytes, list[tuple[int, int, int]]] = {}

@@ -23,7 +23,7 @@ def made(at: int | None, inline: bytes, **fields: Any) -> Head:
 
 
 @given(heads())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_round_trip(head: Head) -> None:
     found = Head.unpack(head.pack(), len(IDS))
     assert found == head
@@ -32,7 +32,7 @@ def test_round_trip(head: Head) -> None:
 
 
 @given(heads())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_head_that_is_cut_off_or_too_long_is_corrupt(head: Head) -> None:
     data = head.pack()
     for size in range(len(data)):
@@ -43,7 +43,7 @@ def test_a_head_that_is_cut_off_or_too_long_is_corrupt(head: Head) -> None:
 
 
 @given(heads(), st.integers(0, 1 << 32))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_damage_raises_nothing_but_our_own_errors(head: Head, seed: int) -> None:
     # A head has no checksum of its own (RocksDB's blocks have): what is read from damage still fits its bytes.
     rng, data = random.Random(seed), head.pack()

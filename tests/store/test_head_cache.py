@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from store import keys
@@ -145,7 +145,6 @@ def test_what_closes_takes_its_own_along() -> None:
     ),
     budget=st.sampled_from([1, BARE, 3 * BARE + 20, 9 * BARE, 9_000]),
 )
-@settings(deadline=None)
 def test_accounts_never_drift(steps: list[tuple[int, str, bytes, bool]], budget: int) -> None:
     cache = HeadCache(budget)
     shares = [cache.open_share(), cache.open_share()]

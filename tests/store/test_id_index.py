@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -29,7 +29,6 @@ def quick_switches() -> Iterator[None]:
 
 @given(st.lists(st.lists(IDS, max_size=60), max_size=8), st.integers(0, 8))
 @example([[3, 3, 1], [1, 3, 2]], 0)
-@settings(deadline=None)
 def test_it_is_a_dict_in_order_of_first_sight(batches: list[list[int]], reopen_at: int) -> None:
     index, known = IdIndex(), dict[int, int]()
     for number, batch in enumerate(batches):

@@ -35,13 +35,12 @@ def check(records: list[bytes]) -> int:
 
 
 @given(st.lists(heads(), min_size=1, max_size=30))
-@settings(deadline=None)
 def test_the_columns_say_what_the_records_say(made: list[Head]) -> None:
     assert check([head.pack() for head in made]) == len(made)
 
 
 @given(st.lists(heads(), min_size=1, max_size=30), st.integers(0, 1 << 32))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_damage_is_found_where_reading_the_record_finds_it(made: list[Head], seed: int) -> None:
     rng = random.Random(seed)
     records = [head.pack() for head in made]
@@ -55,7 +54,6 @@ def test_records_of_no_bytes_and_no_records() -> None:
 
 
 @given(st.lists(st.tuples(heads(), st.integers(1, 9)), min_size=1, max_size=20))
-@settings(deadline=None)
 def test_an_appended_record_is_the_one_that_an_object_packs(made: list[tuple[Head, int]]) -> None:
     records = [head.pack() for head, _ in made]
     found = PackedHeads.read(records, len(IDS))

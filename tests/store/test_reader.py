@@ -114,7 +114,7 @@ QUERIES = st.builds(
 
 
 @given(user=st.sampled_from(sorted(USERS)), query=QUERIES)
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_a_read_gives_what_the_query_means(
     filled: Filled, embeddings: EmbeddingTable, user: str, query: SequenceQuery
 ) -> None:
@@ -156,7 +156,6 @@ def check_columns(found: Sequence, wanted: list[Event], columns: Column) -> None
 
 
 @given(users=st.lists(st.sampled_from([*sorted(USERS), "unknown"]), max_size=8), query=QUERIES)
-@settings(deadline=None)
 def test_many_users_are_read_as_each_alone(
     filled: Filled, embeddings: EmbeddingTable, users: list[str], query: SequenceQuery
 ) -> None:

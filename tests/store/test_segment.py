@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from store import chunk
@@ -14,7 +14,6 @@ ROWS = st.tuples(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, (1 << 32
 
 
 @given(st.lists(ROWS, max_size=30))
-@settings(deadline=None)
 def test_events_take_14_bytes(rows: list[tuple[int, int, int]]) -> None:
     data = pack_events(columns_of(rows))
     assert len(data) == 14 * len(rows)
@@ -23,7 +22,6 @@ def test_events_take_14_bytes(rows: list[tuple[int, int, int]]) -> None:
 
 
 @given(st.lists(st.lists(ROWS, min_size=1, max_size=RUN_EVENTS + 40).map(sorted), max_size=5), st.lists(ROWS))
-@settings(deadline=None)
 def test_segments_and_inline_events_round_trip(
     parts: list[list[tuple[int, int, int]]], inline: list[tuple[int, int, int]]
 ) -> None:

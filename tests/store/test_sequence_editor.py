@@ -305,7 +305,7 @@ def whole(events: Iterable[Event], shape: StoreSettings) -> Model:
     shape=SHAPES,
     seed=st.integers(0, 1 << 32),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_order_of_arrival_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory,
     events: list[Event],
