@@ -11,6 +11,7 @@ from scorer.evaluate.breakdown import dormancy_days, history_length, lift_by
 from scorer.evaluate.comparison import Comparison
 from scorer.evaluate.evaluation import TOP, Difference, reliability
 from scorer.settings import TrainSettings
+from scorer.train.request import labels
 
 _OF_WEIGHT = 0.5
 """From which utility on, positive or negative, a head is compared."""
@@ -79,10 +80,12 @@ def write_report(directory: Path, comparisons: Sequence[Comparison], command: st
     return path
 
 
-def main_head(heads: Sequence[Head]) -> Head:
-    """Return the head that figures of one head are of: click, or else the first with a positive utility."""
-    wanted = [head for head in heads if head.utility > 0]
-    return next((head for head in wanted if head.name == "click"), wanted[0])
+def main_head(comparison: Comparison) -> Head:
+    """Return the head that figures of one head are of: click, or else that of what users like to do and do most."""
+    wanted = [head for head in comparison.heads if head.utility > 0]
+    done = labels(comparison.test.action_types, comparison.heads).sum(axis=0)
+    count = {head.name: done[place] for place, head in enumerate(comparison.heads)}
+    return next((head for head in wanted if head.name == "click"), max(wanted, key=lambda head: count[head.name]))
 
 
 def _told_settings(settings: TrainSettings) -> str:
@@ -117,7 +120,7 @@ def _section(comparison: Comparison, command: str) -> list[str]:
 
 
 def _all_rows(comparison: Comparison) -> list[str]:
-    main = main_head(comparison.heads)
+    main = main_head(comparison)
     hits = [f"hit_at_{TOP}/{head.name}" for head in comparison.heads]
     columns = [f"HIT@{TOP} {head.name}" for head in comparison.heads]
     columns += [f"AUC {main.name}", f"log-loss {main.name}", "calibration error", "examples/s"]
@@ -189,7 +192,9 @@ def _told(one: Difference) -> str:
 
 
 def _means(comparison: Comparison, name: str, measures: Sequence[str]) -> list[str]:
-    return [f"{comparison.mean(name, measure):.4f}" for measure in measures]
+    found = [comparison.mean(name, measure) for measure in measures]
+    # Nobody did what has no figure.
+    return ["" if np.isnan(value) else f"{value:.4f}" for value in found]
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -201,7 +206,7 @@ def _plots(comparison: Comparison, directory: Path, prefix: str) -> list[str]:
     """Draw lifts by history length and dormancy, reliability, and training curves; return the lines that show them."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - in the extra `train` alone
 
-    main = main_head(comparison.heads)
+    main = main_head(comparison)
     measure = f"hit_at_{TOP}/{main.name}"
     shown = [name for name in ("v1", "v1_matching", "v2", "statistics", "best") if name in comparison.names]
     figure = Figure(figsize=(11, 8), layout="constrained")
