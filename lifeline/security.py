@@ -129,11 +129,10 @@ class CallSecurity(NamedTuple):
         metadata = ((AUTHORIZATION, f"Bearer {token.get_secret_value()}"),) if token else ()
         if settings.ca is None:
             return cls(None, metadata, ())
-        paths = [path for path in (settings.ca, settings.client_key, settings.client_certificate) if path]
-        files = _Files(paths)
+        files = _files_of_calls(settings)
         ca, *own = files.read()
         key, chain = own or (None, None)
-        return cls(grpc.ssl_channel_credentials(ca, key, chain), metadata, stamp_of(settings))
+        return cls(grpc.ssl_channel_credentials(ca, key, chain), metadata, files.stamp())
 
     def channel(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.Channel:
         """Return a channel to a node; calls take the metadata along themselves."""
@@ -148,7 +147,11 @@ IN_THE_CLEAR = CallSecurity(None, (), ())
 
 def stamp_of(settings: SecuritySettings) -> tuple[object, ...]:
     """Return what changes when a file that calls are made with does."""
-    return _Files([path for path in (settings.ca, settings.client_key, settings.client_certificate) if path]).stamp()
+    return _files_of_calls(settings).stamp()
+
+
+def _files_of_calls(settings: SecuritySettings) -> "_Files":
+    return _Files([path for path in (settings.ca, settings.client_key, settings.client_certificate) if path])
 
 
 class _Files:

@@ -60,12 +60,8 @@ class _Tokens(ctypes.Structure):
     """`lifeline_tokens` of src/kernels.h."""
 
     _fields_ = (
-        *(
-            (f"{kind}_{name}", ctypes.c_void_p)
-            for name in ("rows", "types", "surfaces", "ms")
-            for kind in ("explicit", "impression")
-        ),
-        *((name, ctypes.c_int64) for name in ("explicit_count", "impression_count", "asked_ms")),
+        *((name, ctypes.c_void_p) for name in ("rows", "types", "surfaces", "ms")),
+        *((name, ctypes.c_int64) for name in ("count", "asked_ms")),
     )
 
 
@@ -129,12 +125,7 @@ class Encoder:
         `candidates` are int8[c, 32], and `asked_ms` is when the request is made. Raises MemoryError.
         """
         columns = [np.ascontiguousarray(column) for column in tokens]
-        given = _Tokens(
-            *(address for column in columns for address in (column.ctypes.data, None)),
-            len(columns[0]),
-            0,
-            asked_ms,
-        )
+        given = _Tokens(*(column.ctypes.data for column in columns), len(columns[0]), asked_ms)
         read = [
             np.ascontiguousarray(candidates),
             *map(np.ascontiguousarray, (picked.index, picked.similarity, picked.valid)),

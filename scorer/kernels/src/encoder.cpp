@@ -3,16 +3,15 @@
 #include "encoder.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <memory>
 #include <new>
-#include <thread>
 #include <utility>
 
 #include "kernels.h"
 #include "quantised.h"
+#include "threads.h"
 
 namespace {
 
@@ -55,18 +54,15 @@ void make_row(const Encoder &encoder, const lifeline_tokens &tokens, int64_t ind
     const auto add = [&](const float *from, float share) {
         for (int channel = 0; channel < WIDTH; channel++) to[channel] += share * from[channel];
     };
-    const bool neutral = index < 0, impression = index >= tokens.explicit_count;
-    const int64_t at = impression ? index - tokens.explicit_count : index;
     double age_s = 0;
-    if (neutral) {
+    if (index < 0) {
         add(encoder.surface.data(), 1.0f);
     } else {
-        embed((impression ? tokens.impression_rows : tokens.explicit_rows) + at * EMBEDDING, encoder.prepared.input_scale, to);
-        uint64_t types = (impression ? tokens.impression_types : tokens.explicit_types)[at];
-        for (; types; types &= types - 1) add(encoder.action.data() + std::countr_zero(types) * WIDTH, 1.0f);
-        add(encoder.surface.data() + (impression ? tokens.impression_surfaces : tokens.explicit_surfaces)[at] * WIDTH, 1.0f);
-        const int64_t age_ms = tokens.asked_ms - (impression ? tokens.impression_ms : tokens.explicit_ms)[at];
-        age_s = static_cast<double>(std::max<int64_t>(age_ms, 0)) / 1000;
+        embed(tokens.rows + index * EMBEDDING, encoder.prepared.input_scale, to);
+        for (uint64_t types = tokens.types[index]; types; types &= types - 1)
+            add(encoder.action.data() + std::countr_zero(types) * WIDTH, 1.0f);
+        add(encoder.surface.data() + tokens.surfaces[index] * WIDTH, 1.0f);
+        age_s = static_cast<double>(std::max<int64_t>(tokens.asked_ms - tokens.ms[index], 0)) / 1000;
     }
     if (encoder.age_knots) {
         const int last = encoder.age_knots - 1;
@@ -78,32 +74,11 @@ void make_row(const Encoder &encoder, const lifeline_tokens &tokens, int64_t ind
     }
 }
 
-// Does the work of each number below `count`, so many at once, in so many threads; false where memory was short.
-template <class Work>
-bool in_threads(int64_t count, int64_t at_once, int32_t threads, const Work &work) {
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> short_of_memory{false};
-    const auto run = [&] {
-        try {
-            auto one = work();
-            for (int64_t from; (from = next.fetch_add(at_once)) < count;) one(from, std::min(from + at_once, count));
-        } catch (const std::bad_alloc &) {
-            short_of_memory = true;
-        }
-    };
-    std::vector<std::thread> others;
-    for (int64_t number = 1; number < std::min<int64_t>(threads, (count + at_once - 1) / at_once); number++)
-        others.emplace_back(run);
-    run();
-    for (std::thread &other : others) other.join();
-    return !short_of_memory;
-}
-
 // Rows of the tokens that were selected for any candidate.
 class Rows {
   public:
     Rows(const Encoder &encoder, const lifeline_tokens &tokens, const lifeline_encoding &job, int32_t threads)
-        : place_(tokens.explicit_count + tokens.impression_count + 1, -1) {
+        : place_(tokens.count + 1, -1) {
         // The neutral token, -1, stands behind the last.
         const auto count = static_cast<int64_t>(place_.size());
         std::vector<int64_t> used;

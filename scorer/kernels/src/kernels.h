@@ -34,19 +34,14 @@ struct lifeline_selection {
     uint8_t *valid;                 // [candidate_count][L]
 };
 
-// A user's tokens as the encoder reads them; n of them, explicit ones first, impressions behind.
+// A request's tokens as the encoder reads them.
 struct lifeline_tokens {
-    const int8_t *explicit_rows;        // [explicit_count][32]
-    const int8_t *impression_rows;      // [impression_count][32]
-    const uint64_t *explicit_types;     // [explicit_count]: bit id - 1 for each action type
-    const uint64_t *impression_types;
-    const uint8_t *explicit_surfaces;
-    const uint8_t *impression_surfaces;
-    const int64_t *explicit_ms;         // when
-    const int64_t *impression_ms;
-    int64_t explicit_count;
-    int64_t impression_count;
-    int64_t asked_ms;                   // when the request is made
+    const int8_t *rows;        // [count][32]
+    const uint64_t *types;     // [count]: bit id - 1 for each action type
+    const uint8_t *surfaces;   // [count]
+    const int64_t *ms;         // [count]: when
+    int64_t count;
+    int64_t asked_ms;          // when the request is made
 };
 
 // The weights of an encoder, as scorer/model.py names them. Matrices are [in][out]; all but the biases of d = 64.

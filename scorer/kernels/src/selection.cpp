@@ -5,19 +5,18 @@
 // them. Where fewer lie above it than are wanted, the sample has misled, and all cosines are looked at.
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <new>
-#include <thread>
 #include <vector>
 
 #include "kernels.h"
 #include "packed.h"
 #include "quantised.h"
+#include "threads.h"
 
 namespace {
 
@@ -295,22 +294,12 @@ LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t leve
     if (functions == nullptr || level > lifeline_level()) return 1;
     try {
         const Selector selector(*job, *functions);
-        const int64_t tiles = selector.tiles();
-        std::atomic<int64_t> next{0};
-        std::atomic<bool> short_of_memory{false};
-        const auto work = [&] {
-            try {
-                Scratch scratch(selector.largest());
-                for (int64_t tile; (tile = next.fetch_add(1)) < tiles;) selector.select(tile, scratch);
-            } catch (const std::bad_alloc &) {
-                short_of_memory = true;
-            }
+        const auto worker = [&] {
+            return [&, scratch = Scratch(selector.largest())](int64_t from, int64_t to) mutable {
+                for (int64_t tile = from; tile < to; tile++) selector.select(tile, scratch);
+            };
         };
-        std::vector<std::thread> others;
-        for (int64_t number = 1; number < std::min<int64_t>(threads, tiles); number++) others.emplace_back(work);
-        work();
-        for (std::thread &other : others) other.join();
-        return short_of_memory ? 2 : 0;
+        return in_threads(selector.tiles(), 1, threads, worker) ? 0 : 2;
     } catch (const std::bad_alloc &) {
         return 2;
     }
