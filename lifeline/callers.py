@@ -6,12 +6,10 @@ Health answers everybody: whoever looks after nodes has no token.
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
 
 import grpc
-from google.protobuf.message import Message
 
-from lifeline.interceptor import Handler, Interceptor
+from lifeline.interceptor import Handler, Interceptor, around
 from lifeline.security import AUTHORIZATION, Caller, hash_of
 from store.status import Reason, Refusal, abort
 
@@ -38,29 +36,7 @@ class Callers(Interceptor):
         if handler is None or method.startswith(self._open):
             return handler
         found = self._check(method, handler_call_details.invocation_metadata or ())
-        if handler.stream_stream is not None:
-            streams = cast(
-                "Callable[[Iterator[Message], grpc.ServicerContext], Iterator[Message]]", handler.stream_stream
-            )
-
-            def stream(requests: Iterator[Message], context: grpc.ServicerContext) -> Iterator[Message]:
-                with self._counted(found, context):
-                    yield from streams(requests, context)
-
-            return grpc.stream_stream_rpc_method_handler(
-                stream,
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        behaviour = cast("Callable[[Any, grpc.ServicerContext], Any]", handler.unary_unary)
-
-        def unary(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - bytes, or a message
-            with self._counted(found, context):
-                return behaviour(request, context)
-
-        return grpc.unary_unary_rpc_method_handler(
-            unary, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
+        return around(handler, lambda context: self._counted(found, context))
 
     def _check(self, method: str, metadata: Sequence[tuple[str, str | bytes]]) -> "str | Refusal":
         """Return the caller's name, or why the call is refused."""

@@ -1,6 +1,8 @@
 """What interceptors of the gRPC server share: the library's types, generic in its stubs alone, and a call's status."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
@@ -10,6 +12,29 @@ if TYPE_CHECKING:
 else:
     Interceptor = grpc.ServerInterceptor
     Handler = grpc.RpcMethodHandler
+
+
+def around(handler: Handler, guard: Callable[[grpc.ServicerContext], AbstractContextManager[None]]) -> Handler:
+    """Return a handler whose calls, one message for another or streams both ways, are made within a context."""
+    if handler.stream_stream is not None:
+        streams = cast("Callable[[Any, grpc.ServicerContext], Iterator[Any]]", handler.stream_stream)
+
+        def stream(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: ANN401 - any messages
+            with guard(context):
+                yield from streams(requests, context)
+
+        return grpc.stream_stream_rpc_method_handler(
+            stream, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+    behaviour = cast("Callable[[Any, grpc.ServicerContext], Any]", handler.unary_unary)
+
+    def unary(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
+        with guard(context):
+            return behaviour(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(
+        unary, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+    )
 
 
 def code_of(context: grpc.ServicerContext) -> grpc.StatusCode | None:

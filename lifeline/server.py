@@ -3,18 +3,18 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, cast
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import grpc
 import structlog
-from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lifeline.callers import Callers
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
-from lifeline.interceptor import Handler, Interceptor, code_of
+from lifeline.interceptor import Handler, Interceptor, around, code_of
 from lifeline.security import SecuritySettings, server_credentials
 from lifeline.v1 import model_pb2_grpc, operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
 from scorer import model_service
@@ -146,47 +146,37 @@ class _Limits(Interceptor):
     ) -> Handler | None:
         handler = continuation(handler_call_details)
         if handler is not None and handler.stream_stream is not None:
-            return self._limit_streams(handler)
+            # Reflection is the only service that has any.
+            return around(handler, self._stream)
         # Health must answer most of all when the node is full.
-        if handler is None or not str(handler_call_details.method).startswith(tuple(f"/{name}/" for name in SERVICES)):
+        method = str(handler_call_details.method)
+        if handler is None or not method.startswith(tuple(f"/{name}/" for name in SERVICES)):
             return handler
-        behaviour = cast("Callable[[Message, grpc.ServicerContext], Message]", handler.unary_unary)
+        return around(handler, lambda context: self._call(method, context))
 
-        def limited(request: Message, context: grpc.ServicerContext) -> Message:
-            if not self._free.acquire(blocking=False):
-                abort(context, _overloaded(self._most, "calls are under way"))
-            try:
-                return behaviour(request, context)
-            except Exception as error:
-                # An abort has set the code before it raised.
-                if code_of(context) is None:
-                    _log.exception("call failed", method=handler_call_details.method)
-                    abort(context, _internal(error))
-                raise
-            finally:
-                self._free.release()
+    @contextmanager
+    def _call(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        if not self._free.acquire(blocking=False):
+            abort(context, _overloaded(self._most, "calls are under way"))
+        try:
+            yield
+        except Exception as error:
+            # An abort has set the code before it raised.
+            if code_of(context) is None:
+                _log.exception("call failed", method=method)
+                abort(context, _internal(error))
+            raise
+        finally:
+            self._free.release()
 
-        return grpc.unary_unary_rpc_method_handler(
-            limited, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
-
-    def _limit_streams(self, handler: Handler) -> Handler:
-        """Bound the streams of reflection, the only service that has any."""
-        behaviour = cast(
-            "Callable[[Iterator[Message], grpc.ServicerContext], Iterator[Message]]", handler.stream_stream
-        )
-
-        def limited(requests: Iterator[Message], context: grpc.ServicerContext) -> Iterator[Message]:
-            if not self._reflection.acquire(blocking=False):
-                abort(context, _overloaded(_REFLECTION_STREAMS, "reflection streams are open"))
-            try:
-                yield from behaviour(requests, context)
-            finally:
-                self._reflection.release()
-
-        return grpc.stream_stream_rpc_method_handler(
-            limited, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
+    @contextmanager
+    def _stream(self, context: grpc.ServicerContext) -> Iterator[None]:
+        if not self._reflection.acquire(blocking=False):
+            abort(context, _overloaded(_REFLECTION_STREAMS, "reflection streams are open"))
+        try:
+            yield
+        finally:
+            self._reflection.release()
 
 
 def _overloaded(most: int, what: str) -> Refusal:

@@ -44,6 +44,9 @@ def _user_id(text: str) -> str:
 UserArgument = Annotated[str, typer.Argument(help="user id", callback=_user_id)]
 
 
+MinOffsetOption = Annotated[int | None, typer.Option(help="wait until this offset is applied", show_default=False)]
+
+
 def produce(
     source: Annotated[
         Path | None, typer.Argument(help="CSV, JSON Lines (both also .gz) or Parquet", show_default=False)
@@ -115,9 +118,7 @@ def get(
     newest: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="how many of the newest events; 0 for all")] = 20,
     kind: Annotated[str, typer.Option(help="explicit or impression")] = "explicit",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="with the items' embeddings (JSON only)")] = False,
-    min_offset: Annotated[
-        int | None, typer.Option(help="wait until this offset is applied", show_default=False)
-    ] = None,
+    min_offset: MinOffsetOption = None,
     timeout: Annotated[float, typer.Option(help="seconds")] = 5.0,
     config: ConfigOption = None,
     address: AddressOption = None,
@@ -142,9 +143,7 @@ def explain(
     user: UserArgument,
     item: Annotated[int, typer.Argument(metavar="ITEM", min=0, max=2**64 - 1, help="an item id")],
     tokens: Annotated[int, typer.Option(min=0, help="of how many tokens to tell the contribution")] = 16,
-    min_offset: Annotated[
-        int | None, typer.Option(help="wait until this offset is applied", show_default=False)
-    ] = None,
+    min_offset: MinOffsetOption = None,
     timeout: Annotated[float, typer.Option(help="seconds")] = 10.0,
     config: ConfigOption = None,
     address: AddressOption = None,
@@ -169,9 +168,7 @@ def score(
     user: UserArgument,
     candidates: Annotated[list[int], typer.Argument(metavar="ITEM...", min=0, max=2**64 - 1, help="item ids")],
     explain: Annotated[bool, typer.Option("--explain", help="print the selected tokens too")] = False,
-    min_offset: Annotated[
-        int | None, typer.Option(help="wait until this offset is applied", show_default=False)
-    ] = None,
+    min_offset: MinOffsetOption = None,
     timeout: Annotated[float, typer.Option(help="seconds")] = 10.0,
     config: ConfigOption = None,
     address: AddressOption = None,

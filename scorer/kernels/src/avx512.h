@@ -23,12 +23,17 @@ static void cosines_512(const uint8_t *blocks, const float *inverse_norm, int64_
     }
 }
 
+// The first so many of 16 lanes.
+static inline __mmask16 lanes(int64_t count) {
+    return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1);
+}
+
 static int64_t above_512(const float *values, int64_t count, float threshold, int32_t first, int32_t *place,
                          float *value) {
     const __m512 limit = _mm512_set1_ps(threshold);
     int64_t found = 0;
     for (int64_t at = 0; at < count; at += 16) {
-        const __mmask16 there = count - at >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (count - at)) - 1);
+        const __mmask16 there = lanes(count - at);
         const __m512 part = _mm512_maskz_loadu_ps(there, values + at);
         uint32_t hits = _mm512_mask_cmp_ps_mask(there, part, limit, _CMP_GE_OQ);
         while (hits) {
@@ -46,7 +51,7 @@ static int64_t count_above_512(const float *values, int64_t count, float thresho
     const __m512 limit = _mm512_set1_ps(threshold);
     int64_t found = 0;
     for (int64_t at = 0; at < count; at += 16) {
-        const __mmask16 there = count - at >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (count - at)) - 1);
+        const __mmask16 there = lanes(count - at);
         found += __builtin_popcount(
             _mm512_mask_cmp_ps_mask(there, _mm512_maskz_loadu_ps(there, values + at), limit, _CMP_GE_OQ));
     }
@@ -57,7 +62,7 @@ static int64_t count_keys_above_512(const int32_t *keys, int64_t count, int32_t 
     const __m512i limit = _mm512_set1_epi32(threshold);
     int64_t found = 0;
     for (int64_t at = 0; at < count; at += 16) {
-        const __mmask16 there = count - at >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (count - at)) - 1);
+        const __mmask16 there = lanes(count - at);
         found += __builtin_popcount(
             _mm512_mask_cmpge_epi32_mask(there, _mm512_maskz_loadu_epi32(there, keys + at), limit));
     }
