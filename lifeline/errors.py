@@ -35,3 +35,10 @@ class ReplayError(NodeError):
 
     Operators: do what the message ends in; what was replayed stays, and the same command goes on from there.
     """
+
+
+class LoadError(NodeError):
+    """Load cannot be made: there is nobody to ask for, or no node.
+
+    Operators: do what the message ends in.
+    """

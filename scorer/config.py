@@ -86,6 +86,9 @@ class ModelConfig(BaseModel):
     age_buckets: Annotated[
         int, Field(ge=0, description="knots of the embedding of a token's age; 0 and published: none")
     ] = 0
+    sequence_gate: Annotated[
+        bool, Field(description="the read-out passes a gate a channel, which starts closed; published: none")
+    ] = False
     selection_statistics: Annotated[
         Literal["none", "few", "all"],
         Field(description="the cross reads statistics of the selected similarities; published: none"),
@@ -102,6 +105,8 @@ class ModelConfig(BaseModel):
             )
         if self.newest_outputs > self.recent_kept:
             raise ValueError(f"newest_outputs {self.newest_outputs} exceeds recent_kept: lower it")
+        if self.sequence_gate and self.encoder == "none":
+            raise ValueError("sequence_gate has no read-out without an encoder: set it to false")
         if self.encoder != "transact" and (self.nal_weight or self.newest_outputs or self.matching_init):
             raise ValueError(
                 f"encoder {self.encoder} has no causal outputs: set nal_weight and newest_outputs to 0, and "

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorer.config import ModelConfig
+from scorer.kernels import tokens as kernels
+from scorer.kernels.library import Level, chosen_level
 from store.actions import Kind
 from store.sequence import EMBEDDING_DIM, Sequence
 
@@ -115,11 +117,17 @@ def read_history(sequences: Mapping[Kind, Sequence], config: ModelConfig) -> His
 
 
 def tokenise(sequences: Mapping[Kind, Sequence], gap_ms: int) -> tuple[Tokens, Tokens]:
-    """Return a user's explicit tokens, and the tokens of the impressions not engaged with."""
+    """Return a user's explicit tokens, and the tokens of the impressions not engaged with.
+
+    The kernels do it where they can be had. Raises KernelsError where LIFELINE_KERNELS forces what cannot be had.
+    """
+    by_numpy = chosen_level() is Level.TORCH
+    merge, engaged = (_merge, _engaged) if by_numpy else (kernels.merge, kernels.engaged)
     explicit, impressions = (_events(sequences.get(kind)) for kind in (Kind.EXPLICIT, Kind.IMPRESSION))
-    tokens, _ = _merge(explicit, gap_ms)
-    shown, newest_event = _merge(impressions, gap_ms)
-    return tokens, shown.take(~_engaged(impressions, explicit, gap_ms)[newest_event])
+    tokens = explicit.tokens(*merge(explicit.columns, gap_ms))
+    newest, action_types = merge(impressions.columns, gap_ms)
+    ignored = ~engaged(impressions.columns, explicit.columns, gap_ms)[newest]
+    return tokens, impressions.tokens(newest[ignored], action_types[ignored])
 
 
 def visits(timestamp_ms: NDArray[np.int64], gap_ms: int) -> NDArray[np.int64]:
@@ -162,50 +170,63 @@ def last_touch(explicit: Tokens, candidate_ids: NDArray[np.uint64]) -> NDArray[n
     return newest[inverse]
 
 
-def _events(sequence: Sequence | None) -> Tokens:
-    """Return events as tokens that nothing has been merged into."""
+class _Events(NamedTuple):
+    """One sequence."""
+
+    columns: kernels.EventColumns
+    surface: NDArray[np.uint8]
+    embedding: NDArray[np.int8]
+
+    def tokens(self, newest: NDArray[np.int64], action_types: NDArray[np.uint64]) -> Tokens:
+        """Return tokens of which the newest events are given, ascending."""
+        timestamp_ms, item_id, _ = self.columns
+        if len(newest) == len(timestamp_ms):
+            # Nothing was merged.
+            return Tokens(timestamp_ms, item_id, action_types, self.surface, self.embedding)
+        return Tokens(
+            timestamp_ms[newest],
+            item_id[newest],
+            action_types,
+            self.surface[newest],
+            self.embedding.take(newest, axis=0),
+        )
+
+
+def _events(sequence: Sequence | None) -> _Events:
     if sequence is None:
-        return Tokens.empty()
-    columns = (
-        sequence.timestamp_ms,
-        sequence.item_id,
-        sequence.action_type,
-        sequence.surface,
-        sequence.embedding,
-    )
-    timestamp_ms, item_id, action_type, surface, embedding = columns
+        nothing = Tokens.empty()
+        columns = kernels.EventColumns(nothing.timestamp_ms, nothing.item_id, nothing.surface)
+        return _Events(columns, nothing.surface, nothing.embedding)
+    timestamp_ms, item_id, action_type = sequence.timestamp_ms, sequence.item_id, sequence.action_type
+    surface, embedding = sequence.surface, sequence.embedding
     if timestamp_ms is None or item_id is None or action_type is None or surface is None or embedding is None:
         raise ValueError("a sequence lacks a column that tokens are made of: read it with Column.ALL")
+    return _Events(kernels.EventColumns(timestamp_ms, item_id, action_type), surface, embedding)
+
+
+def _merge(events: kernels.EventColumns, gap_ms: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return the newest event of each token, which is a visit's events on one item, and its action types."""
+    timestamp_ms, item_id, action_type = events
     bits = np.uint64(1) << (action_type.astype(np.uint64) - np.uint64(1))
-    return Tokens(timestamp_ms, item_id, bits, surface, embedding)
-
-
-def _merge(events: Tokens, gap_ms: int) -> tuple[Tokens, NDArray[np.intp]]:
-    """Return a visit's events on one item as one token, and each token's newest event."""
-    if len(events) == 0:
-        return events, np.empty(0, np.intp)
-    visit = visits(events.timestamp_ms, gap_ms)
+    if len(bits) == 0:
+        return np.empty(0, np.int64), bits
+    visit = visits(timestamp_ms, gap_ms)
     # The sort is stable, so the newest event of a token is the last of its group.
-    order = np.lexsort((events.item_id, visit))
-    visit, item_id = visit[order], events.item_id[order]
+    order = np.lexsort((item_id, visit))
+    visit, item_id = visit[order], item_id[order]
     starts = np.flatnonzero(np.r_[True, (visit[1:] != visit[:-1]) | (item_id[1:] != item_id[:-1])])
-    action_types = np.bitwise_or.reduceat(events.action_types[order], starts)
+    action_types = np.bitwise_or.reduceat(bits[order], starts)
     newest = order[np.r_[starts[1:], len(order)] - 1]
     by_newest = np.argsort(newest)
-    newest = newest[by_newest]
-    merged = events.take(newest)
-    return (
-        Tokens(merged.timestamp_ms, merged.item_id, action_types[by_newest], merged.surface, merged.embedding),
-        newest,
-    )
+    return newest[by_newest], action_types[by_newest]
 
 
-def _engaged(impressions: Tokens, explicit: Tokens, gap_ms: int) -> NDArray[np.bool_]:
-    """Return which impression events stand in a visit with an explicit event on the same item."""
-    timestamp_ms = np.concatenate([impressions.timestamp_ms, explicit.timestamp_ms])
+def _engaged(shown: kernels.EventColumns, acted: kernels.EventColumns, gap_ms: int) -> NDArray[np.bool_]:
+    """Return which of the events shown stand in a visit with one of those acted on the same item."""
+    timestamp_ms = np.concatenate([shown.timestamp_ms, acted.timestamp_ms])
     order = np.argsort(timestamp_ms, kind="stable")
     visit = np.empty(len(order), np.int64)
     visit[order] = visits(timestamp_ms[order], gap_ms)
-    items, ordinal = np.unique(np.concatenate([impressions.item_id, explicit.item_id]), return_inverse=True)
+    items, ordinal = np.unique(np.concatenate([shown.item_id, acted.item_id]), return_inverse=True)
     item_in_visit = visit * len(items) + ordinal
-    return np.isin(item_in_visit[: len(impressions)], item_in_visit[len(impressions) :])
+    return np.isin(item_in_visit[: len(shown.item_id)], item_in_visit[len(shown.item_id) :])

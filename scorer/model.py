@@ -54,6 +54,9 @@ class TransAct(nn.Module):
         if config.encoder != "none":
             self.encoder = Encoder(config) if config.encoder == "transact" else BehaviorEncoder(config)
             self.read_out = nn.Linear(WIDTH, config.read_out)
+            if config.sequence_gate:
+                # At zero, as all of one dimension: what other inputs tell is learnt before the encoder is heard.
+                self.sequence_gate = nn.Parameter(torch.empty(config.read_out))
             width += config.read_out + config.newest_outputs * WIDTH
         if config.nal_weight:
             # Training only: what the Next Action Loss compares with item embeddings.
@@ -110,6 +113,8 @@ class TransAct(nn.Module):
     def cross_and_heads(self, inputs: Inputs, sequence: list[Tensor]) -> Tensor:
         """Return float32[b, heads] logits from what `sequence` gives."""
         surface = self.context_surface[inputs.context_surface]
+        if sequence and self.config.sequence_gate:
+            sequence = [sequence[0] * self.sequence_gate, *sequence[1:]]
         parts = [*sequence[:1], inputs.candidate, inputs.context, surface, *sequence[1:]]
         if self.config.selection_statistics != "none":
             parts.append(selection_statistics(inputs, self.config.selection_statistics, self.config.heads))

@@ -3,7 +3,8 @@
 The published table: the ranker without a sequence, the Behavior Sequence Transformer, TransAct V1, V1 with the Next
 Action Loss and its two kinds of negatives, and TransActV2. Then what tells which part of V2 does it, and what was never
 published: a base ranker that does not know when the user last touched the candidate, encoders that begin by matching it
-with the tokens, hand features (statistics of the selection, without an encoder), and the best that we know.
+with the tokens, hand features (statistics of the selection, without an encoder), and the best that we know, with and
+without a gate that lets the encoder in once the statistics have been learnt.
 """
 
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ _CHANGES: Mapping[str, Mapping[str, Any]] = {
     "hand": {**_NOTHING, "selection_statistics": "few"},
     "statistics": {**_NOTHING, "selection_statistics": "all"},
     "best": _BEST,
+    "best_gated": {**_BEST, "sequence_gate": True},
     "best_without_nal": {**_BEST, "nal_weight": 0.0},
 }
 

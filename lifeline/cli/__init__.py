@@ -14,6 +14,7 @@ from lifeline.cli.evaluate import evaluate
 from lifeline.cli.experiment import experiment_app
 from lifeline.cli.fingerprint import fingerprint
 from lifeline.cli.inspect import inspect
+from lifeline.cli.load import load
 from lifeline.cli.model import model_app
 from lifeline.cli.partitions import partitions
 from lifeline.cli.replay import replay, replay_partition
@@ -70,6 +71,7 @@ for command in (
     demo,
     broker,
     bench,
+    load,
     health,
     metrics,
     token,

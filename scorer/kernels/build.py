@@ -28,6 +28,7 @@ _AVX2 = ["-mavx2", "-mfma"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 _BF16 = [*_AVX512, "-mavx512vnni", "-mavx512bf16"]
 SOURCES = {
+    "tokens.cpp": [],
     "selection.cpp": [],
     "selection_avx2.cpp": _AVX2,
     "selection_avx512.cpp": _AVX512,

@@ -74,9 +74,11 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(PATH))
     except OSError:
         return None
-    structure, number = ctypes.c_void_p, ctypes.c_int32
+    structure, number, long = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
     for name, result, arguments in (
         ("lifeline_level", number, ()),
+        ("lifeline_merge", number, (structure, long, structure)),
+        ("lifeline_engaged", number, (structure, structure, long, structure)),
         ("lifeline_select", number, (structure, number, number)),
         ("lifeline_encoder_new", ctypes.c_void_p, (structure, number)),
         ("lifeline_encoder_free", None, (ctypes.c_void_p,)),

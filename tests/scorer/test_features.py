@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,9 @@ from hypothesis import strategies as st
 
 from scorer import features
 from scorer.features import History, RequestContext, Tokens, read_history, tokenise
+from scorer.kernels import library
+from scorer.kernels import tokens as kernels
+from scorer.kernels.library import Level, best_level
 from store.actions import Kind
 from store.sequence import Sequence
 from tests.scorer.made import DAY, HOUR, MINUTE, SMALL, sequence, tokens
@@ -17,6 +22,19 @@ EVENTS = st.lists(
     ),
     max_size=25,
 )
+
+
+KERNELS = pytest.param(
+    "avx2", marks=pytest.mark.skipif(best_level() < Level.AVX2, reason="not built, or the processor lacks it")
+)
+
+
+@pytest.fixture(params=["torch", KERNELS], scope="module", autouse=True)
+def _implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Do everything with NumPy, and with the kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(library.VARIABLE, request.param)
+        yield
 
 
 def plain_visits(times: list[int]) -> list[int]:
@@ -79,6 +97,28 @@ def test_a_token_has_the_embedding_of_its_item() -> None:
 def test_action_type_64_has_a_bit() -> None:
     found, _ = tokenise({Kind.EXPLICIT: sequence([(0, 3, 64, 0), (1, 3, 1, 0)])}, GAP)
     assert found.action_types.tolist() == [(1 << 63) | 1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5_000])
+@pytest.mark.parametrize("most_items", [1, 40, 1 << 63])
+def test_the_kernels_and_numpy_give_the_same_tokens_of_long_sequences(count: int, most_items: int) -> None:
+    if best_level() < Level.AVX2:
+        pytest.skip("not built, or the processor lacks it")
+    rng = np.random.default_rng(count)
+
+    def events(count: int) -> kernels.EventColumns:
+        return kernels.EventColumns(
+            np.sort(rng.integers(0, 400 * GAP, count)),
+            rng.integers(0, most_items, count, dtype=np.uint64),
+            rng.integers(1, 65, count).astype(np.uint8),
+        )
+
+    acted, shown = events(count), events(3_000)
+    for sides in (acted, shown), (shown, acted):
+        for found, wanted in zip(kernels.merge(sides[0], GAP), features._merge(sides[0], GAP), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+            assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(kernels.engaged(*sides, GAP), features._engaged(*sides, GAP))
 
 
 def test_no_token_stands_in_two_sequences() -> None:

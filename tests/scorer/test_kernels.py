@@ -312,7 +312,7 @@ _SANITISED = """
 import sys
 from pathlib import Path
 import numpy as np
-from scorer.kernels import encoder, library, selection
+from scorer.kernels import encoder, library, selection, tokens
 library.PATH = Path(sys.argv[1])
 rng = np.random.default_rng(0)
 shapes = {
@@ -326,7 +326,7 @@ for explicit, candidates, counts in (
     (5000, 19, (64, 64, 32, 32)), (50, 3, (0, 13, 4, 0)),
 ):
     rows = [rng.integers(-127, 128, (n, 32)).astype(np.int8) for n in (explicit, 0, candidates)]
-    tokens = encoder.TokenColumns(
+    columns = encoder.TokenColumns(
         rows[0], rng.integers(0, 32, explicit).astype(np.uint64), rng.integers(0, 256, explicit).astype(np.uint8),
         np.sort(rng.integers(0, 10**12, explicit)),
     )
@@ -334,9 +334,19 @@ for explicit, candidates, counts in (
         found = selection.select(*rows, max(0, explicit - 128), counts, level=level, threads=2)
         assert found.valid[:, 0].all()
         made = encoder.Encoder(weights, input_scale=5.0, age_span=21.0, level=level)
-        read_out, outputs = made.encode(tokens, 10**12, rows[2], found, outputs=True, threads=2)
+        read_out, outputs = made.encode(columns, 10**12, rows[2], found, outputs=True, threads=2)
         assert np.isfinite(read_out).all() and np.isfinite(outputs).all()
         del made
+for acted, shown in ((0, 0), (1, 0), (0, 1), (3000, 500), (10, 4000)):
+    sides = [
+        tokens.EventColumns(
+            np.sort(rng.integers(0, 10**6, count)), rng.integers(0, 50, count).astype(np.uint64),
+            rng.integers(1, 65, count).astype(np.uint8),
+        )
+        for count in (acted, shown)
+    ]
+    assert len(tokens.merge(sides[0], 1000)[0]) <= acted
+    assert tokens.engaged(*sides, 1000).shape == (acted,)
 print("clean")
 """
 

@@ -266,3 +266,19 @@ def test_every_weight_learns(name: str) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
+
+
+def test_a_gate_starts_closed_and_then_scales_the_read_out() -> None:
+    rng = np.random.default_rng(7)
+    config = SMALL.model_copy(update={"sequence_gate": True})
+    torch.manual_seed(0)
+    model = TransAct(config).eval()
+    inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 3))
+    other = replace(inputs, index=(inputs.index + 1) % len(inputs.embedding))
+    np.testing.assert_array_equal(forward(model, inputs), forward(model, other))
+    without = TransAct(SMALL).eval()
+    without.load_state_dict({name: value for name, value in model.state_dict().items() if name != "sequence_gate"})
+    with torch.no_grad():
+        model.sequence_gate.fill_(1)
+    np.testing.assert_allclose(forward(model, inputs), forward(without, inputs), atol=1e-6)
+    assert (forward(model, inputs) != forward(model, other)).any()

@@ -16,7 +16,14 @@ def test_published_rows_use_nothing_that_was_not_published() -> None:
     published = ModelConfig(heads=HEADS)
     for name in PUBLISHED:
         config = variant(name, HEADS)
-        for option in ("matching_init", "similarity_buckets", "age_buckets", "selection_statistics", "last_touch"):
+        for option in (
+            "matching_init",
+            "similarity_buckets",
+            "age_buckets",
+            "sequence_gate",
+            "selection_statistics",
+            "last_touch",
+        ):
             assert getattr(config, option) == getattr(published, option), (name, option)
 
 
@@ -25,6 +32,7 @@ def test_published_rows_use_nothing_that_was_not_published() -> None:
     [
         ({"encoder": "none"}, "set nal_weight and newest_outputs to 0"),
         ({"encoder": "bst", "nal_weight": 0.0, "matching_init": True}, "matching_init to false"),
+        ({"encoder": "none", "nal_weight": 0.0, "sequence_gate": True}, "set it to false"),
         ({"similarity_buckets": 1}, "set 0 for none, or more"),
         (
             {"lifelong_selected": 0, "recent_kept": 0, "real_time_selected": 0, "impressions_selected": 0},

@@ -15,6 +15,21 @@ enum lifeline_level : int32_t {
     LIFELINE_BF16 = 3,    // and VNNI and BF16
 };
 
+// One sequence's events, oldest first.
+struct lifeline_events {
+    const int64_t *ms;
+    const uint64_t *items;
+    const uint8_t *types;  // action type ids, from 1
+    int64_t count;
+};
+
+// Its tokens, oldest first; there is room for `count` of the events.
+struct lifeline_merged {
+    int64_t *newest;       // each token's newest event
+    uint64_t *types;       // bit id - 1 for each action type
+    int64_t count;
+};
+
 // One user's tokens, c candidates, and where S_all of each candidate goes. See scorer/selection.py.
 struct lifeline_selection {
     const int8_t *explicit_rows;    // [explicit_count][32], oldest first
@@ -79,6 +94,11 @@ struct lifeline_encoding {
 };
 
 LIFELINE_API int32_t lifeline_level(void);
+// A visit's events on one item as one token; a pause longer than `gap_ms` starts a visit. 0, or 2: memory is short.
+LIFELINE_API int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, lifeline_merged *merged);
+// Tells of each of `shown` whether it stands in a visit, of both, with one of `acted` on the same item.
+LIFELINE_API int32_t lifeline_engaged(const lifeline_events *shown, const lifeline_events *acted, int64_t gap_ms,
+                                      uint8_t *engaged);
 // The weights in the form that a level reads them in; null where the processor lacks it, or memory is short.
 LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t level);
 LIFELINE_API void lifeline_encoder_free(void *encoder);
