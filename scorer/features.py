@@ -159,15 +159,12 @@ def context(
 
 
 def last_touch(explicit: Tokens, candidate_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the row of each candidate's newest explicit token as int64[c]; -1 for never touched."""
-    items, inverse = np.unique(candidate_ids, return_inverse=True)
-    if len(items) == 0:
-        return np.empty(0, np.int64)
-    place = np.minimum(np.searchsorted(items, explicit.item_id), len(items) - 1)
-    rows = np.flatnonzero(items[place] == explicit.item_id)
-    newest = np.full(len(items), -1, np.int64)
-    np.maximum.at(newest, place[rows], rows)
-    return newest[inverse]
+    """Return the row of each candidate's newest explicit token as int64[c]; -1 for never touched.
+
+    Raises KernelsError as `tokenise` does.
+    """
+    find = _last_touch if chosen_level() is Level.TORCH else kernels.last_touch
+    return find(explicit.item_id, candidate_ids)
 
 
 class _Events(NamedTuple):
@@ -230,3 +227,14 @@ def _engaged(shown: kernels.EventColumns, acted: kernels.EventColumns, gap_ms: i
     items, ordinal = np.unique(np.concatenate([shown.item_id, acted.item_id]), return_inverse=True)
     item_in_visit = visit * len(items) + ordinal
     return np.isin(item_in_visit[: len(shown.item_id)], item_in_visit[len(shown.item_id) :])
+
+
+def _last_touch(tokens: NDArray[np.uint64], items: NDArray[np.uint64]) -> NDArray[np.int64]:
+    distinct, inverse = np.unique(items, return_inverse=True)
+    if len(distinct) == 0:
+        return np.empty(0, np.int64)
+    place = np.minimum(np.searchsorted(distinct, tokens), len(distinct) - 1)
+    rows = np.flatnonzero(distinct[place] == tokens)
+    newest = np.full(len(distinct), -1, np.int64)
+    np.maximum.at(newest, place[rows], rows)
+    return newest[inverse]

@@ -1,7 +1,7 @@
 """Inputs: what the model reads for (request, candidate) pairs, as tensors."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,23 @@ class Pairs:
     def take(self, rows: NDArray[np.integer]) -> Self:
         """Return the pairs at `rows`."""
         return type(self)(self.embedding[rows], self.timestamp_ms[rows], self.context[rows], self.surface[rows])
+
+
+class PairInputs(NamedTuple):
+    """The part of `Inputs` that does not depend on the tokens."""
+
+    candidate: Tensor
+    context: Tensor
+    context_surface: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs) -> Self:
+        """Return the model's form of pairs."""
+        return cls(
+            torch.from_numpy(normalise(pairs.embedding)),
+            torch.from_numpy(pairs.context),
+            torch.from_numpy(pairs.surface.astype(np.int64)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,7 @@ class Inputs:
     @classmethod
     def of(cls, tokens: Tokens, selection: Selection, pairs: Pairs) -> Self:
         """Return the model's form of what `scorer.features` and `scorer.selection` give."""
+        candidate, context, context_surface = PairInputs.of(pairs)
         selected = selection.index >= 0
         made_ms = tokens.timestamp_ms[selection.index] if len(tokens) else np.zeros(selected.shape, np.int64)
         age_ms = np.where(selected, pairs.timestamp_ms[:, np.newaxis] - made_ms, 0)
@@ -73,7 +91,12 @@ class Inputs:
             source=torch.from_numpy(selection.source),
             similarity=torch.from_numpy(selection.similarity),
             age_s=torch.from_numpy(np.maximum(age_ms, 0) / np.float32(1000)).float(),
-            candidate=torch.from_numpy(normalise(pairs.embedding)),
-            context=torch.from_numpy(pairs.context),
-            context_surface=torch.from_numpy(pairs.surface.astype(np.int64)),
+            candidate=candidate,
+            context=context,
+            context_surface=context_surface,
         )
+
+    @property
+    def pairs(self) -> PairInputs:
+        """What does not depend on the tokens."""
+        return PairInputs(self.candidate, self.context, self.context_surface)

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from scorer.config import WIDTH, ModelConfig
 from scorer.encoder import BehaviorEncoder, Encoder, EncoderBlock
-from scorer.inputs import Inputs
+from scorer.inputs import Inputs, PairInputs
 from scorer.selection import Source
 from scorer.statistics import selection_statistics, statistics_count
 from store.sequence import EMBEDDING_DIM
@@ -96,7 +96,7 @@ class TransAct(nn.Module):
 
     def rank(self, inputs: Inputs, encoded: Tensor | None) -> Tensor:
         """Return float32[b, heads] logits from the encoder's outputs."""
-        return self.cross_and_heads(inputs, self.sequence(inputs, encoded))
+        return self.cross_and_heads(inputs.pairs, self.statistics(inputs), self.sequence(inputs, encoded))
 
     def sequence(self, inputs: Inputs, encoded: Tensor | None) -> list[Tensor]:
         """Return what the cross reads of the encoder's outputs: float32[b, ...] parts, none without an encoder."""
@@ -110,15 +110,17 @@ class TransAct(nn.Module):
             parts.append(_newest(encoded, recent, self.config.newest_outputs))
         return parts
 
-    def cross_and_heads(self, inputs: Inputs, sequence: list[Tensor]) -> Tensor:
-        """Return float32[b, heads] logits from what `sequence` gives."""
-        surface = self.context_surface[inputs.context_surface]
+    def statistics(self, inputs: Inputs) -> list[Tensor]:
+        """Return what the cross reads of the selection itself: float32[b, ...], or nothing."""
+        which = self.config.selection_statistics
+        return [] if which == "none" else [selection_statistics(inputs, which, self.config.heads)]
+
+    def cross_and_heads(self, pairs: PairInputs, statistics: list[Tensor], sequence: list[Tensor]) -> Tensor:
+        """Return float32[b, heads] logits from what `statistics` and `sequence` give."""
+        surface = self.context_surface[pairs.context_surface]
         if sequence and self.config.sequence_gate:
             sequence = [sequence[0] * self.sequence_gate, *sequence[1:]]
-        parts = [*sequence[:1], inputs.candidate, inputs.context, surface, *sequence[1:]]
-        if self.config.selection_statistics != "none":
-            parts.append(selection_statistics(inputs, self.config.selection_statistics, self.config.heads))
-        first = torch.cat(parts, dim=1)
+        first = torch.cat([*sequence[:1], pairs.candidate, pairs.context, surface, *sequence[1:], *statistics], dim=1)
         x = first
         for layer in self.cross:
             x = layer(first, x)

@@ -79,6 +79,7 @@ def _library() -> ctypes.CDLL | None:
         ("lifeline_level", number, ()),
         ("lifeline_merge", number, (structure, long, structure)),
         ("lifeline_engaged", number, (structure, structure, long, structure)),
+        ("lifeline_last_touch", number, (structure, long, structure, long, structure)),
         ("lifeline_select", number, (structure, number, number)),
         ("lifeline_encoder_new", ctypes.c_void_p, (structure, number)),
         ("lifeline_encoder_free", None, (ctypes.c_void_p,)),

@@ -62,5 +62,18 @@ def engaged(shown: EventColumns, acted: EventColumns, gap_ms: int) -> NDArray[np
     return found
 
 
+def last_touch(tokens: NDArray[np.uint64], items: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the newest of uint64[n] tokens on each of uint64[c] items, int64[c]; -1 where there is none.
+
+    Raises KernelsError where the kernels were not built, and MemoryError.
+    """
+    sides = [np.ascontiguousarray(side) for side in (tokens, items)]
+    newest = np.empty(len(items), np.int64)
+    arguments = [argument for side in sides for argument in (side.ctypes.data, len(side))]
+    if loaded().lifeline_last_touch(*arguments, newest.ctypes.data):
+        raise memory_short()
+    return newest
+
+
 def _events(columns: EventColumns) -> _Events:
     return _Events(*(column.ctypes.data for column in columns), len(columns.timestamp_ms))

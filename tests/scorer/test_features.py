@@ -119,6 +119,9 @@ def test_the_kernels_and_numpy_give_the_same_tokens_of_long_sequences(count: int
             np.testing.assert_array_equal(found, wanted)
             assert found.dtype == wanted.dtype
         np.testing.assert_array_equal(kernels.engaged(*sides, GAP), features._engaged(*sides, GAP))
+        items = rng.choice(np.concatenate([sides[0].item_id, np.arange(50, dtype=np.uint64)]), 60)
+        found = kernels.last_touch(sides[1].item_id, items)
+        np.testing.assert_array_equal(found, features._last_touch(sides[1].item_id, items))
 
 
 def test_no_token_stands_in_two_sequences() -> None:

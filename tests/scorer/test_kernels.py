@@ -347,6 +347,7 @@ for acted, shown in ((0, 0), (1, 0), (0, 1), (3000, 500), (10, 4000)):
     ]
     assert len(tokens.merge(sides[0], 1000)[0]) <= acted
     assert tokens.engaged(*sides, 1000).shape == (acted,)
+    assert tokens.last_touch(sides[0].item_id, sides[1].item_id).shape == (shown,)
 print("clean")
 """
 

@@ -3,14 +3,16 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from lifeline.v1 import selection_pb2
 from scorer.errors import SelectionRecordError
 from scorer.features import RequestContext, Tokens
-from scorer.inputs import Inputs
+from scorer.inputs import Inputs, Pairs
 from scorer.model import TransAct
 from scorer.scorer import Scorer
 from scorer.selected import SelectedRequest
+from scorer.selection import Selection
 from scorer.selection_log import LoggedRequest, check_selecting, decode, encode
 from scorer.train.examples import Draw, ExampleSet, Outcome
 from store.sequence import AsOf, UserSequences
@@ -62,15 +64,15 @@ def test_a_model_sees_the_same_tensors_from_the_log_as_at_serving(monkeypatch: p
     torch.manual_seed(0)
     model = TransAct(SMALL).eval()
     served: list[dict[str, torch.Tensor]] = []
-    heads = model.cross_and_heads
-
-    def spy(inputs: Inputs, sequence: list[torch.Tensor]) -> torch.Tensor:
-        served.append(gathered(inputs))
-        return heads(inputs, sequence)
-
-    # Whatever does the encoder's work, the inputs come by here.
-    monkeypatch.setattr(model, "cross_and_heads", spy)
     scorer = Scorer(loaded(model), VOCABULARY, Table())
+    probabilities = scorer._probabilities
+
+    def spy(tokens: Tokens, selection: Selection, pairs: Pairs) -> NDArray[np.float32]:
+        served.append(gathered(Inputs.of(tokens, selection, pairs)))
+        return probabilities(tokens, selection, pairs)
+
+    # Whatever does the model's work, all that it reads comes by here.
+    monkeypatch.setattr(scorer, "_probabilities", spy)
     user = UserSequences(AsOf(0, 10, 0, 0), population(0)[0])
     items = np.array([3, 50, 9_999], np.uint64)
     answer = scorer.score(user, items, RequestContext(500 * DAY, 1))

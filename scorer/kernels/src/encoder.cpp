@@ -90,23 +90,24 @@ class Rows {
             }
         }
         // Rows are completed six at a time.
-        rows_.resize((used.size() + ROWS) * ROW);
+        rows_ = std::make_unique_for_overwrite<float[]>((used.size() + ROWS) * ROW);
+        std::fill_n(rows_.get() + used.size() * ROW, ROWS * ROW, 0.0f);
         const auto make = [&](int64_t from, int64_t to) {
-            for (int64_t number = from; number < to; number++) make_row(encoder, tokens, used[number], rows_.data() + number * ROW);
-            encoder.functions.complete(encoder.prepared, rows_.data() + from * ROW, to - from);
+            for (int64_t number = from; number < to; number++) make_row(encoder, tokens, used[number], rows_.get() + number * ROW);
+            encoder.functions.complete(encoder.prepared, rows_.get() + from * ROW, to - from);
         };
         in_threads(static_cast<int64_t>(used.size()), AT_ONCE, threads, [&] { return make; });
     }
 
     const float *of(int64_t index) const {
-        return rows_.data() + static_cast<size_t>(place_[index < 0 ? place_.size() - 1 : index]) * ROW;
+        return rows_.get() + static_cast<size_t>(place_[index < 0 ? place_.size() - 1 : index]) * ROW;
     }
 
   private:
     static constexpr int64_t AT_ONCE = 42 * ROWS;
 
     std::vector<int32_t> place_;
-    std::vector<float> rows_;
+    std::unique_ptr<float[]> rows_;
 };
 
 void encode_one(const Encoder &encoder, const Rows &rows, const lifeline_encoding &job, int64_t number,

@@ -64,20 +64,29 @@ struct Sums {
 template <class Number>
 using Tile = Sums<Number, ROWS, VECTORS>;
 
+// The lengths of all rows are taken at once, in one vector: of each alone, a root and a quotient would be waited for.
 template <class Number>
 void normalise(Tile<Number> &tile) {
+    static_assert(ROWS <= Vector::LANES);
+    float of_rows[Vector::LANES] = {};
     for (int row = 0; row < ROWS; row++) {
         Vector total = tile.of[row][0];
         for (int column = 1; column < VECTORS; column++) total = total + tile.of[row][column];
-        const Vector mean = Vector::all(total.sum() / WIDTH);
+        of_rows[row] = total.sum() / WIDTH;
+    }
+    for (int row = 0; row < ROWS; row++) {
+        const Vector mean = Vector::all(of_rows[row]);
         Vector squares = Vector::zero();
         for (int column = 0; column < VECTORS; column++) {
             tile.of[row][column] = tile.of[row][column] - mean;
             squares = Vector::fused(tile.of[row][column], tile.of[row][column], squares);
         }
-        const Vector scale = Vector::all(1.0f / std::sqrt(squares.sum() / WIDTH + EPSILON));
-        for (int column = 0; column < VECTORS; column++) tile.of[row][column] = tile.of[row][column] * scale;
+        of_rows[row] = squares.sum();
     }
+    const Vector variance = Vector::load(of_rows) * Vector::all(1.0f / WIDTH);
+    (Vector::all(1.0f) / (variance + Vector::all(EPSILON)).root()).store(of_rows);
+    for (int row = 0; row < ROWS; row++)
+        for (int column = 0; column < VECTORS; column++) tile.of[row][column] = tile.of[row][column] * Vector::all(of_rows[row]);
 }
 
 template <class Number>

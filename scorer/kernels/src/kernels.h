@@ -104,5 +104,8 @@ LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t
 LIFELINE_API void lifeline_encoder_free(void *encoder);
 LIFELINE_API int32_t lifeline_encode(const void *encoder, const lifeline_tokens *tokens, const lifeline_encoding *job,
                                      int32_t threads);
+// The newest of `count` tokens on each of so many items, or -1. 0, or 2: memory is short.
+LIFELINE_API int32_t lifeline_last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count,
+                                         int64_t *newest);
 // 0; 1 where the processor lacks the level, 2 where memory is short.
 LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t level, int32_t threads);

@@ -20,6 +20,8 @@ struct Vector {
     friend Vector operator+(Vector a, Vector b) { return {_mm256_add_ps(a.lanes, b.lanes)}; }
     friend Vector operator-(Vector a, Vector b) { return {_mm256_sub_ps(a.lanes, b.lanes)}; }
     friend Vector operator*(Vector a, Vector b) { return {_mm256_mul_ps(a.lanes, b.lanes)}; }
+    friend Vector operator/(Vector a, Vector b) { return {_mm256_div_ps(a.lanes, b.lanes)}; }
+    Vector root() const { return {_mm256_sqrt_ps(lanes)}; }
     // a * b + c
     static Vector fused(Vector a, Vector b, Vector c) { return {_mm256_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
     static Vector greater(Vector a, Vector b) { return {_mm256_max_ps(a.lanes, b.lanes)}; }

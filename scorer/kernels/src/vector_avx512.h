@@ -20,6 +20,8 @@ struct Vector {
     friend Vector operator+(Vector a, Vector b) { return {_mm512_add_ps(a.lanes, b.lanes)}; }
     friend Vector operator-(Vector a, Vector b) { return {_mm512_sub_ps(a.lanes, b.lanes)}; }
     friend Vector operator*(Vector a, Vector b) { return {_mm512_mul_ps(a.lanes, b.lanes)}; }
+    friend Vector operator/(Vector a, Vector b) { return {_mm512_div_ps(a.lanes, b.lanes)}; }
+    Vector root() const { return {_mm512_sqrt_ps(lanes)}; }
     // a * b + c
     static Vector fused(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
     static Vector greater(Vector a, Vector b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
