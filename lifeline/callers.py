@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from lifeline.interceptor import Handler, Interceptor, around
+from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around
 from lifeline.security import AUTHORIZATION, Caller, hash_of
 from store.status import Reason, Refusal, abort
 
@@ -84,7 +84,7 @@ class Callers(Interceptor):
                 f"security.callers.{found}.max_concurrent",
                 limit=str(most),
                 caller=found,
-            )
+            ).after(RETRY_AFTER_S)
             abort(context, refusal)
         try:
             yield

@@ -55,7 +55,7 @@ _CHANNEL_OPTIONS = (
 )
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED})
 # What another try, here or elsewhere, may well give; an empty reason is that of a node that is away or going.
-_PASSING_REASONS = frozenset({"", "NOT_OWNER", "OWNER_UNREACHABLE", "CATCHING_UP", "OVERLOADED"})
+_PASSING_REASONS = frozenset({"", "NOT_OWNER", "OWNER_UNREACHABLE", "CATCHING_UP", "OVERLOADED", "MEMORY_SHORT"})
 # What gRPC says of a handshake that failed here, and what that means; a handshake that fails there is a closed socket.
 _TLS_PROBLEMS = {
     "CERTIFICATE_VERIFY_FAILED": (
@@ -82,14 +82,21 @@ class LifelineError(Exception):
     """A call that did not succeed.
 
     `code` is the gRPC status, `reason` the node's own word for why (a `store.status.Reason`; empty when the
-    answer came from no node, as when none can be reached), `metadata` what belongs to the reason.
+    answer came from no node, as when none can be reached), `metadata` what belongs to the reason, and
+    `retry_after_s` how soon the node thinks that another try is worth its while (0.0: it does not say).
     """
 
     def __init__(
-        self, code: grpc.StatusCode, reason: str, message: str, metadata: Mapping[str, str], attempts: int = 1
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        metadata: Mapping[str, str],
+        attempts: int = 1,
+        retry_after_s: float = 0.0,
     ) -> None:
         self.code, self.reason, self.message, self.metadata = code, reason, message, dict(metadata)
-        self.attempts = attempts
+        self.attempts, self.retry_after_s = attempts, retry_after_s
         tried = f" (the last of {attempts} attempts)" if attempts > 1 else ""
         super().__init__(f"{code.name}{f' ({reason})' if reason else ''}: {message}{tried}")
 
@@ -483,7 +490,12 @@ class LifelineClient:
 
         def pause_s(state: RetryCallState) -> float:
             # Another node may have the user now; only when all have been asked is it time that has to pass.
-            return 0.0 if asked else _backoff(state)
+            if asked:
+                return 0.0
+            error = state.outcome.exception() if state.outcome else None
+            told_s = error.retry_after_s if isinstance(error, LifelineError) else 0.0
+            # Not all at the same moment.
+            return _backoff(state) + told_s * random.uniform(0.8, 1.2)  # noqa: S311
 
         for attempt in Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, LifelineError) and error.may_pass),
@@ -543,10 +555,13 @@ def _error(error: grpc.Call, address: str, attempts: int, *, secure: bool) -> Li
     """Turn a failed call into a LifelineError, with the node's ErrorInfo where there is one."""
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(error)
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details if status else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            return LifelineError(code, info.reason, message, info.metadata, attempts)
+        detail.Unpack(info)
+        detail.Unpack(retry)
+    if info.reason:
+        after_s = retry.retry_delay.ToTimedelta().total_seconds()
+        return LifelineError(code, info.reason, message, info.metadata, attempts, after_s)
     match code:
         case grpc.StatusCode.UNAVAILABLE:
             for sign, (reason, advice) in _TLS_PROBLEMS.items():

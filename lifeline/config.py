@@ -86,6 +86,14 @@ class NodeSettings(BaseModel):
     ] = "127.0.0.1:9464"
     metrics: Annotated[bool, Field(description="count, and serve /metrics")] = True
     max_concurrent_rpcs: Annotated[int, Field(ge=1, le=65_536, description="calls at once; more are refused")] = 128
+    max_memory_mib: Annotated[
+        int | None,
+        Field(
+            ge=64,
+            description="memory of its own, caches included, above which calls are refused; without: nine tenths of "
+            "what the machine or its control group has",
+        ),
+    ] = None
     max_message_mib: Annotated[int, Field(ge=1, le=1_024, description="largest request and reply")] = 4
     stop_deadline_s: Annotated[float, Field(gt=0, le=3_600, description="a graceful stop's deadline")] = 30.0
     drain_s: Annotated[

@@ -14,6 +14,10 @@ else:
     Handler = grpc.RpcMethodHandler
 
 
+RETRY_AFTER_S = 0.1
+"""When another try is worth its while, of a call that was one too many: most take less."""
+
+
 def around(handler: Handler, guard: Callable[[grpc.ServicerContext], AbstractContextManager[None]]) -> Handler:
     """Return a handler whose calls, one message for another or streams both ways, are made within a context."""
     if handler.stream_stream is not None:

@@ -40,7 +40,7 @@ class Models:
         """Load a version, or the newest; raises ScorerError."""
         wanted = self._settings.scorer.model_copy(update={"version": version})
         loaded = weights.load(wanted, self._settings.vocabulary)
-        scorer = Scorer(loaded, self._settings.vocabulary, self._embeddings, wanted.precision)
+        scorer = Scorer(loaded, self._settings.vocabulary, self._embeddings, wanted.precision, wanted.threads)
         _log.info(
             "model",
             name=loaded.manifest.name,

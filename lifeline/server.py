@@ -14,7 +14,8 @@ from grpc_reflection.v1alpha import reflection
 from lifeline.callers import Callers
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
-from lifeline.interceptor import Handler, Interceptor, around, code_of
+from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, code_of
+from lifeline.memory_limit import MemoryLimit
 from lifeline.security import SecuritySettings, server_credentials
 from lifeline.v1 import model_pb2_grpc, operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
 from scorer import model_service
@@ -28,6 +29,7 @@ ROUTED = (store_service.SERVICE, score_service.SERVICE)
 """Their requests name a user."""
 SERVICES = (*ROUTED, operator_service.SERVICE, model_service.SERVICE)
 
+_PATHS, _ROUTED_PATHS = (tuple(f"/{name}/" for name in names) for names in (SERVICES, ROUTED))
 _SPARE_THREADS = 8
 _WAITING_CALLS = 1_024
 # Each holds a thread for as long as its caller likes.
@@ -79,11 +81,12 @@ class NodeServer:
             ("grpc.so_reuseport", 0),
             *_CONNECTION_OPTIONS,
         ]
+        memory = MemoryLimit.of(settings.max_memory_mib)
         # A few threads more than calls, so that one too many is told so instead of waiting in silence.
         threads = most + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            interceptors=[one for one in (calls, callers, _Limits(most), routing) if one is not None],
+            interceptors=[one for one in (calls, callers, _Limits(most, memory), routing) if one is not None],
             options=options,
             maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )
@@ -134,8 +137,8 @@ class NodeServer:
 class _Limits(Interceptor):
     """Bounds the calls at once, and gives every failure nobody thought of a reason too."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, memory: MemoryLimit) -> None:
+        self._most, self._memory = most, memory
         self._free = threading.BoundedSemaphore(most)
         self._reflection = threading.BoundedSemaphore(_REFLECTION_STREAMS)
 
@@ -150,7 +153,7 @@ class _Limits(Interceptor):
             return around(handler, self._stream)
         # Health must answer most of all when the node is full.
         method = str(handler_call_details.method)
-        if handler is None or not method.startswith(tuple(f"/{name}/" for name in SERVICES)):
+        if handler is None or not method.startswith(_PATHS):
             return handler
         return around(handler, lambda context: self._call(method, context))
 
@@ -159,6 +162,9 @@ class _Limits(Interceptor):
         if not self._free.acquire(blocking=False):
             abort(context, _overloaded(self._most, "calls are under way"))
         try:
+            # Whoever looks after the node is let in.
+            if method.startswith(_ROUTED_PATHS) and (refusal := self._memory.refusal()) is not None:
+                abort(context, refusal)
             yield
         except Exception as error:
             # An abort has set the code before it raised.
@@ -185,7 +191,7 @@ def _overloaded(most: int, what: str) -> Refusal:
         Reason.OVERLOADED,
         f"{most} {what}: retry with exponential back-off, or add nodes",
         limit=str(most),
-    )
+    ).after(RETRY_AFTER_S)
 
 
 def _internal(error: Exception) -> Refusal:

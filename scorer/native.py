@@ -24,9 +24,11 @@ class NativeSequence(NamedTuple):
 
     encoder: kernels.Encoder
     config: ModelConfig
+    threads: int | None
+    """Of a request; None: as many as torch has."""
 
     @classmethod
-    def of(cls, model: TransAct, level: Level) -> Self | None:
+    def of(cls, model: TransAct, level: Level, threads: int | None = None) -> Self | None:
         """Prepare a model; None where PyTorch is to do it: for another encoder, or a wider read-out.
 
         The level tells the precision as well: BF16 has products of bfloat16, the others of float32.
@@ -36,14 +38,19 @@ class NativeSequence(NamedTuple):
         with torch.inference_mode():
             weights = _weights(model, model.encoder)
         scale = model.encoder.tokens.input_scale
-        return cls(kernels.Encoder(weights, input_scale=scale, age_span=LOG_OLDEST, level=level), model.config)
+        return cls(kernels.Encoder(weights, input_scale=scale, age_span=LOG_OLDEST, level=level), model.config, threads)
 
     def parts(self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], asked_ms: int) -> list[Tensor]:
         """Return what `TransAct.sequence` gives for int8[c, 32] candidates; the selection is by rows of the tokens."""
         newest = self.config.newest_outputs
         columns = kernels.TokenColumns(tokens.embedding, tokens.action_types, tokens.surface, tokens.timestamp_ms)
         read_out, outputs = self.encoder.encode(
-            columns, asked_ms, candidates, selection, outputs=newest > 0, threads=torch.get_num_threads()
+            columns,
+            asked_ms,
+            candidates,
+            selection,
+            outputs=newest > 0,
+            threads=self.threads or torch.get_num_threads(),
         )
         parts = [torch.from_numpy(read_out[:, : self.config.read_out])]
         if outputs is not None:

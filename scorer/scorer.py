@@ -65,16 +65,19 @@ class Scorer:
         vocabulary: Vocabulary,
         embeddings: Embeddings,
         precision: Precision = "float32",
+        threads: int | None = None,
     ) -> None:
-        """Prepare the kernels, where they can be had, for products of a precision.
+        """Prepare the kernels, where they can be had, for products of a precision and so many threads a request.
 
+        Without `threads` as many as torch has, with which the rest is computed in any case.
         Raises ModelMismatchError where the model was trained for another vocabulary, and KernelsError where
         LIFELINE_KERNELS forces what cannot be had.
         """
         check_vocabulary(loaded.manifest, vocabulary)
         self._model = loaded.model
         level = chosen_level() if precision == "bfloat16" else min(chosen_level(), Level.AVX512)
-        self._native = NativeSequence.of(loaded.model, level)
+        self._native = NativeSequence.of(loaded.model, level, threads)
+        self._threads = threads
         self.level = Level.TORCH if self._native is None else level
         """What does the encoder's work."""
         self._embeddings = embeddings
@@ -107,7 +110,7 @@ class Scorer:
         embedding, known = self._embeddings.lookup(candidate_ids)
         if candidate_embeddings is not None:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
-        selected, selection = SelectedRequest.of(history, candidate_ids, embedding, context, config)
+        selected, selection = SelectedRequest.of(history, candidate_ids, embedding, context, config, self._threads)
         own = selected.selection(selection.similarity)
         probabilities = self._probabilities(selected.tokens, own, selected.pairs)
         score = probabilities @ self._utility

@@ -92,11 +92,13 @@ class Selection:
         )
 
 
-def select(history: History, candidates: NDArray[np.int8], config: ModelConfig) -> Selection:
+def select(
+    history: History, candidates: NDArray[np.int8], config: ModelConfig, threads: int | None = None
+) -> Selection:
     """Return S_all for int8[c, 32] candidates, at length `config.selected`.
 
-    The kernels do it where they can be had, with as many threads as torch has here. Raises KernelsError where
-    LIFELINE_KERNELS forces what cannot be had.
+    The kernels do it where they can be had, with so many threads, or as many as torch has here. Raises KernelsError
+    where LIFELINE_KERNELS forces what cannot be had.
     """
     level = chosen_level()
     if level is Level.TORCH:
@@ -108,7 +110,7 @@ def select(history: History, candidates: NDArray[np.int8], config: ModelConfig) 
         history.real_time_from,
         (config.lifelong_selected, config.recent_kept, config.real_time_selected, config.impressions_selected),
         level=level,
-        threads=torch.get_num_threads(),
+        threads=threads or torch.get_num_threads(),
     )
     return Selection(found.index, found.valid, found.source, found.similarity)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lifeline.v1 import exposure_pb2, score_pb2, score_pb2_grpc
 from scorer.experiment import arm_of
 from scorer.features import RequestContext
+from scorer.kernels.library import Level, chosen_level
 from scorer.scorer import Explanation, Scorer, Scores
 from scorer.selection_log import encode
 from scorer.settings import ScorerSettings
@@ -74,8 +75,12 @@ class ModelHolder:
     """The scorers that answer now. A node may start without one, and exchange it while it serves."""
 
     def __init__(self, settings: ScorerSettings, scorer: Scorer | None = None) -> None:
-        """Set the process's torch threads, which every request's thread inherits."""
-        torch.set_num_threads(settings.threads)
+        """Set the process's torch threads, which every request's thread inherits.
+
+        Beside the kernels torch does little, and threads that wait for each other at every step would cost it more
+        than they save as soon as requests share the cores. Raises KernelsError as `chosen_level` does.
+        """
+        torch.set_num_threads(settings.threads if chosen_level() is Level.TORCH else 1)
         self._settings, self._scorer = settings, scorer
         self._arms: Mapping[str, Scorer] = {}
 
@@ -220,7 +225,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                 Reason.OVERLOADED,
                 f"{self._settings.max_concurrent} requests are being scored and none ended within "
                 f"{self._settings.max_queue_ms} ms: retry later, each time waiting longer, or add nodes",
-            )
+            ).after(self._settings.max_queue_ms / 1000)
         try:
             check_deadline(context)
             yield

@@ -26,7 +26,9 @@ class ScorerSettings(BaseModel):
     model: Annotated[str, Field(pattern=NAME, description="the model's name")] = "transact"
     version: Annotated[str | None, Field(pattern=NAME, description="its version; none: the newest")] = None
     max_candidates: Annotated[int, Field(ge=1, le=4_096, description="candidates in one request")] = 512
-    threads: Annotated[int, Field(ge=1, le=256, description="torch threads of one request")] = 1
+    threads: Annotated[
+        int, Field(ge=1, le=256, description="threads of one request: of the kernels, or torch's without them")
+    ] = 1
     precision: Annotated[
         Precision, Field(description="of the encoder's products, where the kernels and the processor have bfloat16")
     ] = "float32"

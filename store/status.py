@@ -1,10 +1,11 @@
 """Refusals over gRPC: each has a status code, a reason from a closed list, and says what to do."""
 
 from enum import StrEnum
-from typing import NoReturn
+from typing import NoReturn, Self
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -36,6 +37,7 @@ class Reason(StrEnum):
     OFFSET_NOT_REACHED = "OFFSET_NOT_REACHED"
     DEADLINE_PASSED = "DEADLINE_PASSED"
     OVERLOADED = "OVERLOADED"
+    MEMORY_SHORT = "MEMORY_SHORT"
     TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - a reason, and no token
     TOKEN_UNKNOWN = "TOKEN_UNKNOWN"  # noqa: S105
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
@@ -58,11 +60,17 @@ _OF_PARTITION = {
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
-    """Raised inside a service; `abort` turns it into a status with ErrorInfo."""
+    """Raised inside a service; `abort` turns it into a status with ErrorInfo, and RetryInfo where it tells when."""
 
     def __init__(self, code: grpc.StatusCode, reason: Reason, message: str, **metadata: str) -> None:
         super().__init__(message)
         self.code, self.reason, self.message, self.metadata = code, reason, message, metadata
+        self.retry_after_s: float | None = None
+
+    def after(self, retry_after_s: float) -> Self:
+        """Tell how soon the same call may well succeed."""
+        self.retry_after_s = retry_after_s
+        return self
 
     @classmethod
     def of(cls, error: StoreError) -> "Refusal":
@@ -88,9 +96,16 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
 
 
 def abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
-    """End the call with the refusal's code, its message, and ErrorInfo in the status details."""
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN, metadata=refusal.metadata))
-    status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message, details=[detail])
+    """End the call with the refusal's code, its message, and in the status details ErrorInfo, and RetryInfo if any."""
+    told: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN, metadata=refusal.metadata)
+    ]
+    if refusal.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(round(refusal.retry_after_s * 1e9))
+        told.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message)
+    for detail in told:
+        status.details.add().Pack(detail)
     context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status does not return")

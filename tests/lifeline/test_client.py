@@ -3,6 +3,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 
 import grpc
 import numpy as np
@@ -272,6 +273,17 @@ def test_a_node_that_refuses_for_a_while_is_asked_again(node: Node, client: Life
     node.hold = relent
     assert client.get_sequence("ann", timeout_s=60).as_of.partition == 2
     assert len(node.asked) == 4
+
+
+def test_a_node_that_says_when_is_not_asked_before(node: Node, client: LifelineClient) -> None:
+    node.refusal = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.OVERLOADED, "later").after(0.4)
+    asked: list[float] = []
+    node.hold = lambda: asked.append(time.monotonic())
+    with pytest.raises(LifelineError) as caught:
+        client.get_sequence("ann", timeout_s=1.5)
+    assert caught.value.retry_after_s == 0.4
+    assert 2 <= len(asked) <= 5
+    assert all(later - earlier > 0.3 for earlier, later in pairwise(asked))
 
 
 def test_a_node_that_comes_back_within_the_deadline_is_no_failure() -> None:

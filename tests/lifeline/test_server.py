@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
+from lifeline.memory_limit import MemoryLimit, available_memory, own_memory
 from lifeline.server import LIVENESS, READINESS, SERVICES, NodeServer, Services
 from lifeline.v1 import (
     score_pb2,
@@ -87,6 +89,7 @@ def test_one_call_too_many_is_refused_at_once_and_health_still_answers(
             client.get_sequence("u")
         assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert caught.value.metadata == {"limit": "2"}
+        assert caught.value.retry_after_s == 0.1
         assert "retry" in caught.value.message
         assert health(server.address, LIVENESS) == health_pb2.HealthCheckResponse.SERVING
         sequences.go.set()
@@ -151,3 +154,45 @@ def test_a_stop_lets_calls_finish(server: NodeServer, sequences: Sequences) -> N
 def test_a_port_in_use_is_one_sentence(server: NodeServer, sequences: Sequences) -> None:
     with pytest.raises(ServerError, match=r"cannot be listened on .* set --grpc-address"):
         NodeServer(NodeSettings(grpc_address=server.address), Services(sequences, Scores(), Operators(), Models()))
+
+
+def test_calls_of_users_are_refused_while_memory_is_short_and_those_of_operators_are_not(
+    sequences: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = [100 << 20]
+    monkeypatch.setattr(MemoryLimit, "of", lambda mib: MemoryLimit(mib << 20, lambda: used[0]))
+    settings = NodeSettings(grpc_address="127.0.0.1:0", max_memory_mib=99)
+    running = NodeServer(settings, Services(sequences, Scores(), Operators(), Models()))
+    sequences.go.set()
+    try:
+        with LifelineClient(running.address, retry=False) as client:
+            with pytest.raises(LifelineError, match="the node holds 100 MiB and 99 are its limit") as caught:
+                client.get_sequence("u")
+            error = caught.value
+            assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MEMORY_SHORT")
+            assert error.may_pass
+            assert error.retry_after_s == 1.0
+            with pytest.raises(LifelineError, match="AssertionError"):
+                client.list_partitions()
+            assert health(running.address, LIVENESS) == health_pb2.HealthCheckResponse.SERVING
+            used[0] = 99 << 20
+            time.sleep(0.15)
+            client.get_sequence("u")
+    finally:
+        running.stop(5)
+
+
+def test_memory_is_what_the_process_holds_and_the_control_group_allows(tmp_path: Path) -> None:
+    before = own_memory()
+    held = bytearray(b"x" * (64 << 20))
+    assert own_memory() - before > 60 << 20
+    del held
+    assert own_memory(tmp_path / "nothing") == 0
+    group = tmp_path / "memory.max"
+    machine = available_memory(group)
+    group.write_text("max\n")
+    assert available_memory(group) == machine
+    group.write_text("1048576\n")
+    assert available_memory(group) == 1 << 20
+    assert MemoryLimit.of(64).refusal() is not None
+    assert MemoryLimit.of(None).refusal() is None

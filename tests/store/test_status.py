@@ -1,5 +1,9 @@
+from typing import cast
+
 import grpc
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from lifeline.v1 import sequence_pb2, sequence_pb2_grpc
 from store.errors import (
@@ -92,3 +96,15 @@ def test_aborting_never_returns() -> None:
 
     with pytest.raises(AssertionError, match="does not return"):
         abort(Deaf(), Refusal(Code.ABORTED, Reason.INTERNAL, "try again"))  # type: ignore[arg-type]
+
+
+def test_when_to_try_again_is_told_beside_the_reason() -> None:
+    refusal = Refusal(Code.RESOURCE_EXHAUSTED, Reason.OVERLOADED, "retry").after(0.25)
+    with served(Raises(refusal)) as stub, pytest.raises(grpc.RpcError) as caught:
+        stub.GetSequence(REQUEST)
+    status = rpc_status.from_call(cast("grpc.Call", caught.value))
+    assert status is not None
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(retry)
+    assert (info.reason, retry.retry_delay.ToTimedelta().total_seconds()) == ("OVERLOADED", 0.25)
