@@ -7,6 +7,7 @@
 #include <cmath>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <utility>
 
 #include "kernels.h"
@@ -20,10 +21,6 @@ constexpr int EMBEDDING = WIDTH / 2;
 struct Encoder {
     Prepared prepared;
     const EncoderFunctions &functions;
-    // What rows of tokens are made of.
-    std::vector<float> action, surface, age;
-    int age_knots;
-    float age_span;
 };
 
 const EncoderFunctions *functions_of(int32_t level) {
@@ -48,37 +45,11 @@ void embed(const int8_t *row, float scale, float *to) {
     for (int channel = 0; channel < EMBEDDING; channel++) to[channel] = static_cast<float>(row[channel]) * length * scale;
 }
 
-// The first part of a token's row: all of its input that depends on neither the candidate nor its place.
-void make_row(const Encoder &encoder, const lifeline_tokens &tokens, int64_t index, float *to) {
-    std::fill_n(to, WIDTH, 0.0f);
-    const auto add = [&](const float *from, float share) {
-        for (int channel = 0; channel < WIDTH; channel++) to[channel] += share * from[channel];
-    };
-    double age_s = 0;
-    if (index < 0) {
-        add(encoder.surface.data(), 1.0f);
-    } else {
-        embed(tokens.rows + index * EMBEDDING, encoder.prepared.input_scale, to);
-        for (uint64_t types = tokens.types[index]; types; types &= types - 1)
-            add(encoder.action.data() + std::countr_zero(types) * WIDTH, 1.0f);
-        add(encoder.surface.data() + tokens.surfaces[index] * WIDTH, 1.0f);
-        age_s = static_cast<double>(std::max<int64_t>(tokens.asked_ms - tokens.ms[index], 0)) / 1000;
-    }
-    if (encoder.age_knots) {
-        const int last = encoder.age_knots - 1;
-        const float place =
-            std::clamp(std::log1p(static_cast<float>(age_s)) / encoder.age_span, 0.0f, 1.0f) * static_cast<float>(last);
-        const int low = std::min(static_cast<int>(place), last - 1);
-        add(encoder.age.data() + low * WIDTH, 1.0f - (place - static_cast<float>(low)));
-        add(encoder.age.data() + (low + 1) * WIDTH, place - static_cast<float>(low));
-    }
-}
-
 // Rows of the tokens that were selected for any candidate.
 class Rows {
   public:
     Rows(const Encoder &encoder, const lifeline_tokens &tokens, const lifeline_encoding &job, int32_t threads)
-        : place_(tokens.count + 1, -1) {
+        : stride_(encoder.functions.token_row), place_(tokens.count + 1, -1) {
         // The neutral token, -1, stands behind the last.
         const auto count = static_cast<int64_t>(place_.size());
         std::vector<int64_t> used;
@@ -89,23 +60,21 @@ class Rows {
                 used.push_back(job.index[at]);
             }
         }
-        // Rows are completed six at a time.
-        rows_ = std::make_unique_for_overwrite<float[]>((used.size() + ROWS) * ROW);
-        std::fill_n(rows_.get() + used.size() * ROW, ROWS * ROW, 0.0f);
+        rows_ = std::make_unique_for_overwrite<float[]>(used.size() * stride_);
         const auto make = [&](int64_t from, int64_t to) {
-            for (int64_t number = from; number < to; number++) make_row(encoder, tokens, used[number], rows_.get() + number * ROW);
-            encoder.functions.complete(encoder.prepared, rows_.get() + from * ROW, to - from);
+            encoder.functions.make_rows(encoder.prepared, tokens, used.data() + from, to - from, rows_.get() + from * stride_);
         };
         in_threads(static_cast<int64_t>(used.size()), AT_ONCE, threads, [&] { return make; });
     }
 
     const float *of(int64_t index) const {
-        return rows_.get() + static_cast<size_t>(place_[index < 0 ? place_.size() - 1 : index]) * ROW;
+        return rows_.get() + static_cast<size_t>(place_[index < 0 ? place_.size() - 1 : index]) * stride_;
     }
 
   private:
     static constexpr int64_t AT_ONCE = 42 * ROWS;
 
+    const size_t stride_;
     std::vector<int32_t> place_;
     std::unique_ptr<float[]> rows_;
 };
@@ -135,6 +104,18 @@ std::vector<float> completed(const EncoderFunctions &functions, const Prepared &
     return made;
 }
 
+// The matrices [in][64] without the mean of each row: what they add to a token then has none either, which a layer norm
+// would only take away again.
+std::vector<float> centred(const float *matrices, size_t rows) {
+    std::vector<float> made(matrices, matrices + rows * WIDTH);
+    for (size_t row = 0; row < rows; row++) {
+        const auto from = made.begin() + row * WIDTH;
+        const double mean = std::accumulate(from, from + WIDTH, 0.0) / WIDTH;
+        std::transform(from, from + WIDTH, from, [&](float value) { return static_cast<float>(value - mean); });
+    }
+    return made;
+}
+
 }  // namespace
 
 LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t level) {
@@ -143,23 +124,19 @@ LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t
     const auto copy = [](const float *from, size_t rows) { return std::vector<float>(from, from + rows * WIDTH); };
     try {
         const int layers = weights->layers, ffn = weights->ffn;
+        const std::vector<float> value = centred(weights->value, static_cast<size_t>(layers) * WIDTH),
+                                 narrow = centred(weights->narrow, static_cast<size_t>(layers) * ffn);
         Prepared prepared{
-            layers, ffn, weights->length, weights->similarity_knots, weights->input_scale, {}, {},
-            copy(weights->match, WIDTH), copy(weights->value, WIDTH),
-            packed(*functions, weights->match, layers, WIDTH, WIDTH), packed(*functions, weights->value, layers, WIDTH, WIDTH),
-            packed(*functions, weights->widen, layers, WIDTH, ffn), packed(*functions, weights->narrow, layers, ffn, WIDTH),
+            layers, ffn, weights->length, weights->similarity_knots, weights->age_knots, weights->input_scale,
+            weights->age_span, copy(weights->action, 64), copy(weights->surface, 256), copy(weights->age, weights->age_knots),
+            {}, {},
+            copy(weights->match, WIDTH), copy(value.data(), WIDTH),
+            packed(*functions, weights->match, layers, WIDTH, WIDTH), packed(*functions, value.data(), layers, WIDTH, WIDTH),
+            packed(*functions, weights->widen, layers, WIDTH, ffn), packed(*functions, narrow.data(), layers, ffn, WIDTH),
             packed(*functions, weights->read_out, 1, WIDTH, WIDTH), copy(weights->read_out_bias, 1)};
         prepared.position = completed(*functions, prepared, weights->position, weights->length);
         prepared.similarity = completed(*functions, prepared, weights->similarity, weights->similarity_knots);
-        return new Encoder{
-            std::move(prepared),
-            *functions,
-            copy(weights->action, 64),
-            copy(weights->surface, 256),
-            copy(weights->age, weights->age_knots),
-            weights->age_knots,
-            weights->age_span,
-        };
+        return new Encoder{std::move(prepared), *functions};
     } catch (const std::bad_alloc &) {
         return nullptr;
     }

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels.h"
+
 constexpr int WIDTH = 64;
 constexpr int ROWS = 6;         // tokens at once
 constexpr int STEP = 48;        // lengths are rounded up to it
@@ -14,10 +16,11 @@ constexpr int ROW = PARTS * WIDTH;
 
 // Products read words of 32 bits: a float32, or two bfloat16 of neighbouring channels (or keys).
 struct Prepared {
-    int layers, ffn, length, similarity_knots;
-    float input_scale;
-    // What the first layer's input is a sum of, with its products with the first layer's match and value beside it: that
-    // layer is linear in its input before attention, so a token's part is worked out once for all candidates.
+    int layers, ffn, length, similarity_knots, age_knots;
+    float input_scale, age_span;
+    // What the first layer's input is a sum of. That layer is linear in its input before attention, so the products of
+    // each part with the first layer's match and value stand beside it: a token's are made once for all candidates.
+    std::vector<float> action, surface, age;                   // [64, 256 or knots][64]: of a token
     std::vector<float> position;                               // [length][3][64]
     std::vector<float> similarity;                             // [knots][3][64]
     std::vector<float> first_match, first_value;               // [64][64], of float32
@@ -27,7 +30,7 @@ struct Prepared {
 
 // One candidate.
 struct Candidate {
-    const float *const *rows;  // [length]: the tokens' parts, [3][64] each
+    const float *const *rows;  // [length]: the tokens' rows, as `make_rows` makes them
     const float *similarity;   // [length]
     const float *parts;        // [3][64]: its own part of every token's input
     int count;                 // of its valid tokens, 1 at least
@@ -41,6 +44,10 @@ struct EncoderFunctions {
     int (*words)(int in, int out);
     // Fills the second and third parts of so many rows, [count][3][64], from the first.
     void (*complete)(const Prepared &weights, float *rows, int64_t count);
+    // Floats of a token's row: 64, and its two products as words.
+    int token_row;
+    // Makes rows of tokens, whose numbers are given (-1: the neutral one).
+    void (*make_rows)(const Prepared &weights, const lifeline_tokens &tokens, const int64_t *index, int64_t count, float *rows);
     // Floats of memory that one thread works with.
     size_t (*scratch)(const Prepared &weights);
     void (*encode)(const Prepared &weights, const Candidate &candidate, float *scratch);

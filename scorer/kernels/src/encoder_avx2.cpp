@@ -3,4 +3,5 @@
 
 #include "encoder_blocks.h"
 
-const EncoderFunctions AVX2_ENCODER = {Single::pack, word_count<Single>, complete, Layers<Single>::scratch, encode<Single>};
+const EncoderFunctions AVX2_ENCODER = {Single::pack, word_count<Single>, complete,
+                                         Layers<Single>::TOKEN_ROW, make_rows<Single>, Layers<Single>::scratch, encode<Single>};

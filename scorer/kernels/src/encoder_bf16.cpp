@@ -12,14 +12,14 @@ struct Half {
         return {_mm512_dpbf16_ps(sum.lanes, std::bit_cast<__m512bh>(a.lanes), std::bit_cast<__m512bh>(b.lanes))};
     }
     static inline __m256i narrowed(__m512 lanes) { return std::bit_cast<__m256i>(_mm512_cvtneps_pbh(lanes)); }
-    static void narrow_row(const float *from, float *to, int count) {
-        for (int at = 0; at < count; at += 16)
-            _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + at / 2), narrowed(_mm512_loadu_ps(from + at)));
-    }
     static inline void put(Vector value, float *words, int place) {
         _mm256_storeu_si256(reinterpret_cast<__m256i *>(words + place / 2), narrowed(value.lanes));
     }
-    static void narrow(const float *from, float *to) { narrow_row(from, to, WIDTH); }
+    // A row's vector out of its words.
+    static inline Vector take(const float *words, int column) {
+        const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(words + column * 8));
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+    }
     static void store(const Tile<Half> &tile, float *to) {
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < VECTORS; column++)
@@ -53,4 +53,5 @@ struct Half {
 
 }  // namespace
 
-const EncoderFunctions BF16_ENCODER = {Half::pack, word_count<Half>, complete, Layers<Half>::scratch, encode<Half>};
+const EncoderFunctions BF16_ENCODER = {Half::pack, word_count<Half>, complete,
+                                       Layers<Half>::TOKEN_ROW, make_rows<Half>, Layers<Half>::scratch, encode<Half>};

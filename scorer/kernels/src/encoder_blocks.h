@@ -1,7 +1,7 @@
 // The encoder, written once: `Number` says what its products read.
 //
 // Tokens are rows of 64 channels. A layer needs K (the inputs themselves, transposed) and V of all earlier tokens, and
-// is otherwise done for six tokens at a time, from the scores to the layer's output. What lies in the causal half that is
+// is otherwise done for six tokens at a time. What lies in the causal half that is
 // never needed is never computed, nor what stands behind the last valid token.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "encoder.h"
+#include "quantised.h"
 
 namespace {
 
@@ -64,35 +65,40 @@ struct Sums {
 template <class Number>
 using Tile = Sums<Number, ROWS, VECTORS>;
 
-// The lengths of all rows are taken at once, in one vector: of each alone, a root and a quotient would be waited for.
+// The layer norm of each row. Where its mean is 0 already, as that of every sum of what `centred` weights made, that is
+// not looked for. What is summed over a row is summed over all six at once: one after the other they would be waited for.
 template <class Number>
-void normalise(Tile<Number> &tile) {
-    static_assert(ROWS <= Vector::LANES);
-    float of_rows[Vector::LANES] = {};
-    for (int row = 0; row < ROWS; row++) {
-        Vector total = tile.of[row][0];
-        for (int column = 1; column < VECTORS; column++) total = total + tile.of[row][column];
-        of_rows[row] = total.sum() / WIDTH;
-    }
-    for (int row = 0; row < ROWS; row++) {
-        const Vector mean = Vector::all(of_rows[row]);
-        Vector squares = Vector::zero();
-        for (int column = 0; column < VECTORS; column++) {
-            tile.of[row][column] = tile.of[row][column] - mean;
-            squares = Vector::fused(tile.of[row][column], tile.of[row][column], squares);
+void normalise(Tile<Number> &tile, bool centred) {
+    const auto add = [](Vector a, Vector b) { return a + b; };
+    const Vector share = Vector::all(1.0f / WIDTH);
+    Vector parts[ROWS];
+    if (!centred) {
+        for (int row = 0; row < ROWS; row++) {
+            parts[row] = tile.of[row][0];
+            for (int column = 1; column < VECTORS; column++) parts[row] = parts[row] + tile.of[row][column];
         }
-        of_rows[row] = squares.sum();
+        const Vector means = Vector::folded(parts, add) * share;
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < VECTORS; column++) tile.of[row][column] = tile.of[row][column] - means.of_row(row);
     }
-    const Vector variance = Vector::load(of_rows) * Vector::all(1.0f / WIDTH);
-    (Vector::all(1.0f) / (variance + Vector::all(EPSILON)).root()).store(of_rows);
-    for (int row = 0; row < ROWS; row++)
-        for (int column = 0; column < VECTORS; column++) tile.of[row][column] = tile.of[row][column] * Vector::all(of_rows[row]);
+    for (int row = 0; row < ROWS; row++) {
+        parts[row] = tile.of[row][0] * tile.of[row][0];
+        for (int column = 1; column < VECTORS; column++)
+            parts[row] = Vector::fused(tile.of[row][column], tile.of[row][column], parts[row]);
+    }
+    const Vector variances = Vector::fused(Vector::folded(parts, add), share, Vector::all(EPSILON));
+    const Vector scales = Vector::all(1.0f) / variances.root();
+    for (int row = 0; row < ROWS; row++) {
+        const Vector scale = scales.of_row(row);
+        for (int column = 0; column < VECTORS; column++) tile.of[row][column] = tile.of[row][column] * scale;
+    }
 }
 
 template <class Number>
 class Layers {
   public:
     static constexpr int WORDS = WIDTH / Number::PER_WORD;  // of a token
+    static constexpr int TOKEN_ROW = WIDTH + 2 * WORDS;
 
     static size_t scratch(const Prepared &weights) {
         const size_t length = padded(weights.length);
@@ -101,9 +107,9 @@ class Layers {
                + WORDS * length          // K
                + length * WIDTH          // V
                + length * WORDS          // Q
-               + ROWS * length           // scores
+               + 2 * ROWS * length       // scores
                + ROWS * length           // probabilities as words
-               + ROWS * WIDTH * 2        // a tile as words
+               + 2 * ROWS * weights.ffn  // the wide layer
                + 16 * 16;
     }
 
@@ -118,32 +124,22 @@ class Layers {
         keys_ = take(WORDS * stride_);
         values_ = take(stride_ * WIDTH);
         queries_ = take(stride_ * WORDS);
-        scores_ = take(ROWS * stride_);
+        scores_ = take(2 * ROWS * stride_);
         shares_ = take(ROWS * stride_);
-        tile_ = take(ROWS * WIDTH * 2);
+        wide_ = take(2 * ROWS * weights.ffn);
     }
 
     void encode(const Candidate &candidate) {
         const int count = candidate.count;
         const int rows = (count + ROWS - 1) / ROWS * ROWS;
         gather(candidate, rows);
-        Vector best[VECTORS];
-        for (Vector &one : best) one = Vector::all(-INFINITY);
         for (int layer = 0; layer < weights_.layers; layer++) {
-            const bool last = layer + 1 == weights_.layers;
             if (layer > 0) project(layer, rows);
             turn(rows);
-            for (int first = 0; first < rows; first += ROWS) {
-                Tile<Number> tile;
-                attend(first, tile);
-                feed_forward(layer, tile);
-                for (int row = 0; row < ROWS; row++)
-                    for (int column = 0; column < VECTORS; column++)
-                        tile.of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);
-                if (last) read_out(tile, std::min(ROWS, count - first), best);
-            }
+            attend(layer, rows);
+            feed_forward(layer, rows, layer + 1 < weights_.layers || candidate.outputs != nullptr);
         }
-        for (int column = 0; column < VECTORS; column++) best[column].store(candidate.read_out + column * Vector::LANES);
+        read_out(candidate.count, candidate.read_out);
         if (candidate.outputs != nullptr) std::memcpy(candidate.outputs, x_, sizeof(float) * WIDTH * count);
     }
 
@@ -154,6 +150,8 @@ class Layers {
     void gather(const Candidate &candidate, int rows) {
         for (int first = 0; first < rows; first += ROWS) {
             Tile<Number> parts[PARTS];
+            for (int token = first + ROWS; token < std::min(first + 2 * ROWS, candidate.count); token++)
+                for (int at = 0; at < TOKEN_ROW; at += 16) __builtin_prefetch(candidate.rows[token] + at);
             for (int row = 0; row < ROWS; row++) {
                 const int token = first + row;
                 if (token >= candidate.count) {
@@ -173,10 +171,13 @@ class Layers {
                     share = Vector::all(place - static_cast<float>(knot));
                     rest = Vector::all(1 - (place - static_cast<float>(knot)));
                 }
+#pragma GCC unroll 3
                 for (int part = 0; part < PARTS; part++)
                     for (int column = 0; column < VECTORS; column++) {
                         const int at = part * WIDTH + column * Vector::LANES;
-                        Vector sum = Vector::load(own + at) + Vector::load(position + at) + Vector::load(candidate.parts + at);
+                        const Vector of_token = part == 0 ? Vector::load(own + column * Vector::LANES)
+                                                          : Number::take(own + WIDTH + (part - 1) * WORDS, column);
+                        Vector sum = of_token + Vector::load(position + at) + Vector::load(candidate.parts + at);
                         if (low != nullptr)
                             sum = Vector::fused(share, Vector::load(low + ROW + at),
                                                 Vector::fused(rest, Vector::load(low + at), sum));
@@ -192,11 +193,10 @@ class Layers {
         }
     }
 
-    // Makes Q and V of x, and its words.
+    // Makes Q and V of x.
     void project(int layer, int rows) {
         const float *match = weights_.match.data() + layer * WORDS * WIDTH;
         const float *value = weights_.value.data() + layer * WORDS * WIDTH;
-        for (int token = 0; token < rows; token++) Number::narrow(x_ + token * WIDTH, words_ + token * WORDS);
         for (int first = 0; first < rows; first += ROWS) {
             Tile<Number> tile;
             tile.clear();
@@ -216,107 +216,204 @@ class Layers {
                 transpose(words_ + token * WORDS + word, WORDS, keys_ + word * stride_ + token, stride_);
     }
 
-    // y = LN(x + softmax(Q K) V) of six tokens.
-    void attend(int first, Tile<Number> &tile) {
-        const int seen = first + ROWS;
-        const int vectors = (seen + Vector::LANES - 1) / Vector::LANES;
+    // x = LN(x + softmax(Q K) V), six tokens after the others. What a step waits for at its end (what is greatest, a norm)
+    // is waited for while the next six tokens' products are made: so their scores are made one step ahead.
+    void attend(int layer, int rows) {
+        Vector greatest = scored(0, 0);
+        for (int first = 0, turn = 0; first < rows; first += ROWS, turn ^= 1) {
+            Vector next = greatest;
+            if (first + ROWS < rows) next = scored(first + ROWS, turn ^ 1);
+            const Vector scale = share(first, turn, greatest);
+            Tile<Number> tile;
+            tile.clear();
+            // An even number of keys: the share of one behind the last is 0.
+            tile.add(shares_, stride_, values_, WIDTH, (first + ROWS + Number::PER_WORD - 1) / Number::PER_WORD);
+            for (int row = 0; row < ROWS; row++) {
+                const Vector own = scale.of_row(row);
+                for (int column = 0; column < VECTORS; column++)
+                    tile.of[row][column] = Vector::fused(
+                        tile.of[row][column], own, Vector::load(x_ + (first + row) * WIDTH + column * Vector::LANES));
+            }
+            normalise<Number>(tile, layer > 0);
+            keep(tile, first);
+            greatest = next;
+        }
+    }
+
+    static int vectors_seen(int first) { return (first + ROWS + Vector::LANES - 1) / Vector::LANES; }
+
+    // Makes the scores Q K of six tokens, those hidden that come later; returns the greatest of each.
+    Vector scored(int first, int turn) {
+        float *all = scores_ + turn * ROWS * stride_;
+        const int vectors = vectors_seen(first);
         int vector = 0;
-        for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP) score<Vector::GROUP>(first, vector);
-        for (; vector + 2 <= vectors; vector += 2) score<2>(first, vector);
-        if (vector < vectors) score<1>(first, vector);
+        for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP) score<Vector::GROUP>(first, vector, all);
+        for (; vector + 2 <= vectors; vector += 2) score<2>(first, vector, all);
+        if (vector < vectors) score<1>(first, vector, all);
         // Up to the vector that has the first row's own place, nothing is hidden from any row.
         const int open = first / Vector::LANES;
-        float scale[ROWS];
+        Vector parts[ROWS];
         for (int row = 0; row < ROWS; row++) {
-            float *scores = scores_ + row * stride_;
-            Vector most = Vector::all(HIDDEN);
-            for (int at = 0; at < open; at++) most = Vector::greater(most, Vector::load(scores + at * Vector::LANES));
+            float *scores = all + row * stride_;
+            parts[row] = Vector::all(HIDDEN);
+            for (int at = 0; at < open; at++) parts[row] = Vector::greater(parts[row], Vector::load(scores + at * Vector::LANES));
             for (int at = open; at < vectors; at++) {
                 const int place = at * Vector::LANES;
                 const Vector part = Vector::load(scores + place).up_to(place, first + row, HIDDEN);
                 part.store(scores + place);
-                most = Vector::greater(most, part);
+                parts[row] = Vector::greater(parts[row], part);
             }
-            const Vector greatest = Vector::all(most.greatest());
-            Vector sum = Vector::zero();
-            for (int place = 0; place < vectors * Vector::LANES; place += Vector::LANES) {
-                const Vector share = (Vector::load(scores + place) - greatest).template power_of_two<Number::DEGREE>();
-                Number::put(share, shares_ + row * stride_, place);
-                sum = sum + share;
-            }
-            scale[row] = 1.0f / sum.sum();
         }
-        tile.clear();
-        // An even number of keys: the share of one behind the last is 0.
-        tile.add(shares_, stride_, values_, WIDTH, (seen + Number::PER_WORD - 1) / Number::PER_WORD);
-        for (int row = 0; row < ROWS; row++) {
-            const Vector own = Vector::all(scale[row]);
-            for (int column = 0; column < VECTORS; column++)
-                tile.of[row][column] = Vector::fused(tile.of[row][column], own,
-                                                     Vector::load(x_ + (first + row) * WIDTH + column * Vector::LANES));
-        }
-        normalise<Number>(tile);
+        return Vector::folded(parts, Vector::greater);
     }
 
     template <int C>
-    void score(int first, int vector) {
+    void score(int first, int vector, float *scores) {
         Sums<Number, ROWS, C> sums;
         sums.clear();
         sums.add(queries_ + first * WORDS, WORDS, keys_ + vector * Vector::LANES, stride_, WORDS);
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < C; column++)
-                sums.of[row][column].store(scores_ + row * stride_ + (vector + column) * Vector::LANES);
+                sums.of[row][column].store(scores + row * stride_ + (vector + column) * Vector::LANES);
     }
 
-    // out = LN(y + W2 relu(W1 y)) of six tokens.
-    void feed_forward(int layer, Tile<Number> &tile) {
-        const int wide_words = weights_.ffn / Number::PER_WORD;
-        const float *widen = weights_.widen.data() + static_cast<size_t>(layer) * WORDS * weights_.ffn;
-        const float *narrow = weights_.narrow.data() + static_cast<size_t>(layer) * wide_words * WIDTH;
-        float y[ROWS * WIDTH];
-        for (int row = 0; row < ROWS; row++)
-            for (int column = 0; column < VECTORS; column++)
-                tile.of[row][column].store(y + row * WIDTH + column * Vector::LANES);
-        Number::store(tile, tile_);
-        // Of the wide layer 32 channels at a time.
+    // Makes 2 to the power of the scores of six tokens, less the greatest; returns one over the sum of each.
+    Vector share(int first, int turn, Vector greatest) {
+        const int vectors = vectors_seen(first);
+        Vector parts[ROWS];
+        for (int row = 0; row < ROWS; row++) {
+            const float *scores = scores_ + (turn * ROWS + row) * stride_;
+            const Vector most = greatest.of_row(row);
+            parts[row] = Vector::zero();
+            for (int place = 0; place < vectors * Vector::LANES; place += Vector::LANES) {
+                const Vector power = (Vector::load(scores + place) - most).template power_of_two<Number::DEGREE>();
+                Number::put(power, shares_ + row * stride_, place);
+                parts[row] = parts[row] + power;
+            }
+        }
+        return Vector::all(1.0f) / Vector::folded(parts, [](Vector a, Vector b) { return a + b; });
+    }
+
+    // x = LN(x + W2 relu(W1 x)); the wide layer of the next six tokens is made one step ahead.
+    void feed_forward(int layer, int rows, bool x_wanted) {
+        const float *narrow = weights_.narrow.data() + static_cast<size_t>(layer) * weights_.ffn / Number::PER_WORD * WIDTH;
+        widen(layer, 0, 0);
+        for (int first = 0, turn = 0; first < rows; first += ROWS, turn ^= 1) {
+            if (first + ROWS < rows) widen(layer, first + ROWS, turn ^ 1);
+            Tile<Number> tile;
+            for (int row = 0; row < ROWS; row++)
+                for (int column = 0; column < VECTORS; column++)
+                    tile.of[row][column] = Vector::load(x_ + (first + row) * WIDTH + column * Vector::LANES);
+            const int words = weights_.ffn / Number::PER_WORD;
+            tile.add(wide_ + turn * ROWS * words, words, narrow, WIDTH, words);
+            normalise<Number>(tile, true);
+            keep(tile, first, x_wanted);
+        }
+    }
+
+    // Makes relu(W1 x) of six tokens, 32 channels at a time.
+    void widen(int layer, int first, int turn) {
+        const float *matrix = weights_.widen.data() + static_cast<size_t>(layer) * WORDS * weights_.ffn;
+        const int words = weights_.ffn / Number::PER_WORD;
         constexpr int C = 32 / Vector::LANES;
         for (int begin = 0; begin < weights_.ffn; begin += 32) {
             Sums<Number, ROWS, C> wide;
             wide.clear();
-            wide.add(tile_, WORDS, widen + begin, weights_.ffn, WORDS);
-            float part[ROWS * 32];
-            for (int row = 0; row < ROWS; row++) {
+            wide.add(words_ + first * WORDS, WORDS, matrix + begin, weights_.ffn, WORDS);
+            for (int row = 0; row < ROWS; row++)
                 for (int column = 0; column < C; column++)
-                    Vector::greater(wide.of[row][column], Vector::zero()).store(part + row * 32 + column * Vector::LANES);
-                Number::narrow_row(part + row * 32, wide_ + row * 32, 32);
-            }
-            if (begin == 0) tile.clear();
-            tile.add(wide_, 32, narrow + static_cast<size_t>(begin) / Number::PER_WORD * WIDTH, WIDTH, 32 / Number::PER_WORD);
+                    Number::put(Vector::greater(wide.of[row][column], Vector::zero()),
+                                wide_ + (turn * ROWS + row) * words, begin + column * Vector::LANES);
         }
-        for (int row = 0; row < ROWS; row++)
-            for (int column = 0; column < VECTORS; column++)
-                tile.of[row][column] = tile.of[row][column] + Vector::load(y + row * WIDTH + column * Vector::LANES);
-        normalise<Number>(tile);
     }
 
-    // The greatest of each channel, over so many of six tokens.
-    void read_out(const Tile<Number> &tile, int count, Vector *best) {
-        Number::store(tile, tile_);
-        Tile<Number> read;
-        read.clear();
-        read.add(tile_, WORDS, weights_.read_out.data(), WIDTH, WORDS);
-        for (int row = 0; row < count; row++)
+    // Six tokens of x, and their words.
+    void keep(const Tile<Number> &tile, int first, bool x_wanted = true) {
+        for (int row = 0; row < ROWS && x_wanted; row++)
             for (int column = 0; column < VECTORS; column++)
-                best[column] = Vector::greater(
-                    best[column],
-                    read.of[row][column] + Vector::load(weights_.read_out_bias.data() + column * Vector::LANES));
+                tile.of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);
+        Number::store(tile, words_ + first * WORDS);
+    }
+
+    // The greatest of each channel of the read-out.
+    void read_out(int count, float *to) {
+        Vector best[VECTORS];
+        for (Vector &one : best) one = Vector::all(-INFINITY);
+        for (int first = 0; first < count; first += ROWS) {
+            Tile<Number> read;
+            read.clear();
+            read.add(words_ + first * WORDS, WORDS, weights_.read_out.data(), WIDTH, WORDS);
+            for (int row = 0; row < std::min(ROWS, count - first); row++)
+                for (int column = 0; column < VECTORS; column++) best[column] = Vector::greater(best[column], read.of[row][column]);
+        }
+        for (int column = 0; column < VECTORS; column++) {
+            const int at = column * Vector::LANES;
+            (best[column] + Vector::load(weights_.read_out_bias.data() + at)).store(to + at);
+        }
     }
 
     const Prepared &weights_;
     const size_t stride_;
-    float *x_, *words_, *keys_, *values_, *queries_, *scores_, *shares_, *tile_;
-    float wide_[ROWS * 32];
+    float *x_, *words_, *keys_, *values_, *queries_, *scores_, *shares_, *wide_;
 };
+
+// Of a token all of its input that depends on neither the candidate nor its place, and the products of that.
+template <class Number>
+void make_rows(const Prepared &weights, const lifeline_tokens &tokens, const int64_t *index, int64_t count, float *rows) {
+    constexpr int WORDS = Layers<Number>::WORDS, TOKEN_ROW = Layers<Number>::TOKEN_ROW, EMBEDDING = WIDTH / 2;
+    float words[ROWS * WORDS] = {};
+    for (int64_t first = 0; first < count; first += ROWS) {
+        const int there = static_cast<int>(std::min<int64_t>(ROWS, count - first));
+        Tile<Number> tile;
+        tile.clear();
+        for (int row = 0; row < there; row++) {
+            Vector *of = tile.of[row];
+            const auto add = [&](const float *from, float share) {
+                for (int column = 0; column < VECTORS; column++)
+                    of[column] = Vector::fused(Vector::all(share), Vector::load(from + column * Vector::LANES), of[column]);
+            };
+            const int64_t at = index[first + row];
+            double age_s = 0;
+            if (at < 0) {
+                add(weights.surface.data(), 1.0f);
+            } else {
+                const int8_t *embedding = tokens.rows + at * EMBEDDING;
+                const float length = inverse_norm(embedding);
+                for (int column = 0; column < EMBEDDING / Vector::LANES; column++)
+                    of[column] = Vector::of_bytes(embedding + column * Vector::LANES) * Vector::all(length) *
+                                 Vector::all(weights.input_scale);
+                for (uint64_t types = tokens.types[at]; types; types &= types - 1)
+                    add(weights.action.data() + std::countr_zero(types) * WIDTH, 1.0f);
+                add(weights.surface.data() + tokens.surfaces[at] * WIDTH, 1.0f);
+                age_s = static_cast<double>(std::max<int64_t>(tokens.asked_ms - tokens.ms[at], 0)) / 1000;
+            }
+            if (weights.age_knots) {
+                const int last = weights.age_knots - 1;
+                const float place = std::clamp(std::log1p(static_cast<float>(age_s)) / weights.age_span, 0.0f, 1.0f) *
+                                    static_cast<float>(last);
+                const int low = std::min(static_cast<int>(place), last - 1);
+                add(weights.age.data() + low * WIDTH, 1.0f - (place - static_cast<float>(low)));
+                add(weights.age.data() + (low + 1) * WIDTH, place - static_cast<float>(low));
+            }
+        }
+        Number::store(tile, words);
+        for (int part = 0; part < PARTS; part++) {
+            if (part > 0) {
+                tile.clear();
+                // Of the first layer.
+                tile.add(words, WORDS, (part == 1 ? weights.match : weights.value).data(), WIDTH, WORDS);
+            }
+            for (int row = 0; row < there; row++)
+                for (int column = 0; column < VECTORS; column++) {
+                    float *to = rows + (first + row) * TOKEN_ROW;
+                    if (part == 0)
+                        tile.of[row][column].store(to + column * Vector::LANES);
+                    else
+                        Number::put(tile.of[row][column], to + WIDTH + (part - 1) * WORDS, column * Vector::LANES);
+                }
+        }
+    }
+}
 
 template <class Number>
 int word_count(int in, int out) {
@@ -333,9 +430,9 @@ struct Single {
     static constexpr int PER_WORD = 1, DEGREE = 5;
 
     static inline __attribute__((always_inline)) Vector dot(Vector a, Vector b, Vector sum) { return Vector::fused(a, b, sum); }
-    static void narrow(const float *from, float *to) { std::memcpy(to, from, sizeof(float) * WIDTH); }
-    static void narrow_row(const float *from, float *to, int count) { std::memcpy(to, from, sizeof(float) * count); }
     static inline void put(Vector value, float *words, int place) { value.store(words + place); }
+    // A row's vector out of its words.
+    static inline Vector take(const float *words, int column) { return Vector::load(words + column * Vector::LANES); }
     static void store(const Tile<Single> &tile, float *to) {
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < VECTORS; column++)

@@ -15,6 +15,9 @@ struct Vector {
     static Vector zero() { return {_mm256_setzero_ps()}; }
     static Vector all(float value) { return {_mm256_set1_ps(value)}; }
     static Vector load(const float *from) { return {_mm256_loadu_ps(from)}; }
+    static Vector of_bytes(const int8_t *from) {
+        return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))))};
+    }
     void store(float *to) const { _mm256_storeu_ps(to, lanes); }
 
     friend Vector operator+(Vector a, Vector b) { return {_mm256_add_ps(a.lanes, b.lanes)}; }
@@ -25,16 +28,23 @@ struct Vector {
     // a * b + c
     static Vector fused(Vector a, Vector b, Vector c) { return {_mm256_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
     static Vector greater(Vector a, Vector b) { return {_mm256_max_ps(a.lanes, b.lanes)}; }
-    float sum() const {
-        const __m128 half = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-        const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
-        return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+    // Each of six vectors folded to one number, by `fold` of two vectors; `of_row` gives them back.
+    template <class Fold>
+    static Vector folded(const Vector *rows, const Fold &fold) {
+        const auto pair = [&](Vector a, Vector b) {
+            return fold(Vector{_mm256_unpacklo_ps(a.lanes, b.lanes)}, Vector{_mm256_unpackhi_ps(a.lanes, b.lanes)});
+        };
+        const auto pairs = [&](Vector a, Vector b) {
+            const __m256d low = _mm256_castps_pd(a.lanes), high = _mm256_castps_pd(b.lanes);
+            return fold(Vector{_mm256_castpd_ps(_mm256_unpacklo_pd(low, high))},
+                        Vector{_mm256_castpd_ps(_mm256_unpackhi_pd(low, high))});
+        };
+        const Vector last = pair(rows[4], rows[5]);
+        const __m256 four = pairs(pair(rows[0], rows[1]), pair(rows[2], rows[3])).lanes, two = pairs(last, last).lanes;
+        return fold(Vector{_mm256_permute2f128_ps(four, two, 0x20)}, Vector{_mm256_permute2f128_ps(four, two, 0x31)});
     }
-    float greatest() const {
-        const __m128 half = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-        const __m128 quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
-        return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
-    }
+    // What `folded` made of one row, in every lane.
+    Vector of_row(int row) const { return {_mm256_permutevar8x32_ps(lanes, _mm256_set1_epi32(row))}; }
     // Lane i, where first + i is at most `last`, and `other` elsewhere.
     Vector up_to(int first, int last, float other) const {
         const __m256i place = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

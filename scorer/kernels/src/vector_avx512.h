@@ -15,6 +15,9 @@ struct Vector {
     static Vector zero() { return {_mm512_setzero_ps()}; }
     static Vector all(float value) { return {_mm512_set1_ps(value)}; }
     static Vector load(const float *from) { return {_mm512_loadu_ps(from)}; }
+    static Vector of_bytes(const int8_t *from) {
+        return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))))};
+    }
     void store(float *to) const { _mm512_storeu_ps(to, lanes); }
 
     friend Vector operator+(Vector a, Vector b) { return {_mm512_add_ps(a.lanes, b.lanes)}; }
@@ -25,8 +28,25 @@ struct Vector {
     // a * b + c
     static Vector fused(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
     static Vector greater(Vector a, Vector b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
-    float sum() const { return _mm512_reduce_add_ps(lanes); }
-    float greatest() const { return _mm512_reduce_max_ps(lanes); }
+    // Each of six vectors folded to one number, by `fold` of two vectors; `of_row` gives them back.
+    template <class Fold>
+    static Vector folded(const Vector *rows, const Fold &fold) {
+        const auto pair = [&](Vector a, Vector b) {
+            return fold(Vector{_mm512_unpacklo_ps(a.lanes, b.lanes)}, Vector{_mm512_unpackhi_ps(a.lanes, b.lanes)});
+        };
+        const auto pairs = [&](Vector a, Vector b) {
+            const __m512d low = _mm512_castps_pd(a.lanes), high = _mm512_castps_pd(b.lanes);
+            return fold(Vector{_mm512_castpd_ps(_mm512_unpacklo_pd(low, high))},
+                        Vector{_mm512_castpd_ps(_mm512_unpackhi_pd(low, high))});
+        };
+        const Vector last = pair(rows[4], rows[5]);
+        const __m512 four = pairs(pair(rows[0], rows[1]), pair(rows[2], rows[3])).lanes, two = pairs(last, last).lanes;
+        const __m512 half =
+            fold(Vector{_mm512_shuffle_f32x4(four, two, 0x44)}, Vector{_mm512_shuffle_f32x4(four, two, 0xEE)}).lanes;
+        return fold(Vector{half}, Vector{_mm512_shuffle_f32x4(half, half, 0xB1)});
+    }
+    // What `folded` made of one row, in every lane.
+    Vector of_row(int row) const { return {_mm512_permutexvar_ps(_mm512_set1_epi32(row < 4 ? row : row + 4), lanes)}; }
     // Lane i, where first + i is at most `last`, and `other` elsewhere.
     Vector up_to(int first, int last, float other) const {
         const int count = last - first + 1;
@@ -55,13 +75,13 @@ inline Vector Vector::power_of_two<5>() const {
 
 template <>
 inline Vector Vector::power_of_two<3>() const {
-    const __m512 whole = _mm512_roundscale_ps(lanes, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 rest = _mm512_sub_ps(lanes, whole);
-    __m512 value = _mm512_set1_ps(5.517165538e-2f);
-    value = _mm512_fmadd_ps(value, rest, _mm512_set1_ps(2.426111398e-1f));
-    value = _mm512_fmadd_ps(value, rest, _mm512_set1_ps(6.932609896e-1f));
-    value = _mm512_fmadd_ps(value, rest, _mm512_set1_ps(9.999280726e-1f));
-    return {_mm512_scalef_ps(value, whole)};
+    const __m512 rest = _mm512_reduce_ps(lanes, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    // Minimax of 2^x on [0, 1]; the scale is the whole part below.
+    __m512 value = _mm512_set1_ps(7.802452332e-02f);
+    value = _mm512_fmadd_ps(value, rest, _mm512_set1_ps(2.260671590e-01f));
+    value = _mm512_fmadd_ps(value, rest, _mm512_set1_ps(6.958335367e-01f));
+    value = _mm512_fmadd_ps(value, rest, _mm512_set1_ps(9.999252192e-01f));
+    return {_mm512_scalef_ps(value, lanes)};
 }
 
 // Transposes 16 x 16 words: to[column * to_stride + row] = from[row * from_stride + column].
