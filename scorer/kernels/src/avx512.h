@@ -23,28 +23,34 @@ static void cosines_512(const uint8_t *blocks, const float *inverse_norm, int64_
     }
 }
 
+template <void (*dots)(const uint8_t *block, const Tile &tile, __m512i (&sum)[TILE][2])>
+static void keep_512(const Pool &pool, const Tile &tile, const float *threshold, Kept *kept) {
+    const __m512i counted = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int64_t token = 0; token < pool.count; token += 2 * BLOCK) {
+        __m512i sum[TILE][2];
+        // Memory ends with an even block. What stands behind the last token has no norm, and reaches no threshold.
+        dots(pool.blocks + token / BLOCK * BLOCK_BYTES, tile, sum);
+        for (int half = 0; half < 2; half++) {
+            const int64_t first = token + half * BLOCK;
+            const __m512 norm = _mm512_loadu_ps(pool.inverse_norm + first);
+            for (int row = 0; row < TILE; row++) {
+                const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[row][half]), _mm512_set1_ps(tile.inverse_norm[row]));
+                const __m512 value = _mm512_mul_ps(scaled, norm);
+                const __mmask16 hits = _mm512_cmp_ps_mask(value, _mm512_set1_ps(threshold[row]), _CMP_GE_OQ);
+                if (__builtin_expect(hits == 0, 1)) continue;
+                Kept &own = kept[row];
+                const __m512i place = _mm512_add_epi32(counted, _mm512_set1_epi32(static_cast<int32_t>(first)));
+                _mm512_storeu_ps(own.value + own.count, _mm512_maskz_compress_ps(hits, value));
+                _mm512_storeu_si512(own.place + own.count, _mm512_maskz_compress_epi32(hits, place));
+                own.count += __builtin_popcount(hits);
+            }
+        }
+    }
+}
+
 // The first so many of 16 lanes.
 static inline __mmask16 lanes(int64_t count) {
     return count >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1);
-}
-
-static int64_t above_512(const float *values, int64_t count, float threshold, int32_t first, int32_t *place,
-                         float *value) {
-    const __m512 limit = _mm512_set1_ps(threshold);
-    int64_t found = 0;
-    for (int64_t at = 0; at < count; at += 16) {
-        const __mmask16 there = lanes(count - at);
-        const __m512 part = _mm512_maskz_loadu_ps(there, values + at);
-        uint32_t hits = _mm512_mask_cmp_ps_mask(there, part, limit, _CMP_GE_OQ);
-        while (hits) {
-            const int bit = __builtin_ctz(hits);
-            place[found] = first + static_cast<int32_t>(at) + bit;
-            value[found] = values[at + bit];
-            found++;
-            hits &= hits - 1;
-        }
-    }
-    return found;
 }
 
 static int64_t count_above_512(const float *values, int64_t count, float threshold) {

@@ -26,17 +26,67 @@ struct Tile {
     float inverse_norm[TILE];
 };
 
+// Tokens that one candidate keeps, and their cosines; there is room for 16 more than are kept.
+struct Kept {
+    int32_t *place;
+    float *value;
+    int64_t count;
+};
+
 // What an instruction set brings.
 struct Functions {
     // out[candidate * stride + token] = (dot * inverse norm of the candidate) * inverse norm of the token.
     void (*cosines)(const uint8_t *blocks, const float *inverse_norm, int64_t block_count, const Tile &tile, float *out,
                     size_t stride);
-    // Appends the places and values of what is at least the threshold; returns how many there are.
-    int64_t (*above)(const float *values, int64_t count, float threshold, int32_t first, int32_t *place, float *value);
+    // Appends those tokens of which the same is at least the candidate's threshold.
+    void (*keep)(const Pool &pool, const Tile &tile, const float *threshold, Kept *kept);
     // How many are at least the threshold.
     int64_t (*count_above)(const float *values, int64_t count, float threshold);
     int64_t (*count_keys_above)(const int32_t *keys, int64_t count, int32_t threshold);
+    // Makes `key_of` each value; sets the least and the greatest.
+    void (*keys)(const float *values, int64_t count, int32_t *keys, int32_t *least, int32_t *most);
+    // Sets the inverse norm of every `step`th row, of which there are `count`; NaN for a zero vector.
+    void (*norms)(const int8_t *rows, int64_t step, int64_t count, float *inverse_norm);
 };
+
+// Bits that ascend as the number does. Zero has one form: -0 is added to 0 first.
+static inline int32_t key_of(float value) {
+    const float sum = value + 0.0f;
+    int32_t bits;
+    __builtin_memcpy(&bits, &sum, sizeof bits);
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF);
+}
+
+// As `inverse_norm` has it, many at a time.
+static inline void norms_of(const int8_t *rows, int64_t step, int64_t count, float *inverse_norm) {
+    constexpr int64_t AT_ONCE = 64;
+    for (int64_t first = 0; first < count; first += AT_ONCE) {
+        const int64_t there = count - first < AT_ONCE ? count - first : AT_ONCE;
+        int32_t squares[AT_ONCE];
+        for (int64_t token = 0; token < there; token++) {
+            const int8_t *row = rows + (first + token) * step * CHANNELS;
+            int32_t sum = 0;
+            for (int channel = 0; channel < CHANNELS; channel++) sum += row[channel] * row[channel];
+            squares[token] = sum;
+        }
+        for (int64_t token = 0; token < there; token++) {
+            const float norm = static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(squares[token])));
+            inverse_norm[first + token] = squares[token] ? norm : __builtin_nanf("");
+        }
+    }
+}
+
+static inline void keys_of(const float *values, int64_t count, int32_t *keys, int32_t *least, int32_t *most) {
+    int32_t low = INT32_MAX, high = INT32_MIN;
+    for (int64_t at = 0; at < count; at++) {
+        const int32_t key = key_of(values[at]);
+        keys[at] = key;
+        low = key < low ? key : low;
+        high = key > high ? key : high;
+    }
+    *least = low;
+    *most = high;
+}
 
 extern const Functions AVX2_FUNCTIONS;
 extern const Functions AVX512_FUNCTIONS;

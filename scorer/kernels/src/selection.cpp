@@ -21,7 +21,6 @@
 namespace {
 
 constexpr int64_t SAMPLED = 1024;
-constexpr int64_t CHUNK = 512;  // tokens whose cosines are at hand at once
 constexpr int KEPT_PER_WANTED = 3;
 constexpr float NEVER = std::numeric_limits<float>::quiet_NaN();
 
@@ -46,7 +45,7 @@ struct Packed {
     Array<float> norms;
 
     // Every `step`th of so many rows, of which the first has a given index.
-    Packed(const int8_t *rows, int64_t count, int64_t first, int64_t step = 1) {
+    Packed(const Functions &functions, const int8_t *rows, int64_t count, int64_t first, int64_t step = 1) {
         pool.count = (count + step - 1) / step;
         pool.first = first;
         // One block more than there is: blocks are read in pairs.
@@ -55,6 +54,7 @@ struct Packed {
         norms = array<float>(room);
         pool.blocks = blocks.get();
         pool.inverse_norm = norms.get();
+        functions.norms(rows, step, pool.count, norms.get());
         for (int64_t token = 0; token < room; token++) {
             uint8_t *words = blocks.get() + token / BLOCK * BLOCK_BYTES + token % BLOCK * 4;
             if (token >= pool.count) {
@@ -63,8 +63,6 @@ struct Packed {
                 continue;
             }
             const int8_t *row = rows + token * step * CHANNELS;
-            const float norm = inverse_norm(row);
-            norms[token] = norm > 0 ? norm : NEVER;
             for (int word = 0; word < CHANNELS / 4; word++) {
                 uint32_t four;
                 std::memcpy(&four, row + word * 4, 4);
@@ -75,45 +73,40 @@ struct Packed {
     }
 };
 
-// What one thread works with.
+// What one thread works with; none of it is set, for most of it is never needed.
 struct Scratch {
-    std::vector<float> values;
-    std::vector<int32_t> places[TILE];
-    std::vector<float> kept[TILE];
-    int64_t found[TILE];
-    std::vector<int32_t> keys;
+    Array<float> values, cosines;
+    Array<int32_t> places, keys;
+    Kept kept[TILE];
 
-    explicit Scratch(int64_t most) : values(TILE * (std::max(CHUNK, most) + 2 * BLOCK)), keys(most) {
-        for (int row = 0; row < TILE; row++) {
-            places[row].resize(most);
-            kept[row].resize(most);
-        }
+    // For pools of so many tokens, and cosines of so many at once.
+    Scratch(int64_t most, int64_t at_once)
+        : values(array<float>(TILE * (at_once + 2 * BLOCK))), cosines(array<float>(TILE * (most + BLOCK))),
+          places(array<int32_t>(TILE * (most + BLOCK))), keys(array<int32_t>(most)) {
+        for (int row = 0; row < TILE; row++)
+            kept[row] = {places.get() + row * (most + BLOCK), cosines.get() + row * (most + BLOCK), 0};
     }
 };
-
-// Bits that ascend as the number does. Zero has one form: -0 is added to 0 first.
-int32_t key_of(float value) {
-    const int32_t bits = std::bit_cast<int32_t>(value + 0.0f);
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF);
-}
 
 class Selector {
   public:
     Selector(const lifeline_selection &job, const Functions &functions)
         : job_(job), functions_(functions), recent_from_(std::max<int64_t>(0, job.explicit_count - job.recent_kept)),
-          lifelong_(job.explicit_rows, job.real_time_from, 0),
-          sample_(job.explicit_rows, job.real_time_from, 0, step()),
-          real_time_(job.explicit_rows + job.real_time_from * CHANNELS, recent_from_ - job.real_time_from, job.real_time_from),
-          recent_(job.explicit_rows + recent_from_ * CHANNELS, job.explicit_count - recent_from_, recent_from_),
-          impressions_(job.impression_rows, job.impression_count, job.explicit_count),
+          lifelong_(functions, job.explicit_rows, job.real_time_from, 0),
+          sample_(functions, job.explicit_rows, job.real_time_from, 0, step()),
+          real_time_(functions, job.explicit_rows + job.real_time_from * CHANNELS, recent_from_ - job.real_time_from, job.real_time_from),
+          recent_(functions, job.explicit_rows + recent_from_ * CHANNELS, job.explicit_count - recent_from_, recent_from_),
+          impressions_(functions, job.impression_rows, job.impression_count, job.explicit_count),
           length_(job.lifelong_selected + job.recent_kept + job.real_time_selected + job.impressions_selected) {}
 
     int64_t tiles() const { return (job_.candidate_count + TILE - 1) / TILE; }
 
     int64_t largest() const {
-        return std::max({lifelong_.pool.count, real_time_.pool.count, recent_.pool.count, impressions_.pool.count,
-                         SAMPLED, CHUNK});
+        return std::max({lifelong_.pool.count, real_time_.pool.count, impressions_.pool.count});
     }
+
+    // Of how many tokens all cosines are wanted at once.
+    int64_t at_once() const { return std::max(sample_.pool.count, recent_.pool.count); }
 
     void select(int64_t number, Scratch &scratch) const {
         Tile tile;
@@ -150,20 +143,9 @@ class Selector {
     int64_t step() const { return std::max<int64_t>(1, job_.real_time_from / SAMPLED); }
 
     // Keeps what is at least a row's threshold.
-    void keep(const Tile &tile, int rows, const Pool &pool, const float *threshold, Scratch &scratch) const {
-        const size_t stride = CHUNK + 2 * BLOCK;
-        std::fill_n(scratch.found, TILE, 0);
-        for (int64_t token = 0; token < pool.count; token += CHUNK) {
-            const int64_t count = std::min(CHUNK, pool.count - token);
-            functions_.cosines(pool.blocks + token / BLOCK * BLOCK_BYTES, pool.inverse_norm + token,
-                               (count + BLOCK - 1) / BLOCK, tile, scratch.values.data(), stride);
-            for (int row = 0; row < rows; row++) {
-                int64_t &found = scratch.found[row];
-                found += functions_.above(scratch.values.data() + row * stride, count, threshold[row],
-                                          static_cast<int32_t>(token), scratch.places[row].data() + found,
-                                          scratch.kept[row].data() + found);
-            }
-        }
+    void keep(const Tile &tile, const Pool &pool, const float *threshold, Scratch &scratch) const {
+        for (Kept &own : scratch.kept) own.count = 0;
+        functions_.keep(pool, tile, threshold, scratch.kept);
     }
 
     // Sets thresholds that some more than `wanted` of the pool are expected to reach.
@@ -172,9 +154,9 @@ class Selector {
         const size_t stride = sample.count + 2 * BLOCK;
         const double share = static_cast<double>(KEPT_PER_WANTED) * wanted / static_cast<double>(of);
         const auto rank = static_cast<int64_t>(std::ceil(share * static_cast<double>(sample.count)));
-        functions_.cosines(sample.blocks, sample.inverse_norm, sample.block_count(), tile, scratch.values.data(), stride);
+        functions_.cosines(sample.blocks, sample.inverse_norm, sample.block_count(), tile, scratch.values.get(), stride);
         for (int row = 0; row < rows; row++) {
-            const float *values = scratch.values.data() + row * stride;
+            const float *values = scratch.values.get() + row * stride;
             float low = -1.0f, high = 1.0f;
             for (int round = 0; round < 12; round++) {
                 const float middle = (low + high) / 2;
@@ -189,38 +171,33 @@ class Selector {
                  Source source, int64_t *used, Scratch &scratch) const {
         if (wanted == 0 || pool.count == 0) return;
         float threshold[TILE];
-        std::fill_n(threshold, TILE, -std::numeric_limits<float>::infinity());
+        std::fill_n(threshold, TILE, std::numeric_limits<float>::infinity());
+        std::fill_n(threshold, rows, -std::numeric_limits<float>::infinity());
         const bool guessed = sample != nullptr && pool.count >= 2 * SAMPLED && pool.count >= 8 * wanted;
         if (guessed) guess(tile, rows, *sample, pool.count, wanted, threshold, scratch);
-        keep(tile, rows, pool, threshold, scratch);
+        keep(tile, pool, threshold, scratch);
         if (guessed) {
             bool misled = false;
             for (int row = 0; row < rows; row++) {
-                if (scratch.found[row] < wanted) {
+                if (scratch.kept[row].count < wanted) {
                     threshold[row] = -std::numeric_limits<float>::infinity();
                     misled = true;
                 }
             }
-            if (misled) keep(tile, rows, pool, threshold, scratch);
+            if (misled) keep(tile, pool, threshold, scratch);
         }
         for (int row = 0; row < rows; row++) cut(begin + row, row, pool, wanted, source, used[row], scratch);
     }
 
     void cut(int64_t candidate, int row, const Pool &pool, int wanted, Source source, int64_t &used,
              Scratch &scratch) const {
-        const int64_t found = scratch.found[row];
-        const float *kept = scratch.kept[row].data();
-        const int32_t *places = scratch.places[row].data();
+        const auto [places, kept, found] = scratch.kept[row];
         int32_t lowest = std::numeric_limits<int32_t>::min();
         int64_t older = 0;  // of those that equal the lowest, how many are too old
         if (found > wanted) {
-            int32_t *keys = scratch.keys.data();
-            int32_t least = std::numeric_limits<int32_t>::max(), most = std::numeric_limits<int32_t>::min();
-            for (int64_t at = 0; at < found; at++) {
-                keys[at] = key_of(kept[at]);
-                least = std::min(least, keys[at]);
-                most = std::max(most, keys[at]);
-            }
+            int32_t *keys = scratch.keys.get();
+            int32_t least, most;
+            functions_.keys(kept, found, keys, &least, &most);
             // The greatest key that `wanted` of them reach.
             int64_t low = least, high = most;
             while (low < high) {
@@ -245,9 +222,9 @@ class Selector {
     void all(const Tile &tile, int64_t begin, int rows, int64_t *used, Scratch &scratch) const {
         const Pool &pool = recent_.pool;
         const size_t stride = pool.count + 2 * BLOCK;
-        functions_.cosines(pool.blocks, pool.inverse_norm, pool.block_count(), tile, scratch.values.data(), stride);
+        functions_.cosines(pool.blocks, pool.inverse_norm, pool.block_count(), tile, scratch.values.get(), stride);
         for (int row = 0; row < rows; row++) {
-            const float *values = scratch.values.data() + row * stride;
+            const float *values = scratch.values.get() + row * stride;
             for (int64_t token = 0; token < pool.count; token++) {
                 const float value = std::isnan(values[token]) ? 0.0f : values[token];
                 put((begin + row) * length_ + used[row]++, pool.first + token, value, RECENT);
@@ -295,7 +272,7 @@ LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t leve
     try {
         const Selector selector(*job, *functions);
         const auto worker = [&] {
-            return [&, scratch = Scratch(selector.largest())](int64_t from, int64_t to) mutable {
+            return [&, scratch = Scratch(selector.largest(), selector.at_once())](int64_t from, int64_t to) mutable {
                 for (int64_t tile = from; tile < to; tile++) selector.select(tile, scratch);
             };
         };

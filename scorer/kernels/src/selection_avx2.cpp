@@ -67,4 +67,19 @@ static int64_t count_keys_above(const int32_t *keys, int64_t count, int32_t thre
     return found;
 }
 
-const Functions AVX2_FUNCTIONS = {cosines, above, count_above, count_keys_above};
+static void keep(const Pool &pool, const Tile &tile, const float *threshold, Kept *kept) {
+    constexpr int64_t CHUNK = 512;
+    float values[TILE * CHUNK];
+    for (int64_t token = 0; token < pool.count; token += CHUNK) {
+        const int64_t count = pool.count - token < CHUNK ? pool.count - token : CHUNK;
+        cosines(pool.blocks + token / BLOCK * BLOCK_BYTES, pool.inverse_norm + token, (count + BLOCK - 1) / BLOCK, tile, values,
+                CHUNK);
+        for (int row = 0; row < TILE; row++) {
+            Kept &own = kept[row];
+            own.count += above(values + row * CHUNK, count, threshold[row], static_cast<int32_t>(token), own.place + own.count,
+                               own.value + own.count);
+        }
+    }
+}
+
+const Functions AVX2_FUNCTIONS = {cosines, keep, count_above, count_keys_above, keys_of, norms_of};
