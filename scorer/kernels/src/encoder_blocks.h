@@ -244,37 +244,33 @@ class Layers {
 
     // Makes the scores Q K of six tokens, those hidden that come later; returns the greatest of each.
     Vector scored(int first, int turn) {
-        float *all = scores_ + turn * ROWS * stride_;
+        float *scores = scores_ + turn * ROWS * stride_;
         const int vectors = vectors_seen(first);
+        Vector greatest[ROWS];
+        for (Vector &one : greatest) one = Vector::all(HIDDEN);
         int vector = 0;
-        for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP) score<Vector::GROUP>(first, vector, all);
-        for (; vector + 2 <= vectors; vector += 2) score<2>(first, vector, all);
-        if (vector < vectors) score<1>(first, vector, all);
-        // Up to the vector that has the first row's own place, nothing is hidden from any row.
-        const int open = first / Vector::LANES;
-        Vector parts[ROWS];
-        for (int row = 0; row < ROWS; row++) {
-            float *scores = all + row * stride_;
-            parts[row] = Vector::all(HIDDEN);
-            for (int at = 0; at < open; at++) parts[row] = Vector::greater(parts[row], Vector::load(scores + at * Vector::LANES));
-            for (int at = open; at < vectors; at++) {
-                const int place = at * Vector::LANES;
-                const Vector part = Vector::load(scores + place).up_to(place, first + row, HIDDEN);
-                part.store(scores + place);
-                parts[row] = Vector::greater(parts[row], part);
-            }
-        }
-        return Vector::folded(parts, Vector::greater);
+        for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP) score<Vector::GROUP>(first, vector, scores, greatest);
+        for (; vector + 2 <= vectors; vector += 2) score<2>(first, vector, scores, greatest);
+        if (vector < vectors) score<1>(first, vector, scores, greatest);
+        return Vector::folded(greatest, Vector::greater);
     }
 
     template <int C>
-    void score(int first, int vector, float *scores) {
+    void score(int first, int vector, float *scores, Vector *greatest) {
         Sums<Number, ROWS, C> sums;
         sums.clear();
         sums.add(queries_ + first * WORDS, WORDS, keys_ + vector * Vector::LANES, stride_, WORDS);
+        // Up to the vector that has the first row's own place, nothing is hidden from any row.
+        if ((vector + C) * Vector::LANES > first)
+            for (int row = 0; row < ROWS; row++)
+                for (int column = 0; column < C; column++)
+                    sums.of[row][column] =
+                        sums.of[row][column].up_to((vector + column) * Vector::LANES, first + row, HIDDEN);
         for (int row = 0; row < ROWS; row++)
-            for (int column = 0; column < C; column++)
+            for (int column = 0; column < C; column++) {
                 sums.of[row][column].store(scores + row * stride_ + (vector + column) * Vector::LANES);
+                greatest[row] = Vector::greater(greatest[row], sums.of[row][column]);
+            }
     }
 
     // Makes 2 to the power of the scores of six tokens, less the greatest; returns one over the sum of each.
