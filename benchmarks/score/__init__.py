@@ -1,0 +1,54 @@
+"""Scoring: kernels, whole requests in process and over gRPC, reads, and overload, beside what else can do the work.
+
+One user of 16,384 explicit events and 128 impressions, 256 candidates, TransActV2 with random weights, all cores. The
+parts over gRPC have a node in a process of its own, and share the machine with it. On a processor without AVX-512 the
+bars do not apply; the notes say which kernels ran.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from benchmarks.peers.scoring import measure
+from benchmarks.report import Report, Row
+from benchmarks.score import kernels, requests, served
+from benchmarks.score.world import opened_world
+from lifeline.cli.console import err
+from scorer.kernels.library import best_level
+
+_IN_PROCESS = {"selection": kernels.selection, "encoder": kernels.encoder, "request": requests.request}
+_SERVED = {"grpc": served.grpc, "reads": served.reads, "overload": served.overload}
+PARTS = (*_IN_PROCESS, *_SERVED)
+
+
+def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
+    """Run all parts, or those that are named: about six minutes, of which four are the peers' and the overload."""
+    chosen = parts or PARTS
+    notes = [f"kernels: {best_level().name.lower()}, {os.cpu_count()} threads"]
+    rows: list[Row] = []
+    peers: dict[str, float] = {}
+    if {"selection", "encoder"} & set(chosen):
+        _say("peers")
+        peers = measure(notes)
+    with ExitStack() as stack:
+        if set(chosen) & set(_IN_PROCESS):
+            world = stack.enter_context(opened_world())
+            tokens, impressions = len(world.history.explicit), len(world.history.impressions)
+            notes.append(f"{tokens:,} explicit tokens, {impressions} impressions")
+            for name, measured in _IN_PROCESS.items():
+                if name in chosen:
+                    _say(name)
+                    rows += measured(world, peers, notes)
+    with ExitStack() as stack:
+        if set(chosen) & set(_SERVED):
+            node = stack.enter_context(served.node(bootstrap_servers, notes))
+            for name, called in _SERVED.items():
+                if name in chosen:
+                    _say(name)
+                    rows += called(node, notes)
+    return Report("score", rows, tuple(notes))
+
+
+def _say(name: str) -> None:
+    err.print(f"{time.strftime('%H:%M:%S')} {name}", highlight=False)

@@ -1,0 +1,99 @@
+"""One user of 16,384 explicit tokens and 128 impressions in a store, 256 candidates, and a model of random weights."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.store.appends import fresh_store
+from scorer import features
+from scorer.config import default_heads
+from scorer.evaluate.simulator import DAY_MS, START_MS, SimulatedUser, Simulator, SimulatorSettings
+from scorer.features import History, RequestContext
+from scorer.model import TransAct
+from scorer.variants import variant
+from scorer.weights import Manifest
+from store.actions import ActionBatch, Kind, pack_code
+from store.embeddings import EmbeddingTable
+from store.reader import SequenceReader
+from store.sequence import Column, SequenceQuery
+
+CANDIDATES = 256
+ACTIONS = 24_000
+APART_MS = 31 * 60_000
+"""Each action is in a visit of its own, so that no two become one token."""
+QUERY = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION), columns=Column.ALL)
+
+
+class World(NamedTuple):
+    """One user in a store, and what is asked."""
+
+    reader: SequenceReader
+    embeddings: EmbeddingTable
+    user_id: str
+    history: History
+    candidates: np.ndarray
+    """uint64[256]."""
+    embedding: np.ndarray
+    """int8[256, 32]."""
+    context: RequestContext
+    model: TransAct
+    manifest: Manifest
+
+
+@contextmanager
+def opened_world() -> Iterator[World]:
+    """Give the world in a directory that goes with it."""
+    simulator = Simulator(SimulatorSettings(users=1, min_actions=ACTIONS, max_actions=ACTIONS))
+    user = simulator.user(0)
+    torch.manual_seed(0)
+    config = variant("v2", default_heads(simulator.vocabulary))
+    model = TransAct(config).eval()
+    manifest = Manifest(
+        name="bench",
+        version="1",
+        created_at=datetime.now(UTC),
+        config=config,
+        vocabulary=simulator.vocabulary,
+        weights_sha256="0" * 64,
+    )
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(len(simulator.items.item_id), CANDIDATES, replace=False)
+    with fresh_store() as store, tempfile.TemporaryDirectory(prefix="lifeline-bench-") as place:
+        embeddings = EmbeddingTable.open(Path(place))
+        try:
+            items = simulator.items
+            versions = np.ones(len(items.item_id), np.uint32)
+            embeddings.apply(items.item_id, items.embedding, versions, partition=0, offset=0)
+            store.apply(_batch(simulator, user), offset=0)
+            reader = SequenceReader(store, embeddings)
+            history = features.read_history(reader.read(user.user_id, QUERY).sequences, config)
+            yield World(
+                reader,
+                embeddings,
+                user.user_id,
+                history,
+                items.item_id[chosen],
+                items.embedding[chosen],
+                RequestContext(START_MS + 1_000 * DAY_MS, 1),
+                model,
+                manifest,
+            )
+        finally:
+            embeddings.close()
+
+
+def _batch(simulator: Simulator, user: SimulatedUser) -> ActionBatch:
+    events = user.events
+    return ActionBatch(
+        [user.user_id.encode()] * len(events.item),
+        START_MS + np.arange(len(events.item)) * APART_MS,
+        simulator.items.item_id[events.item],
+        pack_code(events.action_type, events.surface),
+        simulator.vocabulary.kind_of_type[events.action_type],
+    )
