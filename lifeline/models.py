@@ -40,7 +40,10 @@ class Models:
         """Load a version, or the newest; raises ScorerError."""
         wanted = self._settings.scorer.model_copy(update={"version": version})
         loaded = weights.load(wanted, self._settings.vocabulary)
-        scorer = Scorer(loaded, self._settings.vocabulary, self._embeddings, wanted.precision, wanted.threads)
+        precision = wanted.precision
+        if precision == "auto":
+            precision = "bfloat16" if loaded.bfloat16_accepted else "float32"
+        scorer = Scorer(loaded, self._settings.vocabulary, self._embeddings, precision, wanted.threads)
         _log.info(
             "model",
             name=loaded.manifest.name,

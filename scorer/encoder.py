@@ -103,9 +103,14 @@ class Encoder(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return float32[b, L, 64]: what the last block gives for each token."""
-        candidate = functional.pad(inputs.candidate * self.tokens.input_scale, (EMBEDDING_DIM, 0))
-        encoded: Tensor = self.blocks(self.tokens(inputs) + candidate[:, None])
+        encoded: Tensor = self.blocks(self.embed(inputs))
         return encoded
+
+    def embed(self, inputs: Inputs) -> Tensor:
+        """Return float32[b, L, 64]: the first block's inputs, the candidate in the second half."""
+        candidate = functional.pad(inputs.candidate * self.tokens.input_scale, (EMBEDDING_DIM, 0))
+        tokens: Tensor = self.tokens(inputs)
+        return tokens + candidate[:, None]
 
     def start_matching(self) -> None:
         """Add the match of candidate and token to the first layer's attention."""

@@ -73,3 +73,10 @@ class TrainingDataError(ScorerError):
 
     Operators: give longer histories, or their embeddings, or lower the settings that the message names.
     """
+
+
+class PrecisionError(ScorerError):
+    """A model's precisions cannot be measured.
+
+    Operators: do what the message ends in.
+    """

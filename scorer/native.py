@@ -11,6 +11,7 @@ from torch import Tensor
 from scorer.config import WIDTH, ModelConfig
 from scorer.encoder import LOG_OLDEST, Encoder, EncoderBlock
 from scorer.features import Tokens
+from scorer.inputs import Inputs, PairInputs, Pairs
 from scorer.kernels import encoder as kernels
 from scorer.kernels.library import Level
 from scorer.model import TransAct
@@ -56,6 +57,23 @@ class NativeSequence(NamedTuple):
         if outputs is not None:
             parts.append(torch.from_numpy(_newest(outputs, selection.source == Source.RECENT, newest)))
         return parts
+
+
+def logits(
+    model: TransAct, native: NativeSequence | None, tokens: Tokens, selection: Selection, pairs: Pairs
+) -> Tensor:
+    """Return float32[c, heads] logits of c pairs of one request, selected by rows of the tokens.
+
+    Without a native sequence module PyTorch does all of it.
+    """
+    if native is None:
+        whole: Tensor = model(Inputs.of(tokens, selection, pairs))
+        return whole
+    sequence = native.parts(tokens, selection, pairs.embedding, int(pairs.timestamp_ms[0]))
+    statistics = []
+    if model.config.selection_statistics != "none":
+        statistics = model.statistics(Inputs.of(tokens, selection, pairs))
+    return model.cross_and_heads(PairInputs.of(pairs), statistics, sequence)
 
 
 def _newest(outputs: NDArray[np.float32], recent: NDArray[np.bool_], count: int) -> NDArray[np.float32]:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from scorer import features
 from scorer.features import History, RequestContext, Tokens
-from scorer.inputs import Inputs, PairInputs, Pairs
+from scorer.inputs import Pairs
 from scorer.kernels.library import Level, chosen_level
-from scorer.native import NativeSequence
+from scorer.native import NativeSequence, logits
 from scorer.selected import SelectedRequest
 from scorer.selection import Selection
 from scorer.selection_log import LoggedRequest
@@ -124,15 +124,8 @@ class Scorer:
     def _probabilities(self, tokens: Tokens, selection: Selection, pairs: Pairs) -> NDArray[np.float32]:
         """Return float32[c, heads] of c pairs of one request, selected by rows of the tokens."""
         with torch.inference_mode():
-            if self._native is None:
-                logits = self._model(Inputs.of(tokens, selection, pairs))
-            else:
-                sequence = self._native.parts(tokens, selection, pairs.embedding, int(pairs.timestamp_ms[0]))
-                statistics = []
-                if self._model.config.selection_statistics != "none":
-                    statistics = self._model.statistics(Inputs.of(tokens, selection, pairs))
-                logits = self._model.cross_and_heads(PairInputs.of(pairs), statistics, sequence)
-            probabilities: NDArray[np.float32] = torch.sigmoid(logits).numpy()
+            found = logits(self._model, self._native, tokens, selection, pairs)
+            probabilities: NDArray[np.float32] = torch.sigmoid(found).numpy()
         return probabilities
 
     def _contributions(

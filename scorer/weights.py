@@ -1,7 +1,8 @@
 """Weights on disk: models/<name>/<version>/{weights.safetensors, manifest.json}.
 
 The manifest holds everything that the weights depend on. A version is written aside and renamed into place,
-so it is there whole or not at all, and it never changes.
+so it is there whole or not at all, and it never changes. What is measured of it later stands beside it, in
+precision.json.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from store.vocabulary import Vocabulary
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
+PRECISION = "precision.json"
 
 
 class DataRange(BaseModel):
@@ -55,11 +57,26 @@ class Manifest(BaseModel):
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class MeasuredPrecision(BaseModel):
+    """How well a version ranks with cheaper products, as `lifeline quantize` has measured it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    requests: int
+    bfloat16_accepted: bool
+    measures: dict[str, dict[str, float]]
+    """By precision: what was compared with float32."""
+
+
 class LoadedModel(NamedTuple):
     """A model, ready to score, and its manifest."""
 
     model: TransAct
     manifest: Manifest
+    bfloat16_accepted: bool = False
+    """Whether it was measured to rank as well with products of bfloat16."""
 
 
 def new_version(now: datetime) -> str:
@@ -159,7 +176,33 @@ def load(settings: ScorerSettings, vocabulary: Vocabulary) -> LoadedModel:
     directory = settings.models_dir / settings.model / version
     manifest = read_manifest(directory)
     check_vocabulary(manifest, vocabulary)
-    return LoadedModel(_read_weights(directory / WEIGHTS, manifest), manifest)
+    measured = read_precision(directory, manifest)
+    accepted = measured is not None and measured.bfloat16_accepted
+    return LoadedModel(_read_weights(directory / WEIGHTS, manifest), manifest, accepted)
+
+
+def read_precision(directory: Path, manifest: Manifest) -> MeasuredPrecision | None:
+    """Return what was measured of a version; None where nothing was, and ModelCorruptError for a bad file."""
+    path = directory / PRECISION
+    try:
+        found = MeasuredPrecision.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise ModelCorruptError(
+            f"{path} is not what lifeline quantize writes ({error.errors()[0]['msg']}): run it again"
+        ) from error
+    if found.weights_sha256 != manifest.weights_sha256:
+        raise ModelCorruptError(f"{path} was measured with other weights: run lifeline quantize again")
+    return found
+
+
+def save_precision(directory: Path, measured: MeasuredPrecision) -> None:
+    """Put what was measured beside a version, in the place of what was there."""
+    aside = directory / f".{PRECISION}.new"
+    _write(aside, measured.model_dump_json(indent=2).encode() + b"\n")
+    aside.replace(directory / PRECISION)
+    _sync(directory)
 
 
 def check_vocabulary(manifest: Manifest, vocabulary: Vocabulary) -> None:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from benchmarks.peers import ROOT
 from benchmarks.score.timing import median_ms
 from benchmarks.score.world import opened_world
-from scorer.inputs import Inputs
 from scorer.model import TransAct
 from scorer.quantise import normalise
 from scorer.selected import SelectedRequest
@@ -86,7 +85,7 @@ def main(file: Path) -> None:
         inputs = request.inputs(request.selection(selected.similarity))
         sequence = Sequence(world.model).eval()
         with torch.inference_mode():
-            tokens = _tokens(world.model, inputs)
+            tokens = world.model.encoder.embed(inputs)  # type: ignore[union-attr, operator]
         given = (tokens.clone(), inputs.valid)
         peers: dict[str, Callable[[], Callable[[], object]]] = {
             "faiss flat ms": lambda: _faiss(normalise(world.embedding), normalise(every)),
@@ -106,13 +105,6 @@ def main(file: Path) -> None:
                     f"{name.removesuffix(' ms')} was not measured: {type(error).__name__} {' '.join(first)[:160]}"
                 )
     file.write_text(json.dumps({"ms": ms, "notes": notes}))
-
-
-def _tokens(model: TransAct, inputs: Inputs) -> Tensor:
-    """Return the encoder's input, float32[c, L, 64]."""
-    encoder: Any = model.encoder
-    found: Tensor = encoder.tokens(inputs)
-    return found
 
 
 def _faiss(candidates: np.ndarray, tokens: np.ndarray) -> Callable[[], object]:

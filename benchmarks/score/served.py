@@ -217,7 +217,7 @@ def _in_process_per_s(served: Served) -> float:
         closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings,
         readers_of(settings) as reader_of,
     ):
-        scorer = Scorer(loaded, settings.vocabulary, embeddings, settings.scorer.precision, settings.scorer.threads)
+        scorer = Scorer(loaded, settings.vocabulary, embeddings, "bfloat16", settings.scorer.threads)
         context = RequestContext(_ASKED_MS)
 
         def call(at: int) -> object:

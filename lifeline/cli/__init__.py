@@ -17,6 +17,7 @@ from lifeline.cli.inspect import inspect
 from lifeline.cli.load import load
 from lifeline.cli.model import model_app
 from lifeline.cli.partitions import partitions
+from lifeline.cli.quantize import quantize
 from lifeline.cli.replay import replay, replay_partition
 from lifeline.cli.run import bench, broker, demo, node
 from lifeline.cli.simulate import simulate
@@ -67,6 +68,7 @@ for command in (
     inspect,
     train,
     evaluate,
+    quantize,
     simulate,
     demo,
     broker,

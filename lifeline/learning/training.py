@@ -42,10 +42,10 @@ def train_from_store(
 
     A running node may hold the state: it is read as it is now. Raises StoreError, TrainingDataError, CheckpointError.
     """
-    histories = _histories(settings, wanted.until_timestamp_ms)
+    stored = histories(settings, wanted.until_timestamp_ms)
     with _training(settings, wanted, tell, group) as how:
         return train(
-            histories,
+            stored,
             settings.vocabulary,
             wanted.settings,
             how.config,
@@ -88,7 +88,8 @@ def save_version(settings: Settings, trained: Trained) -> Manifest:
     )
 
 
-def _histories(settings: Settings, until_ms: int | None) -> Iterator[Mapping[Kind, Sequence]]:
+def histories(settings: Settings, until_ms: int | None = None) -> Iterator[Mapping[Kind, Sequence]]:
+    """Yield the sequences of every user of the data directory, with all columns; raises StoreError."""
     query = SequenceQuery(kinds=tuple(Kind), columns=Column.ALL, to_timestamp_ms=until_ms)
     with stored_readers(settings) as found:
         for store, reader in found:

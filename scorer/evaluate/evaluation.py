@@ -6,7 +6,7 @@ negative utility. AUC and log-loss are of a head's own probability. Every figure
 an answer, and is kept by request, so that two models can be compared on the same ones.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from scorer.train.examples import Draw, ExampleSet
 from scorer.train.request import labels
 
 TOP = 3
-_AT_ONCE = 16
+_PAIRS_AT_ONCE = 256
 _RESAMPLES = 2_000
 _BINS = 10
 _LEAST = 1e-7
@@ -74,8 +74,11 @@ class Reliability(NamedTuple):
 
 def evaluate(model: TransAct, examples: ExampleSet) -> Evaluation:
     """Measure a model on every request."""
-    probability = np.concatenate(list(_probabilities(model, examples)))
-    heads = model.config.heads
+    return measured(examples, probabilities(model, examples), model.config.heads)
+
+
+def measured(examples: ExampleSet, probability: NDArray[np.float32], heads: tuple[Head, ...]) -> Evaluation:
+    """Measure float32[p, heads] probabilities of all pairs."""
     utility = np.array([head.utility for head in heads], np.float32)
     measures = dict(ranked(examples, probability @ utility, heads).measures)
     true = labels(examples.action_types, heads) > 0
@@ -87,6 +90,20 @@ def evaluate(model: TransAct, examples: ExampleSet) -> Evaluation:
         )
         measures[f"auc/{head.name}"] = _by_request(examples, own, true[:, at], _auc)
     return Evaluation(examples.user, measures, probability)
+
+
+def probabilities(model: TransAct, examples: ExampleSet) -> NDArray[np.float32]:
+    """Return a model's probabilities of all pairs, float32[p, heads]."""
+    draw = Draw(model.config.heads, None, ())
+    at_once = max(1, _PAIRS_AT_ONCE // int(np.diff(examples.pair_from).max()))
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(examples), at_once):
+            rows = np.arange(start, min(len(examples), start + at_once))
+            # Nothing is drawn: all candidates are taken.
+            rngs = [np.random.default_rng(0)] * len(rows)
+            found.append(torch.sigmoid(model(examples.batch(rows, rngs, draw).inputs)).numpy())
+    return np.concatenate(found)
 
 
 def ranked(examples: ExampleSet, score: NDArray[np.floating], heads: tuple[Head, ...]) -> Evaluation:
@@ -155,16 +172,6 @@ def reliability(examples: ExampleSet, evaluation: Evaluation, heads: tuple[Head,
     came = np.array([true[rows].mean() for rows in tenths])
     share = np.array([len(rows) for rows in tenths]) / len(own)
     return Reliability(foretold, came, float(np.abs(foretold - came) @ share))
-
-
-def _probabilities(model: TransAct, examples: ExampleSet) -> Iterator[NDArray[np.float32]]:
-    draw = Draw(model.config.heads, None, ())
-    with torch.inference_mode():
-        for start in range(0, len(examples), _AT_ONCE):
-            rows = np.arange(start, min(len(examples), start + _AT_ONCE))
-            # Nothing is drawn: all candidates are taken.
-            rngs = [np.random.default_rng(0)] * len(rows)
-            yield torch.sigmoid(model(examples.batch(rows, rngs, draw).inputs)).numpy()
 
 
 def _by_request(

@@ -12,7 +12,19 @@ from scorer.config import ModelConfig
 from scorer.errors import ModelCorruptError, ModelExistsError, ModelMismatchError, ModelNotFoundError
 from scorer.model import TransAct
 from scorer.settings import ScorerSettings
-from scorer.weights import MANIFEST, WEIGHTS, DataRange, Manifest, list_versions, load, new_version, save
+from scorer.weights import (
+    MANIFEST,
+    PRECISION,
+    WEIGHTS,
+    DataRange,
+    Manifest,
+    MeasuredPrecision,
+    list_versions,
+    load,
+    new_version,
+    save,
+    save_precision,
+)
 from store.vocabulary import ActionType, Vocabulary
 from tests.scorer.made import SMALL, VOCABULARY
 
@@ -156,3 +168,35 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
             load(settings, other)
     # The order of names means nothing.
     load(settings, Vocabulary(action_types=dict(reversed(types.items()))))
+
+
+def measured(manifest: Manifest, *, accepted: bool = True) -> MeasuredPrecision:
+    return MeasuredPrecision(
+        weights_sha256=manifest.weights_sha256,
+        requests=9,
+        bfloat16_accepted=accepted,
+        measures={"bfloat16": {"tau": 1}},
+    )
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_what_was_measured_of_a_version_is_loaded_with_it(tmp_path: Path, accepted: bool) -> None:
+    _, manifest = saved(tmp_path)
+    settings = ScorerSettings(models_dir=tmp_path)
+    assert not load(settings, VOCABULARY).bfloat16_accepted
+    directory = tmp_path / "transact" / manifest.version
+    save_precision(directory, measured(manifest, accepted=not accepted))
+    save_precision(directory, measured(manifest, accepted=accepted))
+    assert load(settings, VOCABULARY).bfloat16_accepted is accepted
+    assert sorted(path.name for path in directory.iterdir()) == [MANIFEST, PRECISION, WEIGHTS]
+
+
+def test_what_was_measured_with_other_weights_is_refused(tmp_path: Path) -> None:
+    _, manifest = saved(tmp_path)
+    directory = tmp_path / "transact" / manifest.version
+    save_precision(directory, measured(manifest).model_copy(update={"weights_sha256": "0" * 64}))
+    with pytest.raises(ModelCorruptError, match="measured with other weights: run lifeline quantize again"):
+        load(ScorerSettings(models_dir=tmp_path), VOCABULARY)
+    (directory / PRECISION).write_text("{}")
+    with pytest.raises(ModelCorruptError, match="run it again"):
+        load(ScorerSettings(models_dir=tmp_path), VOCABULARY)

@@ -1,0 +1,134 @@
+"""Measuring what a version of the model loses with cheaper products, on requests out of what a node has stored."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lifeline.config import Settings
+from lifeline.learning.training import histories
+from scorer import weights
+from scorer.config import ModelConfig
+from scorer.evaluate.precision import BFLOAT16, INT8, LEAST_SHARE, Agreement, Bars, Found, find
+from scorer.selected import SelectedRequest
+from scorer.settings import TrainSettings
+from scorer.train.corpus import Corpus
+from scorer.train.examples import Outcome
+from scorer.train.split import split_requests
+from scorer.weights import Manifest, MeasuredPrecision
+
+HEADING = "## Precision"
+
+
+class Measured(NamedTuple):
+    """What was found of a version."""
+
+    manifest: Manifest
+    found: Found
+    candidates: int
+    directory: Path
+
+
+def measure_version(
+    settings: Settings, version: str | None, training: TrainSettings, tell: Callable[[str], None]
+) -> Measured:
+    """Measure a version, or the newest, on held-out requests, and put the result beside it, for nodes to go by.
+
+    Raises StoreError, ScorerError.
+    """
+    scorer = settings.scorer.model_copy(update={"version": version})
+    loaded = weights.load(scorer, settings.vocabulary)
+    manifest = loaded.manifest
+    tell("reading the histories")
+    outcomes = _outcomes(settings, training, manifest.config)
+    found = find(loaded.model, outcomes, tell)
+    directory = scorer.models_dir / manifest.name / manifest.version
+    weights.save_precision(
+        directory,
+        MeasuredPrecision(
+            weights_sha256=manifest.weights_sha256,
+            requests=found.bfloat16.requests,
+            bfloat16_accepted=found.by_kernels and found.bfloat16.reaches(BFLOAT16),
+            measures={
+                name: {key: float(value) for key, value in agreement._asdict().items()}
+                for name, agreement in (("bfloat16", found.bfloat16), ("int8", found.int8), ("mix", found.mixed))
+                if agreement is not None
+            },
+        ),
+    )
+    candidates = max(len(one.selected.item_id) for one in outcomes)
+    return Measured(manifest, found, candidates, directory)
+
+
+def report(measured: Measured, command: str) -> str:
+    """Return the section of a Markdown report."""
+    found = measured.found
+    by = "the kernels" if found.by_kernels else "PyTorch, with operands rounded"
+    what = (
+        f"{measured.manifest.name}/{measured.manifest.version} on {found.bfloat16.requests:,} held-out requests of up "
+        f"to {measured.candidates} candidates, each compared with itself in float32. bfloat16 by {by}; int8 as "
+        "`scorer/int8.py` computes it (weights an output channel, activations calibrated on 64 of the requests). "
+        "Made by"
+    )
+    each = (
+        "One product in int8, all others in bfloat16, on 100 of the requests; the one that costs most for what it "
+        "gains first:"
+    )
+    if found.mixed is not None:
+        mix = f"int8 in {', '.join(sorted(map(str, found.mix)))}; the rest bfloat16"
+        outcome = [_line(mix, found.mixed, INT8)]
+    else:
+        none = f"No mix with at least {LEAST_SHARE:.0%} of the multiplications in int8 is accepted, so none is offered."
+        outcome = ["", none]
+    lines = [
+        *(HEADING, "", what, "", f"    {command}", ""),
+        "| precision | same top 3 | Kendall tau | HIT@3 | AUC | largest difference of a probability | accepted |",
+        "|---|---:|---:|---:|---:|---:|---|",
+        _row("the bar of bfloat16", BFLOAT16),
+        _line("bfloat16", found.bfloat16, BFLOAT16),
+        _row("the bar of int8", INT8),
+        _line("int8, all products", found.int8, INT8),
+        *outcome,
+        *("", each, ""),
+        "| product | of all multiplications | same top 3 | Kendall tau |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {one.product} | {one.operations:.1%} | {one.agreement.same_top:.3f} | {one.agreement.tau:.4f} |"
+            for one in found.sensitivities
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_report(path: Path, section: str) -> None:
+    """Put the section into a Markdown file, in the place of the one before, or at its end."""
+    text = path.read_text() if path.exists() else ""
+    before, found, after = text.partition(f"{HEADING}\n")
+    following = after[after.index("\n## ") + 1 :] if found and "\n## " in after else ""
+    separator = "\n" if before and not before.endswith("\n\n") else ""
+    path.write_text(f"{before}{separator}{section}{f'{chr(10)}{following}' if following else ''}")
+
+
+def _outcomes(settings: Settings, training: TrainSettings, config: ModelConfig) -> list[Outcome]:
+    corpus = Corpus.of(histories(settings), config)
+    rng = np.random.default_rng([training.seed, 5])
+    outcomes = []
+    for row in split_requests(corpus, training).held_out.tolist():
+        request = corpus.request(row, training, rng)
+        selected, _ = SelectedRequest.of(request.history, request.item_id, request.embedding, request.context, config)
+        outcomes.append(Outcome(request.user, selected, request.action_types, {}))
+    return outcomes
+
+
+def _row(name: str, bars: Bars) -> str:
+    loss = f"-{bars.relative:.1%}"
+    return f"| *{name}* | {bars.same_top:.3f} | {bars.tau:.4f} | {loss} | {loss} | | |"
+
+
+def _line(name: str, agreement: Agreement, bars: Bars) -> str:
+    return (
+        f"| {name} | {agreement.same_top:.3f} | {agreement.tau:.4f} | {agreement.hit:+.2%} | {agreement.auc:+.2%} | "
+        f"{agreement.difference:.4f} | {'yes' if agreement.reaches(bars) else 'no'} |"
+    )

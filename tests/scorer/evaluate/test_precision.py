@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+
+from scorer.errors import PrecisionError
+from scorer.evaluate import precision
+from scorer.evaluate.evaluation import probabilities
+from scorer.evaluate.precision import BFLOAT16, INT8, Agreement, Bars, find
+from scorer.int8 import calibrate, products
+from scorer.kernels.library import Level, best_level
+from scorer.model import TransAct
+from scorer.selected import SelectedRequest
+from scorer.train.examples import ExampleSet, Outcome
+from scorer.variants import variant
+from tests.scorer.made import HEADS, SMALL
+from tests.scorer.train.test_examples import made_requests
+
+
+def outcomes(count: int = 12) -> list[Outcome]:
+    rng = np.random.default_rng(3)
+    made = made_requests(rng, [(int(rng.integers(0, 60)), int(rng.integers(0, 12)), 20) for _ in range(count)])
+    return [
+        Outcome(
+            one.user,
+            SelectedRequest.of(one.history, one.item_id, one.embedding, one.context, SMALL)[0],
+            one.action_types,
+            {},
+        )
+        for one in made
+    ]
+
+
+def model() -> TransAct:
+    torch.manual_seed(0)
+    return TransAct(SMALL).eval()
+
+
+def test_a_model_agrees_with_itself() -> None:
+    judge = precision._Judge(model(), outcomes())
+    found = judge.agreement(judge._probability)
+    assert found == Agreement(12, 1.0, 1.0, 0.0, 0.0, 0.0)
+    assert found.reaches(BFLOAT16)
+    assert found.reaches(INT8)
+
+
+def test_two_candidates_that_change_places_on_top_are_seen() -> None:
+    own = model()
+    judge = precision._Judge(own, outcomes())
+    probability = judge._probability.copy()
+    pairs = judge._examples.pairs_of(0)
+    order = pairs[np.argsort(-(probability[pairs] @ judge._utility), kind="stable")]
+    probability[[order[2], order[3]]] = probability[[order[3], order[2]]]
+    found = judge.agreement(probability)
+    assert found.same_top == pytest.approx(11 / 12)
+    # One pair of 190, in one request of twelve.
+    assert found.tau == pytest.approx(1 - 2 / 190 / 12)
+    # Within the top three an order makes no difference to which they are.
+    probability = judge._probability.copy()
+    probability[[order[0], order[1]]] = probability[[order[1], order[0]]]
+    assert judge.agreement(probability).same_top == 1.0
+
+
+def test_each_measure_has_a_bar() -> None:
+    good = Agreement(100, 0.97, 0.995, -0.001, -0.001, 0.5)
+    assert good.reaches(BFLOAT16)
+    for short in (
+        good._replace(same_top=0.969),
+        good._replace(tau=0.9949),
+        good._replace(hit=-0.0011),
+        good._replace(auc=-0.0011),
+    ):
+        assert not short.reaches(BFLOAT16)
+
+
+def test_what_is_found_of_a_model_tells_of_every_product() -> None:
+    told: list[str] = []
+    own = model()
+    found = find(own, outcomes(), told.append)
+    assert found.by_kernels == (best_level() >= Level.BF16)
+    assert found.bfloat16.tau > 0.9
+    assert {one.product for one in found.sensitivities} == set(products(own))
+    assert sum(one.operations for one in found.sensitivities) == pytest.approx(1)
+    losses = [(1 - one.agreement.tau) / one.operations for one in found.sensitivities]
+    assert losses == sorted(losses, reverse=True)
+    assert found.int8.tau < 1
+    assert told[0] == "calibration"
+    assert (found.mixed is None) == (not found.mix)
+
+
+def test_a_mix_leaves_out_what_costs_most_until_it_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, requests = model(), outcomes()
+    whole = find(own, requests)
+    # Just above what all of them reach together.
+    monkeypatch.setattr(precision, "INT8", Bars(0.0, whole.int8.tau + 1e-9, 1.0))
+    found = find(own, requests)
+    assert found.mixed is not None
+    assert found.mixed.tau > whole.int8.tau
+    assert 0 < len(found.mix) < len(products(own))
+    first = whole.sensitivities[0].product
+    assert first not in found.mix
+    monkeypatch.setattr(precision, "INT8", Bars(1.1, 1.0, 0.0))
+    found = find(own, requests)
+    assert found.mixed is None
+    assert not found.mix
+
+
+@pytest.mark.skipif(best_level() < Level.BF16, reason="the processor lacks it")
+def test_the_kernels_rank_as_their_rounding_in_pytorch_does() -> None:
+    own, requests = model(), outcomes()
+    judge = precision._Judge(own, requests)
+    by_kernels = find(own, requests).bfloat16
+    calibration = calibrate(own, [requests[0].selected.inputs(requests[0].selected.selection())])
+    rounded = judge.of(frozenset(), calibration)
+    assert abs(by_kernels.tau - rounded.tau) < 0.01
+    assert by_kernels.difference < 3 * rounded.difference + 1e-3
+
+
+def test_probabilities_do_not_depend_on_how_many_requests_are_measured_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = model()
+    examples = ExampleSet.of_outcomes(outcomes())
+    wanted = probabilities(own, examples)
+    monkeypatch.setattr("scorer.evaluate.evaluation._PAIRS_AT_ONCE", 1)
+    np.testing.assert_allclose(probabilities(own, examples), wanted, atol=1e-6)
+
+
+def test_what_cannot_be_measured_is_said() -> None:
+    with pytest.raises(PrecisionError, match="store longer histories"):
+        find(model(), [])
+    with pytest.raises(PrecisionError, match="measure a model with transact"):
+        find(TransAct(variant("none", HEADS)), outcomes())

@@ -1,0 +1,111 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scorer import int8
+from scorer.encoder import EncoderBlock
+from scorer.errors import PrecisionError
+from scorer.inputs import Inputs
+from scorer.int8 import Calibration, Product, calibrate, operations, products, quantised
+from scorer.model import TransAct
+from scorer.variants import variant
+from tests.scorer.made import HEADS, SMALL, embeddings, history
+from tests.scorer.test_model import made_inputs
+
+
+def made(explicit: int = 40, seed: int = 0) -> tuple[TransAct, Inputs]:
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    model = TransAct(SMALL).eval()
+    inputs, _ = made_inputs(rng, history(rng, explicit, 9), embeddings(rng, 6))
+    return model, inputs
+
+
+def outputs(model: TransAct, inputs: Inputs) -> torch.Tensor:
+    with torch.inference_mode():
+        (read_out,) = model.sequence(inputs, model.encode(inputs))
+    return read_out
+
+
+def test_the_products_of_two_layers_and_the_read_out_make_up_the_encoder() -> None:
+    model, _ = made()
+    found = products(model)
+    assert [str(one) for one in found[:2]] == ["layer 1 match", "layer 1 score"]
+    assert str(found[-1]) == "read_out"
+    assert len(found) == 13
+    # 192 tokens: what the floors of the processor are reckoned from.
+    published = TransAct(variant("v2", HEADS))
+    total = sum(operations(published, one) for one in found)
+    assert total == 192 * (64 * 64 * 5 + 2 * 2 * 64 * 32 + 4 * 64 * 193 // 2)
+
+
+def test_each_product_in_int8_changes_a_little_and_all_of_them_more() -> None:
+    model, inputs = made()
+    calibration = calibrate(model, [inputs])
+    wanted = outputs(model, inputs)
+    low = outputs(quantised(model, frozenset(), calibration), inputs)
+    assert 0 < (low - wanted).abs().max() < 0.05
+    for product in products(model):
+        found = outputs(quantised(model, frozenset({product}), calibration), inputs)
+        assert not torch.equal(found, low), product
+        assert (found - wanted).abs().max() < 0.15, product
+    every = outputs(quantised(model, frozenset(products(model)), calibration), inputs)
+    assert (low - wanted).abs().mean() < (every - wanted).abs().mean() < 0.05
+
+
+def test_the_model_itself_stays_as_it_is() -> None:
+    model, inputs = made()
+    before = outputs(model, inputs)
+    quantised(model, frozenset(products(model)), calibrate(model, [inputs]))
+    assert torch.equal(outputs(model, inputs), before)
+
+
+def test_a_block_is_the_encoders_but_for_the_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = made()
+    calibration = calibrate(model, [inputs])
+    monkeypatch.setattr(int8, "_int8", lambda values, _: values)
+    monkeypatch.setattr(int8, "_bfloat16", lambda values: values)
+    wanted = outputs(model, inputs)
+    torch.testing.assert_close(outputs(quantised(model, frozenset(), calibration), inputs), wanted, rtol=0, atol=1e-5)
+
+
+def test_weights_have_a_scale_for_each_output_channel() -> None:
+    weight = torch.randn(8, 64)
+    weight[3] *= 1000
+    found = int8._weight(weight, True)
+    off = (found - weight).abs().amax(dim=1) / weight.abs().amax(dim=1)
+    assert (off <= 0.5 / 127 + 1e-6).all()
+    assert not torch.equal(found, weight)
+
+
+def test_calibration_does_not_look_at_padding() -> None:
+    model, inputs = made(explicit=2)
+    assert not inputs.valid.all()
+    garbage = torch.where(inputs.valid, inputs.index, torch.randint(0, len(inputs.embedding), inputs.index.shape))
+    for one, other in zip(calibrate(model, [inputs]), calibrate(model, [replace(inputs, index=garbage)]), strict=True):
+        for left, right in zip(one, other, strict=True):
+            torch.testing.assert_close(left, right)
+
+
+def test_calibration_takes_the_greatest_of_all_requests() -> None:
+    model, first = made(seed=1)
+    _, second = made(seed=2)
+    both, one, other = (calibrate(model, of) for of in ([first, second], [first], [second]))
+    assert isinstance(both, Calibration)
+    for name in Calibration._fields:
+        for together, left, right in zip(*(getattr(of, name) for of in (both, one, other)), strict=True):
+            torch.testing.assert_close(together, torch.maximum(left, right))
+    block = model.encoder.blocks[0]  # type: ignore[union-attr]
+    assert isinstance(block, EncoderBlock)
+    assert (both.values[0] > 0).all()
+
+
+def test_without_requests_or_such_an_encoder_nothing_can_be_measured() -> None:
+    model, _ = made()
+    with pytest.raises(PrecisionError, match="give some"):
+        calibrate(model, [])
+    with pytest.raises(PrecisionError, match="measure a model with transact"):
+        products(TransAct(variant("bst", HEADS)))
+    assert Product(-1, "read_out") in products(model)
