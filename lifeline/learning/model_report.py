@@ -43,6 +43,7 @@ PAIRS = (
     ("best", "v2"),
     ("best", "hand"),
     ("best", "statistics"),
+    ("best", "best_without_gate"),
     ("statistics", "hand"),
     ("statistics", "mean_of_top_64"),
     ("statistics", "v2"),
