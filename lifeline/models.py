@@ -43,12 +43,12 @@ class Models:
         precision = wanted.precision
         if precision == "auto":
             precision = "bfloat16" if loaded.bfloat16_accepted else "float32"
-        scorer = Scorer(loaded, self._settings.vocabulary, self._embeddings, precision, wanted.threads)
+        scorer = Scorer(loaded, self._settings.vocabulary, self._embeddings, precision, wanted.threads, wanted.device)
         _log.info(
             "model",
             name=loaded.manifest.name,
             version=loaded.manifest.version,
-            kernels=scorer.level.name.lower(),
+            kernels=scorer.kernels,
         )
         return scorer
 

@@ -78,19 +78,28 @@ class TokenEmbedding(nn.Module):
         self.similarity = _knots(config.similarity_buckets)
         self.age = _knots(config.age_buckets)
 
+    def table(self, embedding: Tensor, action_types: Tensor, surface: Tensor) -> Tensor:
+        """Return float32[n + 1, 64] of n tokens, given as in `Inputs`; the item's embedding is in the first half.
+
+        The row behind the last is the neutral token: nothing but surface 0, "unknown".
+        """
+        bits = action_types[:, None] >> torch.arange(MAX_ACTION_TYPES, device=action_types.device) & 1
+        tokens = bits.float() @ self.action + functional.embedding(surface, self.surface)
+        tokens = tokens + functional.pad(embedding * self.input_scale, (0, EMBEDDING_DIM))
+        return torch.cat([tokens, self.surface[:1]])
+
+    def of_age(self, age_s: Tensor) -> Tensor | None:
+        """Return what float32[...] ages add, float32[..., 64]; None where a model knows none."""
+        return None if self.age is None else _between(age_s.log1p() / LOG_OLDEST, self.age)
+
     def forward(self, inputs: Inputs) -> Tensor:
-        """Return float32[b, L, 64]; the item's embedding is in the first half."""
-        bits = inputs.action_types[:, None] >> torch.arange(MAX_ACTION_TYPES) & 1
-        tokens = bits.float() @ self.action + functional.embedding(inputs.surface, self.surface)
-        tokens = tokens + functional.pad(inputs.embedding * self.input_scale, (0, EMBEDDING_DIM))
-        # The neutral token is the row behind the last: nothing but surface 0, "unknown".
-        tokens = torch.cat([tokens, self.surface[:1]])
+        """Return float32[b, L, 64]."""
+        tokens = self.table(inputs.embedding, inputs.action_types, inputs.surface)
         x = functional.embedding(inputs.index.remainder(len(tokens)), tokens) + self.position[: inputs.index.shape[1]]
         if self.similarity is not None:
             x = x + _between((inputs.similarity + 1) / 2, self.similarity)
-        if self.age is not None:
-            x = x + _between(inputs.age_s.log1p() / LOG_OLDEST, self.age)
-        return x
+        aged = self.of_age(inputs.age_s)
+        return x if aged is None else x + aged
 
 
 class Encoder(nn.Module):
@@ -147,4 +156,4 @@ def _knots(count: int) -> nn.Parameter | None:
 def _between(place: Tensor, knots: Tensor) -> Tensor:
     """Return float32[..., 64]: the knots on either side of each place (0 the first, 1 the last), by nearness."""
     at = place.clamp(0, 1)[..., None] * (len(knots) - 1)
-    return functional.relu(1 - (at - torch.arange(len(knots))).abs()) @ knots
+    return functional.relu(1 - (at - torch.arange(len(knots), device=at.device)).abs()) @ knots

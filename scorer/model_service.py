@@ -8,7 +8,6 @@ import grpc
 
 from lifeline.v1 import model_pb2, model_pb2_grpc, score_pb2
 from scorer.errors import ModelNotFoundError, ScorerError
-from scorer.kernels.library import Level
 from scorer.scorer import Scorer
 from scorer.service import ModelHolder
 from store.requests import refusals
@@ -36,7 +35,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             scorer = self._models.scorer
             return model_pb2.GetModelResponse(
                 model=None if scorer is None else _version(scorer),
-                kernels=(Level.TORCH if scorer is None else scorer.level).name.lower(),
+                kernels="" if scorer is None else scorer.kernels,
                 versions=self._versions(),
             )
 

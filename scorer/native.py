@@ -1,7 +1,7 @@
 """The sequence module of a model by the kernels: the same numbers as `scorer.model` within the rounding of a level."""
 
 import math
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,13 @@ from scorer.model import TransAct
 from scorer.selection import Selection, Source
 
 _COLUMNS_AT_ONCE = 32
+
+
+class SequenceModule(Protocol):
+    """Whatever does the work of a model's sequence module."""
+
+    def parts(self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], asked_ms: int) -> list[Tensor]:
+        """Return what `TransAct.sequence` gives for int8[c, 32] candidates; the selection is by rows of the tokens."""
 
 
 class NativeSequence(NamedTuple):
@@ -37,7 +44,7 @@ class NativeSequence(NamedTuple):
         if level is Level.TORCH or not isinstance(model.encoder, Encoder) or model.config.read_out > WIDTH:
             return None
         with torch.inference_mode():
-            weights = _weights(model, model.encoder)
+            weights = encoder_weights(model, model.encoder)
         scale = model.encoder.tokens.input_scale
         return cls(kernels.Encoder(weights, input_scale=scale, age_span=LOG_OLDEST, level=level), model.config, threads)
 
@@ -55,12 +62,12 @@ class NativeSequence(NamedTuple):
         )
         parts = [torch.from_numpy(read_out[:, : self.config.read_out])]
         if outputs is not None:
-            parts.append(torch.from_numpy(_newest(outputs, selection.source == Source.RECENT, newest)))
+            parts.append(torch.from_numpy(newest_outputs(outputs, selection.source == Source.RECENT, newest)))
         return parts
 
 
 def logits(
-    model: TransAct, native: NativeSequence | None, tokens: Tokens, selection: Selection, pairs: Pairs
+    model: TransAct, native: SequenceModule | None, tokens: Tokens, selection: Selection, pairs: Pairs
 ) -> Tensor:
     """Return float32[c, heads] logits of c pairs of one request, selected by rows of the tokens.
 
@@ -76,7 +83,7 @@ def logits(
     return model.cross_and_heads(PairInputs.of(pairs), statistics, sequence)
 
 
-def _newest(outputs: NDArray[np.float32], recent: NDArray[np.bool_], count: int) -> NDArray[np.float32]:
+def newest_outputs(outputs: NDArray[np.float32], recent: NDArray[np.bool_], count: int) -> NDArray[np.float32]:
     """Return the outputs of the newest recent tokens, newest first, as float32[c, count * 64]; zeros for none."""
     rank = recent[:, ::-1].cumsum(axis=1)[:, ::-1] * recent
     made = np.zeros((len(outputs), count, WIDTH), np.float32)
@@ -85,7 +92,8 @@ def _newest(outputs: NDArray[np.float32], recent: NDArray[np.bool_], count: int)
     return made.reshape(len(outputs), count * WIDTH)
 
 
-def _weights(model: TransAct, encoder: Encoder) -> dict[str, NDArray[np.float32]]:
+def encoder_weights(model: TransAct, encoder: Encoder) -> dict[str, NDArray[np.float32]]:
+    """Return the arrays of `scorer.kernels.encoder.WEIGHTS`; matrices are [in][out], layer by layer."""
     tokens = encoder.tokens
     blocks = [block for block in encoder.blocks if isinstance(block, EncoderBlock)]
     read_out = np.zeros((WIDTH, WIDTH), np.float32)

@@ -1,6 +1,8 @@
 """Scoring one request: history -> selection -> model -> probabilities, and one score a candidate."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -9,13 +11,14 @@ from numpy.typing import NDArray
 
 from scorer import features
 from scorer.features import History, RequestContext, Tokens
+from scorer.gpu.device import on_gpu
 from scorer.inputs import Pairs
 from scorer.kernels.library import Level, chosen_level
-from scorer.native import NativeSequence, logits
+from scorer.native import NativeSequence, SequenceModule, logits
 from scorer.selected import SelectedRequest
-from scorer.selection import Selection
+from scorer.selection import Selection, select
 from scorer.selection_log import LoggedRequest
-from scorer.settings import Precision
+from scorer.settings import Device, Precision
 from scorer.weights import LoadedModel, Manifest, check_vocabulary
 from store.sequence import UserSequences
 from store.vocabulary import Vocabulary
@@ -66,23 +69,32 @@ class Scorer:
         embeddings: Embeddings,
         precision: Precision = "float32",
         threads: int | None = None,
+        device: Device = "cpu",
     ) -> None:
         """Prepare the kernels, where they can be had, for products of a precision and so many threads a request.
 
-        Without `threads` as many as torch has, with which the rest is computed in any case.
-        Raises ModelMismatchError where the model was trained for another vocabulary, and KernelsError where
-        LIFELINE_KERNELS forces what cannot be had.
+        Without `threads` as many as torch has, with which the rest is computed in any case. On a GPU kernels of its
+        own select and encode. Raises ModelMismatchError where the model was trained for another vocabulary, and
+        KernelsError where the device, or what LIFELINE_KERNELS forces, cannot be had.
         """
         check_vocabulary(loaded.manifest, vocabulary)
         self._model = loaded.model
-        level = chosen_level() if precision == "bfloat16" else min(chosen_level(), Level.AVX512)
-        self._native = NativeSequence.of(loaded.model, level, threads)
-        self._threads = threads
-        self.level = Level.TORCH if self._native is None else level
-        """What does the encoder's work."""
+        config = loaded.model.config
+        self._native: SequenceModule | None
+        self._select: Callable[[History, NDArray[np.int8]], Selection]
+        self.kernels: str
+        """What selects and encodes."""
+        gpu = on_gpu(loaded.model, device, precision)
+        if gpu is not None:
+            self._select, self._native, self.kernels = gpu.select, gpu.sequence, "cuda"
+        else:
+            level = chosen_level() if precision == "bfloat16" else min(chosen_level(), Level.AVX512)
+            self._select = partial(select, config=config, threads=threads)
+            self._native = NativeSequence.of(loaded.model, level, threads)
+            self.kernels = (Level.TORCH if self._native is None else level).name.lower()
         self._embeddings = embeddings
-        self._utility = np.array([head.utility for head in loaded.model.config.heads], np.float32)
-        self._heads = tuple(head.name for head in loaded.model.config.heads)
+        self._utility = np.array([head.utility for head in config.heads], np.float32)
+        self._heads = tuple(head.name for head in config.heads)
         self.manifest: Manifest = loaded.manifest
 
     def logged(self, user_id: str, scores: Scores) -> LoggedRequest:
@@ -110,7 +122,8 @@ class Scorer:
         embedding, known = self._embeddings.lookup(candidate_ids)
         if candidate_embeddings is not None:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
-        selected, selection = SelectedRequest.of(history, candidate_ids, embedding, context, config, self._threads)
+        selection = self._select(history, embedding)
+        selected, _ = SelectedRequest.of(history, candidate_ids, embedding, context, config, selection)
         own = selected.selection(selection.similarity)
         probabilities = self._probabilities(selected.tokens, own, selected.pairs)
         score = probabilities @ self._utility

@@ -45,13 +45,13 @@ class SelectedRequest:
         embedding: NDArray[np.int8],
         context: RequestContext,
         config: ModelConfig,
-        threads: int | None = None,
+        selection: Selection | None = None,
     ) -> tuple[Self, Selection]:
         """Select for candidates, uint64[c] and int8[c, 32]; returns the selection by the history's own rows as well.
 
-        `threads` as `scorer.selection.select` takes them.
+        `selection` is that one, where it was made before.
         """
-        selection = select(history, embedding, config, threads)
+        selection = selection or select(history, embedding, config)
         # By marks and a table of places, which costs no sort. The neutral token, -1, is the row behind the last.
         kept = np.zeros(len(history.explicit) + len(history.impressions) + 1, np.bool_)
         kept[selection.index] = True

@@ -13,6 +13,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 Precision = Literal["float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"]
 ServedPrecision = Literal["auto", "float32", "bfloat16"]
 Negatives = Literal["recent", "older", "popular", "random", "own", "surface"]
 """Where items come from that a user might have acted on: see `scorer.train.corpus`."""
@@ -36,6 +37,9 @@ class ScorerSettings(BaseModel):
             description="of the encoder's products, where the kernels and the processor have bfloat16; auto: bfloat16 "
             "for a version that lifeline quantize has accepted in it"
         ),
+    ] = "auto"
+    device: Annotated[
+        Device, Field(description="what selects and encodes; auto: a GPU where there is one, else the processor")
     ] = "auto"
     max_concurrent: Annotated[int, Field(ge=1, le=256, description="requests scored at the same time")] = 2
     max_queue_ms: Annotated[int, Field(ge=0, description="how long a request waits for its turn")] = 250

@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -13,6 +14,9 @@ from stream.settings import KafkaSettings
 def pytest_configure(config: pytest.Config) -> None:
     # kafka-python reads its schemas with a function that Python 3.11 calls deprecated.
     config.addinivalue_line("filterwarnings", r"ignore:(read|open)_text is deprecated:DeprecationWarning")
+    # Triton decides when it is imported: without a GPU its kernels run in its interpreter.
+    if not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     # How long an example takes says how busy the machine is, and nothing of the code.
     hypothesis.settings.register_profile("lifeline", deadline=None)
     hypothesis.settings.load_profile("lifeline")

@@ -30,13 +30,15 @@ def quantize(data: Path, models: Path, *more: str) -> Result:
 
 
 def node_settings(models: Path) -> Settings:
-    return load_settings(None, {"scorer.models_dir": str(models)}).settings
+    return load_settings(None, {"scorer.models_dir": str(models), "scorer.device": "cpu"}).settings
 
 
 def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Path, tmp_path: Path) -> None:
     found = manifest(run(data, tmp_path))
     directory = tmp_path / found["name"] / found["version"]
-    assert Models(node_settings(tmp_path), Table()).holder.scorer.level <= Level.AVX512  # type: ignore[union-attr]
+    scorer = Models(node_settings(tmp_path), Table()).holder.scorer
+    assert scorer is not None
+    assert scorer.kernels != "bf16"
     done = quantize(data, tmp_path, "--json")
     assert done.exit_code == 0, done.output
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -51,7 +53,7 @@ def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Pat
         (directory / PRECISION).write_text(kept.model_copy(update={"bfloat16_accepted": accepted}).model_dump_json())
         scorer = Models(node_settings(tmp_path), Table()).holder.scorer
         assert scorer is not None
-        assert (scorer.level is Level.BF16) == (accepted and has)
+        assert (scorer.kernels == "bf16") == (accepted and has)
 
 
 def test_a_report_gets_the_tables_in_the_place_of_those_before(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""The encoder on a device: the same interface as the kernels', `scorer.native.NativeSequence`."""
+
+import threading
+from functools import partial
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from scorer.config import WIDTH, ModelConfig
+from scorer.encoder import Encoder, TokenEmbedding
+from scorer.features import Tokens
+from scorer.gpu import kernels
+from scorer.gpu.recorded import Buffer, Recorded, buffer, room
+from scorer.model import TransAct
+from scorer.native import encoder_weights, newest_outputs
+from scorer.quantise import normalise
+from scorer.selection import Selection, Source
+from scorer.settings import Precision
+from store.sequence import EMBEDDING_DIM
+
+_BLOCK = 64
+_LEAST_TOKENS, _LEAST_CANDIDATES = 1_024, 32
+
+
+class DeviceSequence:
+    """A model's sequence module on a device; may be called from any thread, one request at a time."""
+
+    def __init__(self, model: TransAct, encoder: Encoder, device: torch.device, precision: Precision) -> None:
+        self._config, self._device, self._low = model.config, device, precision == "bfloat16"
+        with torch.inference_mode():
+            weights = {name: torch.from_numpy(array) for name, array in encoder_weights(model, encoder).items()}
+            self._tokens = TokenEmbedding(model.config).to(device)
+            self._tokens.load_state_dict(encoder.tokens.state_dict())
+        # A power of two: what is added is zero on either side.
+        missing = room(weights["widen"].shape[2], 16) - weights["widen"].shape[2]
+        weights["widen"] = functional.pad(weights["widen"], (0, missing))
+        weights["narrow"] = functional.pad(weights["narrow"], (0, 0, 0, missing))
+        self._weights = {name: array.contiguous().to(device) for name, array in weights.items()}
+        self._padded = -(-self._config.selected // _BLOCK) * _BLOCK
+        self._recorded: dict[tuple[int, int], Recorded] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, model: TransAct, device: torch.device, precision: Precision) -> Self | None:
+        """Prepare a model; None where PyTorch is to do it: for another encoder, or a wider read-out."""
+        if not isinstance(model.encoder, Encoder) or model.config.read_out > WIDTH:
+            return None
+        return cls(model, model.encoder, device, precision)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's."""
+        return self._config
+
+    def parts(self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], asked_ms: int) -> list[Tensor]:
+        """Return what `TransAct.sequence` gives for int8[c, 32] candidates; the selection is by rows of the tokens."""
+        count, length = selection.index.shape
+        key = (room(len(tokens), _LEAST_TOKENS), room(count, _LEAST_CANDIDATES))
+        with self._lock:
+            if key not in self._recorded:
+                self._recorded[key] = self._record(*key)
+            recorded = self._recorded[key]
+            given = {name: one.host.numpy() for name, one in recorded.inputs.items()}
+            given["embedding"][: len(tokens)] = normalise(tokens.embedding)
+            given["action_types"][: len(tokens)] = tokens.action_types.view(np.int64)
+            given["surface"][: len(tokens)] = tokens.surface
+            given["age_s"][: len(tokens)] = np.maximum(asked_ms - tokens.timestamp_ms, 0) / np.float32(1000)
+            given["index"][:count, :length] = selection.index
+            given["similarity"][:count, :length] = selection.similarity
+            given["counts"][:] = 1
+            given["counts"][:count] = selection.valid.sum(axis=1)
+            given["candidates"][:count, EMBEDDING_DIM:] = normalise(candidates) * np.float32(self._config.input_scale)
+            recorded.run()
+            read_out = recorded.outputs["read_out"].host[:count, : self._config.read_out].clone()
+            newest = self._config.newest_outputs
+            outputs = recorded.outputs["outputs"].host[:count, :length].numpy().copy() if newest else None
+        if outputs is None:
+            return [read_out]
+        return [read_out, torch.from_numpy(newest_outputs(outputs, selection.source == Source.RECENT, newest))]
+
+    def _record(self, tokens: int, candidates: int) -> Recorded:
+        length, blocks = self._config.selected, self._padded // _BLOCK
+        make = partial(buffer, device=self._device)
+        inputs: dict[str, Buffer] = {
+            "embedding": make((tokens, EMBEDDING_DIM), torch.float32),
+            "action_types": make((tokens,), torch.int64),
+            "surface": make((tokens,), torch.int64),
+            "age_s": make((tokens,), torch.float32),
+            "index": make((candidates, length), torch.int32),
+            "similarity": make((candidates, length), torch.float32),
+            "counts": make((candidates,), torch.int32),
+            "candidates": make((candidates, WIDTH), torch.float32),
+        }
+        outputs = {"read_out": make((candidates, WIDTH), torch.float32)}
+        if self._config.newest_outputs:
+            outputs["outputs"] = make((candidates, self._padded, WIDTH), torch.float32)
+        on = {name: one.device for name, one in inputs.items()}
+        between = [torch.zeros((candidates, self._padded, WIDTH), device=self._device) for _ in range(2)]
+        best = torch.zeros((candidates, blocks, WIDTH), device=self._device)
+        layers = self._config.layers
+        weights = self._weights
+
+        def work() -> None:
+            with torch.inference_mode():
+                x = self._tokens.table(on["embedding"], on["action_types"], on["surface"])
+                aged = self._tokens.of_age(functional.pad(on["age_s"], (0, 1)))
+                if aged is not None:
+                    x = x + aged
+                for layer in range(layers):
+                    out = between[layer % 2]
+                    kernels.encode_layer[(candidates, blocks)](
+                        x,
+                        on["index"],
+                        on["similarity"],
+                        on["counts"],
+                        weights["position"],
+                        on["candidates"],
+                        weights["similarity"],
+                        tokens,
+                        *(weights[name][layer] for name in ("match", "value", "widen", "narrow")),
+                        weights["read_out"],
+                        weights["read_out_bias"],
+                        out,
+                        best,
+                        LENGTH=length,
+                        PADDED=self._padded,
+                        BLOCK=_BLOCK,
+                        WIDTH=WIDTH,
+                        FFN=weights["widen"].shape[2],
+                        FIRST=layer == 0,
+                        LAST=layer + 1 == layers,
+                        KNOTS=self._config.similarity_buckets,
+                        LOW=self._low,
+                    )
+                    x = out
+                torch.amax(best, dim=1, out=outputs["read_out"].device)
+                if "outputs" in outputs:
+                    outputs["outputs"].device.copy_(x)
+
+        return Recorded(inputs, outputs, work, self._device)

@@ -1,0 +1,86 @@
+"""Selection on a device: what `scorer.selection` defines, to the bit."""
+
+import threading
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scorer.config import ModelConfig
+from scorer.features import History
+from scorer.gpu import kernels
+from scorer.gpu.recorded import Buffer, Recorded, buffer, room
+from scorer.quantise import inverse_norm
+from scorer.selection import Selection
+from store.sequence import EMBEDDING_DIM
+
+_LEAST_TOKENS, _LEAST_CANDIDATES = 1_024, 32
+
+
+class Selector:
+    """Selects for one configuration; may be called from any thread, one request at a time."""
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._recorded: dict[tuple[int, int], Recorded] = {}
+        self._lock = threading.Lock()
+
+    def select(self, history: History, candidates: NDArray[np.int8]) -> Selection:
+        """Return S_all for int8[c, 32] candidates, at length `config.selected`."""
+        count, tokens = len(candidates), len(history.explicit) + len(history.impressions)
+        rows = np.concatenate([history.explicit.embedding, history.impressions.embedding])
+        key = (room(tokens, _LEAST_TOKENS), room(count, _LEAST_CANDIDATES))
+        recent_from = max(0, len(history.explicit) - self._config.recent_kept)
+        with self._lock:
+            if key not in self._recorded:
+                self._recorded[key] = self._record(*key)
+            recorded = self._recorded[key]
+            given = {name: one.host.numpy() for name, one in recorded.inputs.items()}
+            given["tokens"][:, :tokens] = rows.T
+            given["norms"][:tokens] = inverse_norm(rows)
+            given["candidates"][:count] = candidates
+            given["candidate_norms"][:] = 0
+            given["candidate_norms"][:count] = inverse_norm(candidates)
+            given["bounds"][:] = (history.real_time_from, recent_from, len(history.explicit), tokens)
+            recorded.run()
+            found = {name: one.host.numpy()[:count].copy() for name, one in recorded.outputs.items()}
+        index = found["index"].astype(np.int64)
+        valid = index >= 0
+        valid[:, 0] = True
+        return Selection(index, valid, found["source"], found["similarity"])
+
+    def _record(self, tokens: int, candidates: int) -> Recorded:
+        config = self._config
+        make = partial(buffer, device=self._device)
+        inputs = {
+            "tokens": make((EMBEDDING_DIM, tokens), torch.int8),
+            "norms": make((tokens,), torch.float32),
+            "candidates": make((candidates, EMBEDDING_DIM), torch.int8),
+            "candidate_norms": make((candidates,), torch.float32),
+            "bounds": make((4,), torch.int32),
+        }
+        outputs: dict[str, Buffer] = {
+            "index": make((candidates, config.selected), torch.int32),
+            "similarity": make((candidates, config.selected), torch.float32),
+            "source": make((candidates, config.selected), torch.uint8),
+        }
+        small = max(config.real_time_length, config.impression_length, config.recent_kept)
+
+        def work() -> None:
+            kernels.select[(candidates,)](
+                inputs["tokens"].device,
+                tokens,
+                *(inputs[name].device for name in ("norms", "candidates", "candidate_norms", "bounds")),
+                *(one.device for one in outputs.values()),
+                config.lifelong_selected,
+                config.real_time_selected,
+                config.impressions_selected,
+                LENGTH=config.selected,
+                POOL=tokens,
+                SMALL=room(small, 16),
+                FILL=room(config.selected, 16),
+                CHANNELS=EMBEDDING_DIM,
+            )
+
+        return Recorded(inputs, outputs, work, self._device)

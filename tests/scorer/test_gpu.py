@@ -1,0 +1,144 @@
+"""The GPU's kernels give the numbers of everywhere else: in Triton's interpreter where there is no GPU."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scorer import selection
+from scorer.config import ModelConfig
+from scorer.errors import KernelsError
+from scorer.features import History, RequestContext
+from scorer.gpu.device import on_gpu
+from scorer.gpu.encoder import DeviceSequence
+from scorer.gpu.recorded import room
+from scorer.gpu.selection import Selector
+from scorer.model import TransAct
+from scorer.selected import SelectedRequest
+from scorer.selection import Selection
+from scorer.settings import Precision
+from scorer.variants import variant
+from tests.scorer.made import DAY, HEADS, SMALL, embeddings, history
+from tests.scorer.test_kernels import assert_equal
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PUBLISHED = ModelConfig(heads=HEADS)
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make no room for candidates that are not there: the interpreter is slow."""
+    for module in ("selection", "encoder"):
+        monkeypatch.setattr(f"scorer.gpu.{module}._LEAST_CANDIDATES", 1)
+        monkeypatch.setattr(f"scorer.gpu.{module}._LEAST_TOKENS", 16)
+
+
+def selected(made: History, candidates: NDArray[np.int8], config: ModelConfig) -> Selection:
+    return Selector(config, DEVICE).select(made, candidates)
+
+
+@pytest.mark.parametrize(("explicit", "impressions"), [(0, 0), (1, 0), (6, 3), (40, 128), (129, 0), (700, 5)])
+@pytest.mark.parametrize("config", [SMALL, PUBLISHED], ids=["small", "published"])
+def test_selection_is_exact(explicit: int, impressions: int, config: ModelConfig) -> None:
+    rng = np.random.default_rng([explicit, impressions])
+    made, candidates = history(rng, explicit, impressions, config), embeddings(rng, 3)
+    candidates[1] = 0
+    assert_equal(selected(made, candidates, config), selection._select_by_torch(made, candidates, config))
+
+
+def test_of_equal_cosines_the_newer_are_selected() -> None:
+    rng = np.random.default_rng(0)
+    made = history(rng, 300, 60, PUBLISHED)
+    few = embeddings(rng, 5)
+    for side in (made.explicit, made.impressions):
+        side.embedding[:] = few[rng.integers(0, 5, len(side))]
+    candidates = np.concatenate([few[:2], embeddings(rng, 1)])
+    assert_equal(selected(made, candidates, PUBLISHED), selection._select_by_torch(made, candidates, PUBLISHED))
+
+
+def test_one_selector_serves_requests_of_any_size() -> None:
+    rng = np.random.default_rng(1)
+    selector = Selector(SMALL, DEVICE)
+    for explicit, count in ((40, 3), (3, 1), (40, 2), (0, 3)):
+        made, candidates = history(rng, explicit, 5), embeddings(rng, count)
+        assert_equal(selector.select(made, candidates), selection._select_by_torch(made, candidates, SMALL))
+
+
+def sequences(
+    config: ModelConfig, explicit: int, impressions: int, precision: Precision = "float32"
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what PyTorch and what the device gives the cross."""
+    rng = np.random.default_rng([explicit, impressions])
+    torch.manual_seed(0)
+    model = TransAct(config).eval()
+    made, candidates = history(rng, explicit, impressions, config), embeddings(rng, 2)
+    candidates[1] = 0
+    context = RequestContext(1_001 * DAY, 1)
+    request, found = SelectedRequest.of(made, np.arange(2, dtype=np.uint64), candidates, context, config)
+    own = request.selection(found.similarity)
+    device = DeviceSequence.of(model, DEVICE, precision)
+    assert device is not None
+    inputs = request.inputs(own)
+    with torch.inference_mode():
+        wanted = model.sequence(inputs, model.encode(inputs))
+    return wanted, device.parts(request.tokens, own, candidates, context.timestamp_ms)
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "best", "small"])
+@pytest.mark.parametrize(("explicit", "impressions"), [(0, 0), (1, 0), (5, 3), (65, 0), (150, 100)])
+def test_the_encoder_gives_what_pytorch_gives(name: str, explicit: int, impressions: int) -> None:
+    config = SMALL if name == "small" else variant(name, HEADS)
+    wanted, found = sequences(config, explicit, impressions)
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_a_wide_layer_of_any_size_is_padded() -> None:
+    wanted, found = sequences(SMALL.model_copy(update={"ffn": 40}), 30, 5)
+    torch.testing.assert_close(found[0], wanted[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="the interpreter has no products of bfloat16")
+def test_products_of_bfloat16_come_close() -> None:
+    wanted, found = sequences(PUBLISHED, 150, 100, "bfloat16")
+    off = (found[0] - wanted[0]).abs()
+    assert 0 < off.max() < 0.05
+
+
+def test_one_sequence_module_serves_requests_of_any_size() -> None:
+    torch.manual_seed(0)
+    model = TransAct(SMALL).eval()
+    device = DeviceSequence.of(model, DEVICE, "float32")
+    assert device is not None
+    rng = np.random.default_rng(2)
+    for explicit, count in ((40, 3), (2, 1), (40, 2), (0, 3)):
+        made, candidates = history(rng, explicit, 5), embeddings(rng, count)
+        items = np.arange(count, dtype=np.uint64)
+        request, picked = SelectedRequest.of(made, items, candidates, RequestContext(1_001 * DAY), SMALL)
+        own = request.selection(picked.similarity)
+        inputs = request.inputs(own)
+        with torch.inference_mode():
+            (wanted,) = model.sequence(inputs, model.encode(inputs))
+        (found,) = device.parts(request.tokens, own, candidates, 1_001 * DAY)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_other_models_are_left_to_pytorch() -> None:
+    for config in (variant("none", HEADS), variant("bst", HEADS), PUBLISHED.model_copy(update={"read_out": 65})):
+        assert DeviceSequence.of(TransAct(config), DEVICE, "float32") is None
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TransAct(SMALL).eval()
+    assert (on_gpu(model, "auto", "float32") is None) == (DEVICE.type == "cpu")
+    assert on_gpu(model, "cpu", "float32") is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert on_gpu(model, "auto", "float32") is None
+    with pytest.raises(KernelsError, match=r"set it to auto, or install lifeline\[gpu\]"):
+        on_gpu(model, "cuda", "float32")
+
+
+def test_there_is_room_for_a_power_of_two() -> None:
+    assert [room(count, 4) for count in (0, 1, 4, 5, 8, 9, 16_384, 16_385)] == [4, 4, 4, 8, 8, 16, 16_384, 32_768]
