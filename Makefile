@@ -62,7 +62,7 @@ LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --quie
 lock: $(SETUP) ## Resolve the dependencies anew into requirements.lock, -peers.lock and -bootstrap.txt
 	@$(UV) pip compile pyproject.toml --all-extras --group dev --upgrade $(LOCKED) -o requirements.lock
 	@$(UV) pip compile benchmarks/peers/requirements.in --upgrade $(LOCKED) -o requirements-peers.lock
-	@$(UV) pip compile benchmarks/peers/scoring-requirements.in -c requirements.lock --upgrade $(LOCKED) -o requirements-peers-scoring.lock
+	@$(UV) pip compile benchmarks/score/requirements.in -c requirements.lock --upgrade $(LOCKED) -o requirements-peers-scoring.lock
 	@echo uv | $(UV) pip compile - --upgrade --no-annotate $(LOCKED) -o requirements-bootstrap.txt
 
 # --- how .venv comes to be ---

@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from benchmarks.peers.scoring import measure
 from benchmarks.report import Report, Row
 from benchmarks.score import kernels, requests, served
+from benchmarks.score.peers import measure
 from benchmarks.score.world import opened_world
 from lifeline.cli.console import err
 from scorer.kernels.library import best_level

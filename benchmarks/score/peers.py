@@ -1,7 +1,6 @@
 """What `lifeline bench score` is compared with: faiss, torch.compile, ONNX Runtime and torchao.
 
-They run in a process of their own, `python -m benchmarks.peers.scoring FILE`, with what `make peers` put into
-.peers-scoring over the torch of .venv. Selection peers search 256 candidates among all 16,512 tokens in float32 and
+They run in a process of their own, with what `make peers` put into .peers-scoring over the torch of .venv. Selection peers search 256 candidates among all 16,512 tokens in float32 and
 need not return them in any order; encoder peers get the tokens ready-made, [256, 192], as tensors.
 """
 
@@ -28,6 +27,7 @@ from scorer.quantise import normalise
 from scorer.selected import SelectedRequest
 
 DIRECTORY = ROOT / ".peers-scoring"
+_MAIN = "import sys; from pathlib import Path; from benchmarks.score.peers import main; main(Path(sys.argv[1]))"
 _TIMEOUT_S = 900.0
 _REPEATS = 9
 
@@ -38,7 +38,7 @@ def measure(notes: list[str]) -> dict[str, float]:
         file = Path(place) / "figures.json"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(DIRECTORY)))}
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.peers.scoring", str(file)],
+            [sys.executable, "-c", _MAIN, str(file)],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -159,7 +159,3 @@ def _torchao(sequence: Sequence, given: tuple[Tensor, Tensor]) -> Callable[[], o
     quantised = copy.deepcopy(sequence)
     quantize_(quantised, Int8DynamicActivationInt8WeightConfig())
     return _compiled(quantised, given)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
