@@ -1,7 +1,8 @@
 """What `lifeline bench score` is compared with: faiss, torch.compile, ONNX Runtime and torchao.
 
-They run in a process of their own, with what `make peers` put into .peers-scoring over the torch of .venv. Selection peers search 256 candidates among all 16,512 tokens in float32 and
-need not return them in any order; encoder peers get the tokens ready-made, [256, 192], as tensors.
+They run in a process of their own, with what `make peers` put into .peers-scoring over the torch of .venv. Selection
+peers search 256 candidates among all 16,512 tokens in float32 and need not return them in any order; encoder peers get
+the tokens ready-made, [256, 192], as tensors.
 """
 
 import copy
