@@ -372,12 +372,11 @@ class LifelineClient:
         request is made, now when not given; `min_offset` as in `get_sequence`. With `explain` the answer has each
         candidate's tokens, and the contribution of so many of them (0: of none), the most similar first.
         """
-        given = {item_id: _embedding(item_id, row) for item_id, row in (embeddings or {}).items()}
+        item_id = np.asarray(candidates, np.uint64)
         request = score_pb2.ScoreRequest(
             user_id=user_id,
-            candidates=[
-                score_pb2.Candidate(item_id=item_id, embedding=given.get(item_id)) for item_id in map(int, candidates)
-            ],
+            item_id=item_id.tolist(),
+            embedding=_embeddings(item_id, embeddings) if embeddings else b"",
             context=score_pb2.ScoreContext(timestamp_ms=timestamp_ms, surface=surface),
             min_offset=min_offset,
             explain=explain is not None,
@@ -385,15 +384,21 @@ class LifelineClient:
         )
         reply = self._call(user_id, lambda node: node.scores.Score, request, timeout_s)
         heads = tuple(reply.heads)
+        score = np.array(reply.score, np.float32)
+        if not len(score) == len(item_id) == len(reply.embedding_known):
+            raise LifelineError(
+                grpc.StatusCode.DATA_LOSS,
+                "",
+                f"{len(score)} scores came for {len(item_id)} candidates: use a client of the node's own version",
+                {},
+            )
         return Scores(
             heads=heads,
-            item_id=np.array([one.item_id for one in reply.scores], np.uint64),
-            score=np.array([one.score for one in reply.scores], np.float32),
-            probability=np.array([one.probabilities for one in reply.scores], np.float32).reshape(
-                len(reply.scores), len(heads)
-            ),
-            embedding_known=np.array([one.embedding_known for one in reply.scores], np.bool_),
-            selected=tuple(tuple(_token(token) for token in one.selected) for one in reply.scores),
+            item_id=item_id,
+            score=score,
+            probability=np.array(reply.probability, np.float32).reshape(len(score), len(heads)),
+            embedding_known=np.array(reply.embedding_known, np.bool_),
+            selected=tuple(tuple(map(_token, one.selected)) for one in reply.explanations) or ((),) * len(score),
             as_of=_as_of(reply.as_of),
             model=reply.model.name,
             model_version=reply.model.version,
@@ -626,7 +631,14 @@ def _as_of(as_of: sequence_pb2.AsOf) -> AsOf:
     return AsOf(as_of.partition, as_of.applied_offset, as_of.watermark_ms, as_of.lag_records)
 
 
-def _embedding(item_id: int, row: NDArray[np.int8]) -> bytes:
-    if row.dtype != np.int8 or row.shape != (EMBEDDING_DIM,):
-        raise ValueError(f"the embedding of item {item_id} is {row.dtype}{row.shape}: give int8[{EMBEDDING_DIM}]")
-    return row.tobytes()
+def _embeddings(item_id: NDArray[np.uint64], given: Mapping[int, NDArray[np.int8]]) -> bytes:
+    """Return int8[c, 32] as it goes over the wire: zeros for candidates of which none is given."""
+    rows = np.zeros((len(item_id), EMBEDDING_DIM), np.int8)
+    for row, item in enumerate(item_id.tolist()):
+        own = given.get(item)
+        if own is None:
+            continue
+        if own.dtype != np.int8 or own.shape != (EMBEDDING_DIM,):
+            raise ValueError(f"the embedding of item {item} is {own.dtype}{own.shape}: give int8[{EMBEDDING_DIM}]")
+        rows[row] = own
+    return rows.tobytes()

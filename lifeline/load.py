@@ -215,10 +215,7 @@ def _scores(plan: LoadPlan, population: Population, rng: np.random.Generator) ->
     return [
         score_pb2.ScoreRequest(
             user_id=user,
-            candidates=[
-                score_pb2.Candidate(item_id=item)
-                for item in rng.choice(population.items, plan.candidates, replace=False).tolist()
-            ],
+            item_id=rng.choice(population.items, plan.candidates, replace=False).tolist(),
         )
         for user in _users(population, rng)
     ]

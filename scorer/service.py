@@ -162,10 +162,13 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                 self._told.timings.scored(time.perf_counter() - begun, len(item_id))
             reply = score_pb2.ScoreResponse(
                 heads=scores.heads,
+                score=scores.score.tolist(),
+                probability=scores.probabilities.ravel().tolist(),
+                embedding_known=scores.embedding_known.tolist(),
                 as_of=as_of_message(user.as_of),
                 model=score_pb2.ModelVersion(name=scorer.manifest.name, version=scorer.manifest.version),
             )
-            self._add_scores(reply, item_id, asked, scores)
+            self._explain(reply, asked, scores)
             if chosen.arm is not None and self._told.exposures is not None:
                 exposure = exposure_pb2.Exposure(
                     experiment=self._settings.experiment,
@@ -187,10 +190,10 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         most = self._settings.max_candidates
         if request.contributions and not request.explain:
             raise invalid("contributions", "they are part of an explanation: set explain as well, or leave them out")
-        if request.contributions * len(request.candidates) > most:
+        if request.contributions * len(request.item_id) > most:
             raise invalid(
                 "contributions",
-                f"{request.contributions} tokens of each of {len(request.candidates)} candidates are more than {most} "
+                f"{request.contributions} tokens of each of {len(request.item_id)} candidates are more than {most} "
                 "together: ask for fewer of one of them",
                 limit=str(most),
             )
@@ -232,31 +235,16 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         finally:
             self._turns.release()
 
-    def _add_scores(
-        self, reply: score_pb2.ScoreResponse, item_id: NDArray[np.uint64], asked: RequestContext, scores: Scores
-    ) -> None:
-        explained = None
-        if scores.explanation is not None:
-            explained = _Explained(scores.explanation, asked.timestamp_ms)
+    def _explain(self, reply: score_pb2.ScoreResponse, asked: RequestContext, scores: Scores) -> None:
+        """Add the selected tokens, if they were asked for; raises Refusal where the reply is too large."""
         # Counted as it grows, so that a reply far over the limit is never built; 6 bytes for tag and length.
         size = reply.ByteSize()
-        for row, (item, score, probabilities, known) in enumerate(
-            zip(
-                item_id.tolist(),
-                scores.score.tolist(),
-                scores.probabilities.tolist(),
-                scores.embedding_known.tolist(),
-                strict=True,
-            )
-        ):
-            answer = score_pb2.CandidateScore(
-                item_id=item,
-                score=score,
-                probabilities=probabilities,
-                embedding_known=known,
-                selected=explained.tokens(row) if explained is not None else (),
-            )
-            size += answer.ByteSize() + 6
+        explained = None if scores.explanation is None else _Explained(scores.explanation, asked.timestamp_ms)
+        for row in range(len(scores.score)):
+            if explained is not None:
+                explanation = score_pb2.Explanation(selected=explained.tokens(row))
+                size += explanation.ByteSize() + 6
+                reply.explanations.append(explanation)
             if size > self._max_reply_bytes:
                 raise Refusal(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -264,33 +252,36 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                     f"the reply exceeds {self._max_reply_bytes} bytes: ask for fewer candidates, or without explain",
                     limit=str(self._max_reply_bytes),
                 )
-            reply.scores.append(answer)
 
 
 def parse_candidates(request: score_pb2.ScoreRequest, most: int) -> tuple[NDArray[np.uint64], NDArray[np.int8] | None]:
     """Return uint64[c] items, and int8[c, 32] given embeddings if there are any; raises Refusal."""
-    count = len(request.candidates)
+    count = len(request.item_id)
     if not 1 <= count <= most:
         raise invalid(
-            "candidates",
+            "item_id",
             f"there are {count}: give 1 to {most} in one request",
             Reason.CANDIDATES_INVALID,
             limit=str(most),
         )
-    item_id = np.fromiter((candidate.item_id for candidate in request.candidates), np.uint64, count)
-    given = [row for row, candidate in enumerate(request.candidates) if candidate.HasField("embedding")]
-    if not given:
+    item_id = np.array(request.item_id, np.uint64)
+    if not request.embedding:
         return item_id, None
-    embedding = np.zeros((count, EMBEDDING_DIM), np.int8)
-    for row in given:
-        content = request.candidates[row].embedding
-        if len(content) != EMBEDDING_DIM or b"\x80" in content:
-            raise invalid(
-                f"candidates[{row}].embedding",
-                f"it is not {EMBEDDING_DIM} bytes of -127 to 127: quantise it as Item.embedding says, or leave it out",
-                Reason.CANDIDATES_INVALID,
-            )
-        embedding[row] = np.frombuffer(content, np.int8)
+    if len(request.embedding) != count * EMBEDDING_DIM:
+        raise invalid(
+            "embedding",
+            f"it has {len(request.embedding)} bytes for {count} candidates: give {EMBEDDING_DIM} of each, or leave it "
+            "out",
+            Reason.CANDIDATES_INVALID,
+        )
+    embedding = np.frombuffer(request.embedding, np.int8).reshape(count, EMBEDDING_DIM)
+    wrong = np.flatnonzero((embedding == -128).any(axis=1))
+    if len(wrong):
+        raise invalid(
+            "embedding",
+            f"that of candidate {wrong[0]} has a byte of -128: quantise it as Item.embedding says, or leave it out",
+            Reason.CANDIDATES_INVALID,
+        )
     return item_id, embedding
 
 

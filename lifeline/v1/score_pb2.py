@@ -25,29 +25,27 @@ _sym_db = _symbol_database.Default()
 from lifeline.v1 import sequence_pb2 as lifeline_dot_v1_dot_sequence__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lifeline/v1/score.proto\x12\x0blifeline.v1\x1a\x1alifeline/v1/sequence.proto\"B\n\tCandidate\x12\x0f\n\x07item_id\x18\x01 \x01(\x06\x12\x16\n\tembedding\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\x0c\n\n_embedding\"K\n\x0cScoreContext\x12\x19\n\x0ctimestamp_ms\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07surface\x18\x02 \x01(\rB\x0f\n\r_timestamp_ms\"\xc7\x01\n\x0cScoreRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.lifeline.v1.Candidate\x12*\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x19.lifeline.v1.ScoreContext\x12\x17\n\nmin_offset\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x12\x15\n\rcontributions\x18\x06 \x01(\rB\r\n\x0b_min_offset\"\xd7\x01\n\rSelectedToken\x12(\n\x06source\x18\x01 \x01(\x0e\x32\x18.lifeline.v1.TokenSource\x12\x0f\n\x07item_id\x18\x02 \x01(\x06\x12\x14\n\x0ctimestamp_ms\x18\x03 \x01(\x03\x12\x14\n\x0c\x61\x63tion_types\x18\x04 \x03(\r\x12\x0f\n\x07surface\x18\x05 \x01(\r\x12\x12\n\nsimilarity\x18\x06 \x01(\x02\x12\x0e\n\x06\x61ge_ms\x18\x07 \x01(\x03\x12\x19\n\x0c\x63ontribution\x18\x08 \x01(\x02H\x00\x88\x01\x01\x42\x0f\n\r_contribution\"\x8e\x01\n\x0e\x43\x61ndidateScore\x12\x0f\n\x07item_id\x18\x01 \x01(\x06\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x15\n\rprobabilities\x18\x03 \x03(\x02\x12\x17\n\x0f\x65mbedding_known\x18\x04 \x01(\x08\x12,\n\x08selected\x18\x05 \x03(\x0b\x32\x1a.lifeline.v1.SelectedToken\"-\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x97\x01\n\rScoreResponse\x12\r\n\x05heads\x18\x01 \x03(\t\x12+\n\x06scores\x18\x02 \x03(\x0b\x32\x1b.lifeline.v1.CandidateScore\x12 \n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x11.lifeline.v1.AsOf\x12(\n\x05model\x18\x04 \x01(\x0b\x32\x19.lifeline.v1.ModelVersion*\x98\x01\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOKEN_SOURCE_LIFELONG\x10\x01\x12\x17\n\x13TOKEN_SOURCE_RECENT\x10\x02\x12\x1a\n\x16TOKEN_SOURCE_REAL_TIME\x10\x03\x12\x1b\n\x17TOKEN_SOURCE_IMPRESSION\x10\x04\x32N\n\x0cScoreService\x12>\n\x05Score\x12\x19.lifeline.v1.ScoreRequest\x1a\x1a.lifeline.v1.ScoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lifeline/v1/score.proto\x12\x0blifeline.v1\x1a\x1alifeline/v1/sequence.proto\"K\n\x0cScoreContext\x12\x19\n\x0ctimestamp_ms\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07surface\x18\x02 \x01(\rB\x0f\n\r_timestamp_ms\"\xbf\x01\n\x0cScoreRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x03(\x06\x12\x11\n\tembedding\x18\x03 \x01(\x0c\x12*\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x19.lifeline.v1.ScoreContext\x12\x17\n\nmin_offset\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x06 \x01(\x08\x12\x15\n\rcontributions\x18\x07 \x01(\rB\r\n\x0b_min_offset\"\xd7\x01\n\rSelectedToken\x12(\n\x06source\x18\x01 \x01(\x0e\x32\x18.lifeline.v1.TokenSource\x12\x0f\n\x07item_id\x18\x02 \x01(\x06\x12\x14\n\x0ctimestamp_ms\x18\x03 \x01(\x03\x12\x14\n\x0c\x61\x63tion_types\x18\x04 \x03(\r\x12\x0f\n\x07surface\x18\x05 \x01(\r\x12\x12\n\nsimilarity\x18\x06 \x01(\x02\x12\x0e\n\x06\x61ge_ms\x18\x07 \x01(\x03\x12\x19\n\x0c\x63ontribution\x18\x08 \x01(\x02H\x00\x88\x01\x01\x42\x0f\n\r_contribution\";\n\x0b\x45xplanation\x12,\n\x08selected\x18\x01 \x03(\x0b\x32\x1a.lifeline.v1.SelectedToken\"-\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\xd7\x01\n\rScoreResponse\x12\r\n\x05heads\x18\x01 \x03(\t\x12\r\n\x05score\x18\x02 \x03(\x02\x12\x13\n\x0bprobability\x18\x03 \x03(\x02\x12\x17\n\x0f\x65mbedding_known\x18\x04 \x03(\x08\x12.\n\x0c\x65xplanations\x18\x05 \x03(\x0b\x32\x18.lifeline.v1.Explanation\x12 \n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x11.lifeline.v1.AsOf\x12(\n\x05model\x18\x07 \x01(\x0b\x32\x19.lifeline.v1.ModelVersion*\x98\x01\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOKEN_SOURCE_LIFELONG\x10\x01\x12\x17\n\x13TOKEN_SOURCE_RECENT\x10\x02\x12\x1a\n\x16TOKEN_SOURCE_REAL_TIME\x10\x03\x12\x1b\n\x17TOKEN_SOURCE_IMPRESSION\x10\x04\x32N\n\x0cScoreService\x12>\n\x05Score\x12\x19.lifeline.v1.ScoreRequest\x1a\x1a.lifeline.v1.ScoreResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lifeline.v1.score_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOKENSOURCE']._serialized_start=980
-  _globals['_TOKENSOURCE']._serialized_end=1132
-  _globals['_CANDIDATE']._serialized_start=68
-  _globals['_CANDIDATE']._serialized_end=134
-  _globals['_SCORECONTEXT']._serialized_start=136
-  _globals['_SCORECONTEXT']._serialized_end=211
-  _globals['_SCOREREQUEST']._serialized_start=214
-  _globals['_SCOREREQUEST']._serialized_end=413
-  _globals['_SELECTEDTOKEN']._serialized_start=416
-  _globals['_SELECTEDTOKEN']._serialized_end=631
-  _globals['_CANDIDATESCORE']._serialized_start=634
-  _globals['_CANDIDATESCORE']._serialized_end=776
-  _globals['_MODELVERSION']._serialized_start=778
-  _globals['_MODELVERSION']._serialized_end=823
-  _globals['_SCORERESPONSE']._serialized_start=826
-  _globals['_SCORERESPONSE']._serialized_end=977
-  _globals['_SCORESERVICE']._serialized_start=1134
-  _globals['_SCORESERVICE']._serialized_end=1212
+  _globals['_TOKENSOURCE']._serialized_start=884
+  _globals['_TOKENSOURCE']._serialized_end=1036
+  _globals['_SCORECONTEXT']._serialized_start=68
+  _globals['_SCORECONTEXT']._serialized_end=143
+  _globals['_SCOREREQUEST']._serialized_start=146
+  _globals['_SCOREREQUEST']._serialized_end=337
+  _globals['_SELECTEDTOKEN']._serialized_start=340
+  _globals['_SELECTEDTOKEN']._serialized_end=555
+  _globals['_EXPLANATION']._serialized_start=557
+  _globals['_EXPLANATION']._serialized_end=616
+  _globals['_MODELVERSION']._serialized_start=618
+  _globals['_MODELVERSION']._serialized_end=663
+  _globals['_SCORERESPONSE']._serialized_start=666
+  _globals['_SCORERESPONSE']._serialized_end=881
+  _globals['_SCORESERVICE']._serialized_start=1038
+  _globals['_SCORESERVICE']._serialized_end=1116
 # @@protoc_insertion_point(module_scope)

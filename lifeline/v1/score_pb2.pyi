@@ -53,34 +53,6 @@ TOKEN_SOURCE_IMPRESSION: TokenSource.ValueType  # 4
 Global___TokenSource: _TypeAlias = TokenSource  # noqa: Y015
 
 @_typing.final
-class Candidate(_message.Message):
-    """Candidate is an item to be scored."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ITEM_ID_FIELD_NUMBER: _builtins.int
-    EMBEDDING_FIELD_NUMBER: _builtins.int
-    item_id: _builtins.int
-    """The item."""
-    embedding: _builtins.bytes
-    """int8[32] in the scale of Item.embedding; used where the node has none of its own."""
-    def __init__(
-        self,
-        *,
-        item_id: _builtins.int = ...,
-        embedding: _builtins.bytes | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_embedding", b"_embedding", "embedding", b"embedding"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_embedding", b"_embedding", "embedding", b"embedding", "item_id", b"item_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__embedding: _TypeAlias = _typing.Literal["embedding"]  # noqa: Y015
-    _WhichOneofArgType__embedding: _TypeAlias = _typing.Literal["_embedding", b"_embedding"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__embedding) -> _WhichOneofReturnType__embedding | None: ...
-
-Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
-
-@_typing.final
 class ScoreContext(_message.Message):
     """ScoreContext is what is known of the request itself."""
 
@@ -115,13 +87,18 @@ class ScoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
-    CANDIDATES_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     MIN_OFFSET_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user, 1 to 256 bytes of UTF-8."""
+    embedding: _builtins.bytes
+    """int8[32] of each candidate, one behind the other, in the scale of Item.embedding: used for those of which the node
+    has none. Zeros for a candidate without one; nothing at all where none has.
+    """
     min_offset: _builtins.int
     """As in GetSequenceRequest."""
     explain: _builtins.bool
@@ -131,8 +108,8 @@ class ScoreRequest(_message.Message):
     another candidate would, so that all together are no more than the node's limit of candidates.
     """
     @_builtins.property
-    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """What to score: 1 to the node's limit."""
+    def item_id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The candidates: 1 to the node's limit."""
 
     @_builtins.property
     def context(self) -> Global___ScoreContext:
@@ -142,7 +119,8 @@ class ScoreRequest(_message.Message):
         self,
         *,
         user_id: _builtins.str = ...,
-        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        item_id: _abc.Iterable[_builtins.int] | None = ...,
+        embedding: _builtins.bytes = ...,
         context: Global___ScoreContext | None = ...,
         min_offset: _builtins.int | None = ...,
         explain: _builtins.bool = ...,
@@ -150,7 +128,7 @@ class ScoreRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_offset", b"_min_offset", "context", b"context", "min_offset", b"min_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_offset", b"_min_offset", "candidates", b"candidates", "context", b"context", "contributions", b"contributions", "explain", b"explain", "min_offset", b"min_offset", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_offset", b"_min_offset", "context", b"context", "contributions", b"contributions", "embedding", b"embedding", "explain", b"explain", "item_id", b"item_id", "min_offset", b"min_offset", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_offset: _TypeAlias = _typing.Literal["min_offset"]  # noqa: Y015
     _WhichOneofArgType__min_offset: _TypeAlias = _typing.Literal["_min_offset", b"_min_offset"]  # noqa: Y015
@@ -213,46 +191,28 @@ class SelectedToken(_message.Message):
 Global___SelectedToken: _TypeAlias = SelectedToken  # noqa: Y015
 
 @_typing.final
-class CandidateScore(_message.Message):
-    """CandidateScore is the answer for one candidate."""
+class Explanation(_message.Message):
+    """Explanation is what the encoder read for one candidate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    ITEM_ID_FIELD_NUMBER: _builtins.int
-    SCORE_FIELD_NUMBER: _builtins.int
-    PROBABILITIES_FIELD_NUMBER: _builtins.int
-    EMBEDDING_KNOWN_FIELD_NUMBER: _builtins.int
     SELECTED_FIELD_NUMBER: _builtins.int
-    item_id: _builtins.int
-    """The item."""
-    score: _builtins.float
-    """The sum over heads of utility times probability."""
-    embedding_known: _builtins.bool
-    """Whether an embedding was found (or given): without one nothing is selected by similarity."""
-    @_builtins.property
-    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """One probability per head, in the order of ScoreResponse.heads."""
-
     @_builtins.property
     def selected(self) -> _containers.RepeatedCompositeFieldContainer[Global___SelectedToken]:
-        """With ScoreRequest.explain: in the encoder's order, without padding."""
+        """In the encoder's order, without padding."""
 
     def __init__(
         self,
         *,
-        item_id: _builtins.int = ...,
-        score: _builtins.float = ...,
-        probabilities: _abc.Iterable[_builtins.float] | None = ...,
-        embedding_known: _builtins.bool = ...,
         selected: _abc.Iterable[Global___SelectedToken] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_known", b"embedding_known", "item_id", b"item_id", "probabilities", b"probabilities", "score", b"score", "selected", b"selected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["selected", b"selected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CandidateScore: _TypeAlias = CandidateScore  # noqa: Y015
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
@@ -282,12 +242,15 @@ Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
 
 @_typing.final
 class ScoreResponse(_message.Message):
-    """ScoreResponse is the answer to Score."""
+    """ScoreResponse is the answer to Score: columns, in the order of the request's candidates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADS_FIELD_NUMBER: _builtins.int
-    SCORES_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    EMBEDDING_KNOWN_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
@@ -295,8 +258,20 @@ class ScoreResponse(_message.Message):
         """The names of the heads."""
 
     @_builtins.property
-    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___CandidateScore]:
-        """One for every candidate, in the order of the request."""
+    def score(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The sum over heads of utility times probability."""
+
+    @_builtins.property
+    def probability(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One probability per head, candidate after candidate."""
+
+    @_builtins.property
+    def embedding_known(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Whether an embedding was found (or given): without one nothing is selected by similarity."""
+
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """With ScoreRequest.explain."""
 
     @_builtins.property
     def as_of(self) -> _sequence_pb2.AsOf:
@@ -310,13 +285,16 @@ class ScoreResponse(_message.Message):
         self,
         *,
         heads: _abc.Iterable[_builtins.str] | None = ...,
-        scores: _abc.Iterable[Global___CandidateScore] | None = ...,
+        score: _abc.Iterable[_builtins.float] | None = ...,
+        probability: _abc.Iterable[_builtins.float] | None = ...,
+        embedding_known: _abc.Iterable[_builtins.bool] | None = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
         as_of: _sequence_pb2.AsOf | None = ...,
         model: Global___ModelVersion | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "heads", b"heads", "model", b"model", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "embedding_known", b"embedding_known", "explanations", b"explanations", "heads", b"heads", "model", b"model", "probability", b"probability", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,10 @@ class Node(
     ) -> score_pb2.ScoreResponse:
         self.scored.append(request)
         self._answer(context)
-        return self.score
+        if self.score.score:
+            return self.score
+        count = len(request.item_id)
+        return score_pb2.ScoreResponse(as_of=AS_OF, score=[0] * count, embedding_known=[True] * count)
 
     def CreateSnapshot(  # noqa: N802
         self, request: operator_pb2.CreateSnapshotRequest, context: grpc.ServicerContext
@@ -177,8 +180,10 @@ def test_without_a_query_the_whole_explicit_sequence_is_asked_for(node: Node, cl
 def test_scores_come_as_columns(node: Node, client: LifelineClient) -> None:
     node.score.heads.extend(["click", "hide"])
     node.score.model.name, node.score.model.version = "transact", "7"
-    one = node.score.scores.add(item_id=BIG, score=0.5, probabilities=[0.75, 0.25], embedding_known=True)
-    one.selected.add(
+    node.score.score.extend([0.5, -1])
+    node.score.probability.extend([0.75, 0.25, 0, 1])
+    node.score.embedding_known.extend([True, False])
+    node.score.explanations.add().selected.add(
         source=score_pb2.TOKEN_SOURCE_RECENT,
         item_id=4,
         timestamp_ms=5,
@@ -188,7 +193,7 @@ def test_scores_come_as_columns(node: Node, client: LifelineClient) -> None:
         age_ms=6,
         contribution=0.25,
     )
-    node.score.scores.add(item_id=2, score=-1, probabilities=[0, 1])
+    node.score.explanations.add()
     given = np.arange(32, dtype=np.int8)
     scores = client.score(
         "ann", np.array([BIG, 2], np.uint64), embeddings={BIG: given}, timestamp_ms=8, surface=1, explain=3
@@ -196,10 +201,8 @@ def test_scores_come_as_columns(node: Node, client: LifelineClient) -> None:
     assert node.scored == [
         score_pb2.ScoreRequest(
             user_id="ann",
-            candidates=[
-                score_pb2.Candidate(item_id=BIG, embedding=given.tobytes()),
-                score_pb2.Candidate(item_id=2),
-            ],
+            item_id=[BIG, 2],
+            embedding=given.tobytes() + bytes(32),
             context=score_pb2.ScoreContext(timestamp_ms=8, surface=1),
             explain=True,
             contributions=3,
@@ -213,6 +216,21 @@ def test_scores_come_as_columns(node: Node, client: LifelineClient) -> None:
     assert scores.as_of == AsOf(2, 41, 99)
     assert (scores.model, scores.model_version) == ("transact", "7")
     assert scores.selected == (((TokenSource.RECENT, 4, 5, (1, 2), 3, -0.5, 6, 0.25),), ())
+
+
+def test_an_answer_for_other_candidates_is_an_error(node: Node, client: LifelineClient) -> None:
+    node.score.score.extend([0.5, 0.25])
+    node.score.embedding_known.extend([True, True])
+    with pytest.raises(LifelineError, match="2 scores came for 1 candidates: use a client of the node's own version"):
+        client.score("ann", [1])
+
+
+def test_without_explanations_no_tokens_come(node: Node, client: LifelineClient) -> None:
+    node.score.score.extend([0.5, 0.25])
+    node.score.embedding_known.extend([True, True])
+    scores = client.score("ann", [1, 2])
+    assert scores.selected == ((), ())
+    assert node.scored[0].embedding == b""
 
 
 def test_an_answer_without_candidates_has_empty_columns(client: LifelineClient) -> None:

@@ -116,7 +116,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 def request(*items: int, user: str = USER, **fields: object) -> score_pb2.ScoreRequest:
-    message = score_pb2.ScoreRequest(user_id=user, candidates=[score_pb2.Candidate(item_id=item) for item in items])
+    message = score_pb2.ScoreRequest(user_id=user, item_id=items)
     context = score_pb2.ScoreContext(**{k: v for k, v in fields.items() if k in ("surface", "timestamp_ms")})  # type: ignore[arg-type]
     rest = {k: v for k, v in fields.items() if k not in ("surface", "timestamp_ms")}
     message.MergeFrom(score_pb2.ScoreRequest(context=context, **rest))  # type: ignore[arg-type]
@@ -144,13 +144,14 @@ def test_an_answer_has_scores_and_what_they_stand_on(node: Node) -> None:
     assert (reply.model.name, reply.model.version) == ("made", "1")
     assert (reply.as_of.partition, reply.as_of.applied_offset) == (0, 7)
     assert reply.as_of.watermark_ms == NOW_MS - MINUTE
-    assert [score.item_id for score in reply.scores] == [3, 99, 3]
-    assert [score.embedding_known for score in reply.scores] == [True, False, True]
-    assert reply.scores[0].score == pytest.approx(reply.scores[2].score, abs=1e-6)
-    first = reply.scores[0]
+    assert list(reply.embedding_known) == [True, False, True]
+    assert len(reply.score) == 3
+    assert reply.score[0] == pytest.approx(reply.score[2], abs=1e-6)
     utility = [1, 1, 0.2, -1]
-    assert first.score == pytest.approx(sum(u * p for u, p in zip(utility, first.probabilities, strict=True)), abs=1e-5)
-    recent, newest, shown = first.selected
+    assert len(reply.probability) == 12
+    first = reply.probability[:4]
+    assert reply.score[0] == pytest.approx(sum(u * p for u, p in zip(utility, first, strict=True)), abs=1e-5)
+    recent, newest, shown = reply.explanations[0].selected
     assert recent.source == newest.source == score_pb2.TOKEN_SOURCE_RECENT
     assert (recent.item_id, list(recent.action_types), recent.surface) == (3, [1, 2], 1)
     assert recent.age_ms == DAY - 1
@@ -158,44 +159,45 @@ def test_an_answer_has_scores_and_what_they_stand_on(node: Node) -> None:
     assert (newest.item_id, newest.timestamp_ms) == (5, NOW_MS - MINUTE)
     assert (shown.source, shown.item_id) == (score_pb2.TOKEN_SOURCE_IMPRESSION, 6)
     # Without an embedding nothing is selected by similarity, and none has one.
-    assert [(token.item_id, token.similarity) for token in reply.scores[1].selected] == [(3, 0), (5, 0)]
+    assert [(token.item_id, token.similarity) for token in reply.explanations[1].selected] == [(3, 0), (5, 0)]
 
 
 def test_a_user_nobody_knows_is_scored(node: Node) -> None:
     reply = node.stub.Score(request(3, user="nobody", explain=True))
-    assert len(reply.scores) == 1
-    assert list(reply.scores[0].selected) == []
+    assert len(reply.score) == 1
+    assert [list(one.selected) for one in reply.explanations] == [[]]
     assert reply.as_of.applied_offset == -1
 
 
 def test_explanations_come_when_asked_for(node: Node) -> None:
     node.act(0, (NOW_MS - DAY, 3, 1))
-    assert not node.stub.Score(request(3)).scores[0].selected
+    assert not node.stub.Score(request(3)).explanations
 
 
 def test_a_given_embedding_counts(node: Node) -> None:
-    message = request(99)
-    message.candidates[0].embedding = KNOWN[3].tobytes()
-    assert node.stub.Score(message).scores[0].embedding_known
+    message = request(99, 98)
+    message.embedding = KNOWN[3].tobytes() + bytes(32)
+    assert list(node.stub.Score(message).embedding_known) == [True, False]
 
 
 def test_contributions_come_when_asked_for(node: Node) -> None:
     node.act(0, (NOW_MS - DAY, 3, 1), (NOW_MS - 2 * DAY, 4, 1), (NOW_MS - 3 * DAY, 5, 1))
-    (answer,) = node.stub.Score(request(3, explain=True, contributions=2)).scores
-    told = [token for token in answer.selected if token.HasField("contribution")]
-    assert len(answer.selected) == 3
+    answer = node.stub.Score(request(3, explain=True, contributions=2))
+    (explanation,) = answer.explanations
+    told = [token for token in explanation.selected if token.HasField("contribution")]
+    assert len(explanation.selected) == 3
     assert len(told) == 2
     assert told[-1].item_id == 3
     assert any(token.contribution for token in told)
-    (plain,) = node.stub.Score(request(3, explain=True)).scores
+    plain = node.stub.Score(request(3, explain=True))
     assert plain.score == answer.score
-    assert not any(token.HasField("contribution") for token in plain.selected)
+    assert not any(token.HasField("contribution") for token in plain.explanations[0].selected)
 
 
 def test_the_time_of_the_request_may_be_given(node: Node) -> None:
     node.act(0, (NOW_MS - DAY, 3, 1))
     reply = node.stub.Score(request(3, explain=True, timestamp_ms=NOW_MS + DAY))
-    assert reply.scores[0].selected[0].age_ms == 2 * DAY
+    assert reply.explanations[0].selected[0].age_ms == 2 * DAY
 
 
 @pytest.mark.parametrize(
@@ -205,8 +207,8 @@ def test_the_time_of_the_request_may_be_given(node: Node) -> None:
         (request(1, user="ü" * 129), Reason.USER_ID_INVALID, "user_id"),
         (request(1, contributions=2), Reason.FIELD_INVALID, "contributions"),
         (request(1, 2, explain=True, contributions=5), Reason.FIELD_INVALID, "contributions"),
-        (request(), Reason.CANDIDATES_INVALID, "candidates"),
-        (request(*range(9)), Reason.CANDIDATES_INVALID, "candidates"),
+        (request(), Reason.CANDIDATES_INVALID, "item_id"),
+        (request(*range(9)), Reason.CANDIDATES_INVALID, "item_id"),
         (request(1, surface=4), Reason.FIELD_INVALID, "context.surface"),
         (request(1, surface=1 << 31), Reason.FIELD_INVALID, "context.surface"),
         (request(1, timestamp_ms=-1), Reason.FIELD_INVALID, "context.timestamp_ms"),
@@ -223,13 +225,22 @@ def test_what_makes_no_sense_is_refused(
     assert node.scorer.calls == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"\x01" * 31, b"\x01" * 33, b"\x01" * 31 + b"\x80"])
-def test_an_embedding_that_is_none_is_refused(node: Node, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\x01" * 32, "32 bytes for 2 candidates"),
+        (b"\x01" * 63, "63 bytes for 2 candidates"),
+        (b"\x01" * 65, "65 bytes for 2 candidates"),
+        (b"\x01" * 63 + b"\x80", "that of candidate 1 has a byte of -128"),
+    ],
+)
+def test_an_embedding_that_is_none_is_refused(node: Node, content: bytes, why: str) -> None:
     message = request(1, 2)
-    message.candidates[1].embedding = content
-    code, reason, metadata, _ = refusal(node, message)
+    message.embedding = content
+    code, reason, metadata, text = refusal(node, message)
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.CANDIDATES_INVALID)
-    assert metadata["field"] == "candidates[1].embedding"
+    assert metadata["field"] == "embedding"
+    assert why in text
 
 
 def test_a_node_without_a_model_says_so_until_it_has_one(node: Node) -> None:
@@ -238,7 +249,7 @@ def test_a_node_without_a_model_says_so_until_it_has_one(node: Node) -> None:
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, Reason.MODEL_NOT_LOADED)
     assert "train one" in text
     node.models.install(node.scorer)
-    assert len(node.stub.Score(request(3)).scores) == 1
+    assert len(node.stub.Score(request(3)).score) == 1
 
 
 def test_a_user_of_another_node_is_refused(node: Node) -> None:
@@ -254,7 +265,7 @@ def test_a_read_after_an_offset_waits_for_it(node: Node) -> None:
     node.act(4, (NOW_MS - DAY, 3, 1))
     reply = answer.result()
     assert reply.as_of.applied_offset == 4
-    assert [token.item_id for token in reply.scores[0].selected] == [3]
+    assert [token.item_id for token in reply.explanations[0].selected] == [3]
 
 
 def test_an_offset_that_does_not_come_ends_at_the_deadline(node: Node) -> None:
@@ -275,8 +286,8 @@ def test_overload_is_refused_and_passes(node: Node) -> None:
     assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.OVERLOADED)
     assert "retry later" in text
     node.scorer.open.set()
-    assert len(busy.result().scores) == 1
-    assert len(node.stub.Score(request(3)).scores) == 1
+    assert len(busy.result().score) == 1
+    assert len(node.stub.Score(request(3)).score) == 1
 
 
 def test_work_nobody_waits_for_is_not_begun(node: Node) -> None:
@@ -296,7 +307,7 @@ def test_work_nobody_waits_for_is_not_begun(node: Node) -> None:
         assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         node.scorer.open.set()
         busy.result()
-        assert len(stub.Score(request(3), timeout=20).scores) == 1
+        assert len(stub.Score(request(3), timeout=20).score) == 1
         assert node.scorer.calls == 2
     server.stop(None).wait()
 
