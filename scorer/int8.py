@@ -1,4 +1,4 @@
-"""The encoder with products of int8, as a kernel with VNNI would make them, computed in PyTorch to see what it costs.
+"""The encoder with products of int8, as kernels with VNNI make them, in PyTorch: to see what each of them costs.
 
 A product is of int8 where the mix says so, and of bfloat16 elsewhere; sums, norms and what is carried on are float32.
 Weights have one scale an output channel. Inputs of a block, and of its feed-forward half, have one static scale each;
@@ -8,7 +8,7 @@ shares of the softmax, whose greatest is 1, have 255 steps.
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
@@ -47,6 +47,11 @@ def products(model: TransAct) -> list[Product]:
     return [Product(layer, kind) for layer in range(layers) for kind in kinds] + [Product(-1, "read_out")]
 
 
+def of_kernels(model: TransAct) -> Mix:
+    """Return the mix that the kernels have: all but the read-out, which costs most and gains least."""
+    return frozenset(product for product in products(model) if product.kind != "read_out")
+
+
 def operations(model: TransAct, product: Product) -> int:
     """Return the multiplications of a product, for one candidate with the selection's whole length."""
     length = model.config.selected
@@ -74,6 +79,16 @@ class Calibration(NamedTuple):
     """float32[64] a layer."""
     wide: list[Tensor]
     """float32[ffn] a layer."""
+
+
+def tensors_of(calibration: Calibration) -> dict[str, Tensor]:
+    """Return what is kept of a calibration, by name."""
+    return {name: torch.stack(parts) for name, parts in calibration._asdict().items()}
+
+
+def calibration_of(tensors: Mapping[str, Tensor]) -> Calibration:
+    """Return the calibration that was kept; raises KeyError where a part is missing."""
+    return Calibration(*(list(tensors[name]) for name in Calibration._fields))
 
 
 def calibrate(model: TransAct, batches: Iterable[Inputs]) -> Calibration:
@@ -127,7 +142,7 @@ class _Seen:
 
     def look(self, block: EncoderBlock, x: Tensor, there: Tensor) -> Tensor:
         """Return the block's outputs."""
-        value = block.value(x)
+        value = functional.linear(x, _centred(block.value.weight))
         attended = functional.scaled_dot_product_attention(block.query(x), block.key(x), value, is_causal=True)
         y = functional.layer_norm(x + attended, (WIDTH,))
         wide = functional.relu(block.widen(y))
@@ -146,12 +161,12 @@ class _Block(nn.Module):
         self._kinds = kinds
         match = (block.key.weight.double().T @ block.query.weight.double() / math.sqrt(WIDTH)).float()
         self._match = _weight(match, "match" in kinds)
-        self._value = _weight(block.value.weight, "value" in kinds)
+        self._value = _weight(_centred(block.value.weight), "value" in kinds)
         self._widen = _weight(block.widen.weight, "widen" in kinds)
         wide = calibration.wide[layer].clamp(min=1e-9)
         # Each wide channel's scale is part of the weights that read it.
         self._wide = wide / 255
-        narrow = block.narrow.weight * wide
+        narrow = _centred(block.narrow.weight) * wide
         self._narrow = _weight(narrow, "narrow" in kinds) / wide
         self._inputs, self._middle = calibration.inputs[layer], calibration.middle[layer]
         self._values = calibration.values[layer].clamp(min=1e-9)
@@ -196,6 +211,11 @@ class _Linear(nn.Module):
         """Return float32[..., out]."""
         x = _bfloat16(x) if self._scale is None else _int8(x, self._scale)
         return functional.linear(x, self._weight, self._bias)
+
+
+def _centred(weight: Tensor) -> Tensor:
+    """Return [64, in] weights that add nothing to the mean of what they make: a layer norm takes that away again."""
+    return weight - weight.mean(dim=0)
 
 
 def _weight(weight: Tensor, small: bool) -> Tensor:  # noqa: FBT001

@@ -7,17 +7,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from scorer.config import WIDTH, ModelConfig
 from scorer.encoder import LOG_OLDEST, Encoder, EncoderBlock
 from scorer.features import Tokens
 from scorer.inputs import Inputs, PairInputs, Pairs
+from scorer.int8 import Calibration
 from scorer.kernels import encoder as kernels
 from scorer.kernels.library import Level
 from scorer.model import TransAct
 from scorer.selection import Selection, Source
 
 _COLUMNS_AT_ONCE = 32
+_LEAST = 1e-9
 
 
 class SequenceModule(Protocol):
@@ -36,15 +39,20 @@ class NativeSequence(NamedTuple):
     """Of a request; None: as many as torch has."""
 
     @classmethod
-    def of(cls, model: TransAct, level: Level, threads: int | None = None) -> Self | None:
+    def of(
+        cls, model: TransAct, level: Level, threads: int | None = None, calibration: Calibration | None = None
+    ) -> Self | None:
         """Prepare a model; None where PyTorch is to do it: for another encoder, or a wider read-out.
 
-        The level tells the precision as well: BF16 has products of bfloat16, the others of float32.
+        The level tells the precision as well: BF16 has products of bfloat16, INT8, which needs a calibration, of int8
+        but for the read-out, the others of float32.
         """
         if level is Level.TORCH or not isinstance(model.encoder, Encoder) or model.config.read_out > WIDTH:
             return None
         with torch.inference_mode():
             weights = encoder_weights(model, model.encoder)
+            if calibration is not None:
+                weights |= _calibrated(calibration, weights["widen"].shape[2])
         scale = model.encoder.tokens.input_scale
         return cls(kernels.Encoder(weights, input_scale=scale, age_span=LOG_OLDEST, level=level), model.config, threads)
 
@@ -114,6 +122,18 @@ def encoder_weights(model: TransAct, encoder: Encoder) -> dict[str, NDArray[np.f
         "narrow": np.stack([_padded(block.narrow.weight.numpy().T, axis=0) for block in blocks]),
         "read_out": read_out,
         "read_out_bias": bias,
+    }
+
+
+def _calibrated(calibration: Calibration, ffn: int) -> dict[str, NDArray[np.float32]]:
+    """Return the arrays of `scorer.kernels.encoder.CALIBRATION`."""
+    wide = torch.stack(calibration.wide)
+    return {
+        "inputs": torch.stack(calibration.inputs[:-1]).numpy(),
+        "middles": torch.stack(calibration.middle).numpy(),
+        "values": torch.stack(calibration.values).clamp(min=_LEAST).numpy(),
+        # What was put behind is zero whatever its scale.
+        "wides": functional.pad(wide.clamp(min=_LEAST), (0, ffn - wide.shape[1]), value=1.0).numpy(),
     }
 
 

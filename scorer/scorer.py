@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from scorer import features
+from scorer.errors import PrecisionError
 from scorer.features import History, RequestContext, Tokens
 from scorer.gpu.device import on_gpu
 from scorer.inputs import Pairs
@@ -18,7 +19,7 @@ from scorer.native import NativeSequence, SequenceModule, logits
 from scorer.selected import SelectedRequest
 from scorer.selection import Selection, select
 from scorer.selection_log import LoggedRequest
-from scorer.settings import Device, Precision
+from scorer.settings import Device, KernelPrecision
 from scorer.weights import LoadedModel, Manifest, check_vocabulary
 from store.sequence import UserSequences
 from store.vocabulary import Vocabulary
@@ -67,15 +68,16 @@ class Scorer:
         loaded: LoadedModel,
         vocabulary: Vocabulary,
         embeddings: Embeddings,
-        precision: Precision = "float32",
+        precision: KernelPrecision = "float32",
         threads: int | None = None,
         device: Device = "cpu",
     ) -> None:
         """Prepare the kernels, where they can be had, for products of a precision and so many threads a request.
 
         Without `threads` as many as torch has, with which the rest is computed in any case. On a GPU kernels of its
-        own select and encode. Raises ModelMismatchError where the model was trained for another vocabulary, and
-        KernelsError where the device, or what LIFELINE_KERNELS forces, cannot be had.
+        own select and encode, and int8 is bfloat16. Raises ModelMismatchError where the model was trained for another
+        vocabulary, KernelsError where the device, or what LIFELINE_KERNELS forces, cannot be had, and PrecisionError
+        where the version was not accepted in int8.
         """
         check_vocabulary(loaded.manifest, vocabulary)
         self._model = loaded.model
@@ -84,13 +86,21 @@ class Scorer:
         self._select: Callable[[History, NDArray[np.int8]], Selection]
         self.kernels: str
         """What selects and encodes."""
-        gpu = on_gpu(loaded.model, device, precision)
+        if precision == "int8" and loaded.calibration is None:
+            raise PrecisionError(
+                f"{loaded.manifest.name}/{loaded.manifest.version} is not accepted in int8: run lifeline quantize, or "
+                "set scorer.precision to auto"
+            )
+        gpu = on_gpu(loaded.model, device, "float32" if precision == "float32" else "bfloat16")
         if gpu is not None:
             self._select, self._native, self.kernels = gpu.select, gpu.sequence, "cuda"
         else:
-            level = chosen_level() if precision == "bfloat16" else min(chosen_level(), Level.AVX512)
+            level = min(chosen_level(), Level.AVX512) if precision == "float32" else chosen_level()
+            calibration = None
+            if precision == "int8" and level is Level.BF16:
+                level, calibration = Level.INT8, loaded.calibration
             self._select = partial(select, config=config, threads=threads)
-            self._native = NativeSequence.of(loaded.model, level, threads)
+            self._native = NativeSequence.of(loaded.model, level, threads, calibration)
             self.kernels = (Level.TORCH if self._native is None else level).name.lower()
         self._embeddings = embeddings
         self._utility = np.array([head.utility for head in config.heads], np.float32)

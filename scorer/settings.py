@@ -14,7 +14,8 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
-ServedPrecision = Literal["auto", "float32", "bfloat16"]
+KernelPrecision = Literal["float32", "bfloat16", "int8"]
+ServedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 Negatives = Literal["recent", "older", "popular", "random", "own", "surface"]
 """Where items come from that a user might have acted on: see `scorer.train.corpus`."""
 
@@ -34,8 +35,8 @@ class ScorerSettings(BaseModel):
     precision: Annotated[
         ServedPrecision,
         Field(
-            description="of the encoder's products, where the kernels and the processor have bfloat16; auto: bfloat16 "
-            "for a version that lifeline quantize has accepted in it"
+            description="of the encoder's products, where kernels and processor have it; auto: bfloat16 for a version "
+            "that lifeline quantize has accepted in it; int8 is for those alone that it has accepted in that"
         ),
     ] = "auto"
     device: Annotated[

@@ -2,7 +2,7 @@
 
 The manifest holds everything that the weights depend on. A version is written aside and renamed into place,
 so it is there whole or not at all, and it never changes. What is measured of it later stands beside it, in
-precision.json.
+precision.json, and the scales of int8 in calibration.safetensors.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ from safetensors.torch import save as bytes_of
 
 from scorer.config import ModelConfig
 from scorer.errors import ModelCorruptError, ModelExistsError, ModelMismatchError, ModelNotFoundError
+from scorer.int8 import Calibration, calibration_of
+from scorer.int8 import tensors_of as tensors_of_calibration
 from scorer.model import TransAct
 from scorer.settings import NAME, ScorerSettings
 from store.vocabulary import Vocabulary
@@ -29,6 +31,7 @@ from store.vocabulary import Vocabulary
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
 PRECISION = "precision.json"
+CALIBRATION = "calibration.safetensors"
 
 
 class DataRange(BaseModel):
@@ -66,6 +69,8 @@ class MeasuredPrecision(BaseModel):
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     requests: int
     bfloat16_accepted: bool
+    int8_accepted: bool
+    calibration_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     measures: dict[str, dict[str, float]]
     """By precision: what was compared with float32."""
 
@@ -77,6 +82,8 @@ class LoadedModel(NamedTuple):
     manifest: Manifest
     bfloat16_accepted: bool = False
     """Whether it was measured to rank as well with products of bfloat16."""
+    calibration: Calibration | None = None
+    """Of int8; None where it was not measured to rank as well with its products."""
 
 
 def new_version(now: datetime) -> str:
@@ -176,9 +183,12 @@ def load(settings: ScorerSettings, vocabulary: Vocabulary) -> LoadedModel:
     directory = settings.models_dir / settings.model / version
     manifest = read_manifest(directory)
     check_vocabulary(manifest, vocabulary)
+    model = _read_weights(directory / WEIGHTS, manifest)
     measured = read_precision(directory, manifest)
-    accepted = measured is not None and measured.bfloat16_accepted
-    return LoadedModel(_read_weights(directory / WEIGHTS, manifest), manifest, accepted)
+    if measured is None:
+        return LoadedModel(model, manifest)
+    calibration = _read_calibration(directory / CALIBRATION, measured) if measured.int8_accepted else None
+    return LoadedModel(model, manifest, measured.bfloat16_accepted, calibration)
 
 
 def read_precision(directory: Path, manifest: Manifest) -> MeasuredPrecision | None:
@@ -197,12 +207,27 @@ def read_precision(directory: Path, manifest: Manifest) -> MeasuredPrecision | N
     return found
 
 
-def save_precision(directory: Path, measured: MeasuredPrecision) -> None:
-    """Put what was measured beside a version, in the place of what was there."""
-    aside = directory / f".{PRECISION}.new"
-    _write(aside, measured.model_dump_json(indent=2).encode() + b"\n")
-    aside.replace(directory / PRECISION)
+def save_precision(directory: Path, measured: MeasuredPrecision, calibration: Calibration) -> None:
+    """Put what was measured beside a version, in the place of what was there; sets the calibration's hash."""
+    content = bytes_of(tensors_of_calibration(calibration))
+    whole = measured.model_copy(update={"calibration_sha256": hashlib.sha256(content).hexdigest()})
+    # The calibration first: of the two what was measured says which belongs to it.
+    for name, written in ((CALIBRATION, content), (PRECISION, whole.model_dump_json(indent=2).encode() + b"\n")):
+        aside = directory / f".{name}.new"
+        _write(aside, written)
+        aside.replace(directory / name)
     _sync(directory)
+
+
+def _read_calibration(path: Path, measured: MeasuredPrecision) -> Calibration:
+    advice = "run lifeline quantize again"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelCorruptError(f"{path} is missing: {advice}") from error
+    if hashlib.sha256(content).hexdigest() != measured.calibration_sha256:
+        raise ModelCorruptError(f"{path} does not have the SHA-256 of {PRECISION}: {advice}")
+    return calibration_of(tensors_of(content))
 
 
 def check_vocabulary(manifest: Manifest, vocabulary: Vocabulary) -> None:

@@ -28,7 +28,7 @@ def quantize(
     """Measure what a version of the model loses in bfloat16, and product by product in int8, against float32.
 
     The requests are visits out of the data directory, which a running node may hold. A version that is accepted in
-    bfloat16 is served in it from its next loading on, where scorer.precision is auto.
+    bfloat16 is served in it from its next loading on, where scorer.precision is auto; int8 has to be asked for there.
     """
     from lifeline.learning.quantising import measure_version, report, write_report
     from scorer.settings import TrainSettings
@@ -44,7 +44,8 @@ def quantize(
             {
                 "version": measured.manifest.version,
                 "bfloat16": found.bfloat16._asdict(),
-                "int8": found.int8._asdict(),
+                "int8": None if found.int8_by_kernels is None else found.int8_by_kernels._asdict(),
+                "all_int8": found.int8._asdict(),
                 "mix": sorted(map(str, found.mix)),
                 "mixed": None if found.mixed is None else found.mixed._asdict(),
                 "products": [

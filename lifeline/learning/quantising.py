@@ -50,12 +50,20 @@ def measure_version(
             weights_sha256=manifest.weights_sha256,
             requests=found.bfloat16.requests,
             bfloat16_accepted=found.by_kernels and found.bfloat16.reaches(BFLOAT16),
+            int8_accepted=found.int8_by_kernels is not None and found.int8_by_kernels.reaches(INT8),
+            calibration_sha256="0" * 64,
             measures={
                 name: {key: float(value) for key, value in agreement._asdict().items()}
-                for name, agreement in (("bfloat16", found.bfloat16), ("int8", found.int8), ("mix", found.mixed))
+                for name, agreement in (
+                    ("bfloat16", found.bfloat16),
+                    ("int8", found.int8_by_kernels),
+                    ("all_int8", found.int8),
+                    ("mix", found.mixed),
+                )
                 if agreement is not None
             },
         ),
+        found.calibration,
     )
     candidates = max(len(one.selected.item_id) for one in outcomes)
     return Measured(manifest, found, candidates, directory)
@@ -67,19 +75,24 @@ def report(measured: Measured, command: str) -> str:
     by = "the kernels" if found.by_kernels else "PyTorch, with operands rounded"
     what = (
         f"{measured.manifest.name}/{measured.manifest.version} on {found.bfloat16.requests:,} held-out requests of up "
-        f"to {measured.candidates} candidates, each compared with itself in float32. bfloat16 by {by}; int8 as "
-        "`scorer/int8.py` computes it (weights an output channel, activations calibrated on 64 of the requests). "
-        "Made by"
+        f"to {measured.candidates} candidates, each compared with itself in float32. bfloat16 by {by}; int8 "
+        "where nothing else is said as `scorer/int8.py` computes it (a scale for each output channel of weights, "
+        "activations calibrated on 64 of the requests). Made by"
     )
     each = (
         "One product in int8, all others in bfloat16, on 100 of the requests; the one that costs most for what it "
         "gains first:"
     )
-    if found.mixed is not None:
+    own = []
+    if found.int8_by_kernels is not None:
+        own.append(_line("int8 by the kernels: all but the read-out, which is bfloat16", found.int8_by_kernels, INT8))
+    if found.mixed is not None and len(found.mix) < len(found.sensitivities):
         mix = f"int8 in {', '.join(sorted(map(str, found.mix)))}; the rest bfloat16"
         outcome = [_line(mix, found.mixed, INT8)]
+    elif found.mixed is not None:
+        outcome = []
     else:
-        none = f"No mix with at least {LEAST_SHARE:.0%} of the multiplications in int8 is accepted, so none is offered."
+        none = f"No mix with at least {LEAST_SHARE:.0%} of the multiplications in int8 is accepted."
         outcome = ["", none]
     lines = [
         *(HEADING, "", what, "", f"    {command}", ""),
@@ -88,6 +101,7 @@ def report(measured: Measured, command: str) -> str:
         _row("the bar of bfloat16", BFLOAT16),
         _line("bfloat16", found.bfloat16, BFLOAT16),
         _row("the bar of int8", INT8),
+        *own,
         _line("int8, all products", found.int8, INT8),
         *outcome,
         *("", each, ""),

@@ -84,6 +84,9 @@ class Found(NamedTuple):
     """Of all products in int8."""
     mixed: Agreement | None
     """Of the mix; None where too little of the work would be left in it to gain anything."""
+    int8_by_kernels: Agreement | None
+    """Of the kernels' own mix, as they make it; None without such kernels."""
+    calibration: Calibration
 
 
 def find(model: TransAct, outcomes: Sequence[Outcome], tell: Callable[[str], None] = lambda _: None) -> Found:
@@ -99,10 +102,10 @@ def find(model: TransAct, outcomes: Sequence[Outcome], tell: Callable[[str], Non
     selected = [one.selected for one in outcomes[:_CALIBRATED]]
     calibration = calibrate(model, (one.inputs(one.selection()) for one in selected))
     tell("bfloat16")
-    native = NativeSequence.of(model, Level.BF16) if best_level() >= Level.BF16 else None
-    low = (
-        judge.of(frozenset(), calibration) if native is None else judge.agreement(_by_kernels(native, model, outcomes))
-    )
+    low, small = None, None
+    if best_level() >= Level.BF16:
+        low = judge.by_kernels(NativeSequence.of(model, Level.BF16), outcomes)
+        small = judge.by_kernels(NativeSequence.of(model, Level.INT8, calibration=calibration), outcomes)
     total = sum(operations(model, product) for product in all_products)
     found = []
     for product in all_products:
@@ -124,7 +127,8 @@ def find(model: TransAct, outcomes: Sequence[Outcome], tell: Callable[[str], Non
             tried = judge.of(mix, calibration)
             mixed = tried if tried.reaches(INT8) else None
     mix = frozenset(one.product for one in left) if mixed is not None else frozenset()
-    return Found(low, native is not None, found, mix, whole, mixed)
+    rounded = low or judge.of(frozenset(), calibration)
+    return Found(rounded, low is not None, found, mix, whole, mixed, small, calibration)
 
 
 class _Judge:
@@ -139,6 +143,17 @@ class _Judge:
     def of(self, mix: Mix, calibration: Calibration) -> Agreement:
         """Return how a mix compares."""
         return self.agreement(probabilities(quantised(self._model, mix, calibration), self._examples))
+
+    def by_kernels(self, native: NativeSequence | None, outcomes: Sequence[Outcome]) -> Agreement | None:
+        """Return how kernels compare, request by request, as serving uses them; None without any for the model."""
+        if native is None:
+            return None
+        with torch.inference_mode():
+            found = [
+                torch.sigmoid(logits(self._model, native, one.tokens, one.selection(), one.pairs)).numpy()
+                for one in (outcome.selected for outcome in outcomes)
+            ]
+        return self.agreement(np.concatenate(found))
 
     def agreement(self, probability: NDArray[np.float32]) -> Agreement:
         """Return how float32[p, heads] of all pairs compare."""
@@ -166,14 +181,3 @@ def _top(score: NDArray[np.float32]) -> set[int]:
 
 def _relative(ours: Evaluation, theirs: Evaluation, measure: str) -> float:
     return ours.mean(measure) / theirs.mean(measure) - 1
-
-
-def _by_kernels(native: NativeSequence, model: TransAct, outcomes: Sequence[Outcome]) -> NDArray[np.float32]:
-    """Return float32[p, heads] of all pairs, request by request, as serving does it."""
-    with torch.inference_mode():
-        return np.concatenate(
-            [
-                torch.sigmoid(logits(model, native, one.tokens, one.selection(), one.pairs)).numpy()
-                for one in (outcome.selected for outcome in outcomes)
-            ]
-        )

@@ -37,6 +37,7 @@ SOURCES = {
     "encoder_avx2.cpp": _AVX2,
     "encoder_avx512.cpp": _AVX512,
     "encoder_bf16.cpp": _BF16,
+    "encoder_int8.cpp": _BF16,
 }
 """Each source and the instruction set that it may use."""
 

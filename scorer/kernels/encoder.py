@@ -24,6 +24,8 @@ WEIGHTS = (
     "read_out_bias",
 )
 """The arrays of `lifeline_weights`, whose shapes src/kernels.h gives."""
+CALIBRATION = ("inputs", "middles", "values", "wides")
+"""Those that an encoder of int8 has beside them."""
 WIDTH = 64
 
 
@@ -71,7 +73,7 @@ class _Weights(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("layers", "ffn", "length", "similarity_knots", "age_knots")),
         *((name, ctypes.c_float) for name in ("input_scale", "age_span")),
-        *((name, ctypes.c_void_p) for name in WEIGHTS),
+        *((name, ctypes.c_void_p) for name in (*WEIGHTS, *CALIBRATION)),
     )
 
 
@@ -92,9 +94,13 @@ class Encoder:
     def __init__(
         self, weights: Mapping[str, NDArray[np.float32]], *, input_scale: float, age_span: float, level: Level
     ) -> None:
-        """Prepare float32 arrays by the names of WEIGHTS; raises KernelsError where the level cannot be had."""
+        """Prepare float32 arrays by the names of WEIGHTS, and of int8 also of CALIBRATION.
+
+        Raises KernelsError where the level cannot be had.
+        """
         library = loaded()
-        arrays = {name: np.ascontiguousarray(weights[name], np.float32) for name in WEIGHTS}
+        names = (*WEIGHTS, *CALIBRATION) if level is Level.INT8 else WEIGHTS
+        arrays = {name: np.ascontiguousarray(weights[name], np.float32) for name in names}
         layers, _, ffn = arrays["widen"].shape
         given = _Weights(
             layers,

@@ -23,6 +23,8 @@ class Level(IntEnum):
     AVX512 = 2
     BF16 = 3
     """AVX-512 with VNNI and BF16."""
+    INT8 = 4
+    """The same, for an encoder whose products are of int8 where that was calibrated; nothing to force."""
 
 
 @cache
@@ -37,9 +39,11 @@ def chosen_level() -> Level:
     asked = os.environ.get(VARIABLE, "").upper()
     if not asked:
         return best_level()
-    if asked not in Level.__members__:
-        names = ", ".join(level.name.lower() for level in Level)
-        raise KernelsError(f"{VARIABLE} is {asked.lower()!r}: set it to one of {names}, or not at all")
+    names = [level.name for level in Level if level is not Level.INT8]
+    if asked not in names:
+        raise KernelsError(
+            f"{VARIABLE} is {asked.lower()!r}: set it to one of {', '.join(names).lower()}, or not at all"
+        )
     level = Level[asked]
     if level > best_level():
         has = best_level().name.lower()

@@ -16,6 +16,7 @@ from scorer import selection
 from scorer.config import ModelConfig
 from scorer.errors import KernelsError
 from scorer.features import History, RequestContext
+from scorer.int8 import calibrate, of_kernels, quantised
 from scorer.kernels import library
 from scorer.kernels.build import SOURCES, build
 from scorer.kernels.library import Level, best_level, chosen_level
@@ -33,7 +34,7 @@ LEVELS = [
         id=level.name.lower(),
     )
     for level in Level
-    if level is not Level.TORCH
+    if level not in (Level.TORCH, Level.INT8)
 ]
 every_level = pytest.mark.usefixtures("level")
 PUBLISHED = ModelConfig(heads=HEADS)
@@ -262,6 +263,35 @@ def test_a_sharp_attention_neither_overflows_nor_loses_its_place(implementation:
     assert off.mean() < (0.2 if implementation is Level.BF16 else 1e-3)
 
 
+@pytest.mark.skipif(best_level() < Level.BF16, reason="not built, or the processor lacks it")
+@pytest.mark.parametrize("name", ["v1", "v2", "best", "small"])
+@pytest.mark.parametrize(("explicit", "impressions"), [(0, 0), (1, 0), (5, 3), (65, 0), (150, 100), (900, 128)])
+def test_int8_is_as_far_off_as_its_rounding_makes_it(name: str, explicit: int, impressions: int) -> None:
+    rng = np.random.default_rng([explicit, impressions])
+    config = SMALL if name == "small" else variant(name, HEADS)
+    torch.manual_seed(0)
+    model = TransAct(config).eval()
+    made, candidates = history(rng, explicit, impressions, config), embeddings(rng, 7)
+    candidates[3] = 0
+    context = RequestContext(1_001 * DAY, 1)
+    request, found = SelectedRequest.of(made, np.arange(7, dtype=np.uint64), candidates, context, config)
+    own = request.selection(found.similarity)
+    inputs = request.inputs(own)
+    calibration = calibrate(model, [inputs])
+    native = NativeSequence.of(model, Level.INT8, 2, calibration)
+    rounded = quantised(model, of_kernels(model), calibration)
+    assert native is not None
+    with torch.inference_mode():
+        exact = model.sequence(inputs, model.encode(inputs))
+        wanted = rounded.sequence(inputs, rounded.encode(inputs))
+        given = native.parts(request.tokens, own, candidates, context.timestamp_ms)
+    for one, other, whole in zip(given, wanted, exact, strict=True):
+        assert one.isfinite().all()
+        loss = (other - whole).abs().mean()
+        assert (one - whole).abs().mean() < 1.5 * loss + 1e-3
+        assert (one - other).abs().max() < 0.3
+
+
 def test_other_models_are_left_to_pytorch() -> None:
     for config in (
         variant("none", HEADS),
@@ -320,6 +350,7 @@ shapes = {
     "match": (2, 64, 64), "value": (2, 64, 64), "widen": (2, 64, 32), "narrow": (2, 32, 64),
     "read_out": (64, 64), "read_out_bias": (64,),
 }
+calibration = {"inputs": np.ones(2), "middles": np.ones(2), "values": np.ones((2, 64)), "wides": np.ones((2, 32))}
 weights = {name: rng.normal(size=shape).astype(np.float32) / 8 for name, shape in shapes.items()}
 for explicit, candidates, counts in (
     (0, 1, (64, 64, 32, 32)), (1, 1, (64, 64, 32, 32)), (130, 9, (64, 64, 32, 32)), (200, 8, (1, 0, 0, 0)),
@@ -330,10 +361,14 @@ for explicit, candidates, counts in (
         rows[0], rng.integers(0, 32, explicit).astype(np.uint64), rng.integers(0, 256, explicit).astype(np.uint8),
         np.sort(rng.integers(0, 10**12, explicit)),
     )
-    for level in map(library.Level, range(1, library.best_level() + 1)):
-        found = selection.select(*rows, max(0, explicit - 128), counts, level=level, threads=2)
+    levels = list(map(library.Level, range(1, library.best_level() + 1)))
+    if library.Level.BF16 in levels:
+        levels.append(library.Level.INT8)
+    for level in levels:
+        of_selection = min(level, library.Level.BF16)
+        found = selection.select(*rows, max(0, explicit - 128), counts, level=of_selection, threads=2)
         assert found.valid[:, 0].all()
-        made = encoder.Encoder(weights, input_scale=5.0, age_span=21.0, level=level)
+        made = encoder.Encoder(weights | calibration, input_scale=5.0, age_span=21.0, level=level)
         read_out, outputs = made.encode(columns, 10**12, rows[2], found, outputs=True, threads=2)
         assert np.isfinite(read_out).all() and np.isfinite(outputs).all()
         del made

@@ -10,9 +10,11 @@ from safetensors.torch import save as bytes_of
 
 from scorer.config import ModelConfig
 from scorer.errors import ModelCorruptError, ModelExistsError, ModelMismatchError, ModelNotFoundError
+from scorer.int8 import Calibration
 from scorer.model import TransAct
 from scorer.settings import ScorerSettings
 from scorer.weights import (
+    CALIBRATION,
     MANIFEST,
     PRECISION,
     WEIGHTS,
@@ -170,11 +172,18 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     load(settings, Vocabulary(action_types=dict(reversed(types.items()))))
 
 
-def measured(manifest: Manifest, *, accepted: bool = True) -> MeasuredPrecision:
+CALIBRATED = Calibration(
+    [torch.tensor(1.0), torch.tensor(2.0)], [torch.tensor(3.0)], [torch.arange(64.0)], [torch.ones(32)]
+)
+
+
+def measured(manifest: Manifest, *, accepted: bool = True, int8: bool = False) -> MeasuredPrecision:
     return MeasuredPrecision(
         weights_sha256=manifest.weights_sha256,
         requests=9,
         bfloat16_accepted=accepted,
+        int8_accepted=int8,
+        calibration_sha256="0" * 64,
         measures={"bfloat16": {"tau": 1}},
     )
 
@@ -185,18 +194,36 @@ def test_what_was_measured_of_a_version_is_loaded_with_it(tmp_path: Path, accept
     settings = ScorerSettings(models_dir=tmp_path)
     assert not load(settings, VOCABULARY).bfloat16_accepted
     directory = tmp_path / "transact" / manifest.version
-    save_precision(directory, measured(manifest, accepted=not accepted))
-    save_precision(directory, measured(manifest, accepted=accepted))
-    assert load(settings, VOCABULARY).bfloat16_accepted is accepted
-    assert sorted(path.name for path in directory.iterdir()) == [MANIFEST, PRECISION, WEIGHTS]
+    save_precision(directory, measured(manifest, accepted=not accepted, int8=not accepted), CALIBRATED)
+    save_precision(directory, measured(manifest, accepted=accepted, int8=accepted), CALIBRATED)
+    found = load(settings, VOCABULARY)
+    assert found.bfloat16_accepted is accepted
+    assert (found.calibration is not None) is accepted
+    if found.calibration is not None:
+        for parts, others in zip(found.calibration, CALIBRATED, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(parts, others, strict=True))
+    assert sorted(path.name for path in directory.iterdir()) == sorted([MANIFEST, PRECISION, CALIBRATION, WEIGHTS])
 
 
 def test_what_was_measured_with_other_weights_is_refused(tmp_path: Path) -> None:
     _, manifest = saved(tmp_path)
     directory = tmp_path / "transact" / manifest.version
-    save_precision(directory, measured(manifest).model_copy(update={"weights_sha256": "0" * 64}))
+    other = measured(manifest).model_copy(update={"weights_sha256": "0" * 64})
+    save_precision(directory, other, CALIBRATED)
     with pytest.raises(ModelCorruptError, match="measured with other weights: run lifeline quantize again"):
         load(ScorerSettings(models_dir=tmp_path), VOCABULARY)
     (directory / PRECISION).write_text("{}")
     with pytest.raises(ModelCorruptError, match="run it again"):
+        load(ScorerSettings(models_dir=tmp_path), VOCABULARY)
+
+
+def test_a_calibration_that_is_not_the_one_measured_is_refused(tmp_path: Path) -> None:
+    _, manifest = saved(tmp_path)
+    directory = tmp_path / "transact" / manifest.version
+    save_precision(directory, measured(manifest, int8=True), CALIBRATED)
+    (directory / CALIBRATION).write_bytes((directory / CALIBRATION).read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelCorruptError, match="run lifeline quantize again"):
+        load(ScorerSettings(models_dir=tmp_path), VOCABULARY)
+    (directory / CALIBRATION).unlink()
+    with pytest.raises(ModelCorruptError, match="is missing: run lifeline quantize again"):
         load(ScorerSettings(models_dir=tmp_path), VOCABULARY)

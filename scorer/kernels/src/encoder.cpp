@@ -28,6 +28,7 @@ const EncoderFunctions *functions_of(int32_t level) {
         case LIFELINE_AVX2: return &AVX2_ENCODER;
         case LIFELINE_AVX512: return &AVX512_ENCODER;
         case LIFELINE_BF16: return &BF16_ENCODER;
+        case LIFELINE_INT8: return &INT8_ENCODER;
         default: return nullptr;
     }
 }
@@ -116,11 +117,54 @@ std::vector<float> centred(const float *matrices, size_t rows) {
     return made;
 }
 
+// A matrix [in][out] in int8, with a scale an output channel. `step` is what one step of the input is worth, of which 128
+// have been added where it is `shifted`.
+Scaled scaled(const float *matrix, int in, int out, float step, bool shifted) {
+    Scaled made{std::vector<float>(static_cast<size_t>(in) / 4 * out), std::vector<float>(out), std::vector<float>(out)};
+    int8_t *bytes = reinterpret_cast<int8_t *>(made.words.data());
+    for (int column = 0; column < out; column++) {
+        float greatest = 1e-9f;
+        for (int row = 0; row < in; row++) greatest = std::max(greatest, std::abs(matrix[row * out + column]));
+        int32_t sum = 0;
+        for (int row = 0; row < in; row++) {
+            const auto value = static_cast<int8_t>(std::lrint(matrix[row * out + column] / greatest * 127));
+            bytes[(row / 4 * out + column) * 4 + row % 4] = value;
+            sum += value;
+        }
+        made.scale[column] = step * greatest / 127;
+        made.offset[column] = shifted ? -128.0f * static_cast<float>(sum) * made.scale[column] : 0.0f;
+    }
+    return made;
+}
+
+// `value` and `narrow` are those of one layer, centred.
+ByteWeights byte_weights(const lifeline_weights &weights, int layer, const float *value, const float *narrow) {
+    const int ffn = weights.ffn;
+    const float *values = weights.values + layer * WIDTH, *wides = weights.wides + static_cast<size_t>(layer) * ffn;
+    const float input = weights.inputs[layer], middle = weights.middles[layer];
+    ByteWeights made{scaled(weights.match + layer * WIDTH * WIDTH, WIDTH, WIDTH, input / 127, true),
+                     scaled(value, WIDTH, WIDTH, input / 127, true),
+                     scaled(weights.widen + static_cast<size_t>(layer) * WIDTH * ffn, WIDTH, ffn, middle / 127, true),
+                     {}, input, middle, std::vector<float>(WIDTH), std::vector<float>(WIDTH), std::vector<float>(ffn)};
+    for (int channel = 0; channel < WIDTH; channel++) {
+        made.value_scales[channel] = 127 / values[channel];
+        made.value_steps[channel] = values[channel] / 127;
+    }
+    // Each wide channel's scale is part of the weights that read it.
+    std::vector<float> read(narrow, narrow + static_cast<size_t>(ffn) * WIDTH);
+    for (int channel = 0; channel < ffn; channel++) {
+        made.wide_scales[channel] = 255 / wides[channel];
+        for (int column = 0; column < WIDTH; column++) read[channel * WIDTH + column] *= wides[channel];
+    }
+    made.narrow = scaled(read.data(), ffn, WIDTH, 1.0f / 255, false);
+    return made;
+}
+
 }  // namespace
 
 LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t level) {
     const EncoderFunctions *functions = functions_of(level);
-    if (functions == nullptr || level > lifeline_level()) return nullptr;
+    if (functions == nullptr || std::min<int32_t>(level, LIFELINE_BF16) > lifeline_level()) return nullptr;
     const auto copy = [](const float *from, size_t rows) { return std::vector<float>(from, from + rows * WIDTH); };
     try {
         const int layers = weights->layers, ffn = weights->ffn;
@@ -133,7 +177,10 @@ LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t
             copy(weights->match, WIDTH), copy(value.data(), WIDTH),
             packed(*functions, weights->match, layers, WIDTH, WIDTH), packed(*functions, value.data(), layers, WIDTH, WIDTH),
             packed(*functions, weights->widen, layers, WIDTH, ffn), packed(*functions, narrow.data(), layers, ffn, WIDTH),
-            packed(*functions, weights->read_out, 1, WIDTH, WIDTH), copy(weights->read_out_bias, 1)};
+            packed(*functions, weights->read_out, 1, WIDTH, WIDTH), copy(weights->read_out_bias, 1), {}};
+        for (int layer = 0; level == LIFELINE_INT8 && layer < layers; layer++)
+            prepared.bytes.push_back(byte_weights(*weights, layer, value.data() + layer * WIDTH * WIDTH,
+                                                  narrow.data() + static_cast<size_t>(layer) * ffn * WIDTH));
         prepared.position = completed(*functions, prepared, weights->position, weights->length);
         prepared.similarity = completed(*functions, prepared, weights->similarity, weights->similarity_knots);
         return new Encoder{std::move(prepared), *functions};

@@ -14,6 +14,19 @@ constexpr float EPSILON = 1e-5f;
 constexpr int PARTS = 3;        // of an input: itself, and its two products
 constexpr int ROW = PARTS * WIDTH;
 
+// A matrix of int8, four channels of the input a word, and what makes a number of a sum of products.
+struct Scaled {
+    std::vector<float> words;          // [in / 4][out]
+    std::vector<float> scale, offset;  // [out]
+};
+
+// One layer's weights in int8, and what its inputs' steps are worth; see scorer/int8.py.
+struct ByteWeights {
+    Scaled match, value, widen, narrow;
+    float input, middle;                                        // what 127 stands for
+    std::vector<float> value_scales, value_steps, wide_scales;  // [64], [64] and [ffn]
+};
+
 // Products read words of 32 bits: a float32, or two bfloat16 of neighbouring channels (or keys).
 struct Prepared {
     int layers, ffn, length, similarity_knots, age_knots;
@@ -26,6 +39,7 @@ struct Prepared {
     std::vector<float> first_match, first_value;               // [64][64], of float32
     std::vector<float> match, value, widen, narrow, read_out;  // words
     std::vector<float> read_out_bias;
+    std::vector<ByteWeights> bytes;                            // a layer each; none but for int8
 };
 
 // One candidate.
@@ -56,3 +70,4 @@ struct EncoderFunctions {
 extern const EncoderFunctions AVX2_ENCODER;
 extern const EncoderFunctions AVX512_ENCODER;
 extern const EncoderFunctions BF16_ENCODER;
+extern const EncoderFunctions INT8_ENCODER;

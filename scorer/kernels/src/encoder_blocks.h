@@ -94,6 +94,46 @@ void normalise(Tile<Number> &tile, bool centred) {
     }
 }
 
+// Six tokens of the first layer's x, Q and V: sums of what a token, its position, its similarity and the candidate give.
+template <class Number>
+void gather_tile(const Prepared &weights, const Candidate &candidate, int first, Tile<Number> (&parts)[PARTS]) {
+    constexpr int WORDS = WIDTH / Number::PER_WORD, TOKEN_ROW = WIDTH + 2 * WORDS;
+    for (int token = first + ROWS; token < std::min(first + 2 * ROWS, candidate.count); token++)
+        for (int at = 0; at < TOKEN_ROW; at += 16) __builtin_prefetch(candidate.rows[token] + at);
+    for (int row = 0; row < ROWS; row++) {
+        const int token = first + row;
+        if (token >= candidate.count) {
+            for (Tile<Number> &part : parts)
+                for (int column = 0; column < VECTORS; column++) part.of[row][column] = Vector::zero();
+            continue;
+        }
+        const float *own = candidate.rows[token], *position = weights.position.data() + token * ROW;
+        const float *low = nullptr;
+        Vector share = Vector::zero(), rest = Vector::zero();
+        if (weights.similarity_knots) {
+            const int last = weights.similarity_knots - 1;
+            const float place =
+                std::clamp((candidate.similarity[token] + 1) / 2, 0.0f, 1.0f) * static_cast<float>(last);
+            const int knot = std::min(static_cast<int>(place), last - 1);
+            low = weights.similarity.data() + knot * ROW;
+            share = Vector::all(place - static_cast<float>(knot));
+            rest = Vector::all(1 - (place - static_cast<float>(knot)));
+        }
+#pragma GCC unroll 3
+        for (int part = 0; part < PARTS; part++)
+            for (int column = 0; column < VECTORS; column++) {
+                const int at = part * WIDTH + column * Vector::LANES;
+                const Vector of_token = part == 0 ? Vector::load(own + column * Vector::LANES)
+                                                  : Number::take(own + WIDTH + (part - 1) * WORDS, column);
+                Vector sum = of_token + Vector::load(position + at) + Vector::load(candidate.parts + at);
+                if (low != nullptr)
+                    sum = Vector::fused(share, Vector::load(low + ROW + at),
+                                        Vector::fused(rest, Vector::load(low + at), sum));
+                parts[part].of[row][column] = sum;
+            }
+    }
+}
+
 template <class Number>
 class Layers {
   public:
@@ -146,44 +186,11 @@ class Layers {
   private:
     static size_t padded(int length) { return (length + STEP - 1) / STEP * STEP; }
 
-    // x of the first layer, with Q and V: sums of what a token, its position, its similarity and the candidate give.
+    // x of the first layer, with Q and V.
     void gather(const Candidate &candidate, int rows) {
         for (int first = 0; first < rows; first += ROWS) {
             Tile<Number> parts[PARTS];
-            for (int token = first + ROWS; token < std::min(first + 2 * ROWS, candidate.count); token++)
-                for (int at = 0; at < TOKEN_ROW; at += 16) __builtin_prefetch(candidate.rows[token] + at);
-            for (int row = 0; row < ROWS; row++) {
-                const int token = first + row;
-                if (token >= candidate.count) {
-                    for (Tile<Number> &part : parts)
-                        for (int column = 0; column < VECTORS; column++) part.of[row][column] = Vector::zero();
-                    continue;
-                }
-                const float *own = candidate.rows[token], *position = weights_.position.data() + token * ROW;
-                const float *low = nullptr;
-                Vector share = Vector::zero(), rest = Vector::zero();
-                if (weights_.similarity_knots) {
-                    const int last = weights_.similarity_knots - 1;
-                    const float place =
-                        std::clamp((candidate.similarity[token] + 1) / 2, 0.0f, 1.0f) * static_cast<float>(last);
-                    const int knot = std::min(static_cast<int>(place), last - 1);
-                    low = weights_.similarity.data() + knot * ROW;
-                    share = Vector::all(place - static_cast<float>(knot));
-                    rest = Vector::all(1 - (place - static_cast<float>(knot)));
-                }
-#pragma GCC unroll 3
-                for (int part = 0; part < PARTS; part++)
-                    for (int column = 0; column < VECTORS; column++) {
-                        const int at = part * WIDTH + column * Vector::LANES;
-                        const Vector of_token = part == 0 ? Vector::load(own + column * Vector::LANES)
-                                                          : Number::take(own + WIDTH + (part - 1) * WORDS, column);
-                        Vector sum = of_token + Vector::load(position + at) + Vector::load(candidate.parts + at);
-                        if (low != nullptr)
-                            sum = Vector::fused(share, Vector::load(low + ROW + at),
-                                                Vector::fused(rest, Vector::load(low + at), sum));
-                        parts[part].of[row][column] = sum;
-                    }
-            }
+            gather_tile(weights_, candidate, first, parts);
             for (int row = 0; row < ROWS; row++)
                 for (int column = 0; column < VECTORS; column++)
                     parts[0].of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);

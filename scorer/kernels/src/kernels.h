@@ -13,6 +13,7 @@ enum lifeline_level : int32_t {
     LIFELINE_AVX2 = 1,    // and FMA
     LIFELINE_AVX512 = 2,  // F, BW, DQ, VL
     LIFELINE_BF16 = 3,    // and VNNI and BF16
+    LIFELINE_INT8 = 4,    // the same, for an encoder of int8
 };
 
 // One sequence's events, oldest first.
@@ -79,6 +80,12 @@ struct lifeline_weights {
     const float *narrow;        // [layers][ffn][64]
     const float *read_out;      // [64][64], columns of zeros behind those there are
     const float *read_out_bias; // [64]
+    // Of an encoder of int8 alone: what 127 stands for in the inputs of a layer, in its middle and in its values, and 255
+    // in what is wide.
+    const float *inputs;        // [layers]
+    const float *middles;       // [layers]
+    const float *values;        // [layers][64]
+    const float *wides;         // [layers][ffn]
 };
 
 // What is to be encoded, and where it goes.

@@ -29,8 +29,9 @@ def quantize(data: Path, models: Path, *more: str) -> Result:
     return CliRunner().invoke(app, command, env={"LIFELINE_SCORER__MODELS_DIR": str(models)})
 
 
-def node_settings(models: Path) -> Settings:
-    return load_settings(None, {"scorer.models_dir": str(models), "scorer.device": "cpu"}).settings
+def node_settings(models: Path, precision: str = "auto") -> Settings:
+    flags = {"scorer.models_dir": str(models), "scorer.device": "cpu", "scorer.precision": precision}
+    return load_settings(None, flags).settings
 
 
 def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Path, tmp_path: Path) -> None:
@@ -54,6 +55,13 @@ def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Pat
         scorer = Models(node_settings(tmp_path), Table()).holder.scorer
         assert scorer is not None
         assert (scorer.kernels == "bf16") == (accepted and has)
+    (directory / PRECISION).write_text(kept.model_copy(update={"int8_accepted": True}).model_dump_json())
+    scorer = Models(node_settings(tmp_path, "int8"), Table()).holder.scorer
+    assert scorer is not None
+    assert scorer.kernels == ("int8" if has else best_level().name.lower())
+    (directory / PRECISION).write_text(kept.model_copy(update={"int8_accepted": False}).model_dump_json())
+    with pytest.raises(PrecisionError, match="is not accepted in int8: run lifeline quantize, or set"):
+        Models(node_settings(tmp_path, "int8"), Table())
 
 
 def test_a_report_gets_the_tables_in_the_place_of_those_before(data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from scorer.errors import PrecisionError
 from scorer.evaluate import precision
 from scorer.evaluate.evaluation import probabilities
 from scorer.evaluate.precision import BFLOAT16, INT8, Agreement, Bars, find
-from scorer.int8 import calibrate, products
+from scorer.int8 import calibrate, of_kernels, products
 from scorer.kernels.library import Level, best_level
 from scorer.model import TransAct
 from scorer.selected import SelectedRequest
@@ -113,6 +113,11 @@ def test_the_kernels_rank_as_their_rounding_in_pytorch_does() -> None:
     rounded = judge.of(frozenset(), calibration)
     assert abs(by_kernels.tau - rounded.tau) < 0.01
     assert by_kernels.difference < 3 * rounded.difference + 1e-3
+    found = find(own, requests)
+    assert found.int8_by_kernels is not None
+    small = judge.of(of_kernels(own), found.calibration)
+    assert abs(found.int8_by_kernels.tau - small.tau) < 0.02
+    assert found.int8_by_kernels.difference < 3 * small.difference
 
 
 def test_probabilities_do_not_depend_on_how_many_requests_are_measured_at_once(

@@ -1,0 +1,353 @@
+// The encoder with products of int8, but for the read-out, which is of bfloat16: what scorer/int8.py computes.
+//
+// One side of a product is unsigned. Activations are: inputs with 128 added, whose part the product is rid of by a sum
+// over the weights; keys likewise, whose part is the same for all keys of a query, and nothing to a softmax; shares and
+// the wide layer are never negative. The other side is signed: weights, values, and queries.
+#include "half.h"
+
+namespace {
+
+constexpr int BYTE_WORDS = WIDTH / 4;  // of a token
+
+struct Bytes {
+    // Unsigned words of rows, signed vectors of columns. As an instruction: where g++ is to take a register for another
+    // type, it puts each sum into memory at every step.
+    static inline __attribute__((always_inline)) Vector dot(Vector a, Vector b, Vector sum) {
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.lanes) : "v"(a.lanes), "v"(b.lanes));
+        return sum;
+    }
+};
+
+struct Scores {
+    // Signed words of queries, unsigned vectors of keys.
+    static inline __attribute__((always_inline)) Vector dot(Vector a, Vector b, Vector sum) { return Bytes::dot(b, a, sum); }
+};
+
+// Sums are whole numbers in the lanes of a Vector.
+inline Vector number(Vector sum) { return {_mm512_cvtepi32_ps(_mm512_castps_si512(sum.lanes))}; }
+inline Vector whole(Vector value) { return {_mm512_castsi512_ps(_mm512_cvtps_epi32(value.lanes))}; }
+inline Vector magnitude(Vector value) { return {_mm512_abs_ps(value.lanes)}; }
+
+// Sixteen whole numbers as bytes; what does not fit is the nearest that does.
+inline void put_unsigned(Vector wholes, uint8_t *to) {
+    const __m512i above = _mm512_max_epi32(_mm512_castps_si512(wholes.lanes), _mm512_setzero_si512());
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtusepi32_epi8(above));
+}
+inline void put_signed(Vector wholes, int8_t *to) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtsepi32_epi8(_mm512_castps_si512(wholes.lanes)));
+}
+// The same of numbers, with 128 added.
+inline void put_shifted(Vector value, uint8_t *to) {
+    const __m512i sum = _mm512_add_epi32(_mm512_cvtps_epi32(value.lanes), _mm512_set1_epi32(128));
+    put_unsigned({_mm512_castsi512_ps(sum)}, to);
+}
+
+template <class T>
+T *bytes(float *words) {
+    return reinterpret_cast<T *>(words);
+}
+
+class Int8Layers {
+  public:
+    static size_t scratch(const Prepared &weights) {
+        const size_t length = padded(weights.length);
+        return length * WIDTH                    // x
+               + length * WIDTH / 2              // x as words; of the last layer of bfloat16
+               + 3 * length * BYTE_WORDS         // K, Q and V by rows
+               + length * BYTE_WORDS + 4 * WIDTH // V
+               + length                          // what a query's steps are worth
+               + 2 * ROWS * length               // scores
+               + ROWS * length / 4               // shares
+               + 2 * ROWS * weights.ffn / 4      // the wide layer
+               + 16 * 16;
+    }
+
+    Int8Layers(const Prepared &weights, float *memory) : weights_(weights), stride_(padded(weights.length)) {
+        const auto take = [&](size_t count) {
+            float *part = memory;
+            memory += count;
+            return part;
+        };
+        x_ = take(stride_ * WIDTH);
+        words_ = take(stride_ * WIDTH / 2);
+        keys_ = take(BYTE_WORDS * stride_);
+        queries_ = take(stride_ * BYTE_WORDS);
+        rows_ = take(stride_ * BYTE_WORDS);
+        values_ = take(stride_ * BYTE_WORDS + 4 * WIDTH);
+        steps_ = take(stride_);
+        scores_ = take(2 * ROWS * stride_);
+        shares_ = take(ROWS * stride_ / 4);
+        wide_ = take(2 * ROWS * weights.ffn / 4);
+    }
+
+    void encode(const Candidate &candidate) {
+        const int count = candidate.count;
+        const int rows = (count + ROWS - 1) / ROWS * ROWS;
+        for (int first = 0; first < rows; first += ROWS) {
+            Tile<Half> parts[PARTS];
+            gather_tile(weights_, candidate, first, parts);
+            keep(parts[0], first, weights_.bytes[0].input);
+            keep_query(parts[1], first, 0);
+            keep_value(parts[2], first, 0);
+        }
+        for (int layer = 0; layer < weights_.layers; layer++) {
+            const bool last = layer + 1 == weights_.layers;
+            if (layer > 0) project(layer, rows);
+            interleave(rows);
+            for (int token = 0; token < rows; token += 16)
+                transpose(words_ + token * BYTE_WORDS, BYTE_WORDS, keys_ + token, stride_);
+            attend(layer, rows);
+            feed_forward(layer, rows, last);
+        }
+        read_out(count, candidate.read_out);
+        if (candidate.outputs != nullptr) std::memcpy(candidate.outputs, x_, sizeof(float) * WIDTH * count);
+    }
+
+  private:
+    static size_t padded(int length) { return (length + STEP - 1) / STEP * STEP; }
+
+    // Six tokens of x, and their words.
+    void keep(const Tile<Half> &tile, int first, float greatest) {
+        const Vector scale = Vector::all(127 / greatest);
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < VECTORS; column++) {
+                const int at = (first + row) * WIDTH + column * Vector::LANES;
+                tile.of[row][column].store(x_ + at);
+                put_shifted(tile.of[row][column] * scale, bytes<uint8_t>(words_) + at);
+            }
+    }
+
+    // Each query has a scale of its own.
+    void keep_query(const Tile<Half> &tile, int first, int layer) {
+        Vector parts[ROWS];
+        for (int row = 0; row < ROWS; row++) {
+            parts[row] = magnitude(tile.of[row][0]);
+            for (int column = 1; column < VECTORS; column++)
+                parts[row] = Vector::greater(parts[row], magnitude(tile.of[row][column]));
+        }
+        const Vector greatest = Vector::greater(Vector::folded(parts, Vector::greater), Vector::all(1e-9f));
+        const Vector scales = Vector::all(127.0f) / greatest;
+        const Vector steps = greatest * Vector::all(weights_.bytes[layer].input / (127.0f * 127.0f));
+        for (int row = 0; row < ROWS; row++) {
+            const Vector scale = scales.of_row(row);
+            for (int column = 0; column < VECTORS; column++)
+                put_signed(whole(tile.of[row][column] * scale),
+                           bytes<int8_t>(queries_) + (first + row) * WIDTH + column * Vector::LANES);
+            steps_[first + row] = _mm512_cvtss_f32(steps.of_row(row).lanes);
+        }
+    }
+
+    void keep_value(const Tile<Half> &tile, int first, int layer) {
+        const float *scales = weights_.bytes[layer].value_scales.data();
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < VECTORS; column++) {
+                const int at = column * Vector::LANES;
+                put_signed(whole(tile.of[row][column] * Vector::load(scales + at)),
+                           bytes<int8_t>(rows_) + (first + row) * WIDTH + at);
+            }
+    }
+
+    // Makes the words of V out of its rows: the same channel of four keys. What stands behind the last row has no share.
+    void interleave(int rows) {
+        const int8_t *from = bytes<int8_t>(rows_);
+        for (int key = 0; key < rows; key += 4)
+            for (int channel = 0; channel < WIDTH; channel += 16) {
+                const auto row = [&](int number) {
+                    return _mm_loadu_si128(reinterpret_cast<const __m128i *>(from + (key + number) * WIDTH + channel));
+                };
+                const __m128i low01 = _mm_unpacklo_epi8(row(0), row(1)), high01 = _mm_unpackhi_epi8(row(0), row(1));
+                const __m128i low23 = _mm_unpacklo_epi8(row(2), row(3)), high23 = _mm_unpackhi_epi8(row(2), row(3));
+                __m128i *to = reinterpret_cast<__m128i *>(values_ + key / 4 * WIDTH + channel);
+                _mm_storeu_si128(to, _mm_unpacklo_epi16(low01, low23));
+                _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(low01, low23));
+                _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(high01, high23));
+                _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(high01, high23));
+            }
+    }
+
+    // What a product of words of x gives.
+    template <int C>
+    static void finish(const Sums<Bytes, ROWS, C> &sums, const Scaled &matrix, int from, Sums<Half, ROWS, C> &to) {
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < C; column++) {
+                const int at = from + column * Vector::LANES;
+                to.of[row][column] = Vector::fused(number(sums.of[row][column]), Vector::load(matrix.scale.data() + at),
+                                                   Vector::load(matrix.offset.data() + at));
+            }
+    }
+
+    // Makes Q and V of x.
+    void project(int layer, int rows) {
+        const ByteWeights &own = weights_.bytes[layer];
+        for (int first = 0; first < rows; first += ROWS) {
+            Sums<Bytes, ROWS, VECTORS> sums;
+            Tile<Half> tile;
+            sums.clear();
+            sums.add(words_ + first * BYTE_WORDS, BYTE_WORDS, own.match.words.data(), WIDTH, BYTE_WORDS);
+            finish(sums, own.match, 0, tile);
+            keep_query(tile, first, layer);
+            sums.clear();
+            sums.add(words_ + first * BYTE_WORDS, BYTE_WORDS, own.value.words.data(), WIDTH, BYTE_WORDS);
+            finish(sums, own.value, 0, tile);
+            keep_value(tile, first, layer);
+        }
+    }
+
+    // x = LN(x + softmax(Q K) V), the scores of the next six tokens one step ahead.
+    void attend(int layer, int rows) {
+        const ByteWeights &own = weights_.bytes[layer];
+        Vector greatest = scored(0, 0);
+        for (int first = 0, turn = 0; first < rows; first += ROWS, turn ^= 1) {
+            Vector next = greatest;
+            if (first + ROWS < rows) next = scored(first + ROWS, turn ^ 1);
+            const Vector scale = share(first, turn, greatest);
+            Sums<Bytes, ROWS, VECTORS> sums;
+            sums.clear();
+            sums.add(shares_, stride_ / 4, values_, WIDTH, (first + ROWS + 3) / 4);
+            Tile<Half> tile;
+            for (int row = 0; row < ROWS; row++) {
+                const Vector of_row = scale.of_row(row);
+                for (int column = 0; column < VECTORS; column++) {
+                    const int at = column * Vector::LANES;
+                    const Vector value = number(sums.of[row][column]) * Vector::load(own.value_steps.data() + at);
+                    tile.of[row][column] = Vector::fused(value, of_row, Vector::load(x_ + (first + row) * WIDTH + at));
+                }
+            }
+            normalise<Half>(tile, layer > 0);
+            keep(tile, first, own.middle);
+            greatest = next;
+        }
+    }
+
+    static int vectors_seen(int first) { return (first + ROWS + Vector::LANES - 1) / Vector::LANES; }
+
+    Vector scored(int first, int turn) {
+        float *scores = scores_ + turn * ROWS * stride_;
+        const int vectors = vectors_seen(first);
+        Vector greatest[ROWS];
+        for (Vector &one : greatest) one = Vector::all(HIDDEN);
+        int vector = 0;
+        for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP) score<Vector::GROUP>(first, vector, scores, greatest);
+        for (; vector + 2 <= vectors; vector += 2) score<2>(first, vector, scores, greatest);
+        if (vector < vectors) score<1>(first, vector, scores, greatest);
+        return Vector::folded(greatest, Vector::greater);
+    }
+
+    template <int C>
+    void score(int first, int vector, float *scores, Vector *greatest) {
+        Sums<Scores, ROWS, C> sums;
+        sums.clear();
+        sums.add(queries_ + first * BYTE_WORDS, BYTE_WORDS, keys_ + vector * Vector::LANES, stride_, BYTE_WORDS);
+        const bool hides = (vector + C) * Vector::LANES > first;
+        for (int row = 0; row < ROWS; row++) {
+            const Vector step = Vector::all(steps_[first + row]);
+            for (int column = 0; column < C; column++) {
+                Vector part = number(sums.of[row][column]) * step;
+                if (hides) part = part.up_to((vector + column) * Vector::LANES, first + row, HIDDEN);
+                part.store(scores + row * stride_ + (vector + column) * Vector::LANES);
+                greatest[row] = Vector::greater(greatest[row], part);
+            }
+        }
+    }
+
+    // Makes shares of 255 steps; returns one over the sum of each row's.
+    Vector share(int first, int turn, Vector greatest) {
+        const int vectors = vectors_seen(first);
+        Vector parts[ROWS];
+        for (int row = 0; row < ROWS; row++) {
+            const float *scores = scores_ + (turn * ROWS + row) * stride_;
+            const Vector most = greatest.of_row(row);
+            __m512i sum = _mm512_setzero_si512();
+            for (int place = 0; place < vectors * Vector::LANES; place += Vector::LANES) {
+                const Vector power = (Vector::load(scores + place) - most).power_of_two<Half::DEGREE>();
+                const Vector steps = whole(power * Vector::all(255.0f));
+                put_unsigned(steps, bytes<uint8_t>(shares_) + row * stride_ + place);
+                sum = _mm512_add_epi32(sum, _mm512_castps_si512(steps.lanes));
+            }
+            parts[row] = number({_mm512_castsi512_ps(sum)});
+        }
+        return Vector::all(1.0f) / Vector::folded(parts, [](Vector a, Vector b) { return a + b; });
+    }
+
+    // x = LN(x + W2 relu(W1 x)), the wide layer of the next six tokens one step ahead.
+    void feed_forward(int layer, int rows, bool last) {
+        const ByteWeights &own = weights_.bytes[layer];
+        widen(layer, 0, 0);
+        for (int first = 0, turn = 0; first < rows; first += ROWS, turn ^= 1) {
+            if (first + ROWS < rows) widen(layer, first + ROWS, turn ^ 1);
+            Sums<Bytes, ROWS, VECTORS> sums;
+            sums.clear();
+            const int words = weights_.ffn / 4;
+            sums.add(wide_ + turn * ROWS * words, words, own.narrow.words.data(), WIDTH, words);
+            Tile<Half> tile;
+            finish(sums, own.narrow, 0, tile);
+            for (int row = 0; row < ROWS; row++)
+                for (int column = 0; column < VECTORS; column++)
+                    tile.of[row][column] =
+                        tile.of[row][column] + Vector::load(x_ + (first + row) * WIDTH + column * Vector::LANES);
+            normalise<Half>(tile, true);
+            if (!last) {
+                keep(tile, first, weights_.bytes[layer + 1].input);
+                continue;
+            }
+            for (int row = 0; row < ROWS; row++)
+                for (int column = 0; column < VECTORS; column++)
+                    tile.of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);
+        }
+        if (!last) return;
+        // Words of bfloat16 are twice as many, so that they can be put there only when no other is read any more.
+        for (int first = 0; first < rows; first += ROWS) {
+            Tile<Half> tile;
+            for (int row = 0; row < ROWS; row++)
+                for (int column = 0; column < VECTORS; column++)
+                    tile.of[row][column] = Vector::load(x_ + (first + row) * WIDTH + column * Vector::LANES);
+            Half::store(tile, words_ + first * WIDTH / 2);
+        }
+    }
+
+    void widen(int layer, int first, int turn) {
+        const ByteWeights &own = weights_.bytes[layer];
+        for (int begin = 0; begin < weights_.ffn; begin += 32) {
+            Sums<Bytes, ROWS, 2> sums;
+            sums.clear();
+            sums.add(words_ + first * BYTE_WORDS, BYTE_WORDS, own.widen.words.data() + begin, weights_.ffn, BYTE_WORDS);
+            Sums<Half, ROWS, 2> wide;
+            finish(sums, own.widen, begin, wide);
+            for (int row = 0; row < ROWS; row++)
+                for (int column = 0; column < 2; column++) {
+                    const int at = begin + column * Vector::LANES;
+                    put_unsigned(whole(wide.of[row][column] * Vector::load(own.wide_scales.data() + at)),
+                                 bytes<uint8_t>(wide_) + (turn * ROWS + row) * weights_.ffn + at);
+                }
+        }
+    }
+
+    void read_out(int count, float *to) {
+        Vector best[VECTORS];
+        for (Vector &one : best) one = Vector::all(-INFINITY);
+        for (int first = 0; first < count; first += ROWS) {
+            Tile<Half> read;
+            read.clear();
+            read.add(words_ + first * WIDTH / 2, WIDTH / 2, weights_.read_out.data(), WIDTH, WIDTH / 2);
+            for (int row = 0; row < std::min(ROWS, count - first); row++)
+                for (int column = 0; column < VECTORS; column++) best[column] = Vector::greater(best[column], read.of[row][column]);
+        }
+        for (int column = 0; column < VECTORS; column++) {
+            const int at = column * Vector::LANES;
+            (best[column] + Vector::load(weights_.read_out_bias.data() + at)).store(to + at);
+        }
+    }
+
+    const Prepared &weights_;
+    const size_t stride_;
+    float *x_, *words_, *keys_, *queries_, *rows_, *values_, *steps_, *scores_, *shares_, *wide_;
+};
+
+void encode_int8(const Prepared &weights, const Candidate &candidate, float *scratch) {
+    Int8Layers(weights, scratch).encode(candidate);
+}
+
+}  // namespace
+
+const EncoderFunctions INT8_ENCODER = {Half::pack,            word_count<Half>, complete,   Layers<Half>::TOKEN_ROW,
+                                       make_rows<Half>, Int8Layers::scratch, encode_int8};
