@@ -11,6 +11,7 @@ from benchmarks.report import Bar, Row
 from benchmarks.score.timing import median_ms
 from benchmarks.score.world import CANDIDATES, World
 from scorer.inputs import Inputs
+from scorer.int8 import calibrate
 from scorer.kernels.library import Level, best_level
 from scorer.model import TransAct
 from scorer.native import NativeSequence
@@ -64,6 +65,11 @@ def encoder(world: World, peers: Mapping[str, float], notes: list[str]) -> list[
         rows.append(Row(f"encoder_{name}_x_sdpa", eager / ms, "x", Bar(">=", ratio)))
         if name == "bf16" and "compiled bf16 ms" in peers:
             rows.append(Row("encoder_bf16_x_compiled", peers["compiled bf16 ms"] / ms, "x", Bar(">=", 4.0)))
+    if best_level() >= Level.BF16:
+        small = NativeSequence.of(world.model, Level.INT8, os.cpu_count(), calibrate(world.model, [inputs]))
+        if small is not None:
+            work = partial(small.parts, request.tokens, own, world.embedding, world.context.timestamp_ms)
+            rows.append(Row("encoder_int8_ms", median_ms(work, _REPEATS), "ms", Bar("<=", 9.5), others))
     return rows
 
 
