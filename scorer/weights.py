@@ -165,8 +165,8 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def load(settings: ScorerSettings, vocabulary: Vocabulary) -> LoadedModel:
-    """Load the configured version, or the newest.
+def load(settings: ScorerSettings, vocabulary: Vocabulary, *, measured: bool = True) -> LoadedModel:
+    """Load the configured version, or the newest, with what was measured of it unless that is left out.
 
     Raises ModelNotFoundError, ModelCorruptError where hash or shapes are not the manifest's, and
     ModelMismatchError where the model was trained for another vocabulary.
@@ -184,11 +184,11 @@ def load(settings: ScorerSettings, vocabulary: Vocabulary) -> LoadedModel:
     manifest = read_manifest(directory)
     check_vocabulary(manifest, vocabulary)
     model = _read_weights(directory / WEIGHTS, manifest)
-    measured = read_precision(directory, manifest)
-    if measured is None:
+    found = read_precision(directory, manifest) if measured else None
+    if found is None:
         return LoadedModel(model, manifest)
-    calibration = _read_calibration(directory / CALIBRATION, measured) if measured.int8_accepted else None
-    return LoadedModel(model, manifest, measured.bfloat16_accepted, calibration)
+    calibration = _read_calibration(directory / CALIBRATION, found) if found.int8_accepted else None
+    return LoadedModel(model, manifest, found.bfloat16_accepted, calibration)
 
 
 def read_precision(directory: Path, manifest: Manifest) -> MeasuredPrecision | None:

@@ -38,7 +38,8 @@ def measure_version(
     Raises StoreError, ScorerError.
     """
     scorer = settings.scorer.model_copy(update={"version": version})
-    loaded = weights.load(scorer, settings.vocabulary)
+    # What was measured before may be damaged: this is what puts it right.
+    loaded = weights.load(scorer, settings.vocabulary, measured=False)
     manifest = loaded.manifest
     tell("reading the histories")
     outcomes = _outcomes(settings, training, manifest.config)

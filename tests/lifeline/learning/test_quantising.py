@@ -11,7 +11,7 @@ from lifeline.cli import app
 from lifeline.config import Settings, load_settings
 from lifeline.learning.quantising import HEADING, write_report
 from lifeline.models import Models
-from scorer.errors import PrecisionError
+from scorer.errors import ModelCorruptError, PrecisionError
 from scorer.evaluate.precision import BFLOAT16, Agreement
 from scorer.kernels.library import Level, best_level
 from scorer.weights import PRECISION, MeasuredPrecision
@@ -55,6 +55,11 @@ def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Pat
         scorer = Models(node_settings(tmp_path), Table()).holder.scorer
         assert scorer is not None
         assert (scorer.kernels == "bf16") == (accepted and has)
+    (directory / PRECISION).write_text("{}")
+    with pytest.raises(ModelCorruptError, match="run it again"):
+        Models(node_settings(tmp_path), Table())
+    assert quantize(data, tmp_path, "--json").exit_code == 0
+    assert MeasuredPrecision.model_validate_json((directory / PRECISION).read_bytes()) == kept
     (directory / PRECISION).write_text(kept.model_copy(update={"int8_accepted": True}).model_dump_json())
     scorer = Models(node_settings(tmp_path, "int8"), Table()).holder.scorer
     assert scorer is not None
