@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -303,6 +304,36 @@ def test_the_commands_read_what_was_published(running: Running) -> None:
     erased = cli("erase", "typed", "--yes", "--json", node=running.node)
     assert erased.returncode == 0, erased.stderr
     assert running.identities("typed", json.loads(erased.stdout)["offset"]) == []
+
+
+def test_load_is_made_of_the_users_and_items_of_the_running_node(running: Running, tmp_path: Path) -> None:
+    delivery = None
+    for number in range(40):
+        delivery = running.producer.publish(action(f"user{number % 8}", item=number, at_ms=NOW_MS + number))
+    assert delivery is not None
+    running.producer.flush(30)
+    for number in range(8):
+        offset = running.producer.publish(action(f"user{number}", item=99)).result(30).offset
+        running.client.get_sequence(f"user{number}", min_offset=offset)
+    command = [sys.executable, "-m", "lifeline", "load", "--config", str(running.node.config), "--json"]
+    command += ["--rate", "60", "--seconds", "2", "--scores", "0.5", "--candidates", "8"]
+    command += ["--percentiles", str(tmp_path / "percentiles")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    answer = json.loads(done.stdout)
+    assert "8 users, 41 items" in done.stderr
+    reads, scores = answer["calls"]["read"], answer["calls"]["score"]
+    assert reads["answered"] > 20
+    assert reads["failed"] == {}
+    assert 0 < reads["latency_ms"]["p50"] <= reads["latency_ms"]["max"]
+    # There is no model: each is told so, and counted.
+    assert scores["answered"] == 0
+    assert set(scores["failed"]) == {"FAILED_PRECONDITION"}
+    assert "#[Mean" in (tmp_path / "percentiles" / "read.hgrm").read_text()
+    shown = subprocess.run(
+        [part for part in command if part != "--json"], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "answered/s" in shown.stdout
+    assert "FAILED_PRECONDITION" in shown.stdout
 
 
 def test_a_second_node_in_the_same_directory_is_refused(running: Running) -> None:
