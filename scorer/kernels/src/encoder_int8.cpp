@@ -52,8 +52,8 @@ class Int8Layers {
     static size_t scratch(const Prepared &weights) {
         const size_t length = padded(weights.length);
         return length * WIDTH                    // x
-               + length * WIDTH / 2              // x as words; of the last layer of bfloat16
-               + 3 * length * BYTE_WORDS         // K, Q and V by rows
+               + length * WIDTH / 2              // what the read-out reads, of bfloat16
+               + 4 * length * BYTE_WORDS         // x as words, K, Q and V by rows
                + length * BYTE_WORDS + 4 * WIDTH // V
                + length                          // what a query's steps are worth
                + 2 * ROWS * length               // scores
@@ -69,7 +69,8 @@ class Int8Layers {
             return part;
         };
         x_ = take(stride_ * WIDTH);
-        words_ = take(stride_ * WIDTH / 2);
+        last_ = take(stride_ * WIDTH / 2);
+        words_ = take(stride_ * BYTE_WORDS);
         keys_ = take(BYTE_WORDS * stride_);
         queries_ = take(stride_ * BYTE_WORDS);
         rows_ = take(stride_ * BYTE_WORDS);
@@ -97,7 +98,7 @@ class Int8Layers {
             for (int token = 0; token < rows; token += 16)
                 transpose(words_ + token * BYTE_WORDS, BYTE_WORDS, keys_ + token, stride_);
             attend(layer, rows);
-            feed_forward(layer, rows, last);
+            feed_forward(layer, rows, last, candidate.outputs != nullptr);
         }
         read_out(count, candidate.read_out);
         if (candidate.outputs != nullptr) std::memcpy(candidate.outputs, x_, sizeof(float) * WIDTH * count);
@@ -270,7 +271,7 @@ class Int8Layers {
     }
 
     // x = LN(x + W2 relu(W1 x)), the wide layer of the next six tokens one step ahead.
-    void feed_forward(int layer, int rows, bool last) {
+    void feed_forward(int layer, int rows, bool last, bool x_wanted) {
         const ByteWeights &own = weights_.bytes[layer];
         widen(layer, 0, 0);
         for (int first = 0, turn = 0; first < rows; first += ROWS, turn ^= 1) {
@@ -290,18 +291,10 @@ class Int8Layers {
                 keep(tile, first, weights_.bytes[layer + 1].input);
                 continue;
             }
-            for (int row = 0; row < ROWS; row++)
+            Half::store(tile, last_ + first * WIDTH / 2);
+            for (int row = 0; row < ROWS && x_wanted; row++)
                 for (int column = 0; column < VECTORS; column++)
                     tile.of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);
-        }
-        if (!last) return;
-        // Words of bfloat16 are twice as many, so that they can be put there only when no other is read any more.
-        for (int first = 0; first < rows; first += ROWS) {
-            Tile<Half> tile;
-            for (int row = 0; row < ROWS; row++)
-                for (int column = 0; column < VECTORS; column++)
-                    tile.of[row][column] = Vector::load(x_ + (first + row) * WIDTH + column * Vector::LANES);
-            Half::store(tile, words_ + first * WIDTH / 2);
         }
     }
 
@@ -328,7 +321,7 @@ class Int8Layers {
         for (int first = 0; first < count; first += ROWS) {
             Tile<Half> read;
             read.clear();
-            read.add(words_ + first * WIDTH / 2, WIDTH / 2, weights_.read_out.data(), WIDTH, WIDTH / 2);
+            read.add(last_ + first * WIDTH / 2, WIDTH / 2, weights_.read_out.data(), WIDTH, WIDTH / 2);
             for (int row = 0; row < std::min(ROWS, count - first); row++)
                 for (int column = 0; column < VECTORS; column++) best[column] = Vector::greater(best[column], read.of[row][column]);
         }
@@ -340,7 +333,7 @@ class Int8Layers {
 
     const Prepared &weights_;
     const size_t stride_;
-    float *x_, *words_, *keys_, *queries_, *rows_, *values_, *steps_, *scores_, *shares_, *wide_;
+    float *x_, *last_, *words_, *keys_, *queries_, *rows_, *values_, *steps_, *scores_, *shares_, *wide_;
 };
 
 void encode_int8(const Prepared &weights, const Candidate &candidate, float *scratch) {
