@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quantize(data: Path, models: Path, *more: str) -> Result:
-    command = ["quantize", "--data-dir", str(data), "--requests", "20", "--candidates", "30", *more]
+    command = ["quantize", "--data-dir", str(data), "--requests", "10", "--candidates", "16", *more]
     return CliRunner().invoke(app, command, env={"LIFELINE_SCORER__MODELS_DIR": str(models)})
 
 
