@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
+from lifeline import load
 from lifeline.errors import LoadError
 from lifeline.load import LoadPlan, Population, run_load
 from lifeline.security import IN_THE_CLEAR, CallSecurity
@@ -82,14 +83,17 @@ def test_calls_come_at_their_rate_and_each_is_accounted_for(node: Node, address:
 
 
 def test_a_seed_gives_the_same_calls(node: Node, address: str) -> None:
-    asked = []
+    planned, asked = [], []
     for seed in (1, 1, 2):
+        plan = LoadPlan(rate=200, seconds=0.5, score_share=0, connections=1, seed=seed)
+        planned.append(load._calls(plan, PEOPLE))
         node.reads.clear()
-        run_load(
-            LoadPlan(rate=200, seconds=0.5, score_share=0, connections=1, seed=seed), PEOPLE, address, IN_THE_CLEAR
-        )
+        run_load(plan, PEOPLE, address, IN_THE_CLEAR)
         asked.append([one.user_id for one in node.reads])
-    assert asked[0] == asked[1] != asked[2]
+    assert planned[0] == planned[1] != planned[2]
+    # Calls that are under way together may overtake one another on a busy machine.
+    for calls, users in zip(planned, asked, strict=True):
+        assert sorted(users) == sorted(call.request.user_id for call in calls)  # type: ignore[attr-defined]
 
 
 def test_a_stall_is_charged_to_every_call_that_was_due_meanwhile(node: Node, address: str) -> None:
