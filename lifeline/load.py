@@ -22,6 +22,7 @@ from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from lifeline.client import MAX_REPLY_BYTES
 from lifeline.errors import LoadError
 from lifeline.security import CallSecurity
 from lifeline.v1 import score_pb2, sequence_pb2
@@ -36,7 +37,7 @@ CallKind = Literal["read", "score"]
 _DISTINCT = 512
 """Requests of each kind that are made beforehand: making them costs more than sending them."""
 _MAX_US = 600_000_000
-_OPTIONS = (("grpc.max_receive_message_length", 256 << 20),)
+_REPLIES = ("grpc.max_receive_message_length", MAX_REPLY_BYTES)
 _COLUMNS = [wire for column, wire in WIRE_COLUMNS.items() if column in Column.EVENT]
 
 
@@ -115,12 +116,18 @@ class LoadResult:
     late: HdrHistogram
     """Microseconds by which calls were sent after they were due: large ones say that this process is the bottleneck."""
 
+    @property
+    def answered_per_s(self) -> float:
+        """Calls of all kinds."""
+        total: int = sum(one.answered.get_total_count() for one in self.kinds.values())
+        return total / self.seconds
+
     def as_json(self) -> dict[str, object]:
         """Return everything, for programs."""
         return {
             "plan": self.plan.model_dump(),
             "seconds": self.seconds,
-            "answered_per_s": sum(one.answered.get_total_count() for one in self.kinds.values()) / self.seconds,
+            "answered_per_s": self.answered_per_s,
             "sent_late_ms": percentiles_ms(self.late),
             "calls": {kind: answers.as_json() for kind, answers in self.kinds.items()},
         }
@@ -152,7 +159,10 @@ class _Call(NamedTuple):
 async def _run(plan: LoadPlan, population: Population, address: str, security: CallSecurity) -> LoadResult:
     calls = _calls(plan, population)
     result = LoadResult(plan, {kind: Answers() for kind in sorted({call.kind for call in calls})}, 0.0, _histogram())
-    channels = [_channel(address, security, number) for number in range(plan.connections)]
+    # Another option each: channels of the same options would share one connection.
+    channels = [
+        security.aio_channel(address, [_REPLIES, ("lifeline.connection", number)]) for number in range(plan.connections)
+    ]
     try:
         await _connected(channels, address, plan.timeout_s)
         senders: list[Mapping[CallKind, Callable[..., grpc.aio.UnaryUnaryCall[Any, Any]]]] = [
@@ -228,14 +238,6 @@ def _reads(plan: LoadPlan, population: Population, rng: np.random.Generator) -> 
         )
         for user in _users(population, rng)
     ]
-
-
-def _channel(address: str, security: CallSecurity, number: int) -> grpc.aio.Channel:
-    # Another option each: channels of the same options would share one connection.
-    options = [*_OPTIONS, ("lifeline.connection", number)]
-    if security.credentials is None:
-        return grpc.aio.insecure_channel(address, options)
-    return grpc.aio.secure_channel(address, security.credentials, options)
 
 
 async def _connected(channels: Sequence[grpc.aio.Channel], address: str, timeout_s: float) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, cast
 
 import grpc
+import grpc.aio
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from lifeline.errors import SecurityError
@@ -139,6 +140,12 @@ class CallSecurity(NamedTuple):
         if self.credentials is None:
             return grpc.insecure_channel(address, options)
         return grpc.secure_channel(address, self.credentials, options)
+
+    def aio_channel(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
+        """Return the same for asyncio."""
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(address, options)
+        return grpc.aio.secure_channel(address, self.credentials, options)
 
 
 IN_THE_CLEAR = CallSecurity(None, (), ())

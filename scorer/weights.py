@@ -221,13 +221,18 @@ def save_precision(directory: Path, measured: MeasuredPrecision, calibration: Ca
 
 def _read_calibration(path: Path, measured: MeasuredPrecision) -> Calibration:
     advice = "run lifeline quantize again"
+    return calibration_of(tensors_of(_read_whole(path, measured.calibration_sha256, f"of {PRECISION}", advice)))
+
+
+def _read_whole(path: Path, sha256: str, whose: str, advice: str) -> bytes:
+    """Return a file's content; raises ModelCorruptError where it is missing or has another hash."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise ModelCorruptError(f"{path} is missing: {advice}") from error
-    if hashlib.sha256(content).hexdigest() != measured.calibration_sha256:
-        raise ModelCorruptError(f"{path} does not have the SHA-256 of {PRECISION}: {advice}")
-    return calibration_of(tensors_of(content))
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelCorruptError(f"{path} does not have the SHA-256 {whose}: {advice}")
+    return content
 
 
 def check_vocabulary(manifest: Manifest, vocabulary: Vocabulary) -> None:
@@ -247,12 +252,7 @@ def check_vocabulary(manifest: Manifest, vocabulary: Vocabulary) -> None:
 
 def _read_weights(path: Path, manifest: Manifest) -> TransAct:
     advice = "put the version back from a copy, or train again"
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelCorruptError(f"{path} is missing: {advice}") from error
-    if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
-        raise ModelCorruptError(f"{path} does not have the SHA-256 of its manifest: {advice}")
+    content = _read_whole(path, manifest.weights_sha256, "of its manifest", advice)
     try:
         tensors = tensors_of(content)
     except SafetensorError as error:

@@ -71,6 +71,9 @@ class Sequence(nn.Module):
         x = tokens
         for block in encoder.blocks:  # type: ignore[union-attr]
             x = block(x)
+        return self._greatest(x, valid)
+
+    def _greatest(self, x: Tensor, valid: Tensor) -> Tensor:
         read: Tensor = self.model.read_out(x)
         return read.masked_fill(~valid[:, :, None], -torch.inf).amax(dim=1)
 
@@ -86,8 +89,7 @@ class SequenceWithHeads(Sequence):
             attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)[:, 0]
             y = functional.layer_norm(x + attended, (WIDTH,))
             x = functional.layer_norm(y + block.narrow(functional.relu(block.widen(y))), (WIDTH,))  # type: ignore[operator]
-        read: Tensor = self.model.read_out(x)
-        return read.masked_fill(~valid[:, :, None], -torch.inf).amax(dim=1)
+        return self._greatest(x, valid)
 
 
 def main(file: Path) -> None:

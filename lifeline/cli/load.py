@@ -76,8 +76,7 @@ def _show(result: "LoadResult") -> None:
         if answers.codes:
             why = ", ".join(f"{code} {count:,}" for code, count in answers.codes.most_common())
             rows.append((kind, why, *_cells(answers.failed)))
-    answered = sum(one.answered.get_total_count() for one in result.kinds.values())
-    title = f"{plan.rate:g} calls/s for {plan.seconds:g} s: {answered / result.seconds:,.1f} answered/s"
+    title = f"{plan.rate:g} calls/s for {plan.seconds:g} s: {result.answered_per_s:,.1f} answered/s"
     out.print(table(title, ("call", "", "calls>", "p50 ms>", "p90>", "p99>", "p99.9>", "max>"), rows))
     late_ms = result.late.get_value_at_percentile(99) / 1_000
     out.print(

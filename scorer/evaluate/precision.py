@@ -96,7 +96,8 @@ def find(model: TransAct, outcomes: Sequence[Outcome], tell: Callable[[str], Non
     """
     if not outcomes:
         raise PrecisionError("there is no request to measure on: store longer histories")
-    judge, some = _Judge(model, outcomes), _Judge(model, outcomes[:_SEARCHED])
+    judge = _Judge(model, outcomes)
+    some = judge.of_first(_SEARCHED)
     all_products = products(model)
     tell("calibration")
     selected = [one.selected for one in outcomes[:_CALIBRATED]]
@@ -104,8 +105,8 @@ def find(model: TransAct, outcomes: Sequence[Outcome], tell: Callable[[str], Non
     tell("bfloat16")
     low, small = None, None
     if best_level() >= Level.BF16:
-        low = judge.by_kernels(NativeSequence.of(model, Level.BF16), outcomes)
-        small = judge.by_kernels(NativeSequence.of(model, Level.INT8, calibration=calibration), outcomes)
+        low = judge.by_kernels(NativeSequence.of(model, Level.BF16))
+        small = judge.by_kernels(NativeSequence.of(model, Level.INT8, calibration=calibration))
     total = sum(operations(model, product) for product in all_products)
     found = []
     for product in all_products:
@@ -134,24 +135,32 @@ def find(model: TransAct, outcomes: Sequence[Outcome], tell: Callable[[str], Non
 class _Judge:
     """Compares with float32 on some requests."""
 
-    def __init__(self, model: TransAct, outcomes: Sequence[Outcome]) -> None:
-        self._model, self._examples = model, ExampleSet.of_outcomes(outcomes)
+    def __init__(
+        self, model: TransAct, outcomes: Sequence[Outcome], probability: NDArray[np.float32] | None = None
+    ) -> None:
+        """`probability` is what float32 gives all pairs, where that is known."""
+        self._model, self._outcomes, self._examples = model, outcomes, ExampleSet.of_outcomes(outcomes)
         self._utility = np.array([head.utility for head in model.config.heads], np.float32)
-        self._probability = probabilities(model, self._examples)
+        self._probability = probabilities(model, self._examples) if probability is None else probability
         self._evaluation = measured(self._examples, self._probability, model.config.heads)
+
+    def of_first(self, count: int) -> "_Judge":
+        """Return one of the first so many requests, or of all."""
+        outcomes = self._outcomes[:count]
+        return _Judge(self._model, outcomes, self._probability[: self._examples.pair_from[len(outcomes)]])
 
     def of(self, mix: Mix, calibration: Calibration) -> Agreement:
         """Return how a mix compares."""
         return self.agreement(probabilities(quantised(self._model, mix, calibration), self._examples))
 
-    def by_kernels(self, native: NativeSequence | None, outcomes: Sequence[Outcome]) -> Agreement | None:
+    def by_kernels(self, native: NativeSequence | None) -> Agreement | None:
         """Return how kernels compare, request by request, as serving uses them; None without any for the model."""
         if native is None:
             return None
         with torch.inference_mode():
             found = [
                 torch.sigmoid(logits(self._model, native, one.tokens, one.selection(), one.pairs)).numpy()
-                for one in (outcome.selected for outcome in outcomes)
+                for one in (outcome.selected for outcome in self._outcomes)
             ]
         return self.agreement(np.concatenate(found))
 

@@ -1,6 +1,5 @@
 """The encoder on a device: the same interface as the kernels', `scorer.native.NativeSequence`."""
 
-import threading
 from functools import partial
 from typing import Self
 
@@ -14,7 +13,7 @@ from scorer.config import WIDTH, ModelConfig
 from scorer.encoder import Encoder, TokenEmbedding
 from scorer.features import Tokens
 from scorer.gpu import kernels
-from scorer.gpu.recorded import Buffer, Recorded, buffer, room
+from scorer.gpu.recorded import Buffer, Recorded, Recordings, buffer, room
 from scorer.model import TransAct
 from scorer.native import encoder_weights, newest_outputs
 from scorer.quantise import normalise
@@ -23,7 +22,6 @@ from scorer.settings import Precision
 from store.sequence import EMBEDDING_DIM
 
 _BLOCK = 64
-_LEAST_TOKENS, _LEAST_CANDIDATES = 1_024, 32
 
 
 class DeviceSequence:
@@ -41,8 +39,7 @@ class DeviceSequence:
         weights["narrow"] = functional.pad(weights["narrow"], (0, 0, 0, missing))
         self._weights = {name: array.contiguous().to(device) for name, array in weights.items()}
         self._padded = -(-self._config.selected // _BLOCK) * _BLOCK
-        self._recorded: dict[tuple[int, int], Recorded] = {}
-        self._lock = threading.Lock()
+        self._recordings = Recordings(self._record)
 
     @classmethod
     def of(cls, model: TransAct, device: torch.device, precision: Precision) -> Self | None:
@@ -59,11 +56,7 @@ class DeviceSequence:
     def parts(self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], asked_ms: int) -> list[Tensor]:
         """Return what `TransAct.sequence` gives for int8[c, 32] candidates; the selection is by rows of the tokens."""
         count, length = selection.index.shape
-        key = (room(len(tokens), _LEAST_TOKENS), room(count, _LEAST_CANDIDATES))
-        with self._lock:
-            if key not in self._recorded:
-                self._recorded[key] = self._record(*key)
-            recorded = self._recorded[key]
+        with self._recordings.of(len(tokens), count) as recorded:
             given = {name: one.host.numpy() for name, one in recorded.inputs.items()}
             given["embedding"][: len(tokens)] = normalise(tokens.embedding)
             given["action_types"][: len(tokens)] = tokens.action_types.view(np.int64)

@@ -1,12 +1,15 @@
 """Work on a device between fixed buffers: on a GPU recorded once as a CUDA graph, and staged through pinned memory."""
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _WARM_UPS = 3
+_LEAST_TOKENS, _LEAST_CANDIDATES = 1_024, 32
 
 
 class Buffer(NamedTuple):
@@ -72,6 +75,25 @@ class Recorded:
         with torch.cuda.graph(graph):
             self._all()
         return graph
+
+
+class Recordings:
+    """Work for any number of tokens and candidates, recorded for each size that there is room for; safe in threads."""
+
+    def __init__(self, record: Callable[[int, int], Recorded]) -> None:
+        """`record` records for so many tokens and candidates."""
+        self._record = record
+        self._recorded: dict[tuple[int, int], Recorded] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def of(self, tokens: int, candidates: int) -> Iterator[Recorded]:
+        """Give what has room for so many; nobody else has it meanwhile."""
+        key = (room(tokens, _LEAST_TOKENS), room(candidates, _LEAST_CANDIDATES))
+        with self._lock:
+            if key not in self._recorded:
+                self._recorded[key] = self._record(*key)
+            yield self._recorded[key]
 
 
 def room(count: int, least: int) -> int:

@@ -1,6 +1,5 @@
 """Selection on a device: what `scorer.selection` defines, to the bit."""
 
-import threading
 from functools import partial
 
 import numpy as np
@@ -10,12 +9,10 @@ from numpy.typing import NDArray
 from scorer.config import ModelConfig
 from scorer.features import History
 from scorer.gpu import kernels
-from scorer.gpu.recorded import Buffer, Recorded, buffer, room
+from scorer.gpu.recorded import Buffer, Recorded, Recordings, buffer, room
 from scorer.quantise import inverse_norm
 from scorer.selection import Selection
 from store.sequence import EMBEDDING_DIM
-
-_LEAST_TOKENS, _LEAST_CANDIDATES = 1_024, 32
 
 
 class Selector:
@@ -23,19 +20,14 @@ class Selector:
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self._config, self._device = config, device
-        self._recorded: dict[tuple[int, int], Recorded] = {}
-        self._lock = threading.Lock()
+        self._recordings = Recordings(self._record)
 
     def select(self, history: History, candidates: NDArray[np.int8]) -> Selection:
         """Return S_all for int8[c, 32] candidates, at length `config.selected`."""
         count, tokens = len(candidates), len(history.explicit) + len(history.impressions)
         rows = np.concatenate([history.explicit.embedding, history.impressions.embedding])
-        key = (room(tokens, _LEAST_TOKENS), room(count, _LEAST_CANDIDATES))
         recent_from = max(0, len(history.explicit) - self._config.recent_kept)
-        with self._lock:
-            if key not in self._recorded:
-                self._recorded[key] = self._record(*key)
-            recorded = self._recorded[key]
+        with self._recordings.of(tokens, count) as recorded:
             given = {name: one.host.numpy() for name, one in recorded.inputs.items()}
             given["tokens"][:, :tokens] = rows.T
             given["norms"][:tokens] = inverse_norm(rows)

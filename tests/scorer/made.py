@@ -1,14 +1,21 @@
 """Generated histories for the scorer's tests."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from scorer.config import ModelConfig, default_heads
-from scorer.features import History, Tokens
+from scorer.features import History, RequestContext, Tokens
+from scorer.inputs import Inputs
 from scorer.model import TransAct
+from scorer.native import SequenceModule
+from scorer.selected import SelectedRequest
+from scorer.selection import Selection
 from scorer.weights import LoadedModel, Manifest
 from store.actions import Kind
 from store.sequence import Sequence
@@ -136,3 +143,43 @@ def loaded(model: TransAct, vocabulary: Vocabulary = VOCABULARY) -> LoadedModel:
         weights_sha256="0" * 64,
     )
     return LoadedModel(model.eval(), manifest)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A request of c candidates, selected, and a model of random weights that is to encode it."""
+
+    model: TransAct
+    request: SelectedRequest
+    selection: Selection
+    """By rows of the request's tokens."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the model reads."""
+        return self.request.inputs(self.selection)
+
+    def by(self, model: TransAct) -> list[Tensor]:
+        """Return what PyTorch gives the cross."""
+        with torch.inference_mode():
+            return model.sequence(self.inputs, model.encode(self.inputs))
+
+    def parts(self, module: SequenceModule | None) -> list[Tensor]:
+        """Return what a sequence module gives the cross."""
+        assert module is not None
+        request = self.request
+        with torch.inference_mode():
+            return module.parts(request.tokens, self.selection, request.embedding, request.context.timestamp_ms)
+
+
+def encoding(
+    config: ModelConfig, explicit: int, impressions: int, count: int, *, model: TransAct | None = None, seed: int = 0
+) -> Encoding:
+    """Return a request of so many tokens and candidates, the middle one without an embedding."""
+    rng = np.random.default_rng([seed, explicit, impressions, count])
+    torch.manual_seed(seed)
+    made, candidates = history(rng, explicit, impressions, config), embeddings(rng, count)
+    candidates[count // 2] = 0
+    items, context = np.arange(count, dtype=np.uint64), RequestContext(1_001 * DAY, 1)
+    request, found = SelectedRequest.of(made, items, candidates, context, config)
+    return Encoding(model or TransAct(config).eval(), request, request.selection(found.similarity))

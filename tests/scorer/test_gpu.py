@@ -9,17 +9,16 @@ from torch import Tensor
 from scorer import selection
 from scorer.config import ModelConfig
 from scorer.errors import KernelsError
-from scorer.features import History, RequestContext
+from scorer.features import History
 from scorer.gpu.device import on_gpu
 from scorer.gpu.encoder import DeviceSequence
 from scorer.gpu.recorded import room
 from scorer.gpu.selection import Selector
 from scorer.model import TransAct
-from scorer.selected import SelectedRequest
 from scorer.selection import Selection
 from scorer.settings import Precision
 from scorer.variants import variant
-from tests.scorer.made import DAY, HEADS, SMALL, embeddings, history
+from tests.scorer.made import HEADS, SMALL, embeddings, encoding, history
 from tests.scorer.test_kernels import assert_equal
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,9 +28,8 @@ PUBLISHED = ModelConfig(heads=HEADS)
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make no room for candidates that are not there: the interpreter is slow."""
-    for module in ("selection", "encoder"):
-        monkeypatch.setattr(f"scorer.gpu.{module}._LEAST_CANDIDATES", 1)
-        monkeypatch.setattr(f"scorer.gpu.{module}._LEAST_TOKENS", 16)
+    monkeypatch.setattr("scorer.gpu.recorded._LEAST_CANDIDATES", 1)
+    monkeypatch.setattr("scorer.gpu.recorded._LEAST_TOKENS", 16)
 
 
 def selected(made: History, candidates: NDArray[np.int8], config: ModelConfig) -> Selection:
@@ -69,20 +67,8 @@ def sequences(
     config: ModelConfig, explicit: int, impressions: int, precision: Precision = "float32"
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return what PyTorch and what the device gives the cross."""
-    rng = np.random.default_rng([explicit, impressions])
-    torch.manual_seed(0)
-    model = TransAct(config).eval()
-    made, candidates = history(rng, explicit, impressions, config), embeddings(rng, 2)
-    candidates[1] = 0
-    context = RequestContext(1_001 * DAY, 1)
-    request, found = SelectedRequest.of(made, np.arange(2, dtype=np.uint64), candidates, context, config)
-    own = request.selection(found.similarity)
-    device = DeviceSequence.of(model, DEVICE, precision)
-    assert device is not None
-    inputs = request.inputs(own)
-    with torch.inference_mode():
-        wanted = model.sequence(inputs, model.encode(inputs))
-    return wanted, device.parts(request.tokens, own, candidates, context.timestamp_ms)
+    made = encoding(config, explicit, impressions, 2)
+    return made.by(made.model), made.parts(DeviceSequence.of(made.model, DEVICE, precision))
 
 
 @pytest.mark.parametrize("name", ["v1", "v2", "best", "small"])
@@ -112,16 +98,9 @@ def test_one_sequence_module_serves_requests_of_any_size() -> None:
     model = TransAct(SMALL).eval()
     device = DeviceSequence.of(model, DEVICE, "float32")
     assert device is not None
-    rng = np.random.default_rng(2)
     for explicit, count in ((40, 3), (2, 1), (40, 2), (0, 3)):
-        made, candidates = history(rng, explicit, 5), embeddings(rng, count)
-        items = np.arange(count, dtype=np.uint64)
-        request, picked = SelectedRequest.of(made, items, candidates, RequestContext(1_001 * DAY), SMALL)
-        own = request.selection(picked.similarity)
-        inputs = request.inputs(own)
-        with torch.inference_mode():
-            (wanted,) = model.sequence(inputs, model.encode(inputs))
-        (found,) = device.parts(request.tokens, own, candidates, 1_001 * DAY)
+        made = encoding(SMALL, explicit, 5, count, model=model)
+        (wanted,), (found,) = made.by(model), made.parts(device)
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 

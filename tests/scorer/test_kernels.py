@@ -25,7 +25,7 @@ from scorer.native import NativeSequence
 from scorer.selected import SelectedRequest
 from scorer.selection import Selection, select
 from scorer.variants import variant
-from tests.scorer.made import DAY, HEADS, SMALL, embeddings, history
+from tests.scorer.made import DAY, HEADS, SMALL, embeddings, encoding, history
 
 LEVELS = [
     pytest.param(
@@ -186,21 +186,8 @@ def encoded(
     name: str, explicit: int, impressions: int, count: int, level: Level, *, seed: int = 0
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return what PyTorch and what a level gives the cross of a model with random weights."""
-    rng = np.random.default_rng([seed, explicit, impressions, count])
-    config = SMALL if name == "small" else variant(name, HEADS)
-    torch.manual_seed(seed)
-    model = TransAct(config).eval()
-    made, candidates = history(rng, explicit, impressions, config), embeddings(rng, count)
-    candidates[count // 2] = 0
-    context = RequestContext(1_001 * DAY, 1)
-    request, found = SelectedRequest.of(made, np.arange(count, dtype=np.uint64), candidates, context, config)
-    own = request.selection(found.similarity)
-    inputs = request.inputs(own)
-    native = NativeSequence.of(model, level)
-    assert native is not None
-    with torch.inference_mode():
-        wanted = model.sequence(inputs, model.encode(inputs))
-        return wanted, native.parts(request.tokens, own, candidates, context.timestamp_ms)
+    made = encoding(SMALL if name == "small" else variant(name, HEADS), explicit, impressions, count, seed=seed)
+    return made.by(made.model), made.parts(NativeSequence.of(made.model, level))
 
 
 def assert_close(level: Level, found: list[Tensor], wanted: list[Tensor]) -> None:
@@ -267,24 +254,10 @@ def test_a_sharp_attention_neither_overflows_nor_loses_its_place(implementation:
 @pytest.mark.parametrize("name", ["v1", "v2", "best", "small"])
 @pytest.mark.parametrize(("explicit", "impressions"), [(0, 0), (1, 0), (5, 3), (65, 0), (150, 100), (900, 128)])
 def test_int8_is_as_far_off_as_its_rounding_makes_it(name: str, explicit: int, impressions: int) -> None:
-    rng = np.random.default_rng([explicit, impressions])
-    config = SMALL if name == "small" else variant(name, HEADS)
-    torch.manual_seed(0)
-    model = TransAct(config).eval()
-    made, candidates = history(rng, explicit, impressions, config), embeddings(rng, 7)
-    candidates[3] = 0
-    context = RequestContext(1_001 * DAY, 1)
-    request, found = SelectedRequest.of(made, np.arange(7, dtype=np.uint64), candidates, context, config)
-    own = request.selection(found.similarity)
-    inputs = request.inputs(own)
-    calibration = calibrate(model, [inputs])
-    native = NativeSequence.of(model, Level.INT8, 2, calibration)
-    rounded = quantised(model, of_kernels(model), calibration)
-    assert native is not None
-    with torch.inference_mode():
-        exact = model.sequence(inputs, model.encode(inputs))
-        wanted = rounded.sequence(inputs, rounded.encode(inputs))
-        given = native.parts(request.tokens, own, candidates, context.timestamp_ms)
+    made = encoding(SMALL if name == "small" else variant(name, HEADS), explicit, impressions, 7)
+    calibration = calibrate(made.model, [made.inputs])
+    exact, wanted = made.by(made.model), made.by(quantised(made.model, of_kernels(made.model), calibration))
+    given = made.parts(NativeSequence.of(made.model, Level.INT8, 2, calibration))
     for one, other, whole in zip(given, wanted, exact, strict=True):
         assert one.isfinite().all()
         loss = (other - whole).abs().mean()

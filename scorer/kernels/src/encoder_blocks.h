@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "encoder.h"
 #include "quantised.h"
@@ -134,6 +135,51 @@ void gather_tile(const Prepared &weights, const Candidate &candidate, int first,
     }
 }
 
+// Lengths are rounded up, so that no step has less than its room.
+inline size_t padded(int length) { return (length + STEP - 1) / STEP * STEP; }
+
+// How many vectors of keys the last of six tokens has before it, its own among them.
+inline int vectors_seen(int first) { return (first + ROWS + Vector::LANES - 1) / Vector::LANES; }
+
+template <class Number>
+void store_rows(const Tile<Number> &tile, float *to) {
+    for (int row = 0; row < ROWS; row++)
+        for (int column = 0; column < VECTORS; column++) tile.of[row][column].store(to + row * WIDTH + column * Vector::LANES);
+}
+
+// The greatest score of each of six tokens; `score` makes those of as many vectors of keys as its first argument says.
+template <class Score>
+Vector greatest_scores(int first, const Score &score) {
+    const int vectors = vectors_seen(first);
+    Vector greatest[ROWS];
+    for (Vector &one : greatest) one = Vector::all(HIDDEN);
+    int vector = 0;
+    for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP)
+        score(std::integral_constant<int, Vector::GROUP>{}, vector, greatest);
+    for (; vector + 2 <= vectors; vector += 2) score(std::integral_constant<int, 2>{}, vector, greatest);
+    if (vector < vectors) score(std::integral_constant<int, 1>{}, vector, greatest);
+    return Vector::folded(greatest, Vector::greater);
+}
+
+// The greatest of each channel of the read-out, over so many tokens' words.
+template <class Number>
+void read_out(const Prepared &weights, const float *words, int count, float *to) {
+    constexpr int WORDS = WIDTH / Number::PER_WORD;
+    Vector best[VECTORS];
+    for (Vector &one : best) one = Vector::all(-INFINITY);
+    for (int first = 0; first < count; first += ROWS) {
+        Tile<Number> read;
+        read.clear();
+        read.add(words + first * WORDS, WORDS, weights.read_out.data(), WIDTH, WORDS);
+        for (int row = 0; row < std::min(ROWS, count - first); row++)
+            for (int column = 0; column < VECTORS; column++) best[column] = Vector::greater(best[column], read.of[row][column]);
+    }
+    for (int column = 0; column < VECTORS; column++) {
+        const int at = column * Vector::LANES;
+        (best[column] + Vector::load(weights.read_out_bias.data() + at)).store(to + at);
+    }
+}
+
 template <class Number>
 class Layers {
   public:
@@ -179,22 +225,17 @@ class Layers {
             attend(layer, rows);
             feed_forward(layer, rows, layer + 1 < weights_.layers || candidate.outputs != nullptr);
         }
-        read_out(candidate.count, candidate.read_out);
+        read_out<Number>(weights_, words_, count, candidate.read_out);
         if (candidate.outputs != nullptr) std::memcpy(candidate.outputs, x_, sizeof(float) * WIDTH * count);
     }
 
   private:
-    static size_t padded(int length) { return (length + STEP - 1) / STEP * STEP; }
-
     // x of the first layer, with Q and V.
     void gather(const Candidate &candidate, int rows) {
         for (int first = 0; first < rows; first += ROWS) {
             Tile<Number> parts[PARTS];
             gather_tile(weights_, candidate, first, parts);
-            for (int row = 0; row < ROWS; row++)
-                for (int column = 0; column < VECTORS; column++)
-                    parts[0].of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);
-            Number::store(parts[0], words_ + first * WORDS);
+            keep(parts[0], first);
             Number::store(parts[1], queries_ + first * WORDS);
             Number::store_values(parts[2], values_, first);
         }
@@ -247,19 +288,11 @@ class Layers {
         }
     }
 
-    static int vectors_seen(int first) { return (first + ROWS + Vector::LANES - 1) / Vector::LANES; }
-
     // Makes the scores Q K of six tokens, those hidden that come later; returns the greatest of each.
     Vector scored(int first, int turn) {
-        float *scores = scores_ + turn * ROWS * stride_;
-        const int vectors = vectors_seen(first);
-        Vector greatest[ROWS];
-        for (Vector &one : greatest) one = Vector::all(HIDDEN);
-        int vector = 0;
-        for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP) score<Vector::GROUP>(first, vector, scores, greatest);
-        for (; vector + 2 <= vectors; vector += 2) score<2>(first, vector, scores, greatest);
-        if (vector < vectors) score<1>(first, vector, scores, greatest);
-        return Vector::folded(greatest, Vector::greater);
+        return greatest_scores(first, [&](auto count, int vector, Vector *greatest) {
+            score<count()>(first, vector, scores_ + turn * ROWS * stride_, greatest);
+        });
     }
 
     template <int C>
@@ -332,27 +365,8 @@ class Layers {
 
     // Six tokens of x, and their words.
     void keep(const Tile<Number> &tile, int first, bool x_wanted = true) {
-        for (int row = 0; row < ROWS && x_wanted; row++)
-            for (int column = 0; column < VECTORS; column++)
-                tile.of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);
+        if (x_wanted) store_rows<Number>(tile, x_ + first * WIDTH);
         Number::store(tile, words_ + first * WORDS);
-    }
-
-    // The greatest of each channel of the read-out.
-    void read_out(int count, float *to) {
-        Vector best[VECTORS];
-        for (Vector &one : best) one = Vector::all(-INFINITY);
-        for (int first = 0; first < count; first += ROWS) {
-            Tile<Number> read;
-            read.clear();
-            read.add(words_ + first * WORDS, WORDS, weights_.read_out.data(), WIDTH, WORDS);
-            for (int row = 0; row < std::min(ROWS, count - first); row++)
-                for (int column = 0; column < VECTORS; column++) best[column] = Vector::greater(best[column], read.of[row][column]);
-        }
-        for (int column = 0; column < VECTORS; column++) {
-            const int at = column * Vector::LANES;
-            (best[column] + Vector::load(weights_.read_out_bias.data() + at)).store(to + at);
-        }
     }
 
     const Prepared &weights_;
@@ -436,11 +450,7 @@ struct Single {
     static inline void put(Vector value, float *words, int place) { value.store(words + place); }
     // A row's vector out of its words.
     static inline Vector take(const float *words, int column) { return Vector::load(words + column * Vector::LANES); }
-    static void store(const Tile<Single> &tile, float *to) {
-        for (int row = 0; row < ROWS; row++)
-            for (int column = 0; column < VECTORS; column++)
-                tile.of[row][column].store(to + row * WIDTH + column * Vector::LANES);
-    }
+    static void store(const Tile<Single> &tile, float *to) { store_rows<Single>(tile, to); }
     static void store_values(const Tile<Single> &tile, float *values, int first) { store(tile, values + first * WIDTH); }
     static void pack(const float *matrix, int in, int out, float *words) {
         std::memcpy(words, matrix, sizeof(float) * in * out);

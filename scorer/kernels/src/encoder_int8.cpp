@@ -100,22 +100,19 @@ class Int8Layers {
             attend(layer, rows);
             feed_forward(layer, rows, last, candidate.outputs != nullptr);
         }
-        read_out(count, candidate.read_out);
+        read_out<Half>(weights_, last_, count, candidate.read_out);
         if (candidate.outputs != nullptr) std::memcpy(candidate.outputs, x_, sizeof(float) * WIDTH * count);
     }
 
   private:
-    static size_t padded(int length) { return (length + STEP - 1) / STEP * STEP; }
-
     // Six tokens of x, and their words.
     void keep(const Tile<Half> &tile, int first, float greatest) {
         const Vector scale = Vector::all(127 / greatest);
+        store_rows<Half>(tile, x_ + first * WIDTH);
         for (int row = 0; row < ROWS; row++)
-            for (int column = 0; column < VECTORS; column++) {
-                const int at = (first + row) * WIDTH + column * Vector::LANES;
-                tile.of[row][column].store(x_ + at);
-                put_shifted(tile.of[row][column] * scale, bytes<uint8_t>(words_) + at);
-            }
+            for (int column = 0; column < VECTORS; column++)
+                put_shifted(tile.of[row][column] * scale,
+                            bytes<uint8_t>(words_) + (first + row) * WIDTH + column * Vector::LANES);
     }
 
     // Each query has a scale of its own.
@@ -220,18 +217,10 @@ class Int8Layers {
         }
     }
 
-    static int vectors_seen(int first) { return (first + ROWS + Vector::LANES - 1) / Vector::LANES; }
-
     Vector scored(int first, int turn) {
-        float *scores = scores_ + turn * ROWS * stride_;
-        const int vectors = vectors_seen(first);
-        Vector greatest[ROWS];
-        for (Vector &one : greatest) one = Vector::all(HIDDEN);
-        int vector = 0;
-        for (; vector + Vector::GROUP <= vectors; vector += Vector::GROUP) score<Vector::GROUP>(first, vector, scores, greatest);
-        for (; vector + 2 <= vectors; vector += 2) score<2>(first, vector, scores, greatest);
-        if (vector < vectors) score<1>(first, vector, scores, greatest);
-        return Vector::folded(greatest, Vector::greater);
+        return greatest_scores(first, [&](auto count, int vector, Vector *greatest) {
+            score<count()>(first, vector, scores_ + turn * ROWS * stride_, greatest);
+        });
     }
 
     template <int C>
@@ -292,9 +281,7 @@ class Int8Layers {
                 continue;
             }
             Half::store(tile, last_ + first * WIDTH / 2);
-            for (int row = 0; row < ROWS && x_wanted; row++)
-                for (int column = 0; column < VECTORS; column++)
-                    tile.of[row][column].store(x_ + (first + row) * WIDTH + column * Vector::LANES);
+            if (x_wanted) store_rows<Half>(tile, x_ + first * WIDTH);
         }
     }
 
@@ -312,22 +299,6 @@ class Int8Layers {
                     put_unsigned(whole(wide.of[row][column] * Vector::load(own.wide_scales.data() + at)),
                                  bytes<uint8_t>(wide_) + (turn * ROWS + row) * weights_.ffn + at);
                 }
-        }
-    }
-
-    void read_out(int count, float *to) {
-        Vector best[VECTORS];
-        for (Vector &one : best) one = Vector::all(-INFINITY);
-        for (int first = 0; first < count; first += ROWS) {
-            Tile<Half> read;
-            read.clear();
-            read.add(last_ + first * WIDTH / 2, WIDTH / 2, weights_.read_out.data(), WIDTH, WIDTH / 2);
-            for (int row = 0; row < std::min(ROWS, count - first); row++)
-                for (int column = 0; column < VECTORS; column++) best[column] = Vector::greater(best[column], read.of[row][column]);
-        }
-        for (int column = 0; column < VECTORS; column++) {
-            const int at = column * Vector::LANES;
-            (best[column] + Vector::load(weights_.read_out_bias.data() + at)).store(to + at);
         }
     }
 
