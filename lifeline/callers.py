@@ -1,4 +1,4 @@
-"""Callers: a call goes on when its token is known, its method is one that its caller may call, and there is room.
+"""Callers: a call goes on when its token is known, and its caller may make it: the method, its size, and one more.
 
 Health answers everybody: whoever looks after nodes has no token.
 """
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around
+from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, at_most
 from lifeline.security import AUTHORIZATION, Caller, hash_of
 from store.status import Reason, Refusal, abort
 
@@ -22,8 +22,10 @@ class Callers(Interceptor):
         # Found by the hash: how long that takes may tell what it likes, for it tells nothing of a token.
         self._names = {caller.token_sha256: name for name, caller in callers.items()}
         self._open = tuple(f"/{service}/" for service in open_services)
-        self._under_way = dict.fromkeys(callers, 0)
-        self._lock = threading.Lock()
+        self._calls = {
+            name: _Room(name, "calls", "max_concurrent", one.max_concurrent) for name, one in callers.items()
+        }
+        self._streams = {name: _Room(name, "streams", "max_streams", one.max_streams) for name, one in callers.items()}
 
     def intercept_service(
         self,
@@ -36,7 +38,13 @@ class Callers(Interceptor):
         if handler is None or method.startswith(self._open):
             return handler
         found = self._check(method, handler_call_details.invocation_metadata or ())
-        return around(handler, lambda context: self._counted(found, context))
+        if isinstance(found, Refusal):
+            return around(handler, lambda context: abort(context, found))
+        room = (self._streams if handler.stream_stream is not None else self._calls)[found]
+        most_kib = self._callers[found].max_message_kib
+        if most_kib is not None:
+            handler = at_most(handler, most_kib << 10, lambda size: _too_large(found, size, most_kib))
+        return around(handler, room.taken)
 
     def _check(self, method: str, metadata: Sequence[tuple[str, str | bytes]]) -> "str | Refusal":
         """Return the caller's name, or why the call is refused."""
@@ -67,27 +75,45 @@ class Callers(Interceptor):
             )
         return name
 
+
+class _Room:
+    """What one caller has under way of one kind, and the most that it may have."""
+
+    def __init__(self, caller: str, what: str, setting: str, most: int | None) -> None:
+        self._caller, self._what, self._setting, self._most = caller, what, setting, most
+        self._under_way = 0
+        self._lock = threading.Lock()
+
     @contextmanager
-    def _counted(self, found: "str | Refusal", context: grpc.ServicerContext) -> Iterator[None]:
-        """Count a call while it is under way; ends it where it is refused, or its caller has as many as it may."""
-        if isinstance(found, Refusal):
-            abort(context, found)
-        most = self._callers[found].max_concurrent
+    def taken(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Count one more while it is under way; ends it where that is one too many."""
         with self._lock:
-            full = most is not None and self._under_way[found] >= most
-            self._under_way[found] += not full
+            full = self._most is not None and self._under_way >= self._most
+            self._under_way += not full
         if full:
             refusal = Refusal(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 Reason.OVERLOADED,
-                f"{most} calls of {found} are under way: retry with exponential back-off, or raise "
-                f"security.callers.{found}.max_concurrent",
-                limit=str(most),
-                caller=found,
+                f"{self._most} {self._what} of {self._caller} are under way: retry with exponential back-off, or raise "
+                f"security.callers.{self._caller}.{self._setting}",
+                limit=str(self._most),
+                caller=self._caller,
             ).after(RETRY_AFTER_S)
             abort(context, refusal)
         try:
             yield
         finally:
             with self._lock:
-                self._under_way[found] -= 1
+                self._under_way -= 1
+
+
+def _too_large(caller: str, size: int, most_kib: int) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Reason.REQUEST_TOO_LARGE,
+        f"the request has {size:,} bytes and {caller} may send {most_kib << 10:,}: ask for less at once, or raise "
+        f"security.callers.{caller}.max_message_kib",
+        bytes=str(size),
+        limit=str(most_kib << 10),
+        caller=caller,
+    )

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import grpc
+
+from store.status import Refusal, abort
 
 if TYPE_CHECKING:
     Interceptor = grpc.ServerInterceptor[Any, Any]
@@ -38,6 +40,39 @@ def around(handler: Handler, guard: Callable[[grpc.ServicerContext], AbstractCon
 
     return grpc.unary_unary_rpc_method_handler(
         unary, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+    )
+
+
+class _TooLarge(NamedTuple):
+    size: int
+
+
+def at_most(handler: Handler, most: int, refusal: Callable[[int], Refusal]) -> Handler:
+    """Return a handler that does not decode requests of more bytes, and ends their calls by the refusal for a size."""
+    decode = handler.request_deserializer
+
+    def decoded(raw: bytes) -> Any:  # noqa: ANN401 - any message
+        if len(raw) > most:
+            return _TooLarge(len(raw))
+        return raw if decode is None else decode(raw)
+
+    def checked(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+        if isinstance(request, _TooLarge):
+            abort(context, refusal(request.size))
+        return request
+
+    if handler.stream_stream is not None:
+        streams = cast("Callable[[Any, grpc.ServicerContext], Iterator[Any]]", handler.stream_stream)
+        return grpc.stream_stream_rpc_method_handler(
+            lambda requests, context: streams((checked(request, context) for request in requests), context),
+            request_deserializer=decoded,
+            response_serializer=handler.response_serializer,
+        )
+    behaviour = cast("Callable[[Any, grpc.ServicerContext], Any]", handler.unary_unary)
+    return grpc.unary_unary_rpc_method_handler(
+        lambda request, context: behaviour(checked(request, context), context),
+        request_deserializer=decoded,
+        response_serializer=handler.response_serializer,
     )
 
 

@@ -38,6 +38,10 @@ class Caller(BaseModel):
     max_concurrent: Annotated[int | None, Field(ge=1, description="calls at once; none: as many as the node takes")] = (
         None
     )
+    max_streams: Annotated[int | None, Field(ge=1, description="streams at once, which reflection has")] = None
+    max_message_kib: Annotated[
+        int | None, Field(ge=1, description="the largest request; none: node.max_message_mib, as for everybody")
+    ] = None
 
 
 class SecuritySettings(BaseModel):

@@ -15,16 +15,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import pytest
 from aiokafka import AIOKafkaProducer
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from grpc_status import rpc_status
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from lifeline.client import LifelineClient, LifelineError
@@ -41,6 +39,7 @@ from stream.settings import KafkaSettings
 from stream.topics import create_topics, delete_topics
 from tests.e2e.conftest import READY_S, NodeMaker
 from tests.e2e.states import states
+from tests.refusals import info_of
 
 pytestmark = pytest.mark.kafka
 NOW_MS = 1_700_000_000_000
@@ -279,10 +278,7 @@ def test_error_info_comes_in_the_status_details(running: Running) -> None:
         stub = SequenceServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.GetSequence(GetSequenceRequest(), timeout=10)
-    status = rpc_status.from_call(cast("grpc.Call", caught.value))
-    assert status is not None
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
+    info = info_of(caught.value)
     assert (info.reason, info.domain) == ("USER_ID_INVALID", "lifeline")
 
 

@@ -10,7 +10,6 @@ from typing import Any, Literal, cast
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import EVERYWHERE, NodeSettings
@@ -26,6 +25,7 @@ from store.status import Reason, Refusal, abort
 from stream.partitioner import partition_of
 from stream.placement import Placement
 from tests.lifeline.operators import Models, Operators
+from tests.refusals import info_of
 
 COUNT = 4
 USERS = {partition_of(user.encode(), COUNT): user for user in map(str, range(40))}
@@ -99,12 +99,7 @@ class Node:
     def refused(self, user_id: str) -> tuple[grpc.StatusCode, error_details_pb2.ErrorInfo]:
         with pytest.raises(grpc.RpcError) as caught:
             self.call(user_id)
-        error = cast("grpc.Call", caught.value)
-        info = error_details_pb2.ErrorInfo()
-        status = rpc_status.from_call(error)
-        assert status is not None
-        assert status.details[0].Unpack(info)
-        return error.code(), info
+        return cast("grpc.Call", caught.value).code(), info_of(caught.value)
 
 
 def owned_by(*owners: str) -> Placement:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -25,6 +26,7 @@ from store.embeddings import EmbeddingTable
 from tests.lifeline.operators import Models, Operators
 from tests.lifeline.test_routing import COUNT, USERS, Node, owned_by
 from tests.lifeline.test_server import Scores, Sequences
+from tests.refusals import info_of
 
 
 class Authority:
@@ -192,6 +194,69 @@ def test_a_caller_has_no_more_calls_at_once_than_it_may() -> None:
             first.result()
         # Whoever waited has room now.
         call(server, token="read")
+
+
+def test_a_caller_sends_no_larger_request_than_it_may() -> None:
+    callers = {"reader": {"token_sha256": hash_of("read"), "max_message_kib": 1}, "operator": CALLERS["operator"]}
+    with (
+        serving(SecuritySettings.model_validate({"callers": callers})) as (server, sequences),
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        get = channel.unary_unary("/lifeline.v1.SequenceService/GetSequence", None, None)
+
+        def send(raw: bytes, token: str = "read") -> bytes:
+            metadata = ((AUTHORIZATION, f"Bearer {token}"),)
+            return cast("bytes", get(raw, timeout=10, metadata=metadata))
+
+        # A field that the node does not know: its number, its length, and 1,020 bytes.
+        padded = b"\xfa\x7d" + b"\xfc\x07" + b"x" * 1_020
+        assert len(padded) == 1_024
+        send(padded)
+        # One too many are not even decoded: they mean nothing.
+        sequences.entered.acquire(timeout=10)
+        with pytest.raises(grpc.RpcError) as caught:
+            send(b"\xff" * 1_025)
+        error = info_of(caught.value)
+        assert error.reason == "REQUEST_TOO_LARGE"
+        assert dict(error.metadata) == {"bytes": "1025", "limit": "1024", "caller": "reader"}
+        assert not sequences.entered.acquire(blocking=False)
+        send(padded * 2, "all")
+
+
+def test_a_caller_has_no_more_streams_at_once_than_it_may() -> None:
+    callers = {"operator": {"token_sha256": hash_of("all"), "max_streams": 1, "max_message_kib": 1}}
+
+    def ask(channel: grpc.Channel, more: Iterator[reflection_pb2.ServerReflectionRequest]) -> Any:
+        metadata = ((AUTHORIZATION, "Bearer all"),)
+        return reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            more, timeout=20, metadata=metadata
+        )
+
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    with (
+        serving(SecuritySettings.model_validate({"callers": callers})) as (server, _),
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        done = Event()
+
+        def asking() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+            yield request
+            done.wait(20)
+
+        first = ask(channel, asking())
+        next(first)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(ask(channel, iter([request])))
+        error = info_of(caught.value)
+        assert (error.reason, dict(error.metadata)) == ("OVERLOADED", {"limit": "1", "caller": "operator"})
+        # Calls are another matter.
+        call(server, token="all")
+        done.set()
+        assert list(first) == []
+        too_large = reflection_pb2.ServerReflectionRequest(file_by_filename="x" * 1_025)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(ask(channel, iter([too_large])))
+        assert info_of(caught.value).reason == "REQUEST_TOO_LARGE"
 
 
 def test_health_is_open_and_reflection_is_not() -> None:

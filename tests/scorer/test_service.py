@@ -10,8 +10,6 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from lifeline.v1 import score_pb2, score_pb2_grpc
@@ -28,6 +26,7 @@ from store.partition import PartitionStore
 from store.sequence import UserSequences
 from store.settings import StoreSettings
 from store.status import Reason
+from tests.refusals import info_of
 from tests.scorer.made import DAY, MINUTE, SMALL, VOCABULARY, embeddings, loaded
 
 NOW_MS = 500 * DAY
@@ -128,13 +127,9 @@ def refusal(
 ) -> tuple[grpc.StatusCode, Reason, dict[str, str], str]:
     with pytest.raises(grpc.RpcError) as raised:
         node.stub.Score(message, timeout=timeout)
-    status = rpc_status.from_call(cast("grpc.Call", raised.value))
-    assert status is not None
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
+    call, info = cast("grpc.Call", raised.value), info_of(raised.value)
     assert info.domain == "lifeline"
-    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-    return code, Reason(info.reason), dict(info.metadata), status.message
+    return call.code(), Reason(info.reason), dict(info.metadata), call.details() or ""
 
 
 def test_an_answer_has_scores_and_what_they_stand_on(node: Node) -> None:

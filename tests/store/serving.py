@@ -7,10 +7,9 @@ from typing import NamedTuple, cast
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from lifeline.v1 import sequence_pb2, sequence_pb2_grpc
+from tests.refusals import info_of
 
 
 class Refused(NamedTuple):
@@ -43,10 +42,5 @@ def refused(
     with pytest.raises(grpc.RpcError) as caught:
         stub.GetSequence(request, timeout=timeout)
     call = cast("grpc.Call", caught.value)
-    status = rpc_status.from_call(call)
-    assert status is not None, f"{call.code()} without details: {call.details()}"
-    assert len(status.details) == 1
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    assert (status.code, status.message) == (call.code().value[0], call.details())
-    return Refused(call.code(), status.message, info.reason, info.domain, dict(info.metadata))
+    info = info_of(caught.value)
+    return Refused(call.code(), call.details() or "", info.reason, info.domain, dict(info.metadata))

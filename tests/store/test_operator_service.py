@@ -8,8 +8,6 @@ from typing import Any, NamedTuple, cast
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from lifeline.v1 import group_pb2, operator_pb2, operator_pb2_grpc
 from store.directory import PartitionDirectory
@@ -19,6 +17,7 @@ from store.operator_service import SERVICE, OperatorService
 from store.partition import PartitionStore
 from store.snapshots.repository import CreatedSnapshot, SnapshotRepository
 from store.status import Reason, Refusal
+from tests.refusals import info_of
 from tests.store.made import SHAPE, open_follower, open_store
 from tests.store.snapshots import fill
 
@@ -110,9 +109,7 @@ def refused(stub: operator_pb2_grpc.OperatorServiceStub, *partitions: int) -> tu
     with pytest.raises(grpc.RpcError) as caught:
         stub.CreateSnapshot(Request(partitions=partitions), timeout=20)
     call = cast("grpc.Call", caught.value)
-    status = rpc_status.from_call(call)
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
+    info = info_of(caught.value)
     assert info.domain == "lifeline"
     return call.code(), info.reason, call.details() or ""
 
