@@ -31,6 +31,7 @@ from lifeline.server import ROUTED, NodeServer, Services
 from lifeline.snapshot_ages import SnapshotAges
 from lifeline.topic_note import TopicIdentity
 from scorer.service import ScoreService, Told
+from scorer.token_tables import TokenTables
 from store.collector import keep_collector_away
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
@@ -116,6 +117,7 @@ class Node:
         stack.callback(embeddings.close)
         directory = PartitionDirectory(lambda key: partition_of(key, settings.kafka.partitions), embeddings)
         models = Models(settings, embeddings)
+        tables = TokenTables(round(settings.scorer.token_tables_mib * _MIB))
         metrics = NodeMetrics() if node.metrics else None
         stores = _store_access(settings, snapshots, metrics)
         group = GroupPart.of(settings, stores, directory, metrics.stream if metrics else None)
@@ -130,7 +132,8 @@ class Node:
         if metrics is not None:
             ages = SnapshotAges(snapshots, lambda: [one.partition for one in group.stream.status()])
             _in_background(ages.follow(), stack)
-            metrics.serve(group, items, health, [one for one in (selections, exposures) if one], ages.seconds)
+            written = [one for one in (selections, exposures) if one]
+            metrics.serve(group, items, health, written, ages.seconds, tables.statistics)
         _in_background(_tick(health), stack)
         http = HttpServer(node.http_address, health, metrics.registry if metrics else None)
         stack.callback(http.stop)
@@ -150,6 +153,7 @@ class Node:
                     models.holder,
                     settings.vocabulary,
                     settings.scorer,
+                    tables,
                     max_reply_bytes=most,
                     told=Told(selections, exposures, metrics.scores if metrics else None),
                 ),

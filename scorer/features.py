@@ -42,6 +42,12 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.timestamp_ms)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        columns = (self.timestamp_ms, self.item_id, self.action_types, self.surface, self.embedding)
+        return sum(column.nbytes for column in columns)
+
     def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> Self:
         """Return the tokens at `rows`; a slice copies nothing."""
         return type(self)(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scorer import features
+from scorer.config import ModelConfig
 from scorer.errors import PrecisionError
 from scorer.features import History, RequestContext, Tokens
 from scorer.gpu.device import on_gpu
@@ -21,7 +21,6 @@ from scorer.selection import Selection, select
 from scorer.selection_log import LoggedRequest
 from scorer.settings import Device, KernelPrecision
 from scorer.weights import LoadedModel, Manifest, check_vocabulary
-from store.sequence import UserSequences
 from store.vocabulary import Vocabulary
 
 
@@ -107,6 +106,11 @@ class Scorer:
         self._heads = tuple(head.name for head in config.heads)
         self.manifest: Manifest = loaded.manifest
 
+    @property
+    def config(self) -> ModelConfig:
+        """What the model reads."""
+        return self._model.config
+
     def logged(self, user_id: str, scores: Scores) -> LoggedRequest:
         """Return what the selected-token log keeps of an answer of this scorer."""
         name, version = self.manifest.name, self.manifest.version
@@ -115,20 +119,19 @@ class Scorer:
 
     def score(
         self,
-        user: UserSequences,
+        history: History,
         candidate_ids: NDArray[np.uint64],
         context: RequestContext,
         *,
         candidate_embeddings: NDArray[np.int8] | None = None,
         explain: int | None = None,
     ) -> Scores:
-        """Score uint64[c] candidates on a user's sequences, read with all columns.
+        """Score uint64[c] candidates on a user's history.
 
         `candidate_embeddings`, int8[c, 32], stand in where the embedding table has none; zeros give none. An
         explanation tells the contribution of `explain` tokens of each candidate, the most similar; None: there is none.
         """
         config = self._model.config
-        history = features.read_history(user.sequences, config)
         embedding, known = self._embeddings.lookup(candidate_ids)
         if candidate_embeddings is not None:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)

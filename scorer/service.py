@@ -23,17 +23,15 @@ from scorer.kernels.library import Level, chosen_level
 from scorer.scorer import Explanation, Scorer, Scores
 from scorer.selection_log import encode
 from scorer.settings import ScorerSettings
-from store.actions import Kind
+from scorer.token_tables import TokenTables
 from store.directory import PartitionDirectory
 from store.requests import as_of_message, check_deadline, check_user_id, invalid, reader_at, refusals, time_left
-from store.sequence import EMBEDDING_DIM, Column, SequenceQuery
+from store.sequence import EMBEDDING_DIM
 from store.status import Reason, Refusal
 from store.vocabulary import MAX_SURFACES, Vocabulary
 
 SERVICE = score_pb2.DESCRIPTOR.services_by_name["ScoreService"].full_name
 YEAR_2100_MS = 4_102_444_800_000
-
-_QUERY = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION), columns=Column.ALL)
 
 
 class SideLog(Protocol):
@@ -116,6 +114,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         models: ModelHolder,
         vocabulary: Vocabulary,
         settings: ScorerSettings,
+        tables: TokenTables,
         *,
         max_reply_bytes: int,
         told: Told = Told(),  # noqa: B008 - it never changes
@@ -123,7 +122,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
     ) -> None:
         """Refuse replies larger than `max_reply_bytes`; `clock` gives seconds since 1970."""
         self._directory, self._models = directory, models
-        self._vocabulary, self._settings = vocabulary, settings
+        self._vocabulary, self._settings, self._tables = vocabulary, settings, tables
         self._max_reply_bytes, self._clock = max_reply_bytes, clock
         self._told = told
         self._turns = threading.BoundedSemaphore(settings.max_concurrent)
@@ -149,10 +148,10 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
             reader = reader_at(self._directory, request.user_id, min_offset, context)
             with self._turn(context):
                 begun = time.perf_counter()
-                user = reader.read(request.user_id, _QUERY)
+                as_of, history = self._tables.history(reader, request.user_id, scorer.config)
                 check_deadline(context)
                 scores = scorer.score(
-                    user,
+                    history,
                     item_id,
                     asked,
                     candidate_embeddings=embedding,
@@ -165,7 +164,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                 score=scores.score.tolist(),
                 probability=scores.probabilities.ravel().tolist(),
                 embedding_known=scores.embedding_known.tolist(),
-                as_of=as_of_message(user.as_of),
+                as_of=as_of_message(as_of),
                 model=score_pb2.ModelVersion(name=scorer.manifest.name, version=scorer.manifest.version),
             )
             self._explain(reply, asked, scores)

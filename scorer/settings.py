@@ -44,6 +44,9 @@ class ScorerSettings(BaseModel):
     ] = "auto"
     max_concurrent: Annotated[int, Field(ge=1, le=256, description="requests scored at the same time")] = 2
     max_queue_ms: Annotated[int, Field(ge=0, description="how long a request waits for its turn")] = 250
+    token_tables_mib: Annotated[
+        float, Field(ge=0, description="histories of the users scored last, kept until they act; 0: none")
+    ] = 64
     experiment: Annotated[str, Field(description="the name of an experiment that is under way; none: empty")] = ""
     arms: Annotated[
         dict[str, Arm], Field(description="its arms, control among them: a version, and a share of all users")

@@ -125,6 +125,11 @@ class Chunk(NamedTuple):
     """Encoded length of the ordinal column."""
 
     @property
+    def header(self) -> bytes:
+        """The header's bytes, with the checksum of all others."""
+        return self.data[: _HEADER.size]
+
+    @property
     def code_bytes(self) -> int:
         """Encoded length of the code column."""
         return len(self.data) - _HEADER.size - self.timestamp_bytes - self.ordinal_bytes

@@ -103,6 +103,11 @@ class EmbeddingFiles:
         """Rows that the writer has published, not counting row 0."""
         return int(self._mapped.header[_ROWS])
 
+    @property
+    def changes(self) -> int:
+        """Two for each time that the writer changed published rows; odd while it does."""
+        return int(self._mapped.header[_CHANGES])
+
     def made_anew(self) -> bool:
         """Return whether the directory holds another table by now, or none."""
         try:

@@ -38,6 +38,10 @@ class Embeddings:
         """Items that have a row."""
         return len(self._index)
 
+    def stamp(self) -> tuple[int, int]:
+        """Return what is another one after any embedding has changed: compare it with an earlier one."""
+        return self._files.changes, len(self._index)
+
     def rows_of(self, item_id: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return int64[n]: the row of each item, 0 where there is none. A row never moves."""
         rows = self._index.find(item_id)

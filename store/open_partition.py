@@ -5,6 +5,7 @@ expiry and erasure keys); keys.py has the keys, and head.py, segment.py, chunk.p
 records.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ from store.state import State
 from store.statistics import PartitionStatistics, family_statistics, files_in, number
 
 FAMILIES = ("rows", "chunks", "meta")
+_NUMBERS = itertools.count()
 ITEMS_BLOCK = 4_096
 
 
@@ -55,6 +57,8 @@ class OpenPartition:
     def __init__(self, db: Rdict, path: Path, partition: int) -> None:
         """Take over an open database; raises CorruptRecordError, FormatVersionError."""
         self.path, self.partition = path, partition
+        self.number = next(_NUMBERS)
+        """No other partition that this process opens has it, before or after."""
         self._use(db)
         self._changed = threading.Condition()
         self._failed: BaseException | None = None

@@ -21,7 +21,7 @@ from benchmarks.peers.redis_read import measure as measure_redis
 from benchmarks.report import Bar, Row
 from benchmarks.score.requests import one_torch_thread
 from benchmarks.score.timing import times_ms
-from benchmarks.score.world import ACTIONS, APART_MS, CANDIDATES, QUERY
+from benchmarks.score.world import ACTIONS, APART_MS, CANDIDATES
 from benchmarks.stream.place import rss_mib
 from lifeline.broker import broker_or_given
 from lifeline.cli.console import progress
@@ -38,6 +38,7 @@ from scorer.evaluate.simulator import DAY_MS, START_MS, Simulator, SimulatorSett
 from scorer.features import RequestContext
 from scorer.model import TransAct
 from scorer.scorer import Scorer
+from scorer.token_tables import TokenTables
 from scorer.variants import variant
 from store.actions import Kind
 from store.embeddings import EmbeddingFollower
@@ -71,7 +72,13 @@ def node(bootstrap_servers: str | None, notes: list[str]) -> Iterator[Served]:
     with ExitStack() as stack:
         servers = stack.enter_context(broker_or_given(given))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-")))
-        flags = {"scorer.precision": "bfloat16", "scorer.threads": os.cpu_count(), "scorer.max_concurrent": 2}
+        flags = {
+            "scorer.precision": "bfloat16",
+            "scorer.threads": os.cpu_count(),
+            "scorer.max_concurrent": 2,
+            # The users do nothing, and every request is to read all the same.
+            "scorer.token_tables_mib": 0,
+        }
         suffix = f"-bench-{uuid.uuid4().hex[:8]}"
         settings = settings_for(servers, place, history.vocabulary, suffix=suffix, flags=flags)
         create_topics(settings.kafka)
@@ -218,14 +225,15 @@ def _in_process_per_s(served: Served) -> float:
         readers_of(settings) as reader_of,
     ):
         scorer = Scorer(loaded, settings.vocabulary, embeddings, "bfloat16", settings.scorer.threads)
-        context = RequestContext(_ASKED_MS)
+        context, tables = RequestContext(_ASKED_MS), TokenTables(0)
 
         def call(at: int) -> object:
             user = served.users[at % USERS]
             reader = reader_of(user)
             if reader is None:
                 raise RuntimeError(f"{user} is in no partition of {settings.node.data_dir}")
-            return scorer.score(reader.read(user, QUERY), served.candidates, context)
+            _, history = tables.history(reader, user, scorer.config)
+            return scorer.score(history, served.candidates, context)
 
         return _for_a_while([call] * settings.scorer.max_concurrent).per_s
 

@@ -11,23 +11,21 @@ import numpy as np
 import torch
 
 from benchmarks.store.appends import fresh_store
-from scorer import features
 from scorer.config import default_heads
 from scorer.evaluate.simulator import DAY_MS, START_MS, SimulatedUser, Simulator, SimulatorSettings
 from scorer.features import History, RequestContext
 from scorer.model import TransAct
+from scorer.token_tables import TokenTables
 from scorer.variants import variant
 from scorer.weights import Manifest
-from store.actions import ActionBatch, Kind, pack_code
+from store.actions import ActionBatch, pack_code
 from store.embeddings import EmbeddingTable
 from store.reader import SequenceReader
-from store.sequence import Column, SequenceQuery
 
 CANDIDATES = 256
 ACTIONS = 24_000
 APART_MS = 31 * 60_000
 """Each action is in a visit of its own, so that no two become one token."""
-QUERY = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION), columns=Column.ALL)
 
 
 class World(NamedTuple):
@@ -72,7 +70,7 @@ def opened_world() -> Iterator[World]:
             embeddings.apply(items.item_id, items.embedding, versions, partition=0, offset=0)
             store.apply(_batch(simulator, user), offset=0)
             reader = SequenceReader(store, embeddings)
-            history = features.read_history(reader.read(user.user_id, QUERY).sequences, config)
+            _, history = TokenTables(0).history(reader, user.user_id, config)
             yield World(
                 reader,
                 embeddings,

@@ -162,6 +162,13 @@ SCORE_SECONDS = _histogram(
     "lifeline_score_seconds", "How long reading and scoring took, of Score calls that got their turn.", _SCORE_BUCKETS
 )
 SCORE_CANDIDATES = _counter("lifeline_scored_candidates_total", "Candidates that were scored.")
+TOKEN_TABLE_READS = _counter(
+    "lifeline_token_table_reads_total",
+    "Score calls whose user had done nothing since the last one (found), and those whose history was read (made).",
+    "outcome",
+)
+TOKEN_TABLES = _gauge("lifeline_token_tables", "Users whose histories are kept ready for the next Score call.")
+TOKEN_TABLE_BYTES = _gauge("lifeline_token_table_bytes", "Memory that they take.")
 
 GRPC_STARTED = _counter("grpc_server_started_total", "Calls that began.", *_CALLS)
 GRPC_HANDLED = _counter("grpc_server_handled_total", "Calls that ended, by status.", *_CALLS, "grpc_code")

@@ -13,6 +13,7 @@ from lifeline.metrics import catalogue as c
 from lifeline.metrics.catalogue import Described
 from lifeline.metrics.histogram import ColumnHistogram
 from lifeline.metrics.totals import StoreTotals, StreamTotals
+from scorer.token_tables import TokenTableStatistics
 from store.errors import StoreError
 from store.partition import PartitionStore
 from store.statistics import PartitionStatistics
@@ -39,6 +40,7 @@ class Sources(NamedTuple):
     """Those that the node writes."""
     snapshot_ages: Callable[[], Mapping[int, float]]
     """Seconds by partition."""
+    token_tables: Callable[[], TokenTableStatistics]
     health: Health
 
 
@@ -72,6 +74,10 @@ class NodeCollector(Collector):
         written = [((one.topic, "published"), one.published) for one in self._sources.side_topics]
         written += [((one.topic, "dropped"), one.dropped) for one in self._sources.side_topics]
         yield _family(c.SIDE_RECORDS, written)
+        tables = self._sources.token_tables()
+        yield _family(c.TOKEN_TABLE_READS, [(("found",), tables.found), (("made",), tables.made)])
+        yield _family(c.TOKEN_TABLES, [((), tables.tables)])
+        yield _family(c.TOKEN_TABLE_BYTES, [((), tables.bytes)])
         ages = self._sources.snapshot_ages()
         yield _family(c.SNAPSHOT_AGE, (((str(number),), age) for number, age in ages.items()))
 

@@ -10,6 +10,7 @@ from lifeline.metrics.collector import NodeCollector, Sources
 from lifeline.metrics.grpc_calls import CallMetrics
 from lifeline.metrics.score_timings import ScoreTimings
 from lifeline.metrics.totals import StoreTotals, StreamTotals
+from scorer.token_tables import TokenTableStatistics
 from stream.items import ItemFollower
 from stream.side_topic import SideTopic
 
@@ -34,6 +35,7 @@ class NodeMetrics:
         health: Health,
         side_topics: Sequence[SideTopic],
         snapshot_ages: Callable[[], Mapping[int, float]],
+        token_tables: Callable[[], TokenTableStatistics],
     ) -> None:
         """Register everything that is read at a scrape."""
         sources = Sources(
@@ -45,6 +47,7 @@ class NodeMetrics:
             item_problems=lambda: {problem.value: count for problem, count in dict(items.problems).items()},
             side_topics=side_topics,
             snapshot_ages=snapshot_ages,
+            token_tables=token_tables,
             health=health,
         )
         self.registry.register(NodeCollector(sources, self.stream, self.stores))

@@ -6,13 +6,12 @@ import torch
 from numpy.typing import NDArray
 
 from scorer.errors import ModelMismatchError
-from scorer.features import RequestContext
+from scorer.features import History, RequestContext, read_history
 from scorer.inputs import Inputs, Pairs
 from scorer.model import TransAct
 from scorer.scorer import Scorer, Scores
 from scorer.selection import Source, restore
 from store.actions import Kind
-from store.sequence import AsOf, UserSequences
 from store.vocabulary import Vocabulary
 from tests.scorer.made import DAY, HEADS, HOUR, SMALL, VOCABULARY, embeddings, loaded, sequence
 
@@ -30,13 +29,12 @@ class Table:
         return np.array(rows, np.int8).reshape(-1, 32), known
 
 
-def user(explicit: int, shown: int = 8, extra: tuple[tuple[int, int, int, int], ...] = ()) -> UserSequences:
+def user(explicit: int, shown: int = 8, extra: tuple[tuple[int, int, int, int], ...] = ()) -> History:
     rng = np.random.default_rng(explicit)
     acts = [(int(rng.integers(900 * DAY)), int(rng.integers(60)), int(rng.integers(1, 5)), 1) for _ in range(explicit)]
     seen = [(int(rng.integers(900 * DAY)), int(rng.integers(60)), 5, 2) for _ in range(shown)]
-    return UserSequences(
-        AsOf(0, 9, 900 * DAY), {Kind.EXPLICIT: sequence([*acts, *extra], TABLE), Kind.IMPRESSION: sequence(seen, TABLE)}
-    )
+    events = {Kind.EXPLICIT: sequence([*acts, *extra], TABLE), Kind.IMPRESSION: sequence(seen, TABLE)}
+    return read_history(events, SMALL)
 
 
 @pytest.fixture

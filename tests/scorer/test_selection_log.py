@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lifeline.v1 import selection_pb2
 from scorer.errors import SelectionRecordError
-from scorer.features import RequestContext, Tokens
+from scorer.features import RequestContext, Tokens, read_history
 from scorer.inputs import Inputs, Pairs
 from scorer.model import TransAct
 from scorer.scorer import Scorer
@@ -15,7 +15,6 @@ from scorer.selected import SelectedRequest
 from scorer.selection import Selection
 from scorer.selection_log import LoggedRequest, check_selecting, decode, encode
 from scorer.train.examples import Draw, ExampleSet, Outcome
-from store.sequence import AsOf, UserSequences
 from tests.scorer.made import DAY, HEADS, SMALL, VOCABULARY, loaded, population, vectors_of
 from tests.scorer.train.test_examples import gathered, made_requests, rngs
 
@@ -73,9 +72,9 @@ def test_a_model_sees_the_same_tensors_from_the_log_as_at_serving(monkeypatch: p
 
     # Whatever does the model's work, all that it reads comes by here.
     monkeypatch.setattr(scorer, "_probabilities", spy)
-    user = UserSequences(AsOf(0, 10, 0, 0), population(0)[0])
+    history = read_history(population(0)[0], SMALL)
     items = np.array([3, 50, 9_999], np.uint64)
-    answer = scorer.score(user, items, RequestContext(500 * DAY, 1))
+    answer = scorer.score(history, items, RequestContext(500 * DAY, 1))
     record = encode(LoggedRequest("ann", "transact", "7", SMALL.selecting, answer.selected, answer.probabilities))
     selected = decode(record).selected
     outcome = Outcome(0, selected, np.array([1, 0, 2], np.uint64), {})

@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from lifeline.v1 import score_pb2, score_pb2_grpc
-from scorer.features import RequestContext
+from scorer.features import History, RequestContext
 from scorer.model import TransAct
 from scorer.scorer import Scorer, Scores
 from scorer.service import ModelHolder, ScoreService, Told
 from scorer.settings import ScorerSettings
+from scorer.token_tables import TokenTables
 from store.actions import ActionBatch
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
 from store.memory import SharedMemory
 from store.partition import PartitionStore
-from store.sequence import UserSequences
 from store.settings import StoreSettings
 from store.status import Reason
 from tests.refusals import info_of
@@ -48,7 +48,7 @@ class Gate(Scorer):
 
     def score(
         self,
-        user: UserSequences,
+        history: History,
         candidate_ids: NDArray[np.uint64],
         context: RequestContext,
         *,
@@ -58,7 +58,9 @@ class Gate(Scorer):
         self.calls += 1
         self.entered.release()
         assert self.open.wait(20)
-        return super().score(user, candidate_ids, context, candidate_embeddings=candidate_embeddings, explain=explain)
+        return super().score(
+            history, candidate_ids, context, candidate_embeddings=candidate_embeddings, explain=explain
+        )
 
 
 @dataclass
@@ -100,7 +102,15 @@ def node(tmp_path: Path) -> Iterator[Node]:
     directory.add(store)
     scorer = Gate(table)
     models = ModelHolder(SETTINGS, scorer)
-    service = ScoreService(directory, models, VOCABULARY, SETTINGS, max_reply_bytes=2_000, clock=lambda: NOW_MS / 1000)
+    service = ScoreService(
+        directory,
+        models,
+        VOCABULARY,
+        SETTINGS,
+        TokenTables(1 << 20),
+        max_reply_bytes=2_000,
+        clock=lambda: NOW_MS / 1000,
+    )
     server = grpc.server(futures.ThreadPoolExecutor(4))
     score_pb2_grpc.add_ScoreServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -287,7 +297,9 @@ def test_overload_is_refused_and_passes(node: Node) -> None:
 
 def test_work_nobody_waits_for_is_not_begun(node: Node) -> None:
     patient = ScorerSettings(max_candidates=8, max_concurrent=1, max_queue_ms=20_000)
-    service = ScoreService(node.directory, node.models, VOCABULARY, patient, max_reply_bytes=2_000)
+    service = ScoreService(
+        node.directory, node.models, VOCABULARY, patient, TokenTables(1 << 20), max_reply_bytes=2_000
+    )
     server = grpc.server(futures.ThreadPoolExecutor(4))
     score_pb2_grpc.add_ScoreServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -331,7 +343,13 @@ def test_waiting_and_scoring_are_timed_apart(node: Node) -> None:
 
     times = Times()
     service = ScoreService(
-        node.directory, node.models, VOCABULARY, SETTINGS, max_reply_bytes=2_000, told=Told(timings=times)
+        node.directory,
+        node.models,
+        VOCABULARY,
+        SETTINGS,
+        TokenTables(1 << 20),
+        max_reply_bytes=2_000,
+        told=Told(timings=times),
     )
     server = grpc.server(futures.ThreadPoolExecutor(4))
     score_pb2_grpc.add_ScoreServiceServicer_to_server(service, server)
