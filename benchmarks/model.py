@@ -13,13 +13,13 @@ from benchmarks.report import Bar, Report, Row
 from lifeline.cli.console import err
 from lifeline.history import demo_history
 from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, simulated
+from scorer.allocator import keep_memory
 from scorer.evaluate.comparison import Comparison, compare_variants
 from scorer.evaluate.evaluation import TOP
 from scorer.evaluate.tasks import Task
 from scorer.inputs import Inputs
 from scorer.model import TransAct
 from scorer.settings import TrainSettings
-from scorer.train.allocator import keep_memory
 from scorer.train.examples import Draw, ExampleSet
 from scorer.train.trainer import seeded
 from scorer.variants import variant

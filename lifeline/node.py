@@ -30,6 +30,7 @@ from lifeline.routing import Routing
 from lifeline.server import ROUTED, NodeServer, Services
 from lifeline.snapshot_ages import SnapshotAges
 from lifeline.topic_note import TopicIdentity
+from scorer.allocator import share_heaps
 from scorer.service import ScoreService, Told
 from scorer.token_tables import TokenTables
 from store.collector import keep_collector_away
@@ -62,6 +63,7 @@ _log = structlog.get_logger(__name__)
 
 async def run_node(settings: Settings) -> None:
     """Run a node until SIGTERM or SIGINT; returns after a graceful stop, raises whatever crashed it."""
+    share_heaps()
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

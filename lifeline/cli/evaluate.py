@@ -51,10 +51,10 @@ def evaluate(
     from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, of_ratings, simulated
     from lifeline.learning.model_report import write_report
     from lifeline.learning.movielens import read_movielens
+    from scorer.allocator import keep_memory
     from scorer.evaluate.comparison import compare_variants
     from scorer.evaluate.tasks import Task
     from scorer.settings import TrainSettings
-    from scorer.train.allocator import keep_memory
     from scorer.train.trainer import Step
     from scorer.variants import NAMES
 

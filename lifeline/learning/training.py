@@ -9,9 +9,9 @@ from lifeline.config import Settings
 from lifeline.learning.logged_outcomes import logged_outcomes
 from lifeline.readers import stored_readers
 from scorer import weights
+from scorer.allocator import keep_memory
 from scorer.config import ModelConfig, default_heads
 from scorer.settings import TrainSettings
-from scorer.train.allocator import keep_memory
 from scorer.train.parallel import Group
 from scorer.train.trainer import ScalarWriter, Step
 from scorer.training import Trained, train, train_on_outcomes
