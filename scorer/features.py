@@ -11,7 +11,7 @@ before or after; here visits are runs of events of both kinds. S_imp holds the n
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from store.actions import Kind
 from store.sequence import EMBEDDING_DIM, Sequence
 
 DAY_MS = 86_400_000
+
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,14 @@ class Tokens:
 
     def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> Self:
         """Return the tokens at `rows`; a slice copies nothing."""
+        if not isinstance(rows, slice) and rows.dtype == np.bool_:
+            rows = rows.nonzero()[0]
         return type(self)(
-            self.timestamp_ms[rows],
-            self.item_id[rows],
-            self.action_types[rows],
-            self.surface[rows],
-            self.embedding[rows],
+            _at(self.timestamp_ms, rows),
+            _at(self.item_id, rows),
+            _at(self.action_types, rows),
+            _at(self.surface, rows),
+            _at(self.embedding, rows),
         )
 
     @classmethod
@@ -80,6 +84,11 @@ class Tokens:
             np.empty(0, np.uint8),
             np.empty((0, EMBEDDING_DIM), np.int8),
         )
+
+
+def _at(column: NDArray[_T], rows: slice | NDArray[Any]) -> NDArray[_T]:
+    # `take` is three times as fast as an index.
+    return column[rows] if isinstance(rows, slice) else column.take(rows, axis=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +196,11 @@ class _Events(NamedTuple):
             # Nothing was merged.
             return Tokens(timestamp_ms, item_id, action_types, self.surface, self.embedding)
         return Tokens(
-            timestamp_ms[newest],
-            item_id[newest],
+            _at(timestamp_ms, newest),
+            _at(item_id, newest),
             action_types,
-            self.surface[newest],
-            self.embedding.take(newest, axis=0),
+            _at(self.surface, newest),
+            _at(self.embedding, newest),
         )
 
 

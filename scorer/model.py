@@ -96,7 +96,7 @@ class TransAct(nn.Module):
 
     def rank(self, inputs: Inputs, encoded: Tensor | None) -> Tensor:
         """Return float32[b, heads] logits from the encoder's outputs."""
-        return self.cross_and_heads(inputs.pairs, self.statistics(inputs), self.sequence(inputs, encoded))
+        return self.heads(self.join(inputs.pairs, self.statistics(inputs), self.sequence(inputs, encoded)))
 
     def sequence(self, inputs: Inputs, encoded: Tensor | None) -> list[Tensor]:
         """Return what the cross reads of the encoder's outputs: float32[b, ...] parts, none without an encoder."""
@@ -115,12 +115,15 @@ class TransAct(nn.Module):
         which = self.config.selection_statistics
         return [] if which == "none" else [selection_statistics(inputs, which, self.config.heads)]
 
-    def cross_and_heads(self, pairs: PairInputs, statistics: list[Tensor], sequence: list[Tensor]) -> Tensor:
-        """Return float32[b, heads] logits from what `statistics` and `sequence` give."""
+    def join(self, pairs: PairInputs, statistics: list[Tensor], sequence: list[Tensor]) -> Tensor:
+        """Return what the cross reads, float32[b, width], of what `statistics` and `sequence` give."""
         surface = self.context_surface[pairs.context_surface]
         if sequence and self.config.sequence_gate:
             sequence = [sequence[0] * self.sequence_gate, *sequence[1:]]
-        first = torch.cat([*sequence[:1], pairs.candidate, pairs.context, surface, *sequence[1:], *statistics], dim=1)
+        return torch.cat([*sequence[:1], pairs.candidate, pairs.context, surface, *sequence[1:], *statistics], dim=1)
+
+    def heads(self, first: Tensor) -> Tensor:
+        """Return float32[b, heads] logits from what `join` gives."""
         x = first
         for layer in self.cross:
             x = layer(first, x)

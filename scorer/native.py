@@ -1,4 +1,4 @@
-"""The sequence module of a model by the kernels: the same numbers as `scorer.model` within the rounding of a level."""
+"""A model by the kernels: the same numbers as `scorer.model`, of the sequence module within the rounding of a level."""
 
 import math
 from typing import NamedTuple, Protocol, Self
@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from scorer.config import WIDTH, ModelConfig
@@ -15,6 +15,7 @@ from scorer.features import Tokens
 from scorer.inputs import Inputs, PairInputs, Pairs
 from scorer.int8 import Calibration
 from scorer.kernels import encoder as kernels
+from scorer.kernels import heads as head_kernels
 from scorer.kernels.library import Level
 from scorer.model import TransAct
 from scorer.selection import Selection, Source
@@ -74,21 +75,52 @@ class NativeSequence(NamedTuple):
         return parts
 
 
+class NativeHeads(NamedTuple):
+    """A model's cross and heads, prepared for one level."""
+
+    kernel: head_kernels.Heads
+    threads: int | None
+    """Of a request; None: as many as torch has."""
+
+    @classmethod
+    def of(cls, model: TransAct, level: Level, threads: int | None = None) -> Self | None:
+        """Prepare a model; None where PyTorch is to do it."""
+        if level is Level.TORCH:
+            return None
+        cross, mlp = (
+            [_linear(layer) for layer in layers.modules() if isinstance(layer, nn.Linear)]
+            for layers in (model.cross, model.mlp)
+        )
+        # They are of float32 whatever the encoder's products are.
+        return cls(head_kernels.Heads(cross, mlp, min(level, Level.AVX512)), threads)
+
+    def logits(self, joined: Tensor) -> Tensor:
+        """Return what `TransAct.heads` gives."""
+        return torch.from_numpy(self.kernel.logits(joined.numpy(), self.threads or torch.get_num_threads()))
+
+
 def logits(
-    model: TransAct, native: SequenceModule | None, tokens: Tokens, selection: Selection, pairs: Pairs
+    model: TransAct,
+    native: SequenceModule | None,
+    tokens: Tokens,
+    selection: Selection,
+    pairs: Pairs,
+    heads: NativeHeads | None = None,
 ) -> Tensor:
     """Return float32[c, heads] logits of c pairs of one request, selected by rows of the tokens.
 
-    Without a native sequence module PyTorch does all of it.
+    What is not native PyTorch does.
     """
     if native is None:
-        whole: Tensor = model(Inputs.of(tokens, selection, pairs))
-        return whole
-    sequence = native.parts(tokens, selection, pairs.embedding, int(pairs.timestamp_ms[0]))
-    statistics = []
-    if model.config.selection_statistics != "none":
-        statistics = model.statistics(Inputs.of(tokens, selection, pairs))
-    return model.cross_and_heads(PairInputs.of(pairs), statistics, sequence)
+        inputs = Inputs.of(tokens, selection, pairs)
+        joined = model.join(inputs.pairs, model.statistics(inputs), model.sequence(inputs, model.encode(inputs)))
+    else:
+        sequence = native.parts(tokens, selection, pairs.embedding, int(pairs.timestamp_ms[0]))
+        statistics = []
+        if model.config.selection_statistics != "none":
+            statistics = model.statistics(Inputs.of(tokens, selection, pairs))
+        joined = model.join(PairInputs.of(pairs), statistics, sequence)
+    return model.heads(joined) if heads is None else heads.logits(joined)
 
 
 def newest_outputs(outputs: NDArray[np.float32], recent: NDArray[np.bool_], count: int) -> NDArray[np.float32]:
@@ -123,6 +155,10 @@ def encoder_weights(model: TransAct, encoder: Encoder) -> dict[str, NDArray[np.f
         "read_out": read_out,
         "read_out_bias": bias,
     }
+
+
+def _linear(layer: nn.Linear) -> head_kernels.Linear:
+    return head_kernels.Linear(layer.weight.detach().numpy().T, layer.bias.detach().numpy())
 
 
 def _calibrated(calibration: Calibration, ffn: int) -> dict[str, NDArray[np.float32]]:

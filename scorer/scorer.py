@@ -15,7 +15,7 @@ from scorer.features import History, RequestContext, Tokens
 from scorer.gpu.device import on_gpu
 from scorer.inputs import Pairs
 from scorer.kernels.library import Level, chosen_level
-from scorer.native import NativeSequence, SequenceModule, logits
+from scorer.native import NativeHeads, NativeSequence, SequenceModule, logits
 from scorer.selected import SelectedRequest
 from scorer.selection import Selection, select
 from scorer.selection_log import LoggedRequest
@@ -82,6 +82,7 @@ class Scorer:
         self._model = loaded.model
         config = loaded.model.config
         self._native: SequenceModule | None
+        self._native_heads: NativeHeads | None = None
         self._select: Callable[[History, NDArray[np.int8]], Selection]
         self.kernels: str
         """What selects and encodes."""
@@ -100,6 +101,7 @@ class Scorer:
                 level, calibration = Level.INT8, loaded.calibration
             self._select = partial(select, config=config, threads=threads)
             self._native = NativeSequence.of(loaded.model, level, threads, calibration)
+            self._native_heads = NativeHeads.of(loaded.model, level, threads)
             self.kernels = (Level.TORCH if self._native is None else level).name.lower()
         self._embeddings = embeddings
         self._utility = np.array([head.utility for head in config.heads], np.float32)
@@ -150,7 +152,7 @@ class Scorer:
     def _probabilities(self, tokens: Tokens, selection: Selection, pairs: Pairs) -> NDArray[np.float32]:
         """Return float32[c, heads] of c pairs of one request, selected by rows of the tokens."""
         with torch.inference_mode():
-            found = logits(self._model, self._native, tokens, selection, pairs)
+            found = logits(self._model, self._native, tokens, selection, pairs, self._native_heads)
             probabilities: NDArray[np.float32] = torch.sigmoid(found).numpy()
         return probabilities
 

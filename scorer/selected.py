@@ -59,7 +59,7 @@ class SelectedRequest:
         kept[-1] = False
         place = np.full(len(kept), -1, np.int16)
         place[kept] = np.arange(kept.sum())
-        index = place[selection.index]
+        index = place.take(selection.index)
         explicit = np.flatnonzero(kept[: len(history.explicit)])
         made = cls(
             context,

@@ -88,6 +88,9 @@ def _library() -> ctypes.CDLL | None:
         ("lifeline_encoder_new", ctypes.c_void_p, (structure, number)),
         ("lifeline_encoder_free", None, (ctypes.c_void_p,)),
         ("lifeline_encode", number, (ctypes.c_void_p, structure, structure, number)),
+        ("lifeline_heads_new", ctypes.c_void_p, (structure, number)),
+        ("lifeline_heads_free", None, (ctypes.c_void_p,)),
+        ("lifeline_logits", number, (ctypes.c_void_p, structure, long, structure, number)),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

@@ -21,7 +21,7 @@ from scorer.kernels import library
 from scorer.kernels.build import SOURCES, build
 from scorer.kernels.library import Level, best_level, chosen_level
 from scorer.model import TransAct
-from scorer.native import NativeSequence
+from scorer.native import NativeHeads, NativeSequence
 from scorer.selected import SelectedRequest
 from scorer.selection import Selection, select
 from scorer.variants import variant
@@ -265,6 +265,36 @@ def test_int8_is_as_far_off_as_its_rounding_makes_it(name: str, explicit: int, i
         assert (one - other).abs().max() < 0.3
 
 
+@every_level
+@pytest.mark.parametrize("name", ["v2", "best", "v1", "none"])
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 255, 2_048])
+def test_cross_and_heads_give_what_pytorch_gives(level: Level, name: str, count: int) -> None:
+    torch.manual_seed(0)
+    model = TransAct(variant(name, HEADS)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter)
+    with torch.inference_mode():
+        for threads in (1, 2, 3):
+            native = NativeHeads.of(model, level, threads)
+            assert native is not None
+            joined = torch.randn(count, native.kernel.width)
+            wanted = model.heads(joined)
+            torch.testing.assert_close(native.logits(joined), wanted, rtol=1e-5, atol=1e-5)
+
+
+@every_level
+@pytest.mark.parametrize(("cross", "mlp"), [(0, (64,)), (3, ()), (1, (1, 200, 17))])
+def test_heads_of_any_shape(level: Level, cross: int, mlp: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = TransAct(PUBLISHED.model_copy(update={"cross_layers": cross, "mlp": mlp})).eval()
+    native = NativeHeads.of(model, level)
+    assert native is not None
+    joined = torch.randn(9, native.kernel.width)
+    with torch.inference_mode():
+        torch.testing.assert_close(native.logits(joined), model.heads(joined), rtol=1e-5, atol=1e-5)
+
+
 def test_other_models_are_left_to_pytorch() -> None:
     for config in (
         variant("none", HEADS),
@@ -315,7 +345,7 @@ _SANITISED = """
 import sys
 from pathlib import Path
 import numpy as np
-from scorer.kernels import encoder, library, selection, tokens
+from scorer.kernels import encoder, heads, library, selection, tokens
 library.PATH = Path(sys.argv[1])
 rng = np.random.default_rng(0)
 shapes = {
@@ -344,6 +374,15 @@ for explicit, candidates, counts in (
         made = encoder.Encoder(weights | calibration, input_scale=5.0, age_span=21.0, level=level)
         read_out, outputs = made.encode(columns, 10**12, rows[2], found, outputs=True, threads=2)
         assert np.isfinite(read_out).all() and np.isfinite(outputs).all()
+        del made
+for level in (library.Level.AVX2, library.Level.AVX512):
+    if level > library.best_level():
+        continue
+    for width, sizes, count in ((1, (1,), 1), (111, (128, 64, 4), 19), (17, (33, 5), 6), (16, (16,), 0)):
+        shapes = [(width, width)] * 2 + list(zip((width, *sizes), sizes))
+        layers = [heads.Linear(np.ones(shape, np.float32), np.ones(shape[1], np.float32)) for shape in shapes]
+        made = heads.Heads(layers[:2], layers[2:], level)
+        assert made.logits(np.zeros((count, width), np.float32), threads=2).shape == (count, sizes[-1])
         del made
 for acted, shown in ((0, 0), (1, 0), (0, 1), (3000, 500), (10, 4000)):
     sides = [

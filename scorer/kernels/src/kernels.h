@@ -100,6 +100,16 @@ struct lifeline_encoding {
     float *outputs;             // [candidate_count][length][64]: of the last layer; null where they are not wanted
 };
 
+// Cross and heads, as scorer/model.py has them. The matrices are [in][out], the cross's and then the MLP's.
+struct lifeline_heads {
+    int32_t width;              // of a candidate's input
+    int32_t cross_layers;       // [width][width] each
+    int32_t mlp_layers;         // one at least: the last gives the logits, those before it go through a ReLU
+    const int32_t *sizes;       // [mlp_layers]: outputs of each
+    const float *const *matrices;
+    const float *const *biases;
+};
+
 LIFELINE_API int32_t lifeline_level(void);
 // A visit's events on one item as one token; a pause longer than `gap_ms` starts a visit. 0, or 2: memory is short.
 LIFELINE_API int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, lifeline_merged *merged);
@@ -111,6 +121,11 @@ LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t
 LIFELINE_API void lifeline_encoder_free(void *encoder);
 LIFELINE_API int32_t lifeline_encode(const void *encoder, const lifeline_tokens *tokens, const lifeline_encoding *job,
                                      int32_t threads);
+// Null where the processor lacks the level, or memory is short.
+LIFELINE_API void *lifeline_heads_new(const lifeline_heads *heads, int32_t level);
+LIFELINE_API void lifeline_heads_free(void *heads);
+// [count][heads] logits from [count][width] inputs. 0, or 2: memory is short.
+LIFELINE_API int32_t lifeline_logits(const void *heads, const float *inputs, int64_t count, float *logits, int32_t threads);
 // The newest of `count` tokens on each of so many items, or -1. 0, or 2: memory is short.
 LIFELINE_API int32_t lifeline_last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count,
                                          int64_t *newest);

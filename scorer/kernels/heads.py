@@ -1,0 +1,63 @@
+"""Cross and heads by the kernels: from each candidate's input to its logits."""
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorer.kernels.library import Level, lacking, loaded, memory_short
+
+
+class Linear(NamedTuple):
+    """y = x W + b."""
+
+    matrix: NDArray[np.float32]
+    """float32[in, out]."""
+    bias: NDArray[np.float32]
+    """float32[out]."""
+
+
+class _Heads(ctypes.Structure):
+    """`lifeline_heads` of src/kernels.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("width", "cross_layers", "mlp_layers")),
+        *((name, ctypes.c_void_p) for name in ("sizes", "matrices", "biases")),
+    )
+
+
+class Heads:
+    """Layers in the form that a level reads; `logits` may be called from any thread."""
+
+    def __init__(self, cross: Sequence[Linear], mlp: Sequence[Linear], level: Level) -> None:
+        """Prepare layers of a cross, [width, width] each, and of the MLP behind it, one at least.
+
+        Raises KernelsError where the level cannot be had.
+        """
+        library = loaded()
+        layers = [Linear(*map(np.ascontiguousarray, layer)) for layer in (*cross, *mlp)]
+        sizes = np.array([len(layer.bias) for layer in mlp], np.int32)
+        matrices, biases = (
+            np.array([array.ctypes.data for array in arrays], np.uintp)
+            for arrays in ([layer.matrix for layer in layers], [layer.bias for layer in layers])
+        )
+        self.width = len(mlp[0].matrix)
+        """Of a candidate's input."""
+        self._heads = len(mlp[-1].bias)
+        given = _Heads(self.width, len(cross), len(mlp), sizes.ctypes.data, matrices.ctypes.data, biases.ctypes.data)
+        self._made = library.lifeline_heads_new(ctypes.byref(given), int(level))
+        if self._made is None:
+            raise lacking(level)
+        self._logits = library.lifeline_logits
+        self._freed = weakref.finalize(self, library.lifeline_heads_free, self._made)
+
+    def logits(self, inputs: NDArray[np.float32], threads: int = 1) -> NDArray[np.float32]:
+        """Return float32[c, heads] of float32[c, width] inputs. Raises MemoryError."""
+        inputs = np.ascontiguousarray(inputs)
+        made = np.empty((len(inputs), self._heads), np.float32)
+        if self._logits(self._made, inputs.ctypes.data, len(inputs), made.ctypes.data, threads):
+            raise memory_short()
+        return made

@@ -1,0 +1,67 @@
+// The cross of scorer/model.py, and the MLP behind it, from each candidate's input to its logits.
+
+#include "heads.h"
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "threads.h"
+
+namespace {
+
+struct Heads {
+    HeadsPrepared prepared;
+    HeadsFunction function;
+};
+
+int rounded(int columns) { return (columns + HEAD_COLUMNS - 1) / HEAD_COLUMNS * HEAD_COLUMNS; }
+
+Linear linear(const float *matrix, const float *bias, int in, int out) {
+    const int columns = rounded(out);
+    Linear made{in, out, columns, std::vector<float>(static_cast<size_t>(in) * columns), std::vector<float>(columns)};
+    for (int row = 0; row < in; row++)
+        std::copy_n(matrix + static_cast<size_t>(row) * out, out, made.matrix.data() + static_cast<size_t>(row) * columns);
+    std::copy_n(bias, out, made.bias.data());
+    return made;
+}
+
+}  // namespace
+
+LIFELINE_API void *lifeline_heads_new(const lifeline_heads *given, int32_t level) {
+    if (level < LIFELINE_AVX2 || level > lifeline_level()) return nullptr;
+    try {
+        HeadsPrepared prepared{given->width, rounded(given->width), {}, {}};
+        int number = 0;
+        for (; number < given->cross_layers; number++)
+            prepared.cross.push_back(linear(given->matrices[number], given->biases[number], given->width, given->width));
+        for (int in = given->width, layer = 0; layer < given->mlp_layers; layer++, number++) {
+            const int out = given->sizes[layer];
+            prepared.mlp.push_back(linear(given->matrices[number], given->biases[number], in, out));
+            prepared.stride = std::max(prepared.stride, prepared.mlp.back().columns);
+            in = out;
+        }
+        return new Heads{std::move(prepared), level == LIFELINE_AVX2 ? heads_avx2 : heads_avx512};
+    } catch (const std::bad_alloc &) {
+        return nullptr;
+    }
+}
+
+LIFELINE_API void lifeline_heads_free(void *heads) { delete static_cast<Heads *>(heads); }
+
+LIFELINE_API int32_t lifeline_logits(const void *given, const float *inputs, int64_t count, float *logits, int32_t threads) {
+    const Heads &heads = *static_cast<const Heads *>(given);
+    const HeadsPrepared &prepared = heads.prepared;
+    try {
+        const auto worker = [&] {
+            return [&, scratch = std::vector<float>(3 * HEAD_BLOCK * static_cast<size_t>(prepared.stride))](int64_t from,
+                                                                                                          int64_t to) mutable {
+                heads.function(prepared, inputs + from * prepared.width, static_cast<int>(to - from), scratch.data(),
+                               logits + from * prepared.mlp.back().out);
+            };
+        };
+        return in_threads(count, HEAD_BLOCK, threads, worker) ? 0 : 2;
+    } catch (const std::bad_alloc &) {
+        return 2;
+    }
+}
