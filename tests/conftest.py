@@ -34,6 +34,11 @@ def bootstrap_servers() -> Iterator[str]:
 @pytest.fixture
 def kafka_settings(bootstrap_servers: str) -> KafkaSettings:
     """Settings of a cluster that runs, with topics and a group of this test's own (not created yet)."""
+    return settings_of(bootstrap_servers)
+
+
+def settings_of(bootstrap_servers: str) -> KafkaSettings:
+    """Return settings with topics and a group that nobody else has."""
     name = uuid.uuid4().hex[:8]
     return KafkaSettings(
         bootstrap_servers=bootstrap_servers,

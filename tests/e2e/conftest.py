@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,10 +38,17 @@ def published(bootstrap_servers: str, history: History, tmp_path_factory: pytest
 @pytest.fixture
 def make_node(tmp_path: Path, history: History) -> Iterator[NodeMaker]:
     """Make nodes over given topics, each with a group and a directory of its own; all are killed in the end."""
+    with node_maker(tmp_path, history) as make:
+        yield make
+
+
+@contextmanager
+def node_maker(place: Path, history: History) -> Iterator[NodeMaker]:
+    """Make nodes in directories of a place."""
     with ExitStack() as stack:
 
         def make(kafka: KafkaSettings, name: str = "node", **given: object) -> NodeProcess:
-            workdir = tmp_path / name
+            workdir = place / name
             workdir.mkdir()
             mine = {
                 "kafka.actions_topic": kafka.actions_topic,

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from lifeline.client import LifelineClient, LifelineError
+from lifeline.history import History
 from lifeline.node_process import NodeProcess
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
@@ -37,7 +38,8 @@ from stream.partitioner import partition_of
 from stream.producer import LifelineProducer
 from stream.settings import KafkaSettings
 from stream.topics import create_topics, delete_topics
-from tests.e2e.conftest import READY_S, NodeMaker
+from tests.conftest import settings_of
+from tests.e2e.conftest import READY_S, NodeMaker, node_maker
 from tests.e2e.states import states
 from tests.refusals import info_of
 
@@ -66,12 +68,13 @@ class Running:
         return at.partition, at.offset
 
 
-@pytest.fixture
-def running(fresh_topics: KafkaSettings, make_node: NodeMaker) -> Iterator[Running]:
-    node = make_node(fresh_topics, store__max_explicit=16_384)
+@contextmanager
+def running_node(topics: KafkaSettings, make: NodeMaker) -> Iterator[Running]:
+    create_topics(topics)
+    node = make(topics, store__max_explicit=16_384)
     node.start()
     node.wait_ready(READY_S)
-    raw = KafkaProducer(bootstrap_servers=fresh_topics.servers, acks="all", max_request_size=4 << 20)
+    raw = KafkaProducer(bootstrap_servers=topics.servers, acks="all", max_request_size=4 << 20)
     with (
         LifelineClient(node.address, timeout_s=30) as client,
         LifelineProducer(node.settings.kafka, vocabulary=node.settings.vocabulary) as producer,
@@ -80,38 +83,55 @@ def running(fresh_topics: KafkaSettings, make_node: NodeMaker) -> Iterator[Runni
     raw.close()
 
 
+@pytest.fixture
+def running(kafka_settings: KafkaSettings, make_node: NodeMaker) -> Iterator[Running]:
+    """A node of one test's own."""
+    with running_node(kafka_settings, make_node) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(bootstrap_servers: str, history: History, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A node for the tests that leave it as it was, each with users of its own: a start takes seconds."""
+    with (
+        node_maker(tmp_path_factory.mktemp("shared"), history) as make,
+        running_node(settings_of(bootstrap_servers), make) as found,
+    ):
+        yield found
+
+
 def action(user: str, item: int = 7, at_ms: int = NOW_MS, kind: int = 1, surface: int = 1) -> Action:
     return Action(user_id=user, item_id=item, timestamp_ms=at_ms, action_type=kind, surface=surface)
 
 
-def test_bad_records_become_dead_letters_and_the_partition_goes_on(running: Running) -> None:
+def test_bad_records_become_dead_letters_and_the_partition_goes_on(shared: Running) -> None:
     user, key = "u1", b"u1"
-    partition = partition_of(key, running.kafka.partitions)
+    partition = partition_of(key, shared.kafka.partitions)
     good = action(user)
     bad: dict[str, tuple[bytes, bytes, int]] = {
         "undecodable": (key, b"\xff\xfe garbage", partition),
-        "misrouted": (key, good.SerializeToString(), (partition + 1) % running.kafka.partitions),
+        "misrouted": (key, good.SerializeToString(), (partition + 1) % shared.kafka.partitions),
         "far_future": (key, action(user, at_ms=32_503_680_000_000).SerializeToString(), partition),
         "unknown_action_type": (key, action(user, kind=60).SerializeToString(), partition),
         "oversized": (key, bytes(2 << 20), partition),
     }
-    sent = {reason: running.send_raw(*record) for reason, record in bad.items()}
-    at = running.producer.publish(good).result(30)
+    sent = {reason: shared.send_raw(*record) for reason, record in bad.items()}
+    at = shared.producer.publish(good).result(30)
     # A bare and a framed value are the same action, so only one more event comes of the framed other one.
     framed = action(user, item=8)
     for header in (b"\x00\x00\x00\x00\x2a\x00", b"\x00\x00\x00\x00\x2a\x02\x00"):
-        _, offset = running.send_raw(key, header + framed.SerializeToString())
+        _, offset = shared.send_raw(key, header + framed.SerializeToString())
     assert at.partition == partition
-    assert running.identities(user, offset) == [Identity(NOW_MS, 7, 257), Identity(NOW_MS, 8, 257)]
+    assert shared.identities(user, offset) == [Identity(NOW_MS, 7, 257), Identity(NOW_MS, 8, 257)]
 
-    letters = read_dead_letters(running.kafka, len(bad))
+    letters = read_dead_letters(shared.kafka, len(bad))
     assert {
         reason: (letter.partition, headers(letter)["__connect.errors.offset"]) for reason, letter in letters.items()
     } == {reason: (number, str(offset).encode()) for reason, (number, offset) in sent.items()}
     for reason, letter in letters.items():
         assert (letter.key, letter.value) == bad[reason][:2]
         assert letter.headers[0] == ("trace", b"\x00\xff")
-        assert headers(letter)["__connect.errors.topic"] == running.kafka.actions_topic.encode()
+        assert headers(letter)["__connect.errors.topic"] == shared.kafka.actions_topic.encode()
         assert {f"__connect.errors.{n}" for n in ("stage", "exception.class.name", "exception.message")} <= set(
             headers(letter)
         )
@@ -138,35 +158,35 @@ def headers(record: Any) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-def test_batches_of_other_producers_are_read_whatever_they_compress_with(running: Running, codec: str) -> None:
+def test_batches_of_other_producers_are_read_whatever_they_compress_with(shared: Running, codec: str) -> None:
     async def produce() -> int:
-        producer = AIOKafkaProducer(bootstrap_servers=running.kafka.servers, compression_type=codec, acks="all")
+        producer = AIOKafkaProducer(bootstrap_servers=shared.kafka.servers, compression_type=codec, acks="all")
         await producer.start()
         try:
             sent = action(codec)
             key = codec.encode()
             at = await producer.send_and_wait(
-                running.kafka.actions_topic,
+                shared.kafka.actions_topic,
                 sent.SerializeToString(),
                 key=key,
-                partition=partition_of(key, running.kafka.partitions),
+                partition=partition_of(key, shared.kafka.partitions),
             )
             return int(at.offset)
         finally:
             await producer.stop()
 
-    assert running.identities(codec, asyncio.run(produce())) == [Identity(NOW_MS, 7, 257)]
+    assert shared.identities(codec, asyncio.run(produce())) == [Identity(NOW_MS, 7, 257)]
 
 
-def test_a_null_value_erases_and_later_actions_are_kept(running: Running) -> None:
-    running.producer.publish(action("gone", 1)).result(30)
-    other = running.producer.publish(action("stays", 1)).result(30)
-    running.producer.publish(action("gone", 2)).result(30)
-    erased = running.producer.erase("gone").result(30)
-    assert running.identities("gone", erased.offset) == []
-    again = running.producer.publish(action("gone", 1)).result(30)
-    assert running.identities("gone", again.offset) == [Identity(NOW_MS, 1, 257)]
-    assert running.identities("stays", other.offset) == [Identity(NOW_MS, 1, 257)]
+def test_a_null_value_erases_and_later_actions_are_kept(shared: Running) -> None:
+    shared.producer.publish(action("gone", 1)).result(30)
+    other = shared.producer.publish(action("stays", 1)).result(30)
+    shared.producer.publish(action("gone", 2)).result(30)
+    erased = shared.producer.erase("gone").result(30)
+    assert shared.identities("gone", erased.offset) == []
+    again = shared.producer.publish(action("gone", 1)).result(30)
+    assert shared.identities("gone", again.offset) == [Identity(NOW_MS, 1, 257)]
+    assert shared.identities("stays", other.offset) == [Identity(NOW_MS, 1, 257)]
 
 
 def test_the_cap_keeps_the_newest_whatever_the_order(fresh_topics: KafkaSettings, make_node: NodeMaker) -> None:
@@ -191,22 +211,22 @@ def test_the_cap_keeps_the_newest_whatever_the_order(fresh_topics: KafkaSettings
     assert found[0] == found[1]
 
 
-def test_items_give_embeddings_and_a_later_one_wins(running: Running) -> None:
+def test_items_give_embeddings_and_a_later_one_wins(shared: Running) -> None:
     first, second = bytes(range(32)), bytes(range(1, 33))
-    at = running.producer.publish(action("u", 5), embedding=first).result(30)
-    running.producer.publish_item(Item(item_id=5, embedding=second, embedding_version=2)).result(30)
+    at = shared.producer.publish(action("u", 5), embedding=first).result(30)
+    shared.producer.publish_item(Item(item_id=5, embedding=second, embedding_version=2)).result(30)
     query = SequenceQuery(columns=Column.ALL)
     deadline, seen = time.monotonic() + 20, b""
     while seen != second and time.monotonic() < deadline:
-        embedding = running.client.get_sequence("u", query, min_offset=at.offset).sequences[Kind.EXPLICIT].embedding
+        embedding = shared.client.get_sequence("u", query, min_offset=at.offset).sequences[Kind.EXPLICIT].embedding
         assert embedding is not None
         seen = embedding[0].tobytes()
     assert seen == second
 
 
-def test_a_grpc_client_without_our_protos_lists_services_and_reads(running: Running) -> None:
-    at = running.producer.publish(action("reflected", 9)).result(30)
-    with grpc.insecure_channel(running.node.address) as channel:
+def test_a_grpc_client_without_our_protos_lists_services_and_reads(shared: Running) -> None:
+    at = shared.producer.publish(action("reflected", 9)).result(30)
+    with grpc.insecure_channel(shared.node.address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert {"lifeline.v1.SequenceService", "lifeline.v1.ScoreService", "grpc.health.v1.Health"} <= set(
             database.get_services()
@@ -226,8 +246,8 @@ def test_a_grpc_client_without_our_protos_lists_services_and_reads(running: Runn
     assert reply.as_of.applied_offset >= at.offset
 
 
-def test_every_refusal_has_a_code_a_reason_and_says_what_to_do(running: Running) -> None:
-    client = running.client
+def test_every_refusal_has_a_code_a_reason_and_says_what_to_do(shared: Running) -> None:
+    client = shared.client
     cases = (
         (lambda: client.get_sequence(""), "INVALID_ARGUMENT", "USER_ID_INVALID"),
         (lambda: client.get_sequence("u", min_offset=10**9, timeout_s=1), "DEADLINE_EXCEEDED", "OFFSET_NOT_REACHED"),
@@ -244,15 +264,15 @@ def test_every_refusal_has_a_code_a_reason_and_says_what_to_do(running: Running)
         assert ":" in caught.value.message
 
 
-def test_a_caller_that_goes_frees_its_place(running: Running) -> None:
+def test_a_caller_that_goes_frees_its_place(shared: Running) -> None:
     with (
-        grpc.insecure_channel(running.node.address) as channel,
-        LifelineClient(running.node.address, retry=False) as one,
+        grpc.insecure_channel(shared.node.address) as channel,
+        LifelineClient(shared.node.address, retry=False) as one,
     ):
         stub = SequenceServiceStub(channel)
         waiting = [
             stub.GetSequence.future(GetSequenceRequest(user_id="u", min_offset=10**9), timeout=60)
-            for _ in range(running.node.settings.node.max_concurrent_rpcs)
+            for _ in range(shared.node.settings.node.max_concurrent_rpcs)
         ]
         deadline = time.monotonic() + 20
         while not is_overloaded(one):
@@ -273,8 +293,8 @@ def is_overloaded(client: LifelineClient) -> bool:
     return False
 
 
-def test_error_info_comes_in_the_status_details(running: Running) -> None:
-    with grpc.insecure_channel(running.node.address) as channel:
+def test_error_info_comes_in_the_status_details(shared: Running) -> None:
+    with grpc.insecure_channel(shared.node.address) as channel:
         stub = SequenceServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.GetSequence(GetSequenceRequest(), timeout=10)
@@ -289,17 +309,17 @@ def cli(*arguments: str, node: NodeProcess | None = None) -> subprocess.Complete
     )
 
 
-def test_the_commands_read_what_was_published(running: Running) -> None:
-    at = running.producer.publish(action("typed", 11)).result(30)
-    got = cli("get", "typed", "--min-offset", str(at.offset), "--json", node=running.node)
+def test_the_commands_read_what_was_published(shared: Running) -> None:
+    at = shared.producer.publish(action("typed", 11)).result(30)
+    got = cli("get", "typed", "--min-offset", str(at.offset), "--json", node=shared.node)
     assert got.returncode == 0, got.stderr
     answer = json.loads(got.stdout)
-    name = running.node.settings.vocabulary.action_type_names[1]
+    name = shared.node.settings.vocabulary.action_type_names[1]
     assert (answer["item_id"], answer["action_type"], answer["stored"]) == ([11], [name], 1)
-    assert cli("health", node=running.node).returncode == 0
-    erased = cli("erase", "typed", "--yes", "--json", node=running.node)
+    assert cli("health", node=shared.node).returncode == 0
+    erased = cli("erase", "typed", "--yes", "--json", node=shared.node)
     assert erased.returncode == 0, erased.stderr
-    assert running.identities("typed", json.loads(erased.stdout)["offset"]) == []
+    assert shared.identities("typed", json.loads(erased.stdout)["offset"]) == []
 
 
 def test_load_is_made_of_the_users_and_items_of_the_running_node(running: Running, tmp_path: Path) -> None:
@@ -332,8 +352,8 @@ def test_load_is_made_of_the_users_and_items_of_the_running_node(running: Runnin
     assert "FAILED_PRECONDITION" in shown.stdout
 
 
-def test_a_second_node_in_the_same_directory_is_refused(running: Running) -> None:
-    second = cli("node", node=running.node)
+def test_a_second_node_in_the_same_directory_is_refused(shared: Running) -> None:
+    second = cli("node", node=shared.node)
     assert second.returncode == 1
     assert "belongs to a node that runs" in second.stderr
 

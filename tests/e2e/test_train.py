@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from lifeline.cli import app
 from stream.settings import KafkaSettings
 from tests.e2e.conftest import NodeMaker
 from tests.e2e.states import states
@@ -46,7 +48,8 @@ def test_a_model_is_trained_on_topics_without_a_node(
     assert not list(node.settings.node.data_dir.glob("partition-*"))
 
     own = str(node.settings.node.data_dir)
-    refused = run_cli(node, "train", "--from-topic", own, "--steps", "2")
-    assert refused.returncode == 1
-    assert "the node's own directory" in refused.stderr
-    assert run_cli(node, "train", "--from-topic", str(copy), "--data-dir", own).returncode == 2
+    command = ["train", "--config", str(node.config), "--from-topic"]
+    refused = CliRunner().invoke(app, [*command, own, "--steps", "2"])
+    assert refused.exit_code == 1
+    assert "the node's own directory" in str(refused.exception)
+    assert CliRunner().invoke(app, [*command, str(copy), "--data-dir", own]).exit_code == 2
