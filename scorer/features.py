@@ -161,16 +161,16 @@ def context(
     hour = request.timestamp_ms % DAY_MS / DAY_MS
     week = request.timestamp_ms % (7 * DAY_MS) / (7 * DAY_MS)
     turns = 2 * np.pi * np.array([hour, hour - 0.25, week, week - 0.25])
-    columns = [np.full(len(candidate_ids), value) for value in np.cos(turns)]
-    columns.append(np.full(len(candidate_ids), np.log1p(len(explicit)) / 10))
+    made = np.zeros((len(candidate_ids), config.context_features), np.float32)
+    made[:, :4] = np.cos(turns)
+    made[:, 4] = np.log1p(len(explicit)) / 10
     if config.last_touch:
         row = last_touch(explicit, candidate_ids)
-        touched = row >= 0
-        newest = np.zeros(len(row), np.int64)
-        newest[touched] = explicit.timestamp_ms[row[touched]]
-        age_s = np.maximum(request.timestamp_ms - newest, 0) / 1000
-        columns += [touched.astype(np.float64), touched * (1 - np.log1p(age_s) / 21)]
-    return np.stack(columns, axis=1).astype(np.float32)
+        touched = np.flatnonzero(row >= 0)
+        age_s = np.maximum(request.timestamp_ms - explicit.timestamp_ms[row[touched]], 0) / 1000
+        made[touched, 5] = 1
+        made[touched, 6] = 1 - np.log1p(age_s) / 21
+    return made
 
 
 def last_touch(explicit: Tokens, candidate_ids: NDArray[np.uint64]) -> NDArray[np.int64]:

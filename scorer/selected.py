@@ -32,8 +32,8 @@ class SelectedRequest:
     """Those that were selected for any candidate, then all of S_imp: the Next Action Loss draws among them."""
     impressions: int
     """How many of the tokens, the last ones, are S_imp."""
-    index: NDArray[np.int16]
-    """int16[c, L]: rows of the tokens; -1 is the neutral token, and padding."""
+    index: NDArray[np.int32]
+    """int32[c, L]: rows of the tokens; -1 is the neutral token, and padding."""
     source: NDArray[np.uint8]
     """uint8[c, L]: `scorer.selection.Source`."""
 
@@ -57,8 +57,9 @@ class SelectedRequest:
         kept[selection.index] = True
         kept[len(history.explicit) : -1] = True
         kept[-1] = False
-        place = np.full(len(kept), -1, np.int16)
-        place[kept] = np.arange(kept.sum())
+        place = np.cumsum(kept, dtype=np.int32)
+        place -= 1
+        place[-1] = -1
         index = place.take(selection.index)
         explicit = np.flatnonzero(kept[: len(history.explicit)])
         made = cls(

@@ -40,7 +40,7 @@ def encode(logged: LoggedRequest) -> bytes:
             item_id=_pack(selected.item_id, "<u8"),
             embedding=_pack(selected.embedding, "i1"),
             features=_pack(selected.features, "<f4"),
-            index=_pack(selected.index, "<i2"),
+            index=_pack(selected.index, "<i4"),
             source=_pack(selected.source, "u1"),
             probability=_pack(logged.probability, "<f4"),
         ),
@@ -83,7 +83,7 @@ def decode(value: bytes) -> LoggedRequest:
                 _unpack(tokens.embedding, "i1", held, EMBEDDING_DIM),
             ),
             tokens.impressions,
-            _unpack(candidates.index, "<i2", count, -1),
+            _unpack(candidates.index, "<i4", count, -1),
             _unpack(candidates.source, "u1", count, -1),
         )
         probability = _unpack(candidates.probability, "<f4", count, -1)

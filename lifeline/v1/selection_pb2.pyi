@@ -143,7 +143,7 @@ class SelectedCandidates(_message.Message):
     features: _builtins.bytes
     """float32[c][f]: the context features."""
     index: _builtins.bytes
-    """int16[c][L]: rows of the tokens; -1 is the neutral token, and padding."""
+    """int32[c][L]: rows of the tokens; -1 is the neutral token, and padding."""
     source: _builtins.bytes
     """uint8[c][L]: a TokenSource; 0 where the index is -1."""
     probability: _builtins.bytes

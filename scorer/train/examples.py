@@ -81,8 +81,8 @@ class ExampleSet:
     """int64[r + 1]."""
     impression_from: NDArray[np.int64]
     """int64[r]: where each request's impressions begin."""
-    index: NDArray[np.int16]
-    """int16[p, L]: from the request's first token; -1 is the neutral token, and padding."""
+    index: NDArray[np.int32]
+    """int32[p, L]: from the request's first token; -1 is the neutral token, and padding."""
     source: NDArray[np.uint8]
     """uint8[p, L]."""
     pair_from: NDArray[np.int64]
