@@ -10,14 +10,20 @@
 
 namespace {
 
-// Items, and a number for each. All are forgotten at once, as when the next visit begins.
+uint64_t scattered(uint64_t item) { return item * 0x9E3779B97F4A7C15u; }
+
+// The items of a visit, and a number for each.
 class Items {
   public:
-    explicit Items(int64_t most)
-        : slots_(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(most, 8)) * 2)),
-          shift_(64 - std::countr_zero(slots_.size())) {}
-
-    void forget() { visit_++; }
+    // Forgets all, for a visit of at most so many.
+    void begin(int64_t most) {
+        visit_++;
+        const uint64_t size = std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(most, 8)) * 2);
+        // No larger than the largest visit: it stays near.
+        if (size <= slots_.size()) return;
+        slots_.assign(size, {});
+        shift_ = 64 - std::countr_zero(size);
+    }
 
     // The number of an item, to be set where `fresh` says that it has none yet.
     int64_t &number(uint64_t item, bool &fresh) {
@@ -42,30 +48,53 @@ class Items {
 
     Slot &slot_of(uint64_t item) {
         const uint64_t mask = slots_.size() - 1;
-        uint64_t place = item * 0x9E3779B97F4A7C15u >> shift_;
+        uint64_t place = scattered(item) >> shift_;
         while (slots_[place].visit == visit_ && slots_[place].item != item) place = (place + 1) & mask;
         return slots_[place];
     }
 
     std::vector<Slot> slots_;
+    int shift_ = 0;
+    int64_t visit_ = 0;
+};
+
+// Tells of most items at once that they are none of so many: a bit of 256 is set for each.
+class Sieve {
+  public:
+    explicit Sieve(int64_t count)
+        : words_(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(count, 1)) * 4)),
+          shift_(64 - 6 - std::countr_zero(words_.size())) {}
+
+    void add(uint64_t item) { words_[place(item) / 64] |= bit(item); }
+    bool may_have(uint64_t item) const { return words_[place(item) / 64] & bit(item); }
+
+  private:
+    uint64_t place(uint64_t item) const { return scattered(item) >> shift_; }
+    uint64_t bit(uint64_t item) const { return uint64_t{1} << place(item) % 64; }
+
+    std::vector<uint64_t> words_;
     int shift_;
-    int64_t visit_ = 1;
 };
 
 void merge(const lifeline_events &events, int64_t gap_ms, lifeline_merged &merged) {
-    Items visit(events.count);
+    Items visit;
     int64_t at = events.count;
     // From the newest on: the first event that is met of an item is its newest. Filled from the back, tokens ascend.
-    for (int64_t event = events.count; event-- > 0;) {
-        if (event + 1 < events.count && events.ms[event + 1] - events.ms[event] > gap_ms) visit.forget();
-        bool fresh;
-        int64_t &token = visit.number(events.items[event], fresh);
-        if (fresh) {
-            token = --at;
-            merged.newest[at] = event;
-            merged.types[at] = 0;
+    for (int64_t end = events.count; end > 0;) {
+        int64_t first = end - 1;
+        while (first > 0 && events.ms[first] - events.ms[first - 1] <= gap_ms) first--;
+        visit.begin(end - first);
+        for (int64_t event = end; event-- > first;) {
+            bool fresh;
+            int64_t &token = visit.number(events.items[event], fresh);
+            if (fresh) {
+                token = --at;
+                merged.newest[at] = event;
+                merged.types[at] = 0;
+            }
+            merged.types[token] |= uint64_t{1} << ((events.types[event] - 1) & 63);
         }
-        merged.types[token] |= uint64_t{1} << ((events.types[event] - 1) & 63);
+        end = first;
     }
     merged.count = events.count - at;
     std::copy(merged.newest + at, merged.newest + events.count, merged.newest);
@@ -73,8 +102,11 @@ void merge(const lifeline_events &events, int64_t gap_ms, lifeline_merged &merge
 }
 
 void engaged(const lifeline_events &shown, const lifeline_events &acted, int64_t gap_ms, uint8_t *found) {
-    Items visit(acted.count);
-    int64_t next_shown = 0, next_acted = 0;
+    if (shown.count == 0) return;
+    // What was acted on before the first visit in which anything was shown is passed over.
+    int64_t next_shown = 0, next_acted = std::lower_bound(acted.ms, acted.ms + acted.count, shown.ms[0]) - acted.ms;
+    for (int64_t ms = shown.ms[0]; next_acted > 0 && ms - acted.ms[next_acted - 1] <= gap_ms;) ms = acted.ms[--next_acted];
+    Items visit;
     while (next_shown < shown.count) {
         // A visit: its events of either kind, in the order of their times.
         const int64_t first_shown = next_shown, first_acted = next_acted;
@@ -89,14 +121,16 @@ void engaged(const lifeline_events &shown, const lifeline_events &acted, int64_t
             ++(of_shown ? next_shown : next_acted);
         }
         bool fresh;
+        visit.begin(next_acted - first_acted);
         for (int64_t event = first_acted; event < next_acted; event++) visit.number(acted.items[event], fresh);
         for (int64_t event = first_shown; event < next_shown; event++) found[event] = visit.find(shown.items[event]) != nullptr;
-        visit.forget();
     }
 }
 
 void last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count, int64_t *newest) {
-    Items wanted(item_count);
+    Items wanted;
+    Sieve sieve(item_count);
+    wanted.begin(item_count);
     std::vector<int64_t> found;
     bool fresh;
     for (int64_t item = 0; item < item_count; item++) {
@@ -104,8 +138,10 @@ void last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, in
         if (!fresh) continue;
         number = static_cast<int64_t>(found.size());
         found.push_back(-1);
+        sieve.add(items[item]);
     }
     for (int64_t token = count, missing = static_cast<int64_t>(found.size()); token-- > 0 && missing;) {
+        if (!sieve.may_have(tokens[token])) continue;
         const int64_t *number = wanted.find(tokens[token]);
         if (number == nullptr || found[*number] >= 0) continue;
         found[*number] = token;
