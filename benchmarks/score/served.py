@@ -45,7 +45,7 @@ from store.embeddings import EmbeddingFollower
 from stream.topics import create_topics, delete_topics
 
 USERS, CLIENTS = 8, 4
-SECONDS, OVERLOAD_SECONDS, OVERLOAD = 10.0, 60.0, 3.0
+SECONDS, OVERLOAD_SECONDS, OVERLOAD = 5.0, 60.0, 3.0
 _REQUESTS, _READS = 200, 300
 _READY_S = 300.0
 _ASKED_MS = START_MS + 1_000 * DAY_MS
@@ -100,20 +100,24 @@ def node(bootstrap_servers: str | None, notes: list[str]) -> Iterator[Served]:
 
 
 def grpc(served: Served, notes: list[str]) -> list[Row]:
-    """Score with one client, then with four, and with as many requests at once in this process."""
+    """Score with one client, then with four, and in this process with as many at once as the node takes."""
     with LifelineClient(served.process.address, timeout_s=60) as client:
         found = times_ms(lambda: _score(client, served, 0), _REQUESTS)
     p50, p99 = (float(np.quantile(found, share)) for share in (0.5, 0.99))
-    inside = _in_process_per_s(served)
-    together = _together(served)
-    notes.append(f"{CLIENTS} clients: p50 {np.median(together.ms):.1f} ms, p99 {np.quantile(together.ms, 0.99):.1f} ms")
-    tail = float(np.quantile(together.ms, 0.99) / np.median(together.ms))
+    # In turns: what the machine gives drifts.
+    with _in_process(served) as call:
+        rounds = [(_for_a_while([call] * served.settings.scorer.max_concurrent), _together(served)) for _ in range(3)]
+    inside, together = (float(np.median([one.per_s for one in side])) for side in zip(*rounds, strict=True))
+    ratio = float(np.median([over.per_s / alone.per_s for alone, over in rounds]))
+    ms = [one for _, over in rounds for one in over.ms]
+    notes.append(f"{CLIENTS} clients: p50 {np.median(ms):.1f} ms, p99 {np.quantile(ms, 0.99):.1f} ms")
+    tail = float(np.quantile(ms, 0.99) / np.median(ms))
     return [
         Row("score_grpc_p50_ms", p50, "ms", Bar("<=", 20.0)),
         Row("score_grpc_p99_ms", p99, "ms"),
         Row("score_in_process_per_s", inside, "calls/s"),
-        Row("score_grpc_per_s", together.per_s, "calls/s"),
-        Row("score_grpc_throughput_ratio", together.per_s / inside, "x", Bar(">=", 0.9)),
+        Row("score_grpc_per_s", together, "calls/s"),
+        Row("score_grpc_throughput_ratio", ratio, "x", Bar(">=", 0.9)),
         Row("score_grpc_p99_over_p50", tail, "x", Bar("<=", 3.0)),
     ]
 
@@ -215,8 +219,9 @@ def _score(client: LifelineClient, served: Served, at: int) -> object:
     return client.score(served.users[at % USERS], served.candidates, timestamp_ms=_ASKED_MS)
 
 
-def _in_process_per_s(served: Served) -> float:
-    """Return the requests a second of the same settings without gRPC, on the node's own files."""
+@contextmanager
+def _in_process(served: Served) -> Iterator[Callable[[int], object]]:
+    """Give what scores in this process with the same settings, on the node's own files."""
     settings = served.settings
     loaded = weights.load(settings.scorer, settings.vocabulary)
     with (
@@ -235,7 +240,7 @@ def _in_process_per_s(served: Served) -> float:
             _, history = tables.history(reader, user, scorer.config)
             return scorer.score(history, served.candidates, context)
 
-        return _for_a_while([call] * settings.scorer.max_concurrent).per_s
+        yield call
 
 
 def _history() -> History:
