@@ -236,21 +236,26 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
 
     def _explain(self, reply: score_pb2.ScoreResponse, asked: RequestContext, scores: Scores) -> None:
         """Add the selected tokens, if they were asked for; raises Refusal where the reply is too large."""
-        # Counted as it grows, so that a reply far over the limit is never built; 6 bytes for tag and length.
         size = reply.ByteSize()
-        explained = None if scores.explanation is None else _Explained(scores.explanation, asked.timestamp_ms)
+        self._check_size(size)
+        if scores.explanation is None:
+            return
+        explained = _Explained(scores.explanation, asked.timestamp_ms)
         for row in range(len(scores.score)):
-            if explained is not None:
-                explanation = score_pb2.Explanation(selected=explained.tokens(row))
-                size += explanation.ByteSize() + 6
-                reply.explanations.append(explanation)
-            if size > self._max_reply_bytes:
-                raise Refusal(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    Reason.REPLY_TOO_LARGE,
-                    f"the reply exceeds {self._max_reply_bytes} bytes: ask for fewer candidates, or without explain",
-                    limit=str(self._max_reply_bytes),
-                )
+            # Counted as it grows, so that a reply far over the limit is never built; 6 bytes for tag and length.
+            explanation = score_pb2.Explanation(selected=explained.tokens(row))
+            size += explanation.ByteSize() + 6
+            reply.explanations.append(explanation)
+            self._check_size(size)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_reply_bytes:
+            raise Refusal(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                Reason.REPLY_TOO_LARGE,
+                f"the reply exceeds {self._max_reply_bytes} bytes: ask for fewer candidates, or without explain",
+                limit=str(self._max_reply_bytes),
+            )
 
 
 def parse_candidates(request: score_pb2.ScoreRequest, most: int) -> tuple[NDArray[np.uint64], NDArray[np.int8] | None]:
