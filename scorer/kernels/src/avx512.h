@@ -64,6 +64,33 @@ static int64_t count_above_512(const float *values, int64_t count, float thresho
     return found;
 }
 
+static int64_t pick_512(const Kept &kept, int32_t lowest, int64_t older, int64_t first, int64_t *index, float *similarity) {
+    const __m512i limit = _mm512_set1_epi32(lowest), base = _mm512_set1_epi64(first);
+    int64_t picked = 0;
+    for (int64_t at = 0; at < kept.count; at += 16) {
+        const __mmask16 there = lanes(kept.count - at);
+        const __m512 value = _mm512_add_ps(_mm512_maskz_loadu_ps(there, kept.value + at), _mm512_setzero_ps());
+        const __m512i bits = _mm512_castps_si512(value);
+        const __m512i key =
+            _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi32(bits, 31), _mm512_set1_epi32(0x7FFFFFFF)));
+        __mmask16 taken = _mm512_mask_cmpge_epi32_mask(there, key, limit);
+        for (uint32_t equal = _mm512_mask_cmpeq_epi32_mask(taken, key, limit); equal && older > 0; older--) {
+            taken &= static_cast<__mmask16>(~(equal & -equal));
+            equal &= equal - 1;
+        }
+        const __m512i place = _mm512_maskz_compress_epi32(taken, _mm512_maskz_loadu_epi32(there, kept.place + at));
+        const int count = __builtin_popcount(taken);
+        _mm512_mask_storeu_ps(similarity + picked, lanes(count), _mm512_maskz_compress_ps(taken, value));
+        const __mmask16 whole = lanes(count);
+        _mm512_mask_storeu_epi64(index + picked, static_cast<__mmask8>(whole),
+                                 _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(place)), base));
+        _mm512_mask_storeu_epi64(index + picked + 8, static_cast<__mmask8>(whole >> 8),
+                                 _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(place, 1)), base));
+        picked += count;
+    }
+    return picked;
+}
+
 static int64_t count_keys_above_512(const int32_t *keys, int64_t count, int32_t threshold) {
     const __m512i limit = _mm512_set1_epi32(threshold);
     int64_t found = 0;

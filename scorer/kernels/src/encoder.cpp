@@ -49,23 +49,26 @@ void embed(const int8_t *row, float scale, float *to) {
 // Rows of the tokens that were selected for any candidate.
 class Rows {
   public:
-    Rows(const Encoder &encoder, const lifeline_tokens &tokens, const lifeline_encoding &job, int32_t threads)
-        : stride_(encoder.functions.token_row), place_(tokens.count + 1, -1) {
+    static constexpr int64_t AT_ONCE = 42 * ROWS;
+
+    Rows(const Encoder &encoder, const lifeline_tokens &tokens, const lifeline_encoding &job)
+        : encoder_(encoder), tokens_(tokens), stride_(encoder.functions.token_row), place_(tokens.count + 1, -1) {
         // The neutral token, -1, stands behind the last.
         const auto count = static_cast<int64_t>(place_.size());
-        std::vector<int64_t> used;
         for (int64_t at = 0; at < job.candidate_count * job.length; at++) {
             const int64_t index = job.index[at] < 0 ? count - 1 : job.index[at];
             if (place_[index] < 0) {
-                place_[index] = static_cast<int32_t>(used.size());
-                used.push_back(job.index[at]);
+                place_[index] = static_cast<int32_t>(used_.size());
+                used_.push_back(job.index[at]);
             }
         }
-        rows_ = std::make_unique_for_overwrite<float[]>(used.size() * stride_);
-        const auto make = [&](int64_t from, int64_t to) {
-            encoder.functions.make_rows(encoder.prepared, tokens, used.data() + from, to - from, rows_.get() + from * stride_);
-        };
-        in_threads(static_cast<int64_t>(used.size()), AT_ONCE, threads, [&] { return make; });
+        rows_ = std::make_unique_for_overwrite<float[]>(used_.size() * stride_);
+    }
+
+    int64_t count() const { return static_cast<int64_t>(used_.size()); }
+
+    void make(int64_t from, int64_t to) {
+        encoder_.functions.make_rows(encoder_.prepared, tokens_, used_.data() + from, to - from, rows_.get() + from * stride_);
     }
 
     const float *of(int64_t index) const {
@@ -73,10 +76,11 @@ class Rows {
     }
 
   private:
-    static constexpr int64_t AT_ONCE = 42 * ROWS;
-
+    const Encoder &encoder_;
+    const lifeline_tokens &tokens_;
     const size_t stride_;
     std::vector<int32_t> place_;
+    std::vector<int64_t> used_;
     std::unique_ptr<float[]> rows_;
 };
 
@@ -195,7 +199,7 @@ LIFELINE_API int32_t lifeline_encode(const void *prepared, const lifeline_tokens
                                      int32_t threads) {
     const Encoder &encoder = *static_cast<const Encoder *>(prepared);
     try {
-        const Rows rows(encoder, *tokens, *job, threads);
+        Rows rows(encoder, *tokens, *job);
         const auto worker = [&] {
             return [&, pointers = std::vector<const float *>(job->length),
                     scratch = std::vector<float>(encoder.functions.scratch(encoder.prepared))](int64_t from, int64_t to) mutable {
@@ -203,7 +207,9 @@ LIFELINE_API int32_t lifeline_encode(const void *prepared, const lifeline_tokens
                     encode_one(encoder, rows, *job, number, pointers, scratch.data());
             };
         };
-        return in_threads(job->candidate_count, 1, threads, worker) ? 0 : 2;
+        Phase making(rows.count(), Rows::AT_ONCE, [&] { return [&](int64_t from, int64_t to) { rows.make(from, to); }; });
+        Phase encoding(job->candidate_count, 1, worker);
+        return in_threads(threads, making, encoding) ? 0 : 2;
     } catch (const std::bad_alloc &) {
         return 2;
     }

@@ -60,7 +60,8 @@ LIFELINE_API int32_t lifeline_logits(const void *given, const float *inputs, int
                                logits + from * prepared.mlp.back().out);
             };
         };
-        return in_threads(count, HEAD_BLOCK, threads, worker) ? 0 : 2;
+        Phase phase(count, HEAD_BLOCK, worker);
+        return in_threads(threads, phase) ? 0 : 2;
     } catch (const std::bad_alloc &) {
         return 2;
     }

@@ -45,6 +45,9 @@ struct Functions {
     int64_t (*count_keys_above)(const int32_t *keys, int64_t count, int32_t threshold);
     // Makes `key_of` each value; sets the least and the greatest.
     void (*keys)(const float *values, int64_t count, int32_t *keys, int32_t *least, int32_t *most);
+    // Writes the tokens whose key is at least `lowest`, but for the first `older` that equal it; returns how many. Their
+    // indices are their places and `first`.
+    int64_t (*pick)(const Kept &kept, int32_t lowest, int64_t older, int64_t first, int64_t *index, float *similarity);
     // Sets the inverse norm of every `step`th row, of which there are `count`; NaN for a zero vector.
     void (*norms)(const int8_t *rows, int64_t step, int64_t count, float *inverse_norm);
 };
@@ -74,6 +77,18 @@ static inline void norms_of(const int8_t *rows, int64_t step, int64_t count, flo
             inverse_norm[first + token] = squares[token] ? norm : __builtin_nanf("");
         }
     }
+}
+
+static inline int64_t pick_of(const Kept &kept, int32_t lowest, int64_t older, int64_t first, int64_t *index,
+                              float *similarity) {
+    int64_t picked = 0;
+    for (int64_t one = 0; one < kept.count; one++) {
+        const int32_t key = key_of(kept.value[one]);
+        if (key < lowest || (key == lowest && older-- > 0)) continue;
+        index[picked] = first + kept.place[one];
+        similarity[picked++] = kept.value[one] + 0.0f;
+    }
+    return picked;
 }
 
 static inline void keys_of(const float *values, int64_t count, int32_t *keys, int32_t *least, int32_t *most) {

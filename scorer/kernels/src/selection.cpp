@@ -22,6 +22,7 @@ namespace {
 
 constexpr int64_t SAMPLED = 1024;
 constexpr int KEPT_PER_WANTED = 3;
+constexpr int64_t FILLED_AT_ONCE = 64;  // blocks
 constexpr float NEVER = std::numeric_limits<float>::quiet_NaN();
 
 enum Source : uint8_t { NONE, LIFELONG, RECENT, REAL_TIME, IMPRESSION };
@@ -43,19 +44,29 @@ struct Packed {
     Pool pool;
     Array<uint8_t> blocks;
     Array<float> norms;
+    const Functions &functions;
+    const int8_t *rows;
+    int64_t step;
 
-    // Every `step`th of so many rows, of which the first has a given index.
-    Packed(const Functions &functions, const int8_t *rows, int64_t count, int64_t first, int64_t step = 1) {
+    // Every `step`th of so many rows, of which the first has a given index. It is to be filled.
+    Packed(const Functions &given, const int8_t *from, int64_t count, int64_t first, int64_t every = 1)
+        : functions(given), rows(from), step(every) {
         pool.count = (count + step - 1) / step;
         pool.first = first;
-        // One block more than there is: blocks are read in pairs.
-        const int64_t room = (pool.block_count() + 1) * BLOCK;
-        blocks = array<uint8_t>(room * CHANNELS);
-        norms = array<float>(room);
+        blocks = array<uint8_t>(all() * BLOCK_BYTES);
+        norms = array<float>(all() * BLOCK);
         pool.blocks = blocks.get();
         pool.inverse_norm = norms.get();
-        functions.norms(rows, step, pool.count, norms.get());
-        for (int64_t token = 0; token < room; token++) {
+    }
+
+    // One block more than there is: blocks are read in pairs.
+    int64_t all() const { return pool.block_count() + 1; }
+
+    // Fills blocks, from one up to another.
+    void fill(int64_t from, int64_t to) const {
+        const int64_t first = from * BLOCK, end = std::min(to * BLOCK, pool.count);
+        if (first < end) functions.norms(rows + first * step * CHANNELS, step, end - first, norms.get() + first);
+        for (int64_t token = first; token < to * BLOCK; token++) {
             uint8_t *words = blocks.get() + token / BLOCK * BLOCK_BYTES + token % BLOCK * 4;
             if (token >= pool.count) {
                 norms[token] = NEVER;
@@ -97,7 +108,12 @@ class Selector {
           real_time_(functions, job.explicit_rows + job.real_time_from * CHANNELS, recent_from_ - job.real_time_from, job.real_time_from),
           recent_(functions, job.explicit_rows + recent_from_ * CHANNELS, job.explicit_count - recent_from_, recent_from_),
           impressions_(functions, job.impression_rows, job.impression_count, job.explicit_count),
-          length_(job.lifelong_selected + job.recent_kept + job.real_time_selected + job.impressions_selected) {}
+          length_(job.lifelong_selected + job.recent_kept + job.real_time_selected + job.impressions_selected) {
+        for (const Packed *pool : {&sample_, &real_time_, &recent_, &impressions_}) pool->fill(0, pool->all());
+    }
+
+    // The largest pool, which is left to be filled before anything is selected.
+    const Packed &lifelong() const { return lifelong_; }
 
     int64_t tiles() const { return (job_.candidate_count + TILE - 1) / TILE; }
 
@@ -191,13 +207,14 @@ class Selector {
 
     void cut(int64_t candidate, int row, const Pool &pool, int wanted, Source source, int64_t &used,
              Scratch &scratch) const {
-        const auto [places, kept, found] = scratch.kept[row];
+        const Kept &kept = scratch.kept[row];
+        const int64_t found = kept.count;
         int32_t lowest = std::numeric_limits<int32_t>::min();
         int64_t older = 0;  // of those that equal the lowest, how many are too old
         if (found > wanted) {
             int32_t *keys = scratch.keys.get();
             int32_t least, most;
-            functions_.keys(kept, found, keys, &least, &most);
+            functions_.keys(kept.value, found, keys, &least, &most);
             // The greatest key that `wanted` of them reach.
             int64_t low = least, high = most;
             while (low < high) {
@@ -210,12 +227,10 @@ class Selector {
             lowest = static_cast<int32_t>(low);
             older = functions_.count_keys_above(keys, found, lowest) - wanted;
         }
-        const int64_t at = candidate * length_;
-        for (int64_t one = 0; one < found; one++) {
-            const int32_t key = key_of(kept[one]);
-            if (key < lowest || (key == lowest && older-- > 0)) continue;
-            put(at + used++, pool.first + places[one], kept[one], source);
-        }
+        const int64_t at = candidate * length_ + used;
+        const int64_t picked = functions_.pick(kept, lowest, older, pool.first, job_.index + at, job_.similarity + at);
+        std::fill_n(job_.source + at, picked, source);
+        used += picked;
     }
 
     // Selects the newest, whatever their cosine.
@@ -226,16 +241,12 @@ class Selector {
         for (int row = 0; row < rows; row++) {
             const float *values = scratch.values.get() + row * stride;
             for (int64_t token = 0; token < pool.count; token++) {
-                const float value = std::isnan(values[token]) ? 0.0f : values[token];
-                put((begin + row) * length_ + used[row]++, pool.first + token, value, RECENT);
+                const int64_t at = (begin + row) * length_ + used[row]++;
+                job_.index[at] = pool.first + token;
+                job_.similarity[at] = std::isnan(values[token]) ? 0.0f : values[token] + 0.0f;
+                job_.source[at] = RECENT;
             }
         }
-    }
-
-    void put(int64_t at, int64_t index, float similarity, Source source) const {
-        job_.index[at] = index;
-        job_.similarity[at] = similarity + 0.0f;
-        job_.source[at] = source;
     }
 
     const lifeline_selection &job_;
@@ -276,7 +287,10 @@ LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t leve
                 for (int64_t tile = from; tile < to; tile++) selector.select(tile, scratch);
             };
         };
-        return in_threads(selector.tiles(), 1, threads, worker) ? 0 : 2;
+        const Packed &lifelong = selector.lifelong();
+        Phase filling(lifelong.all(), FILLED_AT_ONCE, [&] { return [&](int64_t from, int64_t to) { lifelong.fill(from, to); }; });
+        Phase selecting(selector.tiles(), 1, worker);
+        return in_threads(threads, filling, selecting) ? 0 : 2;
     } catch (const std::bad_alloc &) {
         return 2;
     }

@@ -82,4 +82,4 @@ static void keep(const Pool &pool, const Tile &tile, const float *threshold, Kep
     }
 }
 
-const Functions AVX2_FUNCTIONS = {cosines, keep, count_above, count_keys_above, keys_of, norms_of};
+const Functions AVX2_FUNCTIONS = {cosines, keep, count_above, count_keys_above, keys_of, pick_of, norms_of};

@@ -22,4 +22,5 @@ static inline void dots(const uint8_t *block, const Tile &tile, __m512i (&sum)[T
     }
 }
 
-const Functions AVX512_FUNCTIONS = {cosines_512<dots>, keep_512<dots>, count_above_512, count_keys_above_512, keys_of, norms_of};
+const Functions AVX512_FUNCTIONS = {cosines_512<dots>, keep_512<dots>, count_above_512, count_keys_above_512,
+                                    keys_of, pick_512, norms_of};

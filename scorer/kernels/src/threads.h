@@ -2,15 +2,14 @@
 #pragma once
 
 #include <pthread.h>
-#ifdef __GLIBC__
 #include <sched.h>
-#endif
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <deque>
 #include <new>
+#include <utility>
 
 namespace {
 
@@ -58,20 +57,55 @@ class Helper {
     bool started_;
 };
 
-// Does the work of each number below `count`, so many at once, in so many threads; false where memory was short.
+// The work of each number below `count`, so many at once; `work()` gives each thread what does it.
 template <class Work>
-bool in_threads(int64_t count, int64_t at_once, int32_t threads, const Work &work) {
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> short_of_memory{false};
-    const auto run = [&] {
+class Phase {
+  public:
+    Phase(int64_t count, int64_t at_once, Work work) : count_(count), at_once_(at_once), work_(std::move(work)) {}
+
+    int64_t shares() const { return (count_ + at_once_ - 1) / at_once_; }
+
+    // Does what no other thread has taken, and returns once all is done; false where memory was short.
+    bool run() {
         try {
-            auto one = work();
-            for (int64_t from; (from = next.fetch_add(at_once)) < count;) one(from, std::min(from + at_once, count));
+            auto one = work_();
+            for (int64_t from; (from = next_.fetch_add(at_once_)) < count_;) {
+                const int64_t to = std::min(from + at_once_, count_);
+                const Done done{done_, to - from};
+                one(from, to);
+            }
         } catch (const std::bad_alloc &) {
-            short_of_memory = true;
+            // Whoever waits is not to wait for what nobody does.
+            short_of_memory_ = true;
         }
+        for (int turn = 0; done_ < count_ && !short_of_memory_; turn++)
+            if (turn >= PATIENCE) sched_yield();
+        return !short_of_memory_;
+    }
+
+  private:
+    static constexpr int PATIENCE = 2'000;
+
+    struct Done {
+        std::atomic<int64_t> &counter;
+        int64_t count;
+        ~Done() { counter += count; }
     };
-    const int64_t helpers = std::min<int64_t>(threads, (count + at_once - 1) / at_once) - 1;
+
+    const int64_t count_, at_once_;
+    const Work work_;
+    std::atomic<int64_t> next_{0}, done_{0};
+    std::atomic<bool> short_of_memory_{false};
+};
+
+// Does phases one after the other in so many threads; false where memory was short.
+template <class... Phases>
+bool in_threads(int32_t threads, Phases &...phases) {
+    std::atomic<bool> done{true};
+    const auto run = [&] {
+        if (!(phases.run() && ...)) done = false;
+    };
+    const int64_t helpers = std::min<int64_t>(threads, std::max({phases.shares()...})) - 1;
     if (helpers > 0) {
         const Beside beside;
         std::deque<Helper<decltype(run)>> others;
@@ -80,7 +114,7 @@ bool in_threads(int64_t count, int64_t at_once, int32_t threads, const Work &wor
     } else {
         run();
     }
-    return !short_of_memory;
+    return done;
 }
 
 }  // namespace
