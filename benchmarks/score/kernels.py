@@ -18,7 +18,7 @@ from scorer.native import NativeSequence
 from scorer.selected import SelectedRequest
 from scorer.selection import cosines, select
 
-_REPEATS, _SLOW_REPEATS = 41, 7
+_REPEATS, _SLOW_REPEATS = 101, 7
 
 
 def selection(world: World, peers: Mapping[str, float], notes: list[str]) -> list[Row]:
