@@ -341,6 +341,35 @@ def test_every_source_is_built() -> None:
     assert {path.name for path in directory.glob("*.cpp")} == set(SOURCES)
 
 
+_CROWDED = """
+import resource
+import numpy as np
+from scorer.kernels import library, selection
+rng = np.random.default_rng(0)
+rows = [rng.integers(-127, 128, (n, 32)).astype(np.int8) for n in (500, 20, 40)]
+def call(threads):
+    return selection.select(*rows, 372, (64, 64, 32, 32), level=library.best_level(), threads=threads)
+alone = call(1)
+pages = int(open("/proc/self/statm").read().split()[0])
+# Less than the stack of one thread.
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 20), resource.RLIM_INFINITY))
+crowded = call(4)
+for name in ("index", "similarity", "source", "valid"):
+    assert (getattr(alone, name) == getattr(crowded, name)).all()
+print("same")
+"""
+
+
+@pytest.mark.skipif(best_level() is Level.TORCH, reason="not built")
+def test_where_the_system_gives_no_thread_the_others_do_its_work() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LIFELINE_")}
+    done = subprocess.run(
+        [sys.executable, "-c", _CROWDED], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "same"
+
+
 _SANITISED = """
 import sys
 from pathlib import Path

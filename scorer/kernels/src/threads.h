@@ -42,7 +42,8 @@ template <class Run>
 class Helper {
   public:
     Helper(const Run &run, const Beside &beside)
-        : started_(pthread_create(&thread_, beside.attributes(), &Helper::call, const_cast<void *>(static_cast<const void *>(&run))) == 0) {}
+        : started_(pthread_create(&thread_, beside.attributes(), &Helper::call,
+                                  const_cast<void *>(static_cast<const void *>(&run))) == 0) {}
     Helper(const Helper &) = delete;
     ~Helper() {
         if (started_) pthread_join(thread_, nullptr);
@@ -65,8 +66,8 @@ class Phase {
 
     int64_t shares() const { return (count_ + at_once_ - 1) / at_once_; }
 
-    // Does what no other thread has taken, and returns once all is done; false where memory was short.
-    bool run() {
+    // Does what no other thread has taken.
+    void run() {
         try {
             auto one = work_();
             for (int64_t from; (from = next_.fetch_add(at_once_)) < count_;) {
@@ -78,10 +79,19 @@ class Phase {
             // Whoever waits is not to wait for what nobody does.
             short_of_memory_ = true;
         }
-        for (int turn = 0; done_ < count_ && !short_of_memory_; turn++)
-            if (turn >= PATIENCE) sched_yield();
+    }
+
+    // Returns once the others have done what they took, which is not long; false where memory was short.
+    bool wait() const {
+        for (int turn = 0; done_ < count_ && !short_of_memory_;)
+            if (turn < PATIENCE)
+                turn++;
+            else
+                sched_yield();
         return !short_of_memory_;
     }
+
+    bool was_done() const { return !short_of_memory_; }
 
   private:
     static constexpr int PATIENCE = 2'000;
@@ -98,13 +108,21 @@ class Phase {
     std::atomic<bool> short_of_memory_{false};
 };
 
+template <class Last>
+void run_all(Last &last) {
+    last.run();
+}
+
+template <class First, class... Rest>
+void run_all(First &first, Rest &...rest) {
+    first.run();
+    if (first.wait()) run_all(rest...);
+}
+
 // Does phases one after the other in so many threads; false where memory was short.
 template <class... Phases>
 bool in_threads(int32_t threads, Phases &...phases) {
-    std::atomic<bool> done{true};
-    const auto run = [&] {
-        if (!(phases.run() && ...)) done = false;
-    };
+    const auto run = [&] { run_all(phases...); };
     const int64_t helpers = std::min<int64_t>(threads, std::max({phases.shares()...})) - 1;
     if (helpers > 0) {
         const Beside beside;
@@ -114,7 +132,7 @@ bool in_threads(int32_t threads, Phases &...phases) {
     } else {
         run();
     }
-    return done;
+    return (phases.was_done() && ...);
 }
 
 }  // namespace
