@@ -45,9 +45,6 @@ SNAPSHOT_TIMEOUT_S = 3_600.0
 
 # A node that restarts is back within a second or so: gRPC's own pause between two connections grows to two minutes.
 _CHANNEL_OPTIONS = (
-    # No more often than nodes allow.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),

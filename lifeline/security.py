@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from lifeline.errors import SecurityError
 
+KEEPALIVE = (("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000))
+"""Both sides of a connection ping alike: whoever is gone without a word is found within half a minute."""
 AUTHORIZATION = "authorization"
 """The metadata that a token comes in, as ``Bearer TOKEN``."""
 _LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:", "unix:")
@@ -141,12 +143,14 @@ class CallSecurity(NamedTuple):
 
     def channel(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.Channel:
         """Return a channel to a node; calls take the metadata along themselves."""
+        options = (*KEEPALIVE, *options)
         if self.credentials is None:
             return grpc.insecure_channel(address, options)
         return grpc.secure_channel(address, self.credentials, options)
 
     def aio_channel(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
         """Return the same for asyncio."""
+        options = (*KEEPALIVE, *options)
         if self.credentials is None:
             return grpc.aio.insecure_channel(address, options)
         return grpc.aio.secure_channel(address, self.credentials, options)

@@ -16,7 +16,7 @@ from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
 from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, code_of
 from lifeline.memory_limit import MemoryLimit
-from lifeline.security import SecuritySettings, server_credentials
+from lifeline.security import KEEPALIVE, SecuritySettings, server_credentials
 from lifeline.v1 import model_pb2_grpc, operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
 from scorer import model_service
 from scorer import service as score_service
@@ -36,9 +36,8 @@ _WAITING_CALLS = 1_024
 _REFLECTION_STREAMS = 4
 _MIB = 1 << 20
 _CONNECTION_OPTIONS = (
-    # Callers that are gone without a word are found within half a minute; whoever pings much more often is cut off.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    *KEEPALIVE,
+    # Whoever pings much more often is cut off.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.max_metadata_size", 16 << 10),
