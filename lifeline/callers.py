@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, at_most
+from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, SizeLimit, around
 from lifeline.security import AUTHORIZATION, Caller, hash_of
 from store.status import Reason, Refusal, abort
 
@@ -42,9 +42,8 @@ class Callers(Interceptor):
             return around(handler, lambda context: abort(context, found))
         room = (self._streams if handler.stream_stream is not None else self._calls)[found]
         most_kib = self._callers[found].max_message_kib
-        if most_kib is not None:
-            handler = at_most(handler, most_kib << 10, lambda size: _too_large(found, size, most_kib))
-        return around(handler, room.taken)
+        limit = None if most_kib is None else SizeLimit(most_kib << 10, lambda size: _too_large(found, size, most_kib))
+        return around(handler, room.taken, limit)
 
     def _check(self, method: str, metadata: Sequence[tuple[str, str | bytes]]) -> "str | Refusal":
         """Return the caller's name, or why the call is refused."""

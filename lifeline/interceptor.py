@@ -20,59 +20,55 @@ RETRY_AFTER_S = 0.1
 """When another try is worth its while, of a call that was one too many: most take less."""
 
 
-def around(handler: Handler, guard: Callable[[grpc.ServicerContext], AbstractContextManager[None]]) -> Handler:
-    """Return a handler whose calls, one message for another or streams both ways, are made within a context."""
-    if handler.stream_stream is not None:
-        streams = cast("Callable[[Any, grpc.ServicerContext], Iterator[Any]]", handler.stream_stream)
+class SizeLimit(NamedTuple):
+    """Requests of more bytes are not decoded: they end their calls."""
 
-        def stream(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: ANN401 - any messages
-            with guard(context):
-                yield from streams(requests, context)
+    most: int
+    refusal: Callable[[int], Refusal]
+    """Of a size."""
 
-        return grpc.stream_stream_rpc_method_handler(
-            stream, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
-    behaviour = cast("Callable[[Any, grpc.ServicerContext], Any]", handler.unary_unary)
+    def decoding(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+        """Return what decodes no request that is too large."""
+        return lambda raw: _TooLarge(len(raw)) if len(raw) > self.most else raw if decode is None else decode(raw)
 
-    def unary(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
-        with guard(context):
-            return behaviour(request, context)
-
-    return grpc.unary_unary_rpc_method_handler(
-        unary, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-    )
+    def admit(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
+        """Return a request; ends the call of one that was too large."""
+        if isinstance(request, _TooLarge):
+            abort(context, self.refusal(request.size))
+        return request
 
 
 class _TooLarge(NamedTuple):
     size: int
 
 
-def at_most(handler: Handler, most: int, refusal: Callable[[int], Refusal]) -> Handler:
-    """Return a handler that does not decode requests of more bytes, and ends their calls by the refusal for a size."""
-    decode = handler.request_deserializer
-
-    def decoded(raw: bytes) -> Any:  # noqa: ANN401 - any message
-        if len(raw) > most:
-            return _TooLarge(len(raw))
-        return raw if decode is None else decode(raw)
-
-    def checked(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
-        if isinstance(request, _TooLarge):
-            abort(context, refusal(request.size))
-        return request
-
+def around(
+    handler: Handler,
+    guard: Callable[[grpc.ServicerContext], AbstractContextManager[None]],
+    limit: SizeLimit | None = None,
+) -> Handler:
+    """Return a handler whose calls, one message for another or streams both ways, are made within a context."""
+    decode = handler.request_deserializer if limit is None else limit.decoding(handler.request_deserializer)
     if handler.stream_stream is not None:
         streams = cast("Callable[[Any, grpc.ServicerContext], Iterator[Any]]", handler.stream_stream)
+
+        def stream(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: ANN401 - any messages
+            with guard(context):
+                if limit is not None:
+                    requests = (limit.admit(request, context) for request in requests)
+                yield from streams(requests, context)
+
         return grpc.stream_stream_rpc_method_handler(
-            lambda requests, context: streams((checked(request, context) for request in requests), context),
-            request_deserializer=decoded,
-            response_serializer=handler.response_serializer,
+            stream, request_deserializer=decode, response_serializer=handler.response_serializer
         )
     behaviour = cast("Callable[[Any, grpc.ServicerContext], Any]", handler.unary_unary)
+
+    def unary(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
+        with guard(context):
+            return behaviour(request if limit is None else limit.admit(request, context), context)
+
     return grpc.unary_unary_rpc_method_handler(
-        lambda request, context: behaviour(checked(request, context), context),
-        request_deserializer=decoded,
-        response_serializer=handler.response_serializer,
+        unary, request_deserializer=decode, response_serializer=handler.response_serializer
     )
 
 

@@ -198,7 +198,8 @@ class _Events(NamedTuple):
         return Tokens(
             _at(timestamp_ms, newest),
             _at(item_id, newest),
-            action_types,
+            # Of the kernels it is the front of an array as long as the events, which tokens that are kept would keep.
+            action_types.copy(),
             _at(self.surface, newest),
             _at(self.embedding, newest),
         )

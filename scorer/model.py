@@ -96,7 +96,11 @@ class TransAct(nn.Module):
 
     def rank(self, inputs: Inputs, encoded: Tensor | None) -> Tensor:
         """Return float32[b, heads] logits from the encoder's outputs."""
-        return self.heads(self.join(inputs.pairs, self.statistics(inputs), self.sequence(inputs, encoded)))
+        return self.heads(self.joined(inputs, encoded))
+
+    def joined(self, inputs: Inputs, encoded: Tensor | None) -> Tensor:
+        """Return what the cross reads, float32[b, width]."""
+        return self.join(inputs.pairs, self.statistics(inputs), self.sequence(inputs, encoded))
 
     def sequence(self, inputs: Inputs, encoded: Tensor | None) -> list[Tensor]:
         """Return what the cross reads of the encoder's outputs: float32[b, ...] parts, none without an encoder."""

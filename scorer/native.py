@@ -113,7 +113,7 @@ def logits(
     """
     if native is None:
         inputs = Inputs.of(tokens, selection, pairs)
-        joined = model.join(inputs.pairs, model.statistics(inputs), model.sequence(inputs, model.encode(inputs)))
+        joined = model.joined(inputs, model.encode(inputs))
     else:
         sequence = native.parts(tokens, selection, pairs.embedding, int(pairs.timestamp_ms[0]))
         statistics = []

@@ -48,7 +48,7 @@ class _Table(NamedTuple):
     def renewed(self, embeddings: Embeddings, stamp: object) -> "_Table":
         """Return the table with the embeddings of its items as they are now."""
         explicit, impressions = (
-            replace(tokens, embedding=embeddings.lookup(tokens.item_id)[0])
+            replace(tokens, embedding=embeddings.gather(embeddings.rows_of(tokens.item_id)))
             for tokens in (self.explicit, self.impressions)
         )
         return self._replace(embeddings=stamp, explicit=explicit, impressions=impressions)

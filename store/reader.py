@@ -29,15 +29,10 @@ class SequenceReader:
         self, store: OpenPartition, embeddings: Embeddings | None = None, lag: Callable[[], int] = lambda: 0
     ) -> None:
         """Without `embeddings` every embedding reads as zeros; `lag` gives the records still to be applied."""
-        self.store, self._embeddings, self._lag = store, embeddings, lag
+        self.store, self.embeddings, self._lag = store, embeddings, lag
         self._rows_lock = threading.Lock()
         self._rows = np.empty(0, np.int64)
         self._rows_known = 0
-
-    @property
-    def embeddings(self) -> Embeddings | None:
-        """The table that embeddings come from."""
-        return self._embeddings
 
     def read(self, user_id: str, query: SequenceQuery) -> UserSequences:
         """Return the user's sequences as `query` asks; sequences of length 0 for an unknown user.
@@ -121,9 +116,9 @@ class SequenceReader:
         )
 
     def _gather(self, ordinals: NDArray[np.uint32], item_ids: NDArray[np.uint64]) -> NDArray[np.int8]:
-        if self._embeddings is None:
+        if self.embeddings is None:
             return np.zeros((len(ordinals), EMBEDDING_DIM), np.int8)
-        return self._embeddings.gather(self._embedding_rows(self._embeddings, item_ids).take(ordinals))
+        return self.embeddings.gather(self._embedding_rows(self.embeddings, item_ids).take(ordinals))
 
     def _embedding_rows(self, embeddings: Embeddings, item_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the embedding row of each ordinal. A row never moves, so only unknown ones are looked up again."""

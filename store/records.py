@@ -84,8 +84,7 @@ def find_sequence(view: View, user_id: str, kind: Kind, query: SequenceQuery) ->
         segments.append(value())
     newest = newest_of(query)
     wanted = (head.events if newest is None else newest) - head.unsealed
-    chunks = _find_chunks(view, prefix, head, wanted, query) if head.sealed is not None and wanted > 0 else []
-    return SequenceRecords(head, record, segments, chunks)
+    return SequenceRecords(head, record, segments, _find_chunks(view, prefix, head, wanted, query))
 
 
 def newest_of(query: SequenceQuery) -> int | None:
@@ -97,7 +96,7 @@ def newest_of(query: SequenceQuery) -> int | None:
 def _find_chunks(view: View, prefix: bytes, head: Head, wanted: int, query: SequenceQuery) -> list[Part]:
     """Return the chunks that the newest `wanted` sealed events of the query's times are in; oldest first."""
     sealed = head.sealed
-    if sealed is None:
+    if sealed is None or wanted <= 0:
         return []
     parts: list[Part] = []
     oldest = keys.chunk_key(prefix, sealed.oldest)

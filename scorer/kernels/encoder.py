@@ -1,14 +1,13 @@
 """The encoder by the kernels: from a user's tokens to the greatest of each channel of the read-out."""
 
 import ctypes
-import weakref
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.kernels.library import Level, lacking, loaded, memory_short
+from scorer.kernels.library import Level, loaded, memory_short, prepare
 
 WEIGHTS = (
     "action",
@@ -98,7 +97,6 @@ class Encoder:
 
         Raises KernelsError where the level cannot be had.
         """
-        library = loaded()
         names = (*WEIGHTS, *CALIBRATION) if level is Level.INT8 else WEIGHTS
         arrays = {name: np.ascontiguousarray(weights[name], np.float32) for name in names}
         layers, _, ffn = arrays["widen"].shape
@@ -110,11 +108,7 @@ class Encoder:
             age_span,
             *(array.ctypes.data for array in arrays.values()),
         )
-        self._made = library.lifeline_encoder_new(ctypes.byref(given), int(level))
-        if self._made is None:
-            raise lacking(level)
-        self._encode = library.lifeline_encode
-        self._freed = weakref.finalize(self, library.lifeline_encoder_free, self._made)
+        self._made = prepare(self, "encoder", given, level)
 
     def encode(
         self,
@@ -146,6 +140,6 @@ class Encoder:
             read_out.ctypes.data,
             whole.ctypes.data if whole is not None else None,
         )
-        if self._encode(self._made, ctypes.byref(given), ctypes.byref(job), threads):
+        if loaded().lifeline_encode(self._made, ctypes.byref(given), ctypes.byref(job), threads):
             raise memory_short()
         return read_out, whole

@@ -1,14 +1,13 @@
 """Cross and heads by the kernels: from each candidate's input to its logits."""
 
 import ctypes
-import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.kernels.library import Level, lacking, loaded, memory_short
+from scorer.kernels.library import Level, loaded, memory_short, prepare
 
 
 class Linear(NamedTuple):
@@ -37,7 +36,6 @@ class Heads:
 
         Raises KernelsError where the level cannot be had.
         """
-        library = loaded()
         layers = [Linear(*map(np.ascontiguousarray, layer)) for layer in (*cross, *mlp)]
         sizes = np.array([len(layer.bias) for layer in mlp], np.int32)
         matrices, biases = (
@@ -48,16 +46,12 @@ class Heads:
         """Of a candidate's input."""
         self._heads = len(mlp[-1].bias)
         given = _Heads(self.width, len(cross), len(mlp), sizes.ctypes.data, matrices.ctypes.data, biases.ctypes.data)
-        self._made = library.lifeline_heads_new(ctypes.byref(given), int(level))
-        if self._made is None:
-            raise lacking(level)
-        self._logits = library.lifeline_logits
-        self._freed = weakref.finalize(self, library.lifeline_heads_free, self._made)
+        self._made = prepare(self, "heads", given, level)
 
     def logits(self, inputs: NDArray[np.float32], threads: int = 1) -> NDArray[np.float32]:
         """Return float32[c, heads] of float32[c, width] inputs. Raises MemoryError."""
         inputs = np.ascontiguousarray(inputs)
         made = np.empty((len(inputs), self._heads), np.float32)
-        if self._logits(self._made, inputs.ctypes.data, len(inputs), made.ctypes.data, threads):
+        if loaded().lifeline_logits(self._made, inputs.ctypes.data, len(inputs), made.ctypes.data, threads):
             raise memory_short()
         return made

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import weakref
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -65,6 +66,19 @@ def loaded() -> ctypes.CDLL:
 def lacking(level: Level) -> KernelsError:
     """Return what to raise where the processor lacks a level."""
     return KernelsError(f"this processor has no {level.name.lower()}: leave {VARIABLE} unset")
+
+
+def prepare(owner: object, what: str, given: ctypes.Structure, level: Level) -> int:
+    """Have "encoder" or "heads" prepared for a level; it is freed when its owner goes.
+
+    Raises KernelsError where the level cannot be had.
+    """
+    library = loaded()
+    made: int | None = getattr(library, f"lifeline_{what}_new")(ctypes.byref(given), int(level))
+    if made is None:
+        raise lacking(level)
+    weakref.finalize(owner, getattr(library, f"lifeline_{what}_free"), made)
+    return made
 
 
 def memory_short() -> MemoryError:

@@ -80,8 +80,8 @@ static int64_t pick_512(const Kept &kept, int32_t lowest, int64_t older, int64_t
         }
         const __m512i place = _mm512_maskz_compress_epi32(taken, _mm512_maskz_loadu_epi32(there, kept.place + at));
         const int count = __builtin_popcount(taken);
-        _mm512_mask_storeu_ps(similarity + picked, lanes(count), _mm512_maskz_compress_ps(taken, value));
         const __mmask16 whole = lanes(count);
+        _mm512_mask_storeu_ps(similarity + picked, whole, _mm512_maskz_compress_ps(taken, value));
         _mm512_mask_storeu_epi64(index + picked, static_cast<__mmask8>(whole),
                                  _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(place)), base));
         _mm512_mask_storeu_epi64(index + picked + 8, static_cast<__mmask8>(whole >> 8),

@@ -3,8 +3,8 @@
 #include "heads.h"
 
 #include <algorithm>
-#include <memory>
 #include <new>
+#include <utility>
 
 #include "threads.h"
 
@@ -41,7 +41,7 @@ LIFELINE_API void *lifeline_heads_new(const lifeline_heads *given, int32_t level
             prepared.stride = std::max(prepared.stride, prepared.mlp.back().columns);
             in = out;
         }
-        return new Heads{std::move(prepared), level == LIFELINE_AVX2 ? heads_avx2 : heads_avx512};
+        return new Heads{std::move(prepared), level == LIFELINE_AVX2 ? AVX2_HEADS : AVX512_HEADS};
     } catch (const std::bad_alloc &) {
         return nullptr;
     }

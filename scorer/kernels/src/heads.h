@@ -26,5 +26,5 @@ struct HeadsPrepared {
 // 3 * HEAD_BLOCK * stride floats.
 using HeadsFunction = void (*)(const HeadsPrepared &heads, const float *inputs, int rows, float *scratch, float *logits);
 
-void heads_avx2(const HeadsPrepared &heads, const float *inputs, int rows, float *scratch, float *logits);
-void heads_avx512(const HeadsPrepared &heads, const float *inputs, int rows, float *scratch, float *logits);
+extern const HeadsFunction AVX2_HEADS;
+extern const HeadsFunction AVX512_HEADS;

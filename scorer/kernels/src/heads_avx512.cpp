@@ -3,6 +3,4 @@
 
 #include "heads_blocks.h"
 
-void heads_avx512(const HeadsPrepared &heads, const float *inputs, int rows, float *scratch, float *logits) {
-    heads_of(heads, inputs, rows, scratch, logits);
-}
+const HeadsFunction AVX512_HEADS = heads_of;
