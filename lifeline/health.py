@@ -61,10 +61,7 @@ class Health:
             Check("running", not self.leaving, "it stops" if self.leaving else ""),
             Check("assigned", self.assigned, "" if self.assigned else "the group has not assigned anything yet"),
             Check("items", self.items_synced, "" if self.items_synced else "the items topic is being read"),
-            *(
-                Check(f"partition-{one.partition}", one.state is PartitionState.SERVING, _where(one))
-                for one in self._partitions()
-            ),
+            *(Check(f"partition-{one.partition}", _answers(one), _where(one)) for one in self._partitions()),
         ]
 
     def remarks(self) -> list[Check]:
@@ -75,6 +72,11 @@ class Health:
 def holds(checks: Sequence[Check]) -> bool:
     """Say whether all of them do."""
     return all(check.ok for check in checks)
+
+
+def _answers(one: PartitionStatus) -> bool:
+    """Say whether reads come out right. A pause alone must not take a whole fleet out of its load balancer."""
+    return one.state is PartitionState.SERVING or (one.state is PartitionState.PAUSED and one.is_served)
 
 
 def _where(one: PartitionStatus | StandbyStatus) -> str:

@@ -10,10 +10,19 @@ from typing import Final, NamedTuple
 
 REASON: Final = "lifeline.reason"
 RETRIES: Final = "lifeline.retries"
+STUB: Final = "lifeline.stub."
+STUB_BYTES: Final = STUB + "bytes"
+"""Bytes of the record's value, or of what could not be read; the letter has the first KiB of them. Such a letter is a
+stub: the whole is in the log where the other headers say, for as long as the log holds it."""
+STUB_SHA256: Final = STUB + "sha256"
+STUB_UNTIL: Final = STUB + "until"
+"""The last offset of what could not be read, where that is more than one record."""
+HEADERS_CUT: Final = "lifeline.headers.cut"
+"""A header that stands for those that were left out; its value is their number."""
 CONNECT: Final = "__connect.errors."
 _STREAMS: Final = "__streams.errors."
 _SPRING: Final = "kafka_dlt-"
-_ADDED: Final = (CONNECT, _STREAMS, _SPRING, REASON, RETRIES)
+_ADDED: Final = (CONNECT, _STREAMS, _SPRING, REASON, RETRIES, STUB, HEADERS_CUT)
 _BIG_ENDIAN: Final = {4: struct.Struct(">i"), 8: struct.Struct(">q")}
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -96,6 +105,11 @@ def retries_of(headers: Headers) -> int:
     """Return how often a record was published again; 0 for one that never was, or does not say."""
     values = [value for name, value in headers if name == RETRIES and value]
     return max(0, _number(values[-1], _text_number)) if values else 0
+
+
+def is_stub(headers: Headers) -> bool:
+    """Say whether a dead letter holds only the beginning of its record, so that it cannot be published again."""
+    return any(name.startswith(STUB) for name, _ in headers)
 
 
 def own_headers(headers: Headers) -> list[tuple[str, bytes | None]]:

@@ -24,7 +24,7 @@ from lifeline.v1.action_pb2 import Action
 from store.actions import MAX_USER_ID_BYTES, ActionBatch, pack_code
 from store.vocabulary import Vocabulary
 from stream.partitioner import partitions_of
-from stream.record import Record
+from stream.record import Record, UnreadableRecords
 from stream.settings import UpdaterSettings
 from stream.wire_columns import ActionColumns, read
 
@@ -34,6 +34,8 @@ _FRAME_BYTES = 5
 class DeadLetterReason(StrEnum):
     """Why a record is a dead letter: the closed list, in the order in which it is checked."""
 
+    UNREADABLE = "unreadable"
+    """The log has bytes there that are no record: its structure, its compression or its checksum is wrong."""
     OVERSIZED = "oversized"
     """The value has more than ``updater.max_action_bytes``."""
     UNDECODABLE = "undecodable"
@@ -119,7 +121,10 @@ def decode(records: Sequence[Record], rules: Rules) -> Decoded:
     sizes = np.fromiter((len(value or b"") for value in values), np.int64, len(values))
     oversized = sizes > rules.max_action_bytes
     long_keys = np.fromiter(map(len, keys), np.int64, len(keys)) > MAX_USER_ID_BYTES
-    for at in np.flatnonzero(~columns.read | oversized | long_keys).tolist():
+    for at in np.flatnonzero(erases).tolist():
+        if isinstance(records[at], UnreadableRecords):
+            reason[at] = _CODE[DeadLetterReason.UNREADABLE]
+    for at in np.flatnonzero((~columns.read | oversized | long_keys) & (reason == 0)).tolist():
         _decode_one(keys[at], values[at], at, columns, reason, oversized=bool(oversized[at]))
     _check_routes(records[0].partition, keys, rules.partitions, reason)
     _check_actions(records, columns, erases, rules, reason)
@@ -243,6 +248,8 @@ def _check_actions(
 
 def _message(reason: DeadLetterReason, record: Record, rules: Rules) -> str:
     """Return a sentence for whoever looks at the dead letter."""
+    if isinstance(record, UnreadableRecords):
+        return record.why
     try:
         action = Action.FromString(unframe(record.value or b""))
     except DecodeError:

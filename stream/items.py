@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -25,14 +25,14 @@ from lifeline.v1.item_pb2 import Item
 from store.sequence import EMBEDDING_DIM
 from stream.cluster import check_reachable
 from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError, TransportError
-from stream.record import Record
+from stream.log_consumer import LogConsumer, partitions_of
+from stream.record import Record, UnreadableRecords
 from stream.settings import KafkaSettings
 from stream.stopping import end_within
 from stream.threads import run_to_end
 
 _BATCH = 8_192
 _POLL_MS = 500
-_ASSIGN_POLL_S = 0.01
 _TELL_S = 1.0
 _DECIMAL = re.compile(rb"0|[1-9][0-9]{0,19}")
 _FORGOTTEN = bytes(EMBEDDING_DIM)
@@ -43,6 +43,8 @@ _log = structlog.get_logger(__name__)
 class ItemProblem(StrEnum):
     """Why a record of the items topic was passed over."""
 
+    UNREADABLE = "unreadable"
+    """The log has bytes there that are no record."""
     INVALID_KEY = "invalid_key"
     """The key is not an item id in decimal digits."""
     UNDECODABLE = "undecodable"
@@ -89,7 +91,8 @@ def decode_items(records: Sequence[Record]) -> ItemBatch:
     ids, rows, versions = [], [], []
     problems: list[tuple[Record, ItemProblem]] = []
     for record in records:
-        decoded = _decode_one(record.key or b"", record.value)
+        unreadable = isinstance(record, UnreadableRecords)
+        decoded = ItemProblem.UNREADABLE if unreadable else _decode_one(record.key or b"", record.value)
         if isinstance(decoded, ItemProblem):
             problems.append((record, decoded))
         else:
@@ -121,7 +124,7 @@ class ItemFollower:
 
     def __init__(self, kafka: KafkaSettings, table: EmbeddingSink) -> None:
         self._kafka, self._table = kafka, table
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: LogConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._starts: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
@@ -139,7 +142,7 @@ class ItemFollower:
         """
         await asyncio.to_thread(check_reachable, self._kafka)
         try:
-            self._consumer = AIOKafkaConsumer(
+            self._consumer = LogConsumer(
                 **self._kafka.consumer_options(), auto_offset_reset="earliest", fetch_max_wait_ms=_POLL_MS
             )
             await self._consumer.start()
@@ -148,16 +151,11 @@ class ItemFollower:
             raise ClusterUnreachableError(self._kafka.bootstrap_servers, error) from error
         self._task = asyncio.create_task(self._follow(self._consumer))
 
-    async def _position(self, consumer: AIOKafkaConsumer) -> None:
+    async def _position(self, consumer: LogConsumer) -> None:
         topic = self._kafka.items_topic
-        if topic not in await consumer.topics():
+        partitions = await partitions_of(consumer, topic, self._kafka.request_timeout_ms / 1000)
+        if not partitions:
             raise TopicMismatchError(f"topic {topic} does not exist: create it with `lifeline topics create`")
-        consumer.subscribe([topic])
-        # Without a group, the client assigns itself every partition as soon as it knows them.
-        async with asyncio.timeout(self._kafka.request_timeout_ms / 1000):
-            while not consumer.assignment():  # noqa: ASYNC110 - the client offers nothing to wait for
-                await asyncio.sleep(_ASSIGN_POLL_S)
-        partitions = sorted(consumer.assignment())
         self._ends = await consumer.end_offsets(partitions)
         for partition in partitions:
             position = self._table.applied_offset(partition.partition) + 1
@@ -170,7 +168,7 @@ class ItemFollower:
             self._starts[partition] = position
         self._started = self._told = time.monotonic()
 
-    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+    async def _follow(self, consumer: LogConsumer) -> None:
         await self._look(consumer)
         while True:
             fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
@@ -189,7 +187,7 @@ class ItemFollower:
         self._table.apply(batch.item_id, batch.embedding, batch.version, partition=partition, offset=records[-1].offset)
         return batch
 
-    async def _look(self, consumer: AIOKafkaConsumer) -> None:
+    async def _look(self, consumer: LogConsumer) -> None:
         if self.caught_up.is_set():
             return
         # The position passes control records and what compaction took, where no record is handed over.

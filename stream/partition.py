@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from store.actions import ActionBatch
 from stream.bad_share import BadShare
-from stream.decode import DeadLetterReason
+from stream.decode import DeadLetter, DeadLetterReason
 from stream.fingerprint_log import StateAt
 from stream.record import Record, size_of
 
@@ -28,6 +28,8 @@ class PartitionState(StrEnum):
     """It is consumed, and has not yet reached the end of the log."""
     SERVING = "serving"
     """It has reached the end of the log since it was assigned."""
+    PAUSED = "paused"
+    """It takes no record for now, and tries again by itself; readers are answered as of its applied offset."""
     REFUSING = "refusing"
     """Its store and the log no longer meet; an operator has to act."""
     STALLED = "stalled"
@@ -90,7 +92,7 @@ class PartitionStatus:
     batches: int
     dead_letters: Mapping[DeadLetterReason, int]
     reason: str
-    """Why it is refusing or stalled, or what it waits for; empty otherwise."""
+    """Why it is paused, refusing or stalled, or what it waits for; empty otherwise."""
     waiting_since_ms: int = 0
     """A time, milliseconds since 1970, at or before that of the oldest record that waits to be applied: that record's
     own once it has been fetched. 0 while none waits, or when nothing is known of it."""
@@ -100,6 +102,8 @@ class PartitionStatus:
     """The first offset that was still to be applied when the partition was assigned."""
     end_offset: int = 0
     """The offset behind the last record that is known to be in the log."""
+    is_served: bool = False
+    """Whether readers are answered: it has met the end of its log once."""
     catching_up_s: float = 0.0
     """Seconds since it was assigned and open, until it met the end of the log."""
 
@@ -128,6 +132,12 @@ class HeldPartition(Generic[StoreT]):
     epoch: int = 0
     """Grows whenever what was fetched before has become void."""
     consuming: bool = False
+    pauses: int = 0
+    """How often it has been paused since it last applied a batch."""
+    pause_ends_in: PartitionState = PartitionState.CATCHING_UP
+    """The state that a pause interrupted."""
+    judged_offset: int = -1
+    """The last offset that `bad_share` has counted: what comes again after a pause does not count twice."""
     refused: bool = False
     """Whether it refuses, or did when it was revoked."""
     served: bool = False
@@ -257,6 +267,14 @@ class HeldPartition(Generic[StoreT]):
         # What stays has waited already: it goes with the next batch, at once.
         return taken, size
 
+    def judge(self, records: Sequence[Record], dead_letters: Sequence[DeadLetter]) -> bool:
+        """Count a batch's bad records; say whether there have been too many."""
+        fresh = len(after(records, self.judged_offset + 1))
+        if fresh:
+            self.bad_share.add(fresh, sum(letter.record.offset > self.judged_offset for letter in dead_letters))
+            self.judged_offset = records[-1].offset
+        return self.bad_share.is_exceeded
+
     def status(self) -> PartitionStatus:
         """Return a snapshot."""
         return PartitionStatus(
@@ -274,6 +292,7 @@ class HeldPartition(Generic[StoreT]):
             durable_offset=self.durable_offset,
             resumed_offset=self.resumed_offset,
             end_offset=self.end_offset,
+            is_served=self.served,
             catching_up_s=(self.met_end_at or time.monotonic()) - self.resumed_at if self.resumed_at else 0.0,
         )
 

@@ -1,7 +1,13 @@
 """What the stream needs of a record, whichever client library read it."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
+
+HEAD_BYTES: Final = 1_024
+"""How much of what cannot be read, or is too large to be kept, is kept."""
+_HEADER_COST: Final = 64
 
 
 class Record(Protocol):
@@ -36,6 +42,45 @@ class Record(Protocol):
         """The headers, in order; a name may come more than once."""
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadableRecords:
+    """A stretch of the log that is there and cannot be read: one record, or a whole batch. It is a `Record` itself."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    offset: int
+    """The last offset of the stretch."""
+    timestamp: int
+    """The batch's largest, in milliseconds since 1970."""
+    size: int
+    """Bytes in the log."""
+    sha256: str
+    """Of these bytes, in hexadecimal digits."""
+    head: bytes
+    """The first `HEAD_BYTES` of them."""
+    why: str
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+    @classmethod
+    def of(
+        cls, data: memoryview, topic: str, partition: int, offsets: tuple[int, int], timestamp: int, why: str
+    ) -> Self:
+        """Return what stands for `data`, the records at `offsets`, both included."""
+        digest = hashlib.sha256(data).hexdigest()
+        return cls(topic, partition, *offsets, timestamp, len(data), digest, bytes(data[:HEAD_BYTES]), why)
+
+
+def first_offset_of(record: Record) -> int:
+    """Return the first offset that a record stands for: its own, unless it is a stretch that cannot be read."""
+    return record.first_offset if isinstance(record, UnreadableRecords) else record.offset
+
+
 def size_of(record: Record) -> int:
-    """Return the bytes of key and value."""
-    return len(record.key or b"") + len(record.value or b"")
+    """Return the bytes of key, value and headers, and what the headers' objects take."""
+    size = len(record.key or b"") + len(record.value or b"")
+    if record.headers:
+        size += sum(_HEADER_COST + len(name) + len(value or b"") for name, value in record.headers)
+    return size

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from store.partition import PartitionStore
 from stream.decode import Rules, decode
 from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
+from stream.log_consumer import LogConsumer
 from stream.settings import KafkaSettings
 from stream.stopping import end_within
 from stream.updater import apply_steps
@@ -99,8 +100,8 @@ async def replay(
 
 
 @asynccontextmanager
-async def _consumer(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(**kafka.consumer_options(), auto_offset_reset="none")
+async def _consumer(kafka: KafkaSettings) -> AsyncIterator[LogConsumer]:
+    consumer = LogConsumer(**kafka.consumer_options(), auto_offset_reset="none")
     try:
         await consumer.start()
         yield consumer

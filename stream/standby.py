@@ -19,12 +19,13 @@ from operator import itemgetter
 from typing import Generic
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from stream.decode import Rules, decode
 from stream.errors import TransportError
 from stream.fingerprint_log import Fingerprint, FingerprintLog, first_difference
+from stream.log_consumer import LogConsumer
 from stream.partition import Store, StoreAccess, StoreT, after
 from stream.placement import LocalPartition, Placement
 from stream.record import Record
@@ -130,7 +131,7 @@ class StandbyFollower(Generic[StoreT]):
         self._wake = asyncio.Event()
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: LogConsumer | None = None
         self._assigned: frozenset[int] = frozenset()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lifeline-follow")
         self.mismatches = 0
@@ -287,10 +288,10 @@ class StandbyFollower(Generic[StoreT]):
             if records := fetched.get(tp):
                 await self._apply(one, records)
 
-    async def _connected(self) -> AIOKafkaConsumer:
+    async def _connected(self) -> LogConsumer:
         if self._consumer is None:
             # It never joins the group: it reads the group's commits.
-            consumer = AIOKafkaConsumer(
+            consumer = LogConsumer(
                 **self._kafka.consumer_options(),
                 group_id=self._kafka.group_id,
                 auto_offset_reset="none",
@@ -305,7 +306,7 @@ class StandbyFollower(Generic[StoreT]):
             self._consumer, self._assigned = consumer, frozenset()
         return self._consumer
 
-    async def _position(self, consumer: AIOKafkaConsumer, ready: Sequence[_Followed[StoreT]]) -> None:
+    async def _position(self, consumer: LogConsumer, ready: Sequence[_Followed[StoreT]]) -> None:
         """Bring what the client reads, and from where, in line with what is followed."""
         numbers = frozenset(one.number for one in self._followed.values() if one.state.at_work)
         if numbers != self._assigned:

@@ -1,80 +1,104 @@
 """A topic read once, as it is now: from any offset to where it ended when it was asked."""
 
+import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
 from stream.cluster import check_reachable
 from stream.errors import ClusterUnreachableError, TopicMismatchError
+from stream.log_consumer import LogConsumer, partitions_of
 from stream.record import Record
 from stream.settings import KafkaSettings
-from stream.topics import MAX_RECORD_BYTES
+from stream.stopping import end_within
 
 _POLL_MS = 500
+_STOP_S = 5.0
+_ResultT = TypeVar("_ResultT")
 
 
 class TopicReader:
-    """Reads partitions of one topic. Get it from `reading`."""
+    """Reads partitions of one topic. Get it from `reading`; it blocks, and belongs to one thread without a loop."""
 
-    def __init__(self, consumer: Any, kafka: KafkaSettings, topic: str, advice: str) -> None:  # noqa: ANN401
-        self._consumer, self._kafka, self._topic, self._advice = consumer, kafka, topic, advice
+    def __init__(
+        self, runner: asyncio.Runner, consumer: LogConsumer, kafka: KafkaSettings, topic: str, there: Sequence[int]
+    ) -> None:
+        self._runner, self._consumer, self._kafka = runner, consumer, kafka
+        self._topic, self._there = topic, there
 
     def partitions(self, wanted: Sequence[int] = ()) -> list[int]:
         """Return the topic's partitions, or those that are wanted of them, ascending; raises TopicMismatchError."""
-        there = self._consumer.partitions_for_topic(self._topic) or set()
-        if not there:
-            raise TopicMismatchError(f"topic {self._topic} does not exist: {self._advice}")
         for number in wanted:
-            if number not in there:
-                raise TopicMismatchError(f"{self._topic} has no partition {number}: name one of 0 to {max(there)}")
-        return sorted(set(wanted) or there)
+            if number not in self._there:
+                raise TopicMismatchError(
+                    f"{self._topic} has no partition {number}: name one of 0 to {max(self._there)}"
+                )
+        return sorted(set(wanted) or self._there)
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return the first offset that is there, and the one behind the last."""
         tp = TopicPartition(self._topic, partition)
-        return self._consumer.beginning_offsets([tp])[tp], self._consumer.end_offsets([tp])[tp]
+        first = self._run(self._consumer.beginning_offsets([tp]))[tp]
+        return first, self._run(self._consumer.end_offsets([tp]))[tp]
 
     def records(self, partition: int, start: int, end: int) -> Iterator[Record]:
         """Yield the records from `start` to below `end`; control records leave gaps."""
         tp = TopicPartition(self._topic, partition)
-        self._consumer.assign([tp])
-        self._consumer.seek(tp, start)
-        moved_at = time.monotonic()
-        while (position := self._consumer.position(tp)) < end:
-            fetched = self._consumer.poll(timeout_ms=_POLL_MS).get(tp, [])
-            if self._consumer.position(tp) > position:
+        self._run(self._assign(tp, start))
+        moved_at, position = time.monotonic(), start
+        while position < end:
+            fetched = self._run(self._consumer.getmany(tp, timeout_ms=_POLL_MS)).get(tp, [])
+            before, position = position, self._run(self._consumer.position(tp))
+            if position > before:
                 moved_at = time.monotonic()
             elif time.monotonic() - moved_at > self._kafka.request_timeout_ms / 1000:
                 raise ClusterUnreachableError(self._kafka.bootstrap_servers, TimeoutError())
             yield from (record for record in fetched if record.offset < end)
+
+    async def _assign(self, tp: TopicPartition, start: int) -> None:
+        self._consumer.assign([tp])
+        self._consumer.seek(tp, start)
+
+    def _run(self, work: Coroutine[Any, Any, _ResultT]) -> _ResultT:
+        return self._runner.run(work)
 
 
 @contextmanager
 def reading(kafka: KafkaSettings, topic: str, *, advice: str) -> Iterator[TopicReader]:
     """Give a reader of a topic; `advice` says what to do where it does not exist.
 
-    Raises ClusterUnreachableError.
+    Raises ClusterUnreachableError, TopicMismatchError.
     """
     check_reachable(kafka)
+    with asyncio.Runner() as runner:
+        try:
+            consumer, there = runner.run(_connected(kafka, topic))
+        except (KafkaError, OSError) as error:
+            raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
+        try:
+            if not there:
+                raise TopicMismatchError(f"topic {topic} does not exist: {advice}")
+            yield TopicReader(runner, consumer, kafka, topic, there)
+        except KafkaError as error:
+            raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
+        finally:
+            runner.run(end_within(consumer.stop(), _STOP_S))
+
+
+async def _connected(kafka: KafkaSettings, topic: str) -> tuple[LogConsumer, list[int]]:
+    consumer = LogConsumer(**kafka.consumer_options(), auto_offset_reset="earliest")
     try:
-        consumer = KafkaConsumer(
-            **kafka.client_options(),
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=2 * MAX_RECORD_BYTES,
-        )
-    except (KafkaError, OSError) as error:
-        raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
-    try:
-        yield TopicReader(consumer, kafka, topic, advice)
-    except KafkaError as error:
-        raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
-    finally:
-        consumer.close()
+        await consumer.start()
+        found = await partitions_of(consumer, topic, kafka.request_timeout_ms / 1000)
+        consumer.unsubscribe()
+    except BaseException:
+        await end_within(consumer.stop(), _STOP_S)
+        raise
+    return consumer, [tp.partition for tp in found]
 
 
 def read_topic(kafka: KafkaSettings, topic: str, *, advice: str) -> Iterator[Record]:

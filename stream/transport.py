@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import faust
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.client import ConnectionGroup
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
@@ -33,6 +33,7 @@ from faust.types import TP
 
 from stream.assignor import LifelineAssignor
 from stream.errors import TransportError
+from stream.log_consumer import LogConsumer
 from stream.membership import Membership
 from stream.record import Record
 from stream.settings import KafkaSettings, UpdaterSettings
@@ -113,10 +114,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc, unus
         # Without a cluster the client's own stop takes long, and ends in a cancellation that would kill the thread.
         await end_within(super().on_thread_stop(), _CLIENT_STOP_S)
 
-    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ANN401, ARG002 - Faust's signature
+    def _create_worker_consumer(self, transport: Any) -> LogConsumer:  # noqa: ANN401, ARG002 - Faust's signature
         app: FaustApp = self.app
         kafka, updater = app.kafka, app.updater
-        return AIOKafkaConsumer(
+        return LogConsumer(
             **kafka.consumer_options(),
             group_id=kafka.group_id,
             group_instance_id=kafka.group_instance_id,
@@ -214,7 +215,7 @@ class _Reader:
         if self._epoch != self._consumer._epoch:  # noqa: SLF001 - the other half of this class
             raise PartitionGoneError(f"partition {partition} was revoked: nothing to do") from cause
 
-    def _client(self) -> AIOKafkaConsumer:
+    def _client(self) -> LogConsumer:
         return self._consumer._thread._ensure_consumer()  # noqa: SLF001 - part of the seam
 
     async def bounds(self, partition: int) -> Bounds:

@@ -26,12 +26,12 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 from stream.bad_share import BadShare
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import ActionRun, Decoded, Erasure, Rules, decode
-from stream.errors import StreamError
+from stream.errors import DeadLetterError, StreamError
 from stream.fingerprint_log import FingerprintLog
 from stream.observer import AppliedBatch, NoObserver, Observer
 from stream.partition import HeldPartition, PartitionState, PartitionStatus, Store, StoreAccess, StoreT, after
 from stream.placement import LocalPartition
-from stream.record import Record
+from stream.record import Record, first_offset_of
 from stream.settings import UpdaterSettings
 from stream.threads import run_to_end
 from stream.transport import Bounds, LogReader, PartitionGoneError
@@ -42,6 +42,11 @@ _COMMIT_S = 5.0
 _LAST_COMMIT_S = 1.5
 _RETRY_S = 0.1
 _RETRY_MAX_S = 2.0
+_PAUSE_S = 1.0
+_PAUSE_MAX_S = 30.0
+_PAUSES_MAX = 8
+_ALARMING = frozenset({PartitionState.PAUSED, PartitionState.REFUSING, PartitionState.STALLED})
+_ResultT = TypeVar("_ResultT")
 _StoreT_contra = TypeVar("_StoreT_contra", contravariant=True)
 
 _log = structlog.get_logger(__name__)
@@ -178,6 +183,7 @@ class Updater(Generic[StoreT]):
         for number in sorted(partitions):
             held = self._held.setdefault(number, HeldPartition(number))
             held.bad_share = BadShare(self._settings.bad_share_records, self._settings.max_bad_share)
+            held.judged_offset = -1
             self._forget(held)
             held.refused = False
             self._set_state(held, PartitionState.ASSIGNED)
@@ -204,8 +210,8 @@ class Updater(Generic[StoreT]):
         if held is None or not held.consuming or self._stopping:
             return
         fresh = after(records, held.next_offset)
-        if len(fresh) < len(records) or fresh[0].offset > held.next_offset:
-            if not await self._is_continuous(held, records[0].offset):
+        if len(fresh) < len(records) or first_offset_of(fresh[0]) > held.next_offset:
+            if not await self._is_continuous(held, first_offset_of(records[0])):
                 return
             if not fresh:
                 return
@@ -356,7 +362,7 @@ class Updater(Generic[StoreT]):
         if (held.state, held.reason) == (state, reason) and state is not PartitionState.ASSIGNED:
             return
         held.state, held.reason = state, reason
-        tell = _log.error if state in {PartitionState.REFUSING, PartitionState.STALLED} else _log.info
+        tell = _log.error if state in _ALARMING else _log.info
         why = {"why": reason} if reason else {}
         tell("partition", partition=held.number, state=state.value, applied_offset=held.applied_offset, **why)
         self._observer.on_state(held.number, state)
@@ -367,9 +373,10 @@ class Updater(Generic[StoreT]):
         """Apply batches, of the partition that has waited longest, until the stop has emptied what waits."""
         while True:
             self._arrived.clear()
-            waiting = [held for held in self._held.values() if held.pending]
+            busy = [held for held in self._held.values() if held.applying.locked()]
+            waiting = [held for held in self._held.values() if held.pending and held not in busy]
             if not waiting:
-                if self._stopping:
+                if self._stopping and not busy:
                     return
                 await self._arrived.wait()
                 continue
@@ -388,7 +395,10 @@ class Updater(Generic[StoreT]):
         return held.pending_records >= most or held.pending_bytes >= self.max_waiting_bytes // 4
 
     async def _apply_some(self, held: HeldPartition[StoreT]) -> None:
-        async with held.applying:
+        """Apply a batch. One with dead letters gets a task of its own, so that no other partition waits for them."""
+        await held.applying.acquire()
+        is_handed_on = False
+        try:
             store = held.store
             records, size = held.take(
                 self._settings.batch_max_records, self.max_waiting_bytes // 4, self._fingerprints.end_of_batch
@@ -397,16 +407,35 @@ class Updater(Generic[StoreT]):
             if store is None or not records:
                 return
             self._fingerprints.before_batch(held.number, store.state, records[0].offset)
-            loop = asyncio.get_running_loop()
-            decoded = await loop.run_in_executor(self._executor, self._decode_and_apply, store, records)
-            held.bad_share.add(len(records), len(decoded.dead_letters))
-            if decoded.dead_letters:
-                if held.bad_share.is_exceeded:
-                    self._refuse_bad_records(held, decoded)
-                    return
-                await self._dead_letters.publish(decoded.dead_letters)
-                await loop.run_in_executor(self._executor, apply_steps, store, decoded.steps)
+            decoded = await self._in_thread(self._decode_and_apply, store, records)
+            is_too_bad = held.judge(records, decoded.dead_letters)
+            if not decoded.dead_letters:
+                self._count(held, records, decoded)
+            elif is_too_bad:
+                self._refuse_bad_records(held, decoded)
+            else:
+                self._spawn(self._publish_and_apply(held, store, records, decoded))
+                is_handed_on = True
+        finally:
+            if not is_handed_on:
+                held.applying.release()
+
+    async def _publish_and_apply(
+        self, held: HeldPartition[StoreT], store: StoreT, records: Sequence[Record], decoded: Decoded
+    ) -> None:
+        """Apply a batch once its dead letters are safe; releases `held.applying`."""
+        try:
+            await self._dead_letters.publish(decoded.dead_letters)
+            await self._in_thread(apply_steps, store, decoded.steps)
             self._count(held, records, decoded)
+        except DeadLetterError as error:
+            self._pause(held, str(error))
+        finally:
+            held.applying.release()
+            self._arrived.set()
+
+    async def _in_thread(self, function: Callable[..., _ResultT], *args: object) -> _ResultT:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
     def _refuse_bad_records(self, held: HeldPartition[StoreT], decoded: Decoded) -> None:
         """Stop a partition before a batch that has too many dead letters: nothing of it is published or applied."""
@@ -430,6 +459,32 @@ class Updater(Generic[StoreT]):
         held.refused = True
         self._set_state(held, PartitionState.REFUSING, why)
 
+    def _pause(self, held: HeldPartition[StoreT], why: str) -> None:
+        """Take no more of a partition for a while: what was fetched comes again. Its readers are answered."""
+        self._forget(held)
+        reader = self._reader
+        if reader is None:
+            return
+        with suppress(PartitionGoneError):
+            reader.pause(held.number)
+            if held.state is not PartitionState.PAUSED:
+                held.pause_ends_in = held.state
+            pause_s = min(_PAUSE_S * 2**held.pauses, _PAUSE_MAX_S)
+            held.pauses = min(held.pauses + 1, _PAUSES_MAX)
+            self._set_state(held, PartitionState.PAUSED, why)
+            self._spawn(self._end_pause(held, held.epoch, reader, pause_s))
+
+    async def _end_pause(self, held: HeldPartition[StoreT], epoch: int, reader: LogReader, pause_s: float) -> None:
+        """Let records come again after a while, unless the partition is not ours any more."""
+        await asyncio.sleep(pause_s)
+        with suppress(PartitionGoneError):
+            position = max(held.applied_offset + 1, held.resumed_offset)
+            bounds = await self._bounds(held, epoch, reader)
+            if bounds is None or not self._meets_log(held, position, bounds):
+                return
+            held.next_offset, held.consuming = position, True
+            await reader.resume_at(held.number, held.next_offset)
+
     def _decode_and_apply(self, store: StoreT, records: Sequence[Record]) -> Decoded:
         """Decode, and apply at once unless dead letters have to be safe first; runs in the applying thread."""
         decoded = decode(records, self._rules)
@@ -447,6 +502,9 @@ class Updater(Generic[StoreT]):
         held.dead_letters.update(letter.reason for letter in decoded.dead_letters)
         held.newest_ms = records[-1].timestamp
         held.progress_at = now
+        held.pauses = 0
+        if held.state is PartitionState.PAUSED:
+            self._set_state(held, held.pause_ends_in)
         at, size, _ = held.taken
         self._observer.on_batch(AppliedBatch(held.number, records, size, decoded, erasures, now - at, was_serving))
         self._look(held)
@@ -465,6 +523,8 @@ class Updater(Generic[StoreT]):
             if held.store is not None:
                 self._serve(held, held.store)
             self._set_state(held, PartitionState.SERVING)
+            return
+        if held.state is PartitionState.PAUSED:
             return
         here = held.pending or held.applying.locked() or not self._room.is_set()
         if not here and not self._reader.connected(held.number):

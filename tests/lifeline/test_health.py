@@ -41,6 +41,13 @@ def test_a_node_is_ready_when_all_it_has_serves_and_dead_only_when_one_is_stalle
         assert Check("partition-4", ok=False, detail=f"{state.value}: because") in node.ready()
 
 
+def test_a_pause_takes_a_node_that_answers_out_of_nothing() -> None:
+    paused = replace(SERVING, state=PartitionState.PAUSED, reason="no dead letter is acknowledged", is_served=True)
+    assert holds(health(paused).ready())
+    assert holds(health(paused).live())
+    assert failed(health(replace(paused, is_served=False)).ready()) == ["partition-3"]
+
+
 def test_before_the_assignment_the_items_and_after_the_stop_it_is_not_ready() -> None:
     node = health()
     assert holds(node.ready())

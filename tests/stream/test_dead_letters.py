@@ -1,17 +1,21 @@
 import asyncio
+import hashlib
+import os
+import time
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from store.vocabulary import Vocabulary
-from stream.dead_letter_headers import REASON
+from stream.dead_letter_headers import HEADERS_CUT, REASON, STUB_BYTES, STUB_SHA256, STUB_UNTIL, is_stub
 from stream.dead_letters import DeadLetterPublisher, _chunks, error_headers
 from stream.decode import DeadLetter, DeadLetterReason, Rules, decode
 from stream.errors import DeadLetterError
+from stream.record import UnreadableRecords
 from stream.settings import KafkaSettings, UpdaterSettings
 from stream.topics import create_topics
-from tests.stream.test_decode import FakeRecord
+from tests.stream.test_decode import PARTITION, FakeRecord
 
 pytestmark = pytest.mark.kafka
 
@@ -132,3 +136,64 @@ def test_letters_go_in_chunks_of_bounded_count_and_bytes() -> None:
     assert [letter for chunk in chunks for letter in chunk] == letters
     assert [len(chunk) for chunk in chunks] == [500, 500, 201, 1, 2]
     assert list(_chunks([])) == []
+
+
+def test_a_letter_that_is_too_large_is_a_bounded_stub(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    value, headers = os.urandom(6 << 20), tuple((f"h{at}", bytes(500)) for at in range(100))
+    records: list[FakeRecord | UnreadableRecords] = [
+        FakeRecord(offset=1, value=value, headers=headers),
+        FakeRecord(offset=2, value=b"\xff"),
+        FakeRecord(offset=3, key=bytes(5_500_000), value=None),
+        UnreadableRecords("actions", PARTITION, 4, 9, -1, 77, "ab" * 32, b"head", "its checksum is wrong"),
+    ]
+    letters = [DeadLetter(record, DeadLetterReason.OVERSIZED, "why") for record in records]
+
+    async def publish() -> None:
+        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
+        await publisher.publish(letters)
+        await publisher.close()
+
+    asyncio.run(publish())
+    large, small, long_key, unreadable = read(kafka_settings, kafka_settings.dead_letter_topic, PARTITION, 4)
+    found = dict(large.headers)
+    assert large.value == value[:1_024]
+    assert (found[STUB_BYTES], found[STUB_SHA256]) == (b"6291456", hashlib.sha256(value).hexdigest().encode())
+    assert found["__connect.errors.offset"] == b"1"
+    assert list(large.headers[:8]) == list(headers[:8])
+    assert found[HEADERS_CUT] == b"92"
+    assert sum(len(name) + len(value) for name, value in large.headers) < 8_192
+    assert (small.value, is_stub(small.headers), is_stub(large.headers)) == (b"\xff", False, True)
+    assert (long_key.key, long_key.value, is_stub(long_key.headers)) == (bytes(1_024), None, True)
+    found = dict(unreadable.headers)
+    assert (unreadable.key, unreadable.value) == (None, b"head")
+    assert (found[STUB_BYTES], found[STUB_UNTIL], found["__connect.errors.offset"]) == (b"77", b"9", b"4")
+
+
+def test_what_the_topic_refuses_goes_as_a_stub_and_no_other_letter_suffers(kafka_settings: KafkaSettings) -> None:
+    """An operator's own dead-letter topic may take less than ours, and no times of its liking."""
+    limits = {"max.message.bytes": "20000", "message.timestamp.before.max.ms": "3600000"}
+    topic = {"num_partitions": 4, "replication_factor": 1, "configs": limits}
+    admin = KafkaAdminClient(bootstrap_servers=kafka_settings.bootstrap_servers)
+    admin.create_topics({kafka_settings.dead_letter_topic: topic})
+    admin.close()
+    now = time.time_ns() // 1_000_000
+    records = [
+        FakeRecord(offset=1, value=b"\xff", timestamp=now),
+        FakeRecord(offset=2, value=os.urandom(50_000), timestamp=now),
+        FakeRecord(offset=3, value=b"\xfe", timestamp=now),
+        FakeRecord(offset=4, value=b"\xfd", timestamp=1_000),
+    ]
+    letters = [DeadLetter(record, DeadLetterReason.UNDECODABLE, "why") for record in records]
+
+    async def publish() -> None:
+        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
+        await publisher.publish(letters)
+        await publisher.close()
+
+    asyncio.run(publish())
+    found = read(kafka_settings, kafka_settings.dead_letter_topic, PARTITION, 4)
+    by_offset = {dict(letter.headers)["__connect.errors.offset"]: letter for letter in found}
+    assert [by_offset[b"%d" % at].value for at in (1, 3, 4)] == [b"\xff", b"\xfe", b"\xfd"]
+    assert is_stub(by_offset[b"2"].headers)
+    assert by_offset[b"4"].timestamp >= now

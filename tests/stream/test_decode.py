@@ -12,6 +12,7 @@ from store.actions import Kind
 from store.vocabulary import Vocabulary
 from stream.decode import ActionRun, DeadLetterReason, Decoded, Erasure, Rules, decode, unframe
 from stream.partitioner import partition_of
+from stream.record import UnreadableRecords
 
 RULES = Rules(Vocabulary(), partitions=4, max_action_bytes=1_000, max_future_ms=1_000)
 LOGGED_MS = 1_700_000_000_000
@@ -39,7 +40,7 @@ def users_of(partition: int, count: int) -> list[str]:
     return [name for name in names if partition_of(name.encode(), 4) == partition][:count]
 
 
-def one(record: FakeRecord) -> tuple[Decoded, list[tuple[DeadLetterReason, str]]]:
+def one(record: FakeRecord | UnreadableRecords) -> tuple[Decoded, list[tuple[DeadLetterReason, str]]]:
     decoded = decode([record], RULES)
     return decoded, [(letter.reason, letter.message) for letter in decoded.dead_letters]
 
@@ -96,7 +97,9 @@ def test_framing_of_another_message_or_cut_short(value: bytes) -> None:
     assert one(FakeRecord(value=value))[1][0][0] is DeadLetterReason.UNDECODABLE
 
 
-CASES: list[tuple[FakeRecord, DeadLetterReason, str]] = [
+UNREADABLE = UnreadableRecords("actions", PARTITION, 0, 0, LOGGED_MS, 9, "ab", b"head", "its checksum is wrong")
+CASES: list[tuple[FakeRecord | UnreadableRecords, DeadLetterReason, str]] = [
+    (UNREADABLE, DeadLetterReason.UNREADABLE, "its checksum is wrong"),
     (FakeRecord(value=b"x" * 1_001), DeadLetterReason.OVERSIZED, "1001 bytes, above 1000"),
     (FakeRecord(value=b"\xff\xff\xffgarbage"), DeadLetterReason.UNDECODABLE, "not a lifeline.v1.Action"),
     (FakeRecord(value=b"\x0a\x02\xc3\x28"), DeadLetterReason.UNDECODABLE, "not a lifeline.v1.Action"),
@@ -125,7 +128,9 @@ CASES: list[tuple[FakeRecord, DeadLetterReason, str]] = [
 
 
 @pytest.mark.parametrize(("record", "reason", "message"), CASES)
-def test_each_reason_alone_and_among_good_records(record: FakeRecord, reason: DeadLetterReason, message: str) -> None:
+def test_each_reason_alone_and_among_good_records(
+    record: FakeRecord | UnreadableRecords, reason: DeadLetterReason, message: str
+) -> None:
     decoded, letters = one(record)
     assert [why for why, _ in letters] == [reason]
     assert message in letters[0][1]
@@ -135,7 +140,7 @@ def test_each_reason_alone_and_among_good_records(record: FakeRecord, reason: De
     assert (len(run.batch), run.offset, decoded.actions) == (0, 0, 0)
 
     good = FakeRecord(value=value())
-    if record.partition == PARTITION:
+    if isinstance(record, UnreadableRecords) or record.partition == PARTITION:
         among = [good, replace(record, offset=1), replace(good, offset=2)]
         decoded = decode(among, RULES)
         assert [letter.reason for letter in decoded.dead_letters] == [reason]

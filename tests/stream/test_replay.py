@@ -48,7 +48,7 @@ class SilentConsumer:
 
 
 def test_a_cluster_that_goes_away_ends_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AIOKafkaConsumer", SilentConsumer)
+    monkeypatch.setattr(module, "LogConsumer", SilentConsumer)
     store = cast("PartitionStore", RecordingStore(0))
     rules = Rules.of(Vocabulary(), 4, UpdaterSettings())
     with pytest.raises(ClusterUnreachableError):

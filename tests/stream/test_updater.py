@@ -263,23 +263,96 @@ def test_a_batch_has_at_most_so_many_records() -> None:
     asyncio.run(run())
 
 
-def test_a_dead_letter_that_is_not_safe_stops_the_partition_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    node, log = make_node(), FakeLog(0, 10)
+class Publisher:
+    """Takes dead letters once it is told to; the others wait, or fail."""
+
+    def __init__(self) -> None:
+        self.fails, self.letters, self.asked = True, 0, 0
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def publish(self, letters: Sequence[object]) -> None:
+        self.asked += 1
+        await self.free.wait()
+        if self.fails:
+            raise DeadLetterError("not acknowledged: see to the cluster")
+        self.letters += len(letters)
+
+    async def close(self) -> None: ...
+
+
+def test_a_dead_letter_that_is_not_safe_pauses_its_partition_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.updater._PAUSE_S", 0.01)
+    node, log = make_node(bad_share_records=4, max_bad_share=0.5), FakeLog(0, 3)
+    node.publisher = publisher = Publisher()
 
     async def run() -> None:
         async with updating(node, log) as updater:
-
-            async def refuse(_: object) -> None:
-                raise DeadLetterError("not acknowledged: see to the cluster")
-
-            monkeypatch.setattr(updater._dead_letters, "publish", refuse)
             await until(lambda: len(log.resumed) == 1)
-            await hand_over(updater, [*records(0), FakeRecord(offset=1, value=b"\xff")])
-            with pytest.raises(DeadLetterError):
-                await asyncio.wait_for(updater.wait(), 10)
+            for attempt in range(1, 5):
+                await hand_over(updater, [*records(0), FakeRecord(offset=1, value=b"\xff")])
+                # What came before comes again, for as long as it takes, and never counts twice as bad.
+                await until(lambda at=attempt: len(log.resumed) == at + 1)  # type: ignore[misc]
+                (status,) = updater.status()
+                assert (status.state, status.applied_offset) == (PartitionState.PAUSED, -1)
+                assert status.reason == "not acknowledged: see to the cluster"
+            assert log.paused == [PARTITION] * 4
+            publisher.fails = False
+            await hand_over(updater, [*records(0), FakeRecord(offset=1, value=b"\xff"), *records(2)])
+            await until(lambda: node.disks[PARTITION].applied_offset == 2)
+            await until(lambda: updater.status()[0].state is PartitionState.SERVING)
 
     asyncio.run(run())
-    assert node.disks[PARTITION].applied_offset == -1
+    assert items(node) == [0, 2]
+    assert publisher.letters == 1
+
+
+def test_a_pause_keeps_what_was_served_and_is_over_with_the_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.updater._PAUSE_S", 30.0)
+    node, log = make_node(), FakeLog(0, 1)
+    node.publisher = Publisher()
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            await hand_over(updater, records(0))
+            await until(lambda: updater.status()[0].is_served)
+            log.end = 2
+            await hand_over(updater, [FakeRecord(offset=1, value=b"\xff")])
+            await until(lambda: updater.status()[0].state is PartitionState.PAUSED)
+            assert node.directory.served == {PARTITION}
+            assert updater.status()[0].is_served
+            await updater.on_revoked(frozenset({PARTITION}))
+            await updater.on_assigned(frozenset(), FakeLog())
+            await until(lambda: not updater.status())
+
+    asyncio.run(run())
+
+
+def test_no_other_partition_waits_for_a_dead_letter() -> None:
+    name = next(name for name in (f"bob-{at}" for at in range(99)) if partition_of(name.encode(), 4) != PARTITION)
+    other = partition_of(name.encode(), 4)
+    node, log = make_node(), FakeLog(0, 1)
+    node.publisher = publisher = Publisher()
+    publisher.free.clear()
+    publisher.fails = False
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await updater.on_assigned(frozenset({PARTITION, other}), log)
+            await until(lambda: {number for number, _ in log.resumed} == {PARTITION, other})
+            await until(lambda: all(status.state is not PartitionState.ASSIGNED for status in updater.status()))
+            await hand_over(updater, [FakeRecord(offset=0, value=b"\xff")])
+            await until(lambda: publisher.asked == 1)
+            value = Action(user_id=name, item_id=1, timestamp_ms=5, action_type=1).SerializeToString()
+            await updater.on_records(other, [FakeRecord(offset=0, key=name.encode(), partition=other, value=value)])
+            await until(lambda: node.disks[other].applied_offset == 0)
+            assert node.disks[PARTITION].applied_offset == -1
+            publisher.free.set()
+            await updater.drain(10)
+            assert node.disks[PARTITION].applied_offset == 0
+
+    asyncio.run(run())
 
 
 def test_the_commit_follows_the_store_and_is_made_once() -> None:
