@@ -65,7 +65,7 @@ _TLS_PROBLEMS = {
     ),
     "WRONG_VERSION_NUMBER": (
         "SERVER_WITHOUT_TLS",
-        "does not speak TLS: leave security.ca out, or give the node a certificate",
+        "does not speak TLS: leave security.ca and security.tls out, or give the node a certificate",
     ),
 }
 _CLOSED = "Socket closed"
@@ -217,7 +217,7 @@ class _Node:
 
     def __init__(self, address: str, security: CallSecurity) -> None:
         self.address = address
-        self._metadata = security.metadata
+        self._security = security
         self._secure = security.credentials is not None
         self.channel = security.channel(address, _CHANNEL_OPTIONS)
         self.sequences = SequenceServiceStub(self.channel)
@@ -246,7 +246,7 @@ class _Node:
     ) -> tuple[Reply, Mapping[str, str]]:
         """Make one call; return the reply and the node's metadata. Raises LifelineError."""
         try:
-            reply, call = method(self).with_call(request, timeout=timeout_s, metadata=self._metadata)
+            reply, call = method(self).with_call(request, timeout=timeout_s, metadata=self._security.metadata)
         except grpc.RpcError as error:
             raise _error(cast("grpc.Call", error), self.address, attempts, secure=self._secure) from error
         return reply, {key: str(value) for key, value in call.initial_metadata()}
@@ -291,10 +291,14 @@ class LifelineClient:
     """host:port, or several; comma separated in a string."""
     timeout_s: float = 5.0
     security: CallSecurity = IN_THE_CLEAR
-    """TLS and the token: `CallSecurity.of(SecuritySettings(ca=..., token=...))`."""
+    """TLS and the token: `CallSecurity.of(SecuritySettings(ca=..., token=...))`.
+
+    A token that would leave the machine in the clear is a SecurityError before anything is sent."""
     retry: bool = True
     follow: bool = True
-    """Whether to ask owners at the addresses that nodes tell; for False the nodes must forward."""
+    """Whether to ask owners at the addresses that nodes tell; for False the nodes must forward.
+
+    With a token only where `CallSecurity.trusts` them, for nodes tell what members of their group advertise."""
     _given: list[str] = field(init=False, repr=False)
     _nodes: dict[str, _Node] = field(init=False, repr=False)
     _places: _Places = field(init=False, repr=False)
@@ -521,7 +525,7 @@ class LifelineClient:
         known = self._places.address_for(user_id)
         if known in self._given:
             return known
-        if known is not None and self.follow:
+        if known is not None and self._may_follow(known):
             # An address that was only told of may not be reachable from here: a call is worth no try.
             node = self._node(known)
             node.watch()
@@ -533,7 +537,8 @@ class LifelineClient:
         """Return whom to ask after a failure; `asked` is emptied once nobody is left who was not asked."""
         asked.add(address)
         if error.reason == "NOT_OWNER":
-            owner = error.metadata.get("owner", "") if self.follow else ""
+            told = error.metadata.get("owner", "")
+            owner = told if told in self._given or self._may_follow(told) else ""
             self._places.learn(user_id, owner, error.metadata.get("partitions", ""))
             if owner and owner not in asked:
                 return owner
@@ -543,6 +548,10 @@ class LifelineClient:
         if not left:
             asked.clear()
         return left[0] if left else ring[0]
+
+    def _may_follow(self, address: str) -> bool:
+        """Say whether to call at an address that a node has told."""
+        return self.follow and (self.security.token is None or self.security.trusts(address))
 
     def _node(self, address: str) -> _Node:
         with self._lock:
@@ -573,7 +582,7 @@ def _error(error: grpc.Call, address: str, attempts: int, *, secure: bool) -> Li
                 hint = (
                     "it may ask for a certificate: set security.client_certificate"
                     if secure
-                    else ("it may speak TLS: set security.ca")
+                    else "it may speak TLS: set security.ca, or security.tls"
                 )
                 message = f"{message}; {hint}"
             message = f"no node answers at {address} ({message}): start one there, or give another address"

@@ -9,7 +9,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
@@ -22,12 +22,14 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
-from lifeline.security import SecuritySettings
+from lifeline.security import Caller, SecuritySettings
 from scorer.kernels.library import VARIABLE as KERNELS_VARIABLE
 from scorer.settings import ScorerSettings
+from store.redaction import redacted
 from store.settings import StoreSettings
 from store.snapshots.settings import SnapshotSettings
 from store.vocabulary import Vocabulary
@@ -115,7 +117,9 @@ class NodeSettings(BaseModel):
 class Settings(BaseSettings):
     """The whole tree. Build it with `load_settings`: the class itself reads no source."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter=DELIMITER)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter=DELIMITER, hide_input_in_errors=True
+    )
 
     node: NodeSettings = NodeSettings()
     kafka: KafkaSettings = KafkaSettings()
@@ -156,6 +160,10 @@ class Loaded:
 
     settings: Settings
     origin: Mapping[str, str]
+    file: Path | None
+    """The file that was read, if there was one."""
+    again: "Callable[[], Loaded]"
+    """Reads the same sources as they are by then; raises ConfigError."""
 
     def is_given(self, key: str) -> bool:
         """Say whether anybody set a setting, by its dotted key."""
@@ -164,7 +172,7 @@ class Loaded:
     def rows(self) -> list[Row]:
         """Return every setting in the order of the tree, secrets masked."""
         values = self.settings.model_dump(mode="json")
-        return [Row(key, _value_at(values, key), origin) for key, origin in self.origin.items()]
+        return [Row(key, _shown(_value_at(values, key)), origin) for key, origin in self.origin.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +181,7 @@ class _Source:
 
     values: dict[str, Any]
     names: Mapping[str, str]
+    file: Path | None = None
 
     def name_of(self, key: str) -> str | None:
         """Return what set `key`, or something that holds it; None when this source did not."""
@@ -203,7 +212,8 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError([_problem(detail, sources) for detail in error.errors()]) from None
-    return Loaded(settings, {key: _origin(key, sources) for key in _leaves(Settings)})
+    origin = {key: _origin(key, sources) for key in _leaves(Settings)}
+    return Loaded(settings, origin, sources[-1].file, lambda: load_settings(config, flags))
 
 
 def _from_flags(flags: Mapping[str, object]) -> _Source:
@@ -239,7 +249,11 @@ def _from_environment() -> _Source:
             names[".".join(path)] = f"env {variable}"
     if problems:
         raise ConfigError(problems)
-    return _Source(EnvSettingsSource(Settings)(), names)
+    try:
+        return _Source(EnvSettingsSource(Settings)(), names)
+    except SettingsError as error:
+        # Of the value nothing is shown: it may be a secret.
+        raise ConfigError([f'a {PREFIX}* variable holds no JSON ({error}): write a list as ["A", "B"]']) from None
 
 
 def _from_file(config: Path | None) -> _Source:
@@ -251,7 +265,7 @@ def _from_file(config: Path | None) -> _Source:
     try:
         if not path.is_file():
             raise ConfigError([f"{path} is not a file: create it, or name another with {asked}"])
-        return _Source(TomlConfigSettingsSource(Settings, toml_file=path)(), {"": str(path)})
+        return _Source(TomlConfigSettingsSource(Settings, toml_file=path)(), {"": str(path)}, path)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} is not TOML: correct it where it says: {error}"]) from None
     except OSError as error:
@@ -264,6 +278,7 @@ class _Found(NamedTuple):
     is_tree: bool
     """Whether it holds a mapping: a part of the tree, or a dictionary of the vocabulary."""
     is_secret: bool
+    """Whether it is a secret, or has one in it."""
 
 
 def _field(path: list[str]) -> _Found | None:
@@ -281,10 +296,12 @@ def _field(path: list[str]) -> _Found | None:
                 return _Found(is_tree=False, is_secret=_is_secret(field.annotation)) if is_tree else None
             return _Found(is_tree=is_tree, is_secret=_is_secret(field.annotation))
         model = below
-    return _Found(is_tree=True, is_secret=False)
+    return _Found(is_tree=True, is_secret=_is_secret(model))
 
 
 def _is_secret(annotation: object) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation is Caller or any(_is_secret(field.annotation) for field in annotation.model_fields.values())
     return annotation is SecretStr or any(_is_secret(part) for part in get_args(annotation))
 
 
@@ -323,7 +340,7 @@ def _problem(detail: ErrorDetails, sources: list[_Source]) -> str:
         return f"{where}: {key}: {said}"
     found = _field(path)
     given = detail["input"]
-    shown = "" if (found and found.is_secret) or isinstance(given, dict) else f" (it is {given!r})"
+    shown = "" if (found and found.is_secret) or isinstance(given, dict) else f" (it is {redacted(repr(given))})"
     return f"{where}: {key}: {said[:1].lower()}{said[1:]}{shown}: correct the value"
 
 
@@ -336,6 +353,10 @@ def _neighbours(path: list[str]) -> list[str]:
 def _suggestion(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     return f"did you mean {close[0]}?" if close else "remove it (`lifeline config show` lists what there is)"
+
+
+def _shown(value: object) -> object:
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _value_at(values: Mapping[str, Any], key: str) -> object:

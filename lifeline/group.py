@@ -1,5 +1,6 @@
 """A node's part in the group: updater, standby follower and stream, wired with what they tell each other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,6 +9,7 @@ from lifeline.config import Settings
 from lifeline.owners import Owners
 from lifeline.paths import partitions_in
 from lifeline.peer import ask_owner
+from lifeline.security import SecuritySettings
 from store.directory import PartitionDirectory
 from store.partition import PartitionStore
 from stream.action_stream import ActionStream
@@ -39,8 +41,12 @@ class GroupPart:
         stores: StoreAccess[PartitionStore],
         directory: PartitionDirectory,
         observer: Observer | None,
+        security: Callable[[], SecuritySettings],
     ) -> Self:
-        """Wire the parts; nothing runs before `stream.start`. Called in the event loop that they will live in."""
+        """Wire the parts; nothing runs before `stream.start`. Called in the event loop that they will live in.
+
+        `security` gives the settings of now.
+        """
         rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
         fingerprints = FingerprintLog(settings.updater.fingerprint_every)
         owners = Owners(settings.kafka.partitions)
@@ -69,7 +75,7 @@ class GroupPart:
             stores,
             is_held=updater.holds,
             fingerprints=fingerprints,
-            ask_owner=lambda address, partitions: ask_owner(address, partitions, settings.security),
+            ask_owner=lambda address, partitions: ask_owner(address, partitions, security()),
         )
         membership = Membership(
             (standby, updater),

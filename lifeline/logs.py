@@ -1,4 +1,4 @@
-"""Log lines: structlog for ours and for the libraries', on the error stream, as text or as JSON."""
+"""Log lines: structlog for ours and for the libraries', on the error stream, as text or as JSON, secrets masked."""
 
 import logging
 import sys
@@ -6,6 +6,7 @@ import sys
 import structlog
 
 from lifeline.config import NodeSettings
+from store.redaction import redacted
 
 # What these say at "info" is about their insides.
 _CHATTY = ("aiokafka", "faust", "kafka", "mode", "asyncio", "grpc")
@@ -20,9 +21,16 @@ def configure_logs(settings: NodeSettings) -> None:
     ]
     as_json = settings.log_format == "json"
     render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer()
+        if as_json
+        # The default shows the local variables of a traceback, and passwords with them.
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     final = [structlog.processors.format_exc_info, render] if as_json else [render]
+    # Last, so that tracebacks and the libraries' lines are covered: they show URLs as they were called.
+    final.append(_without_secrets)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -42,3 +50,8 @@ def configure_logs(settings: NodeSettings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
+
+
+def _without_secrets(_logger: object, _method: str, line: structlog.typing.EventDict) -> str:
+    """Mask what URLs and connection strings carry in a line that is rendered already."""
+    return redacted(str(line))

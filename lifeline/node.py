@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from lifeline.config import Settings
+from lifeline.config import Loaded, Settings
 from lifeline.data_lock import locked
 from lifeline.deadline import Deadline
 from lifeline.group import GroupPart
@@ -27,6 +27,7 @@ from lifeline.opening import open_partition
 from lifeline.owners import advertised_address
 from lifeline.paths import items_dir, partition_dir
 from lifeline.routing import Routing
+from lifeline.security_watch import SecurityWatch
 from lifeline.server import ROUTED, NodeServer, Services
 from lifeline.snapshot_ages import SnapshotAges
 from lifeline.topic_note import TopicIdentity
@@ -61,23 +62,28 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
-async def run_node(settings: Settings) -> None:
+async def run_node(loaded: Loaded) -> None:
     """Run a node until SIGTERM or SIGINT; returns after a graceful stop, raises whatever crashed it."""
+    settings = loaded.settings
+    # Before anything is begun: who could call is the first thing to be sure of.
+    settings.security.listening_addresses(settings.node.grpc_address)
     share_heaps()
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
+    watch = SecurityWatch(loaded)
+    loop.add_signal_handler(signal.SIGHUP, watch.ask)
     stopping = Deadline(settings.node.stop_deadline_s)
     async with AsyncExitStack() as stack:
-        node = await _unless(asked, Node.start(settings, stack, stopping))
+        node = await _unless(asked, Node.start(settings, watch, stack, stopping))
         if node is not None:
             await _unless(asked, node.run())
         stopping.begin()
         _log.info("stopping", deadline_s=settings.node.stop_deadline_s)
         if node is not None:
             await node.leave(min(settings.node.drain_s, stopping.left()))
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # A signal that comes again while the process ends would make a graceful stop look like a crash.
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
@@ -108,7 +114,7 @@ class Node:
         self._started = time.monotonic()
 
     @classmethod
-    async def start(cls, settings: Settings, stack: AsyncExitStack, stopping: Deadline) -> "Node":
+    async def start(cls, settings: Settings, watch: SecurityWatch, stack: AsyncExitStack, stopping: Deadline) -> "Node":
         """Start every part; `stack` stops them again, within `stopping`. Raises what the parts raise."""
         node = settings.node
         stack.enter_context(locked(node.data_dir))
@@ -122,7 +128,7 @@ class Node:
         tables = TokenTables(round(settings.scorer.token_tables_mib * _MIB))
         metrics = NodeMetrics() if node.metrics else None
         stores = _store_access(settings, snapshots, metrics)
-        group = GroupPart.of(settings, stores, directory, metrics.stream if metrics else None)
+        group = GroupPart.of(settings, stores, directory, metrics.stream if metrics else None, lambda: watch.current)
         items = ItemFollower(settings.kafka, embeddings)
         health = Health(
             group.stream.status, group.stream.standbys, stall_after_s=settings.updater.stall_after_ms / 1000
@@ -168,6 +174,8 @@ class Node:
         )
         # Calls under way get half of what is left: applying what waits needs the rest.
         stack.push_async_callback(lambda: asyncio.to_thread(server.stop, stopping.left() / 2))
+        watch.use = lambda security: server.use_callers(security.callers)
+        _in_background(watch.follow(), stack)
         group.owners.own_address = advertised_address(node, server.address)
         _log.info(
             "listening",

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from lifeline.client import LifelineClient, LifelineError
+from lifeline.errors import SecurityError
 from lifeline.security import CallSecurity, SecuritySettings
 from store.status import Reason
 from stream.fingerprint_log import Fingerprint
@@ -16,12 +17,15 @@ async def ask_owner(
 ) -> Mapping[int, Sequence[Fingerprint]]:
     """Return the fingerprints that the node at `address` has, of the partitions that it holds.
 
-    Raises ConnectionError when it cannot be reached.
+    Raises ConnectionError when it cannot be reached, and when this node's token must not go there.
     """
 
     def ask() -> dict[int, list[Fingerprint]]:
         found = {}
-        with LifelineClient(address, timeout_s=_TIMEOUT_S, security=CallSecurity.of(security)) as client:
+        calls = CallSecurity.between_nodes(security)
+        if calls.token is not None and not calls.trusts(address):
+            raise SecurityError(f"security.peer_token may not go to {address}: set security.ca to the CA of the nodes")
+        with LifelineClient(address, timeout_s=_TIMEOUT_S, security=calls, follow=False) as client:
             for number in partitions:
                 try:
                     found[number] = [Fingerprint(*each) for each in client.list_fingerprints(number)]
@@ -34,3 +38,5 @@ async def ask_owner(
         return await asyncio.to_thread(ask)
     except LifelineError as error:
         raise ConnectionError(f"{error}: nothing to do, it is asked again") from error
+    except SecurityError as error:
+        raise ConnectionError(str(error)) from error

@@ -3,6 +3,10 @@
 It stands between the server and its services, and passes bytes on as they came: of a request it reads the user id
 alone. A forwarded call carries the caller's deadline and a mark, and a node answers a marked call itself whatever it
 holds: so no call travels twice. What the owner answers, refusals and their details too, is the answer.
+
+A member of the group advertises whatever address it likes. So a forwarded call carries the token of its own caller and
+none of the node: the owner judges the caller by its own list, and may do no more with the token than the caller could.
+It goes only where `CallSecurity.trusts` says so, and elsewhere the call is refused.
 """
 
 import threading
@@ -13,10 +17,11 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
+from lifeline.errors import SecurityError
 from lifeline.forwarded import FORWARDED, OWNER, PARTITIONS
 from lifeline.interceptor import Handler, Interceptor
 from lifeline.owners import Owners
-from lifeline.security import CallSecurity, SecuritySettings, stamp_of
+from lifeline.security import AUTHORIZATION, CallSecurity, SecuritySettings, stamp_of
 from store.directory import PartitionDirectory
 from store.errors import CatchingUpError
 from store.requests import invalid
@@ -38,10 +43,10 @@ class Routing(Interceptor):
         security: SecuritySettings | None = None,
     ) -> None:
         self._security = security or SecuritySettings()
-        self._calls = CallSecurity.of(self._security)
+        self._calls = CallSecurity.between_nodes(self._security)
         self._directory, self._owners, self._misrouted = directory, owners, misrouted
         self._methods = tuple(f"/{service}/" for service in services)
-        self._channels: dict[str, grpc.Channel] = {}
+        self._channels: dict[tuple[str, bool], grpc.Channel] = {}
         self._lock = threading.Lock()
 
     def intercept_service(
@@ -80,10 +85,13 @@ class Routing(Interceptor):
         return any(key == FORWARDED for key, _ in context.invocation_metadata())
 
     def _forward(self, owner: str, method: str, partition: int, raw: bytes, context: grpc.ServicerContext) -> bytes:
-        call = (
-            self._channel(owner)
-            .unary_unary(method, None, None)
-            .future(raw, timeout=context.time_remaining(), metadata=((FORWARDED, "1"), *self._calls.metadata))
+        token = [(key, value) for key, value in context.invocation_metadata() if key == AUTHORIZATION]
+        try:
+            channel = self._channel(owner, with_token=bool(token))
+        except SecurityError as error:
+            abort(context, _not_trusted(owner, partition, error))
+        call = channel.unary_unary(method, None, None).future(
+            raw, timeout=context.time_remaining(), metadata=((FORWARDED, "1"), *token)
         )
         # A caller that goes takes its call at the owner with it.
         cancel = cast("Callable[[], None]", call.cancel)
@@ -117,22 +125,25 @@ class Routing(Interceptor):
             )
         context.abort(code, error.details() or "")
 
-    def _channel(self, address: str) -> grpc.Channel:
+    def _channel(self, address: str, *, with_token: bool) -> grpc.Channel:
+        """Return a channel to an owner. Raises SecurityError where a token must not go there."""
         with self._lock:
             if self._calls.stamp != stamp_of(self._security):
                 # Calls that are under way on the channels of the old files end before these are gone.
-                self._calls = CallSecurity.of(self._security)
+                self._calls = CallSecurity.between_nodes(self._security)
                 self._channels.clear()
-            if address not in self._channels:
+            if with_token and not self._calls.trusts(address):
+                raise SecurityError(f"a caller's token may not go to {address}, which a member of the group advertises")
+            if (address, with_token) not in self._channels:
                 known = self._owners.addresses()
-                for gone in [each for each in self._channels if each not in known]:
+                for gone in [each for each in self._channels if each[0] not in known]:
                     self._channels.pop(gone).close()
                 options = (
                     ("grpc.max_receive_message_length", _MAX_MESSAGE),
                     ("grpc.max_send_message_length", _MAX_MESSAGE),
                 )
-                self._channels[address] = self._calls.channel(address, options)
-            return self._channels[address]
+                self._channels[address, with_token] = self._calls.channel(address, options, with_token=with_token)
+            return self._channels[address, with_token]
 
     def close(self) -> None:
         """Close the connections to other nodes; forwarded calls under way are cancelled."""
@@ -140,6 +151,17 @@ class Routing(Interceptor):
             channels, self._channels = self._channels, {}
         for channel in channels.values():
             channel.close()
+
+
+def _not_trusted(owner: str, partition: int, error: SecurityError) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        Reason.OWNER_NOT_TRUSTED,
+        f"partition {partition} is at {owner}, and the call was not forwarded ({error}): set security.ca on the nodes "
+        "to the CA of their certificates, or call that node itself",
+        partition=str(partition),
+        owner=owner,
+    )
 
 
 def not_owner(partition: int, owner: str, partitions: int) -> Refusal:

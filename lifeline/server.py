@@ -1,7 +1,7 @@
 """The gRPC server of a node: the services, health, reflection, and the limits that hold for every call."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
 from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, code_of
 from lifeline.memory_limit import MemoryLimit
-from lifeline.security import KEEPALIVE, SecuritySettings, server_credentials
+from lifeline.security import KEEPALIVE, Caller, SecuritySettings, server_credentials
 from lifeline.v1 import model_pb2_grpc, operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
 from scorer import model_service
 from scorer import service as score_service
@@ -71,8 +71,8 @@ class NodeServer:
         Raises ServerError when the address cannot be had, and SecurityError.
         """
         security = security or SecuritySettings()
-        security.check_address(settings.grpc_address)
-        callers = Callers(security.callers, (health.SERVICE_NAME,)) if security.callers else None
+        addresses = security.listening_addresses(settings.grpc_address)
+        self._callers = Callers(security.callers, (health.SERVICE_NAME,), peer_name=security.peer_name)
         most = settings.max_concurrent_rpcs
         options = [
             ("grpc.max_receive_message_length", settings.max_message_mib * _MIB),
@@ -85,7 +85,7 @@ class NodeServer:
         threads = most + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            interceptors=[one for one in (calls, callers, _Limits(most, memory), routing) if one is not None],
+            interceptors=[one for one in (calls, self._callers, _Limits(most, memory), routing) if one is not None],
             options=options,
             maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )
@@ -98,21 +98,34 @@ class NodeServer:
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self.set_live(live=True)
         self.set_ready(ready=False)
-        host, _, port = settings.grpc_address.rpartition(":")
-        try:
-            credentials = server_credentials(security)
-            bound = (
-                self._server.add_secure_port(settings.grpc_address, credentials)
-                if credentials is not None
-                else self._server.add_insecure_port(settings.grpc_address)
-            )
-        except RuntimeError as error:
-            raise ServerError(
-                f"{settings.grpc_address} cannot be listened on ({error}): stop what has the port, or set "
-                "--grpc-address / LIFELINE_NODE__GRPC_ADDRESS to another one"
-            ) from error
-        self.address = f"{host}:{bound}" if port == "0" else settings.grpc_address
+        self.address = self._listen(settings.grpc_address, addresses, server_credentials(security))
         self._server.start()
+
+    def _listen(self, named: str, addresses: Sequence[str], credentials: grpc.ServerCredentials | None) -> str:
+        """Listen at what an address stands for; return it with the port that it got. Raises ServerError."""
+        host, _, port = named.rpartition(":")
+        bound, problem = 0, None
+        for address in addresses:
+            at = f"{address.rpartition(':')[0]}:{bound}" if bound and port == "0" else address
+            try:
+                bound = (
+                    self._server.add_insecure_port(at)
+                    if credentials is None
+                    else self._server.add_secure_port(at, credentials)
+                )
+            except RuntimeError as error:
+                # A name may stand for a family of addresses that the machine does not have.
+                problem = error
+        if not bound:
+            raise ServerError(
+                f"{named} cannot be listened on ({problem}): stop what has the port, or set "
+                "--grpc-address / LIFELINE_NODE__GRPC_ADDRESS to another one"
+            ) from problem
+        return f"{host}:{bound}" if port == "0" else named
+
+    def use_callers(self, callers: Mapping[str, Caller]) -> None:
+        """Let these call from now on, and nobody else."""
+        self._callers.replace(callers)
 
     def set_live(self, *, live: bool) -> None:
         """Say whether the process does its work; a supervisor restarts one that does not."""

@@ -15,7 +15,7 @@ TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,240}$")]
 class KafkaSettings(BaseModel):
     """Where the cluster is, how to be let in, and the topics. One object serves every client library."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), hide_input_in_errors=True)
 
     bootstrap_servers: Annotated[
         str, Field(pattern=r"^[^,\s]+:\d{1,5}(\s*,\s*[^,\s]+:\d{1,5})*$", description="host:port, comma separated")

@@ -32,15 +32,15 @@ def node(
     from lifeline.logs import configure_logs
     from lifeline.node import run_node
 
-    settings = load(
+    loaded = load(
         config,
         kafka__bootstrap_servers=bootstrap_servers,
         node__data_dir=data_dir,
         node__grpc_address=grpc_address,
         node__http_address=http_address,
-    ).settings
-    configure_logs(settings.node)
-    asyncio.run(run_node(settings))
+    )
+    configure_logs(loaded.settings.node)
+    asyncio.run(run_node(loaded))
 
 
 def broker(

@@ -4,7 +4,6 @@ Paths are relative to the URL. A write is atomic where the backend's own is (obj
 where it goes through a rename; elsewhere a write that was cut short leaves a file of the wrong size.
 """
 
-import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +14,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from store.errors import SnapshotError
-
-_CREDENTIALS = re.compile(r"//[^/@]*@")
+from store.redaction import redacted
 
 
 class RemoteDirectory:
@@ -24,16 +22,17 @@ class RemoteDirectory:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         """Load the backend of the URL; nothing is connected yet."""
-        self.url = _CREDENTIALS.sub("//***@", url)
+        self.url = redacted(url)
+        self._secrets = tuple(_texts(options))
         try:
             self._fs, root = url_to_fs(url, **options)
         except ImportError as error:
             raise SnapshotError(
-                f"{self.url} needs a package that is not installed ({error}): install it beside lifeline"
+                f"{self.url} needs a package that is not installed ({self._shown(error)}): install it beside lifeline"
             ) from error
         except Exception as error:
             raise SnapshotError(
-                f"{self.url} cannot be used ({error}): name a URL that fsspec knows, as file:///path or "
+                f"{self.url} cannot be used ({self._shown(error)}): name a URL that fsspec knows, as file:///path or "
                 "s3://bucket/path, and the storage options of its library"
             ) from error
         self._root = root.rstrip("/")
@@ -111,6 +110,10 @@ class RemoteDirectory:
                 self._fs.rm_file(part)
             raise
 
+    def _shown(self, error: Exception) -> str:
+        """Return what a library says, without what it shows of the URL and the storage options."""
+        return redacted(str(error), self._secrets)
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root or "/"
 
@@ -120,10 +123,22 @@ class RemoteDirectory:
             yield
         except Exception as error:
             raise SnapshotError(
-                f"{self.url} cannot be {what} ({type(error).__name__}: {error}): check the address, the storage "
-                "options, the rights and the space there"
+                f"{self.url} cannot be {what} ({type(error).__name__}: {self._shown(error)}): check the address, the "
+                "storage options, the rights and the space there"
             ) from error
 
 
 def _name(entry: Mapping[str, Any]) -> str:
     return str(entry["name"]).rstrip("/").rpartition("/")[2]
+
+
+def _texts(options: object) -> Iterator[str]:
+    """Yield every text of the options but addresses: messages need these, and what is secret in them is masked."""
+    if isinstance(options, Mapping):
+        for value in options.values():
+            yield from _texts(value)
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from _texts(value)
+    elif isinstance(options, str) and "://" not in options:
+        yield options

@@ -24,7 +24,7 @@ def _without_password(url: str) -> str:
 class SnapshotSettings(BaseModel):
     """Where snapshots go, and how many stay."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     url: Annotated[
         str | None,

@@ -127,7 +127,7 @@ def test_a_deadline_that_passes_is_a_failure(node: Node, address: str) -> None:
 
 
 def test_calls_say_who_they_are(node: Node, address: str) -> None:
-    security = CallSecurity(None, (("authorization", "Bearer secret"),), ())
+    security = CallSecurity(token=lambda: "secret")
     run_load(LoadPlan(rate=50, seconds=0.2, score_share=0), PEOPLE, address, security)
     assert node.tokens == {"Bearer secret"}
 

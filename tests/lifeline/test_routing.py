@@ -16,7 +16,7 @@ from lifeline.config import EVERYWHERE, NodeSettings
 from lifeline.forwarded import FORWARDED, OWNER, PARTITIONS
 from lifeline.owners import Owners, advertised_address
 from lifeline.routing import Routing
-from lifeline.security import SecuritySettings
+from lifeline.security import AUTHORIZATION, SecuritySettings
 from lifeline.server import ROUTED, NodeServer, Services
 from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
 from store.directory import PartitionDirectory
@@ -37,6 +37,7 @@ class Answers(sequence_pb2_grpc.SequenceServiceServicer, score_pb2_grpc.ScoreSer
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, bool, float]] = []
+        self.tokens: list[str] = []
         self.refusal: Refusal | None = None
         self.hold = threading.Event()
         self.hold.set()
@@ -57,6 +58,7 @@ class Answers(sequence_pb2_grpc.SequenceServiceServicer, score_pb2_grpc.ScoreSer
     def _answer(self, user_id: str, context: grpc.ServicerContext) -> None:
         context.add_callback(self.gone.set)
         marked = any(key == FORWARDED for key, _ in context.invocation_metadata())
+        self.tokens += [str(value) for key, value in context.invocation_metadata() if key == AUTHORIZATION]
         self.asked.append((user_id, marked, context.time_remaining() or 0.0))
         assert self.hold.wait(60)
         if self.refusal:

@@ -59,11 +59,11 @@ def theirs(tmp_path: Path) -> Authority:
 
 
 @contextmanager
-def serving(security: SecuritySettings) -> Iterator[tuple[NodeServer, Sequences]]:
+def serving(security: SecuritySettings, address: str = "127.0.0.1:0") -> Iterator[tuple[NodeServer, Sequences]]:
     """Serve, with sequences that answer at once."""
     sequences = Sequences()
     sequences.go.set()
-    settings = NodeSettings(grpc_address="127.0.0.1:0")
+    settings = NodeSettings(grpc_address=address)
     running = NodeServer(settings, Services(sequences, Scores(), Operators(), Models()), security=security)
     try:
         yield running, sequences
@@ -279,7 +279,7 @@ def test_health_is_open_and_reflection_is_not() -> None:
         assert "lifeline.v1.ScoreService" in {one.name for one in services}
 
 
-def test_nodes_forward_over_tls_with_a_token_of_their_own(ours: Authority, theirs: Authority, tmp_path: Path) -> None:
+def test_nodes_forward_over_tls_with_the_callers_token(ours: Authority, theirs: Authority, tmp_path: Path) -> None:
     known, key = ours.issue("node")
     trusted = tmp_path / "trusted.pem"
     trusted.write_bytes(ours.ca.read_bytes())
@@ -291,6 +291,7 @@ def test_nodes_forward_over_tls_with_a_token_of_their_own(ours: Authority, their
         client_certificate=known,
         client_key=key,
         token="all",
+        peer_token="peer",
     )
     with ExitStack() as stack:
         table = EmbeddingTable.open(tmp_path / "items")
@@ -303,6 +304,7 @@ def test_nodes_forward_over_tls_with_a_token_of_their_own(ours: Authority, their
         reader = {"ca": ours.ca, "client_certificate": known, "client_key": key, "token": "read"}
         call(first.server, user=USERS[0], **reader)
         assert [marked for _, marked, _ in second.services.asked] == [True]
+        assert second.services.tokens == ["Bearer read"]
         # What a node trusts may change while it runs.
         trusted.write_bytes(theirs.ca.read_bytes())
         error = refusal(first.server, user=USERS[0], **reader)
@@ -312,16 +314,6 @@ def test_nodes_forward_over_tls_with_a_token_of_their_own(ours: Authority, their
         call(first.server, user=USERS[0], **reader)
 
 
-def test_tokens_do_not_cross_a_network_in_the_clear() -> None:
-    security = SecuritySettings.model_validate({"callers": CALLERS})
-    with pytest.raises(SecurityError, match=r"in the clear: set security\.certificate"):
-        NodeServer(
-            NodeSettings(grpc_address="0.0.0.0:0"),
-            Services(Sequences(), Scores(), Operators(), Models()),
-            security=security,
-        )
-
-
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
@@ -329,7 +321,13 @@ def test_tokens_do_not_cross_a_network_in_the_clear() -> None:
         ({"client_ca": "a.pem"}, "needs security.certificate"),
         ({"client_certificate": "a", "client_key": "b"}, "needs security.ca"),
         ({"callers": {"a": {"token_sha256": "0" * 64}, "b": {"token_sha256": "0" * 64}}}, "a token of its own"),
-        ({"callers": {"a": {"token_sha256": "secret"}}}, "should match pattern"),
+        ({"callers": {"a": {"token_sha256": "secret"}}}, "is not the SHA-256 of a token"),
+        ({"callers": {"a": {"token_sha256": ["0" * 64, "1" * 64, "2" * 64]}}}, "or two of them"),
+        ({"callers": {"a": {"token_sha256": "0" * 64, "methods": ["GetSequences"]}}}, "number 1 of them is no method"),
+        ({"open": True, "callers": {"a": {"token_sha256": "0" * 64}}}, "leave one out"),
+        ({"open": True, "certificate": "a", "private_key": "b", "client_ca": "c"}, "leave one out"),
+        ({"token": "a", "token_file": "b"}, "are both set"),
+        ({"peer_name": "node"}, "needs security.ca"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(settings: Mapping[str, object], advice: str) -> None:
