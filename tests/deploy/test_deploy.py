@@ -14,6 +14,7 @@ import yaml
 from lifeline.broker import KAFKA_VERSION
 from lifeline.cli import app
 from lifeline.config import DEFAULT, Settings, load_settings
+from lifeline.errors import SecurityError
 from lifeline.git_history import FILES_VOCABULARY
 from lifeline.history import generated_history
 
@@ -114,6 +115,32 @@ def test_every_variable_is_one_that_the_program_reads(name: str, monkeypatch: py
     assert loaded.settings.kafka.bootstrap_servers == "kafka:9092"
 
 
+def _settings(service: str | None, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Return what the image starts with, alone or as a service."""
+    environment = _image_environment() if service is None else _environment(service)
+    for key, value in environment.items():
+        if key.startswith("LIFELINE_") and key != "LIFELINE_CONFIG":
+            monkeypatch.setenv(key, value)
+    return load_settings(DEPLOY / "lifeline.toml").settings
+
+
+def test_the_image_does_not_start_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = _settings(None, monkeypatch)
+    with pytest.raises(SecurityError, match="does not say who may call"):
+        settings.security.listening_addresses(settings.node.grpc_address)
+
+
+def test_the_compose_file_opens_its_node_by_word_and_publishes_on_loopback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = _settings("node", monkeypatch)
+    assert settings.security.open
+    assert settings.security.listening_addresses(settings.node.grpc_address) == (settings.node.grpc_address,)
+    assert all(port.startswith("127.0.0.1:") for service in SERVICES.values() for port in service.get("ports", ()))
+    others = [name for name in OURS if "LIFELINE_SECURITY__OPEN" in _environment(name)]
+    assert others == ["node"]
+
+
 def test_the_image_has_the_example_configuration_where_it_says() -> None:
     assert f"deploy/lifeline.toml {CONFIG_IN_IMAGE}" in _rests("COPY")
 
@@ -137,7 +164,7 @@ def test_the_history_that_is_produced_is_told_in_the_configured_vocabulary() -> 
 
 
 def test_the_settings_that_the_example_comments_out_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    text = re.sub(r"(?m)^# (\w+ = )", r"\1", (DEPLOY / "lifeline.toml").read_text())
+    text = re.sub(r"(?m)^# (\w+ = |\[)", r"\1", (DEPLOY / "lifeline.toml").read_text())
     (tmp_path / "whole.toml").write_text(text)
     monkeypatch.setenv("LIFELINE_KAFKA__SASL_PASSWORD", "x")
     assert load_settings(tmp_path / "whole.toml").settings.kafka.uses_sasl
