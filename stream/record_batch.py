@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import cramjam
+import numpy as np
 from aiokafka.structs import ConsumerRecord
 
 from stream.dead_letter_headers import HEADERS_CUT
@@ -92,11 +93,16 @@ def uncompressed(batch: memoryview, header: BatchHeader) -> memoryview:
         if len(batch) > HEADER_BYTES + MAX_BATCH_BYTES:
             raise UnreadableError(f"the batch has more than {MAX_BATCH_BYTES} bytes")
         return batch
-    unpacked = bytearray(HEADER_BYTES + MAX_BATCH_BYTES)
-    size = HEADER_BYTES + _unpack(header.codec, batch[HEADER_BYTES:], memoryview(unpacked)[HEADER_BYTES:])
+    unpacked = _room(HEADER_BYTES + MAX_BATCH_BYTES)
+    size = HEADER_BYTES + _unpack(header.codec, batch[HEADER_BYTES:], unpacked[HEADER_BYTES:])
     plain = header._replace(attributes=header.attributes & ~_CODEC_MASK, length=size - _LENGTH_FROM)
     _HEADER.pack_into(unpacked, 0, *plain)
-    return memoryview(unpacked)[:size]
+    return unpacked[:size]
+
+
+def _room(size: int) -> memoryview:
+    """Return uninitialised memory: the system gives its pages as they are written, and most batches are small."""
+    return np.empty(size, np.uint8).data
 
 
 def _unpack(codec: int, packed: memoryview, into: memoryview) -> int:
@@ -159,7 +165,7 @@ def check_legacy(message: memoryview) -> None:
     except struct.error as error:
         raise UnreadableError("a message of an old format ends in the middle") from error
     packed = message[at + 4 : at + 4 + max(value_bytes, 0)]
-    _unpack(attributes & _CODEC_MASK, packed, memoryview(bytearray(MAX_BATCH_BYTES)))
+    _unpack(attributes & _CODEC_MASK, packed, _room(MAX_BATCH_BYTES))
 
 
 def has_large_record(batch: memoryview, header: BatchHeader) -> bool:
