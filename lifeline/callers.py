@@ -18,6 +18,7 @@ from lifeline.loopback import is_loopback_peer
 from lifeline.methods import EVERY_USERS_METHOD, Audience, audience_of, name_of
 from lifeline.security import AUTHORIZATION, Caller, hash_of
 from store.status import Reason, Refusal, abort
+from store.waits import CALLER
 
 _REFUSED_LINES_S = 1.0
 _log = structlog.get_logger(__name__)
@@ -52,6 +53,9 @@ class Callers(Interceptor):
         register, audience = self._register, audience_of(method)
         found = register.check(method, audience, handler_call_details.invocation_metadata or ())
         room, limit = register.limits_of(found, streams=handler.stream_stream is not None)
+        if isinstance(found, str):
+            # Each call has a context of its own.
+            CALLER.set(found)
 
         @contextmanager
         def admitted(context: grpc.ServicerContext) -> Iterator[None]:

@@ -52,7 +52,9 @@ _CHANNEL_OPTIONS = (
 )
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED})
 # What another try, here or elsewhere, may well give; an empty reason is that of a node that is away or going.
-_PASSING_REASONS = frozenset({"", "NOT_OWNER", "OWNER_UNREACHABLE", "CATCHING_UP", "OVERLOADED", "MEMORY_SHORT"})
+_PASSING_REASONS = frozenset(
+    {"", "NOT_OWNER", "OWNER_UNREACHABLE", "CATCHING_UP", "OVERLOADED", "WAITS_FULL", "MEMORY_SHORT"}
+)
 # What gRPC says of a handshake that failed here, and what that means; a handshake that fails there is a closed socket.
 _TLS_PROBLEMS = {
     "CERTIFICATE_VERIFY_FAILED": (

@@ -12,9 +12,9 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -88,6 +88,17 @@ class NodeSettings(BaseModel):
     ] = "127.0.0.1:9464"
     metrics: Annotated[bool, Field(description="count, and serve /metrics")] = True
     max_concurrent_rpcs: Annotated[int, Field(ge=1, le=65_536, description="calls at once; more are refused")] = 128
+    max_waits: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="beside them, calls at once that wait for their min_offset, half of them of one caller; "
+            "without: a quarter of max_concurrent_rpcs",
+        ),
+    ] = None
+    max_wait_ms: Annotated[
+        int, Field(ge=1, le=600_000, description="how long such a call waits at most, whatever its deadline")
+    ] = 30_000
     max_memory_mib: Annotated[
         int | None,
         Field(
@@ -112,6 +123,20 @@ class NodeSettings(BaseModel):
         if value.rpartition(":")[0] in EVERYWHERE:
             raise ValueError("it means every interface, and nobody can call that: give the name that others call")
         return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.wait_places > self.max_concurrent_rpcs:
+            raise ValueError(
+                f"node.max_waits is more than node.max_concurrent_rpcs ({self.max_concurrent_rpcs}): lower it; half of "
+                "the threads are there for calls that do not wait"
+            )
+        return self
+
+    @property
+    def wait_places(self) -> int:
+        """How many calls may wait for their min_offset at once."""
+        return max(1, self.max_concurrent_rpcs // 4) if self.max_waits is None else self.max_waits
 
 
 class Settings(BaseSettings):

@@ -43,6 +43,7 @@ from store.operator_service import OperatorService
 from store.partition import PartitionStore
 from store.service import SequenceService
 from store.snapshots.repository import SnapshotRepository
+from store.waits import Waits
 from stream.items import ItemFollower
 from stream.partition import StoreAccess
 from stream.partitioner import partition_of
@@ -123,7 +124,8 @@ class Node:
         snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
         embeddings = EmbeddingTable.open(items_dir(node.data_dir))
         stack.callback(embeddings.close)
-        directory = PartitionDirectory(lambda key: partition_of(key, settings.kafka.partitions), embeddings)
+        waits = Waits(node.wait_places, node.max_wait_ms / 1000)
+        directory = PartitionDirectory(lambda key: partition_of(key, settings.kafka.partitions), embeddings, waits)
         models = Models(settings, embeddings)
         tables = TokenTables(round(settings.scorer.token_tables_mib * _MIB))
         metrics = NodeMetrics() if node.metrics else None
@@ -141,7 +143,7 @@ class Node:
             ages = SnapshotAges(snapshots, lambda: [one.partition for one in group.stream.status()])
             _in_background(ages.follow(), stack)
             written = [one for one in (selections, exposures) if one]
-            metrics.serve(group, items, health, written, ages.seconds, tables.statistics)
+            metrics.serve(group, items, health, written, ages.seconds, tables.statistics, waits.statistics)
         _in_background(_tick(health), stack)
         http = HttpServer(node.http_address, health, metrics.registry if metrics else None)
         stack.callback(http.stop)

@@ -24,10 +24,14 @@ from lifeline.owners import Owners
 from lifeline.security import AUTHORIZATION, CallSecurity, SecuritySettings, stamp_of
 from store.directory import PartitionDirectory
 from store.errors import CatchingUpError
-from store.requests import invalid
+from store.requests import invalid, time_left
 from store.status import Reason, Refusal, abort
 
 _MAX_MESSAGE = -1
+# What the owner answers without a wait takes no longer, as a rule.
+_AT_ONCE_S = 0.1
+# The owner ends a wait itself, and says why.
+_OWNER_MARGIN_S = 5.0
 
 
 class Routing(Interceptor):
@@ -76,7 +80,8 @@ class Routing(Interceptor):
                 abort(context, Refusal.of(CatchingUpError(partition)))
             if not owner or self._misrouted == "redirect" or self._has_travelled(context):
                 abort(context, not_owner(partition, owner, self._owners.partitions))
-            return self._forward(owner, method, partition, raw, context)
+            waits = request.HasField("min_offset")
+            return self._forward(owner, method, partition, raw, context, waits=waits)
 
         return grpc.unary_unary_rpc_method_handler(routed)
 
@@ -84,21 +89,24 @@ class Routing(Interceptor):
     def _has_travelled(context: grpc.ServicerContext) -> bool:
         return any(key == FORWARDED for key, _ in context.invocation_metadata())
 
-    def _forward(self, owner: str, method: str, partition: int, raw: bytes, context: grpc.ServicerContext) -> bytes:
+    def _forward(
+        self, owner: str, method: str, partition: int, raw: bytes, context: grpc.ServicerContext, *, waits: bool
+    ) -> bytes:
         token = [(key, value) for key, value in context.invocation_metadata() if key == AUTHORIZATION]
         try:
             channel = self._channel(owner, with_token=bool(token))
         except SecurityError as error:
             abort(context, _not_trusted(owner, partition, error))
+        timeout_s = min(time_left(context), self._directory.waits.max_wait_s + _OWNER_MARGIN_S)
         call = channel.unary_unary(method, None, None).future(
-            raw, timeout=context.time_remaining(), metadata=((FORWARDED, "1"), *token)
+            raw, timeout=timeout_s, metadata=((FORWARDED, "1"), *token)
         )
         # A caller that goes takes its call at the owner with it.
         cancel = cast("Callable[[], None]", call.cancel)
         if not context.add_callback(cancel):
             cancel()
         try:
-            reply = cast("bytes", call.result())
+            reply = cast("bytes", self._result_of_wait(call, context) if waits else call.result())
         except grpc.FutureCancelledError:
             context.abort(grpc.StatusCode.CANCELLED, "the caller has gone: nothing to do")
         except grpc.RpcError as error:
@@ -106,24 +114,35 @@ class Routing(Interceptor):
         context.send_initial_metadata(((OWNER, owner), (PARTITIONS, str(self._owners.partitions))))
         return reply
 
+    def _result_of_wait(self, call: "grpc.CallFuture[Any]", context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+        """Return what a call gives that may wait at its owner: it holds a thread here meanwhile."""
+        try:
+            return call.result(_AT_ONCE_S)
+        except grpc.FutureTimeoutError:
+            pass
+        try:
+            with self._directory.waits.place(context):
+                return call.result()
+        except Refusal as refusal:
+            call.cancel()  # type: ignore[no-untyped-call]
+            abort(context, refusal)
+
     def _pass_on(self, error: grpc.Call, owner: str, partition: int, context: grpc.ServicerContext) -> None:
         status = rpc_status.from_call(error)
         if status is not None:
             context.abort_with_status(rpc_status.to_status(status))
-        code = error.code()
-        if code is grpc.StatusCode.UNAVAILABLE:
-            abort(
-                context,
-                Refusal(
-                    code,
-                    Reason.OWNER_UNREACHABLE,
-                    f"partition {partition} is at {owner}, which does not answer ({error.details()}): retry, and when "
-                    "it stays so see to that node or to its node.advertised_address",
-                    partition=str(partition),
-                    owner=owner,
-                ),
-            )
-        context.abort(code, error.details() or "")
+        # No service of the owner has answered: its gRPC library, or nobody.
+        abort(
+            context,
+            Refusal(
+                error.code(),
+                Reason.OWNER_UNREACHABLE,
+                f"partition {partition} is at {owner}, which does not answer ({error.details()}): retry, and when "
+                "it stays so see to that node or to its node.advertised_address",
+                partition=str(partition),
+                owner=owner,
+            ),
+        )
 
     def _channel(self, address: str, *, with_token: bool) -> grpc.Channel:
         """Return a channel to an owner. Raises SecurityError where a token must not go there."""

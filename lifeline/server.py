@@ -23,6 +23,7 @@ from scorer import service as score_service
 from store import operator_service
 from store import service as store_service
 from store.status import Reason, Refusal, abort
+from store.waits import SLOT, Slot
 
 LIVENESS, READINESS = "liveness", "readiness"
 ROUTED = (store_service.SERVICE, score_service.SERVICE)
@@ -81,8 +82,8 @@ class NodeServer:
             *_CONNECTION_OPTIONS,
         ]
         memory = MemoryLimit.of(settings.max_memory_mib)
-        # A few threads more than calls, so that one too many is told so instead of waiting in silence.
-        threads = most + _SPARE_THREADS
+        # Calls that wait hold threads of their own, and a few more tell one call too many so at once.
+        threads = most + settings.wait_places + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
             interceptors=[one for one in (calls, self._callers, _Limits(most, memory), routing) if one is not None],
@@ -171,8 +172,13 @@ class _Limits(Interceptor):
 
     @contextmanager
     def _call(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
-        if not self._free.acquire(blocking=False):
-            abort(context, _overloaded(self._most, "calls are under way"))
+        slot = Slot(self._free, lambda: _overloaded(self._most, "calls are under way"))
+        try:
+            slot.take()
+        except Refusal as full:
+            abort(context, full)
+        # Each call has a context of its own.
+        SLOT.set(slot)
         try:
             # Whoever looks after the node is let in.
             if method.startswith(_ROUTED_PATHS) and (refusal := self._memory.refusal()) is not None:
@@ -185,7 +191,7 @@ class _Limits(Interceptor):
                 abort(context, _internal(error))
             raise
         finally:
-            self._free.release()
+            slot.give_back()
 
     @contextmanager
     def _stream(self, context: grpc.ServicerContext) -> Iterator[None]:

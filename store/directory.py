@@ -7,13 +7,18 @@ from store.embeddings import Embeddings
 from store.errors import CatchingUpError, NotOwnerError, PartitionRefusingError
 from store.open_partition import OpenPartition
 from store.reader import SequenceReader
+from store.waits import Waits
 
 
 class PartitionDirectory:
     """Partition number to the reader of its open store. Every method may be called from any thread."""
 
-    def __init__(self, partition_of: Callable[[bytes], int], embeddings: Embeddings) -> None:
+    def __init__(
+        self, partition_of: Callable[[bytes], int], embeddings: Embeddings, waits: Waits | None = None
+    ) -> None:
         """`partition_of` maps a record's key (a user id in UTF-8) to its partition."""
+        self.waits = waits or Waits()
+        """The places of calls that wait for an offset of one of the partitions."""
         self._partition_of, self._embeddings = partition_of, embeddings
         self._readers: dict[int, SequenceReader] = {}
         self._refusing: dict[int, str] = {}

@@ -113,14 +113,14 @@ class PartitionRefusingError(StoreError):
 class NotYetAppliedError(StoreError):
     """The partition has not reached the offset that a read demands.
 
-    Callers: retry with a longer deadline.
+    Callers: retry, with a longer deadline where it was short.
     """
 
     def __init__(self, partition: int, wanted: int, applied: int) -> None:
         self.partition, self.wanted, self.applied = partition, wanted, applied
         super().__init__(
-            f"partition {partition} has applied offset {applied}, and {wanted} was asked for: retry with a "
-            "longer deadline, or without min_offset"
+            f"partition {partition} has applied offset {applied}, and {wanted} was asked for: retry (a wait ends at "
+            "the call's deadline, or after node.max_wait_ms), or ask without min_offset"
         )
 
 

@@ -60,7 +60,10 @@ class OpenPartition:
         self.number = next(_NUMBERS)
         """No other partition that this process opens has it, before or after."""
         self._use(db)
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        # Apart from the other one: a read that ends wakes nobody who waits for an offset.
+        self._view_closed = threading.Condition(lock)
         self._failed: BaseException | None = None
         self._closed = False
         self._views: set[int] = set()
@@ -141,7 +144,7 @@ class OpenPartition:
             del view
             with self._changed:
                 self._views.discard(number)
-                self._changed.notify_all()
+                self._view_closed.notify_all()
 
     def users(self) -> Iterator[str]:
         """Yield the ids of the users that have events, in the order of their keys, from one snapshot."""
@@ -179,7 +182,7 @@ class OpenPartition:
                 return
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._views)
+            self._view_closed.wait_for(lambda: not self._views)
             self._release()
             self._let_go()
 
@@ -213,7 +216,7 @@ class OpenPartition:
         """Return once every view that is open now is closed."""
         with self._changed:
             open_now = set(self._views)
-            self._changed.wait_for(lambda: not open_now & self._views)
+            self._view_closed.wait_for(lambda: not open_now & self._views)
 
     def _load(self) -> None:
         """Read the contract, the state, and the item ids that are not known yet."""

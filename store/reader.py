@@ -34,6 +34,11 @@ class SequenceReader:
         self._rows = np.empty(0, np.int64)
         self._rows_known = 0
 
+    @property
+    def known_offset(self) -> int:
+        """The last offset that the partition's log is known to have; -1 before the first."""
+        return self.store.applied_offset + self._lag()
+
     def read(self, user_id: str, query: SequenceQuery) -> UserSequences:
         """Return the user's sequences as `query` asks; sequences of length 0 for an unknown user.
 

@@ -1,5 +1,6 @@
 """What both services check in a request, and how they wait and refuse."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,14 @@ from store.open_partition import OpenPartition
 from store.reader import SequenceReader
 from store.sequence import AsOf
 from store.status import Reason, Refusal, abort
+from store.waits import Waits, resume
 
+MAX_AHEAD = 1 << 20
+"""A min_offset lies no farther beyond what is known of the log: that may be a little behind an acknowledgement."""
 _LOOK_S = 0.25
 _MARGIN_S = 0.02
+_RESUME_S = 1.0
+_NO_DEADLINE_S = 366 * 86_400.0
 
 
 @contextmanager
@@ -53,36 +59,57 @@ def reader_at(
     """
     reader = directory.for_user(user_id)
     if min_offset is not None:
-        if min_offset < 0:
-            raise invalid("min_offset", f"it is {min_offset}: give the offset of an acknowledged record, 0 or more")
-        _wait_for(reader.store, min_offset, context)
+        _check_offset(reader, min_offset)
+        if reader.store.applied_offset < min_offset:
+            _wait_for(reader.store, min_offset, directory.waits, context)
     check_deadline(context)
     return reader
 
 
-def _wait_for(store: OpenPartition, offset: int, context: grpc.ServicerContext) -> None:
-    """Wait until `offset` is applied, for as long as anybody waits for the answer.
+def _check_offset(reader: SequenceReader, offset: int) -> None:
+    """Refuse an offset that no record has, or that none will have soon."""
+    if offset < 0:
+        raise invalid("min_offset", f"it is {offset}: give the offset of an acknowledged record, 0 or more")
+    known, partition = reader.known_offset, reader.store.partition
+    if offset > known + MAX_AHEAD:
+        raise Refusal(
+            grpc.StatusCode.OUT_OF_RANGE,
+            Reason.OFFSET_BEYOND_LOG,
+            f"min_offset: it is {offset}, and the last known offset of partition {partition} is {known}: give the "
+            "offset that was acknowledged for a record of this user",
+            field="min_offset",
+            partition=str(partition),
+            known_offset=str(known),
+            limit=str(known + MAX_AHEAD),
+        )
+
+
+def _wait_for(store: OpenPartition, offset: int, waits: Waits, context: grpc.ServicerContext) -> None:
+    """Wait in a place of `waits` until `offset` is applied, for as long as anybody waits for the answer.
 
     It ends a little before the deadline, so that the caller hears why and not just that time is up.
     """
     left = time_left(context)
-    end = time.monotonic() + left - min(left / 10, _MARGIN_S)
-    while True:
-        slice_s = min(_LOOK_S, end - time.monotonic())
-        try:
-            store.wait_for(offset, slice_s)
-        except NotYetAppliedError:
-            check_active(context)
-            if slice_s < _LOOK_S:
-                raise
-        else:
-            return
+    end = time.monotonic() + min(waits.max_wait_s, left - min(left / 10, _MARGIN_S))
+    with waits.place(context):
+        while True:
+            slice_s = min(_LOOK_S, end - time.monotonic())
+            try:
+                store.wait_for(offset, slice_s)
+            except NotYetAppliedError:
+                check_active(context)
+                if slice_s < _LOOK_S:
+                    raise
+            else:
+                break
+        resume(max(0.0, min(_RESUME_S, end - time.monotonic())))
 
 
-def time_left(context: grpc.ServicerContext, *, without_deadline_s: float = 30.0) -> float:
-    """Return the seconds until the call's deadline."""
+def time_left(context: grpc.ServicerContext) -> float:
+    """Return the seconds until the call's deadline; infinite where it has none."""
     remaining: float | None = context.time_remaining()
-    return without_deadline_s if remaining is None else max(0.0, remaining)
+    # gRPC gives a call without a deadline the end of its calendar as one.
+    return math.inf if remaining is None or remaining > _NO_DEADLINE_S else max(0.0, remaining)
 
 
 def check_deadline(context: grpc.ServicerContext) -> None:

@@ -170,6 +170,9 @@ TOKEN_TABLE_READS = _counter(
 TOKEN_TABLES = _gauge("lifeline_token_tables", "Users whose histories are kept ready for the next Score call.")
 TOKEN_TABLE_BYTES = _gauge("lifeline_token_table_bytes", "Memory that they take.")
 
+WAITS = _gauge("lifeline_waits", "Calls that wait for their min_offset to be applied.")
+WAITS_REFUSED = _counter("lifeline_waits_refused_total", "Calls refused because too many others wait.")
+
 GRPC_STARTED = _counter("grpc_server_started_total", "Calls that began.", *_CALLS)
 GRPC_HANDLED = _counter("grpc_server_handled_total", "Calls that ended, by status.", *_CALLS, "grpc_code")
 GRPC_SECONDS = _histogram("grpc_server_handling_seconds", "How long calls took in the node.", _GRPC_BUCKETS, *_CALLS)

@@ -17,6 +17,7 @@ from scorer.token_tables import TokenTableStatistics
 from store.errors import StoreError
 from store.partition import PartitionStore
 from store.statistics import PartitionStatistics
+from store.waits import WaitStatistics
 from stream.partition import PartitionState, PartitionStatus
 from stream.side_topic import SideTopic
 from stream.standby import StandbyState, StandbyStatus
@@ -41,6 +42,7 @@ class Sources(NamedTuple):
     snapshot_ages: Callable[[], Mapping[int, float]]
     """Seconds by partition."""
     token_tables: Callable[[], TokenTableStatistics]
+    waits: Callable[[], WaitStatistics]
     health: Health
 
 
@@ -78,6 +80,9 @@ class NodeCollector(Collector):
         yield _family(c.TOKEN_TABLE_READS, [(("found",), tables.found), (("made",), tables.made)])
         yield _family(c.TOKEN_TABLES, [((), tables.tables)])
         yield _family(c.TOKEN_TABLE_BYTES, [((), tables.bytes)])
+        waits = self._sources.waits()
+        yield _family(c.WAITS, [((), waits.waiting)])
+        yield _family(c.WAITS_REFUSED, [((), waits.refused)])
         ages = self._sources.snapshot_ages()
         yield _family(c.SNAPSHOT_AGE, (((str(number),), age) for number, age in ages.items()))
 

@@ -11,6 +11,7 @@ from lifeline.metrics.grpc_calls import CallMetrics
 from lifeline.metrics.score_timings import ScoreTimings
 from lifeline.metrics.totals import StoreTotals, StreamTotals
 from scorer.token_tables import TokenTableStatistics
+from store.waits import WaitStatistics
 from stream.items import ItemFollower
 from stream.side_topic import SideTopic
 
@@ -36,6 +37,7 @@ class NodeMetrics:
         side_topics: Sequence[SideTopic],
         snapshot_ages: Callable[[], Mapping[int, float]],
         token_tables: Callable[[], TokenTableStatistics],
+        waits: Callable[[], WaitStatistics],
     ) -> None:
         """Register everything that is read at a scrape."""
         sources = Sources(
@@ -48,6 +50,7 @@ class NodeMetrics:
             side_topics=side_topics,
             snapshot_ages=snapshot_ages,
             token_tables=token_tables,
+            waits=waits,
             health=health,
         )
         self.registry.register(NodeCollector(sources, self.stream, self.stores))

@@ -137,7 +137,8 @@ class GetSequenceRequest(_message.Message):
     """Only events with timestamp_ms < this."""
     min_offset: _builtins.int
     """Answer only once this offset of the user's partition is applied: an acknowledged record's
-    offset gives read-after-write. The call's deadline bounds the wait.
+    offset gives read-after-write. The call's deadline bounds the wait, and the node's own limit. An
+    offset that lies far beyond what the node knows of the log is refused.
     """
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___Kind.ValueType]:

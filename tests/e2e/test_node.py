@@ -250,7 +250,8 @@ def test_every_refusal_has_a_code_a_reason_and_says_what_to_do(shared: Running) 
     client = shared.client
     cases = (
         (lambda: client.get_sequence(""), "INVALID_ARGUMENT", "USER_ID_INVALID"),
-        (lambda: client.get_sequence("u", min_offset=10**9, timeout_s=1), "DEADLINE_EXCEEDED", "OFFSET_NOT_REACHED"),
+        (lambda: client.get_sequence("u", min_offset=10**6, timeout_s=1), "DEADLINE_EXCEEDED", "OFFSET_NOT_REACHED"),
+        (lambda: client.get_sequence("u", min_offset=10**9, timeout_s=1), "OUT_OF_RANGE", "OFFSET_BEYOND_LOG"),
         (lambda: client.score("u", [1]), "FAILED_PRECONDITION", "MODEL_NOT_LOADED"),
         (lambda: client.score("u", []), "INVALID_ARGUMENT", "CANDIDATES_INVALID"),
         (lambda: client.score("u", list(range(513))), "INVALID_ARGUMENT", "CANDIDATES_INVALID"),
@@ -271,26 +272,25 @@ def test_a_caller_that_goes_frees_its_place(shared: Running) -> None:
     ):
         stub = SequenceServiceStub(channel)
         waiting = [
-            stub.GetSequence.future(GetSequenceRequest(user_id="u", min_offset=10**9), timeout=60)
-            for _ in range(shared.node.settings.node.max_concurrent_rpcs)
+            stub.GetSequence.future(GetSequenceRequest(user_id="u", min_offset=10**6), timeout=60)
+            for _ in range(shared.node.settings.node.wait_places)
         ]
         deadline = time.monotonic() + 20
-        while not is_overloaded(one):
-            assert time.monotonic() < deadline, "the calls never filled the node"
+        while may_wait(one):
+            assert time.monotonic() < deadline, "the calls never took every place"
+        one.get_sequence("u")
         for call in waiting:
             call.cancel()  # type: ignore[no-untyped-call]
-        while is_overloaded(one):
+        while not may_wait(one):
             assert time.monotonic() < deadline, "cancelled calls still hold their places"
 
 
-def is_overloaded(client: LifelineClient) -> bool:
-    try:
-        client.get_sequence("u")
-    except LifelineError as error:
-        if error.reason != "OVERLOADED":
-            raise
-        return True
-    return False
+def may_wait(client: LifelineClient) -> bool:
+    """Say whether a call that waits finds a place."""
+    with pytest.raises(LifelineError) as caught:
+        client.get_sequence("u", min_offset=10**6, timeout_s=0.1)
+    assert caught.value.reason in {"OFFSET_NOT_REACHED", "WAITS_FULL", ""}
+    return caught.value.reason != "WAITS_FULL"
 
 
 def test_error_info_comes_in_the_status_details(shared: Running) -> None:

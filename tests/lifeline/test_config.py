@@ -2,8 +2,9 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from lifeline.config import DEFAULT, ConfigError, Settings, load_settings
+from lifeline.config import DEFAULT, ConfigError, NodeSettings, Settings, load_settings
 from store.vocabulary import Role
 
 
@@ -211,3 +212,13 @@ def test_the_settings_do_not_change() -> None:
     settings = load_settings().settings
     with pytest.raises(ValueError, match="frozen"):
         settings.node.log_level = "debug"
+
+
+@pytest.mark.parametrize(("most", "waits", "places"), [(128, None, 32), (2, None, 1), (1, None, 1), (8, 8, 8)])
+def test_a_quarter_of_the_calls_may_wait_where_nothing_else_is_said(most: int, waits: int | None, places: int) -> None:
+    assert NodeSettings(max_concurrent_rpcs=most, max_waits=waits).wait_places == places
+
+
+def test_calls_that_wait_are_no_more_than_the_others() -> None:
+    with pytest.raises(ValidationError, match=r"node.max_waits is more than node.max_concurrent_rpcs \(8\): lower it"):
+        NodeSettings(max_concurrent_rpcs=8, max_waits=9)

@@ -1,4 +1,7 @@
+import math
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -8,7 +11,15 @@ from store.actions import ActionBatch
 from store.directory import PartitionDirectory
 from store.embeddings import EmbeddingTable
 from store.errors import NotOwnerError, NotYetAppliedError
-from store.requests import as_of_message, check_deadline, check_user_id, invalid, reader_at, time_left
+from store.requests import (
+    MAX_AHEAD,
+    as_of_message,
+    check_deadline,
+    check_user_id,
+    invalid,
+    reader_at,
+    time_left,
+)
 from store.sequence import AsOf
 from store.status import Reason, Refusal
 from tests.store.made import open_store, tiny
@@ -25,6 +36,9 @@ class Call:
 
     def is_active(self) -> bool:
         return self.active
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:4711"
 
 
 @pytest.fixture
@@ -59,8 +73,14 @@ def test_an_invalid_field_is_named() -> None:
     assert refusal.message == "columns: 9 is not a Column"
 
 
-@pytest.mark.parametrize(("left", "found"), [(None, 30.0), (4.5, 4.5), (0.0, 0.0), (-2.0, 0.0)])
-def test_a_call_without_a_deadline_waits_30_seconds(left: float | None, found: float) -> None:
+NEVER = 9.2e9
+"""What gRPC gives for a call without a deadline, or more."""
+
+
+@pytest.mark.parametrize(
+    ("left", "found"), [(None, math.inf), (NEVER, math.inf), (math.inf, math.inf), (4.5, 4.5), (0.0, 0.0), (-2.0, 0.0)]
+)
+def test_a_call_without_a_deadline_has_no_end(left: float | None, found: float) -> None:
     assert time_left(Call(left)) == found  # type: ignore[arg-type]
 
 
@@ -93,6 +113,42 @@ def test_a_reader_is_given_once_its_offset_is_applied(directory: PartitionDirect
         reader_at(directory, "ann", -1, Call(5.0))  # type: ignore[arg-type]
     with pytest.raises(NotOwnerError):
         reader_at(directory, "elsewhere", 0, Call(5.0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("left", [None, NEVER, 60.0])
+def test_a_wait_ends_after_the_longest_one_whatever_the_deadline(
+    directory: PartitionDirectory, left: float | None
+) -> None:
+    directory.waits.max_wait_s = 0.05
+    begun = time.monotonic()
+    with pytest.raises(NotYetAppliedError):
+        reader_at(directory, "ann", 10, Call(left))  # type: ignore[arg-type]
+    assert 0.05 <= time.monotonic() - begun < 20
+    assert directory.waits.statistics() == (0, 0)
+
+
+def test_an_offset_far_beyond_the_log_is_refused_at_once(directory: PartitionDirectory) -> None:
+    directory.add(next(iter(directory)), lag=lambda: 5)
+    directory.waits.max_wait_s = 0.0
+    with pytest.raises(NotYetAppliedError):
+        reader_at(directory, "ann", 14 + MAX_AHEAD, Call(None))  # type: ignore[arg-type]
+    for offset in (15 + MAX_AHEAD, (1 << 63) - 1):
+        with pytest.raises(Refusal, match="the last known offset of partition 3 is 14: give the offset that") as caught:
+            reader_at(directory, "ann", offset, Call(None))  # type: ignore[arg-type]
+        refusal = caught.value
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, Reason.OFFSET_BEYOND_LOG)
+        assert (refusal.metadata["known_offset"], refusal.metadata["limit"]) == ("14", str(14 + MAX_AHEAD))
+
+
+def test_an_offset_that_is_applied_needs_no_place(directory: PartitionDirectory) -> None:
+    call = Call(5.0)
+    with ExitStack() as stack:
+        for _ in range(directory.waits.most_of_caller):
+            stack.enter_context(directory.waits.place(call))  # type: ignore[arg-type]
+        assert reader_at(directory, "ann", 9, call).store.partition == 3  # type: ignore[arg-type]
+        with pytest.raises(Refusal) as caught:
+            reader_at(directory, "ann", 10, call)  # type: ignore[arg-type]
+    assert caught.value.reason is Reason.WAITS_FULL
 
 
 def test_as_of_goes_over_the_wire_whole() -> None:
