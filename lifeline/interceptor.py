@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import grpc
 
@@ -20,6 +20,13 @@ RETRY_AFTER_S = 0.1
 """When another try is worth its while, of a call that was one too many: most take less."""
 
 
+class Limit(Protocol):
+    """What a handler's requests are held to before it sees them."""
+
+    def decoding(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+        """Return a decoder that gives a Refusal in place of a request beyond the limit."""
+
+
 class SizeLimit(NamedTuple):
     """Requests of more bytes are not decoded: they end their calls."""
 
@@ -28,24 +35,21 @@ class SizeLimit(NamedTuple):
     """Of a size."""
 
     def decoding(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-        """Return what decodes no request that is too large."""
-        return lambda raw: _TooLarge(len(raw)) if len(raw) > self.most else raw if decode is None else decode(raw)
-
-    def admit(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
-        """Return a request; ends the call of one that was too large."""
-        if isinstance(request, _TooLarge):
-            abort(context, self.refusal(request.size))
-        return request
+        """Return what decodes no request that is too large, and gives the refusal instead."""
+        return lambda raw: self.refusal(len(raw)) if len(raw) > self.most else raw if decode is None else decode(raw)
 
 
-class _TooLarge(NamedTuple):
-    size: int
+def admit(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
+    """Return a request; ends the call where its decoder gave a refusal in place of one."""
+    if isinstance(request, Refusal):
+        abort(context, request)
+    return request
 
 
 def around(
     handler: Handler,
     guard: Callable[[grpc.ServicerContext], AbstractContextManager[None]],
-    limit: SizeLimit | None = None,
+    limit: Limit | None = None,
 ) -> Handler:
     """Return a handler whose calls, one message for another or streams both ways, are made within a context."""
     decode = handler.request_deserializer if limit is None else limit.decoding(handler.request_deserializer)
@@ -54,9 +58,7 @@ def around(
 
         def stream(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: ANN401 - any messages
             with guard(context):
-                if limit is not None:
-                    requests = (limit.admit(request, context) for request in requests)
-                yield from streams(requests, context)
+                yield from streams((admit(request, context) for request in requests), context)
 
         return grpc.stream_stream_rpc_method_handler(
             stream, request_deserializer=decode, response_serializer=handler.response_serializer
@@ -65,11 +67,38 @@ def around(
 
     def unary(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
         with guard(context):
-            return behaviour(request if limit is None else limit.admit(request, context), context)
+            return behaviour(admit(request, context), context)
 
     return grpc.unary_unary_rpc_method_handler(
         unary, request_deserializer=decode, response_serializer=handler.response_serializer
     )
+
+
+def watched(handler: Handler, begin: Callable[[grpc.ServicerContext], None], limit: Limit | None = None) -> Handler:
+    """Return a handler of calls that are answered again and again by a callback, and so hold no thread.
+
+    `begin` is called before each of them, and may end it.
+    """
+    behaviour = cast("Callable[[Any, grpc.ServicerContext, Callable[[Any], None]], None]", handler.unary_stream)
+
+    def watch(request: Any, context: grpc.ServicerContext, answer: Callable[[Any], None]) -> None:  # noqa: ANN401
+        begin(context)
+        behaviour(admit(request, context), context, answer)
+
+    # gRPC's health service has this too.
+    watch.experimental_non_blocking = True  # type: ignore[attr-defined]
+    return grpc.unary_stream_rpc_method_handler(
+        watch,
+        request_deserializer=handler.request_deserializer
+        if limit is None
+        else limit.decoding(handler.request_deserializer),
+        response_serializer=handler.response_serializer,
+    )
+
+
+def is_watch(handler: Handler) -> bool:
+    """Say whether calls of a handler are answered by a callback."""
+    return bool(getattr(handler.unary_stream, "experimental_non_blocking", False))
 
 
 def code_of(context: grpc.ServicerContext) -> grpc.StatusCode | None:

@@ -14,17 +14,17 @@ from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from lifeline.errors import SecurityError
 from lifeline.forwarded import FORWARDED, OWNER, PARTITIONS
-from lifeline.interceptor import Handler, Interceptor
+from lifeline.interceptor import Handler, Interceptor, admit
 from lifeline.owners import Owners
 from lifeline.security import AUTHORIZATION, CallSecurity, SecuritySettings, stamp_of
 from store.directory import PartitionDirectory
 from store.errors import CatchingUpError
-from store.requests import invalid, time_left
+from store.requests import time_left
 from store.status import Reason, Refusal, abort
 
 _MAX_MESSAGE = -1
@@ -68,10 +68,7 @@ class Routing(Interceptor):
         serialise = cast("Callable[[Message], bytes]", handler.response_serializer)
 
         def routed(raw: bytes, context: grpc.ServicerContext) -> bytes:
-            try:
-                request = parse(raw)
-            except DecodeError:
-                abort(context, invalid("request", "it does not decode: build the client from the node's own protos"))
+            request = admit(parse(raw), context)
             partition = self._directory.partition_of(request.user_id)
             if self._directory.has(partition):
                 return serialise(behaviour(request, context))

@@ -14,8 +14,9 @@ from grpc_reflection.v1alpha import reflection
 from lifeline.callers import Callers
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
-from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, code_of
+from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, code_of, is_watch, watched
 from lifeline.memory_limit import MemoryLimit
+from lifeline.request_limits import RequestLimits
 from lifeline.security import KEEPALIVE, Caller, SecuritySettings, server_credentials
 from lifeline.v1 import model_pb2_grpc, operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
 from scorer import model_service
@@ -29,12 +30,17 @@ LIVENESS, READINESS = "liveness", "readiness"
 ROUTED = (store_service.SERVICE, score_service.SERVICE)
 """Their requests name a user."""
 SERVICES = (*ROUTED, operator_service.SERVICE, model_service.SERVICE)
+SERVED = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 _PATHS, _ROUTED_PATHS = (tuple(f"/{name}/" for name in names) for names in (SERVICES, ROUTED))
+# The library lists it, and logs a traceback whenever it is called.
+_UNIMPLEMENTED = f"/{health.SERVICE_NAME}/List"
 _SPARE_THREADS = 8
 _WAITING_CALLS = 1_024
 # Each holds a thread for as long as its caller likes.
 _REFLECTION_STREAMS = 4
+# They hold none.
+_HEALTH_WATCHES = 1_024
 _MIB = 1 << 20
 _CONNECTION_OPTIONS = (
     *KEEPALIVE,
@@ -86,7 +92,11 @@ class NodeServer:
         threads = most + settings.wait_places + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            interceptors=[one for one in (calls, self._callers, _Limits(most, memory), routing) if one is not None],
+            interceptors=[
+                one
+                for one in (calls, self._callers, _Limits(most, memory), routing, RequestLimits())
+                if one is not None
+            ],
             options=options,
             maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )
@@ -96,7 +106,7 @@ class NodeServer:
         model_pb2_grpc.add_ModelServiceServicer_to_server(services.models, self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection(SERVED, self._server)
         self.set_live(live=True)
         self.set_ready(ready=False)
         self.address = self._listen(settings.grpc_address, addresses, server_credentials(security))
@@ -154,16 +164,21 @@ class _Limits(Interceptor):
         self._most, self._memory = most, memory
         self._free = threading.BoundedSemaphore(most)
         self._reflection = threading.BoundedSemaphore(_REFLECTION_STREAMS)
+        self._watches = threading.BoundedSemaphore(_HEALTH_WATCHES)
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
+        if handler_call_details.method == _UNIMPLEMENTED:
+            return None
         handler = continuation(handler_call_details)
         if handler is not None and handler.stream_stream is not None:
             # Reflection is the only service that has any.
             return around(handler, self._stream)
+        if handler is not None and is_watch(handler):
+            return watched(handler, self._watch)
         # Health must answer most of all when the node is full.
         method = str(handler_call_details.method)
         if handler is None or not method.startswith(_PATHS):
@@ -201,6 +216,12 @@ class _Limits(Interceptor):
             yield
         finally:
             self._reflection.release()
+
+    def _watch(self, context: grpc.ServicerContext) -> None:
+        if not self._watches.acquire(blocking=False):
+            abort(context, _overloaded(_HEALTH_WATCHES, "calls watch the health"))
+        if not context.add_callback(self._watches.release):
+            self._watches.release()
 
 
 def _overloaded(most: int, what: str) -> Refusal:

@@ -1,5 +1,6 @@
 """gRPC: which version of the model answers, and its change while the node serves."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from lifeline.v1 import model_pb2, model_pb2_grpc, score_pb2
 from scorer.errors import ModelNotFoundError, ScorerError
 from scorer.scorer import Scorer
 from scorer.service import ModelHolder
-from store.requests import refusals
+from scorer.settings import NAME
+from store.requests import invalid, refusals
 from store.status import Reason, Refusal
 
 SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
@@ -44,6 +46,11 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.UseModelResponse:
         """Answer UseModel; model.proto says how."""
         with refusals(context), _unusable(), self._changing:
+            if request.version and not re.fullmatch(NAME, request.version):
+                # It becomes part of a path.
+                raise invalid(
+                    "version", f"{request.version!r} is no version's name: give one that GetModel lists, or none"
+                )
             before = self._models.scorer
             scorer = self._load(request.version or None)
             self._models.use(scorer)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scorer.experiment import CONTROL, Arm
+from store.limits import MAX_CANDIDATES
 from store.vocabulary import MAX_ACTION_TYPES
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -28,7 +29,7 @@ class ScorerSettings(BaseModel):
     models_dir: Annotated[Path, Field(description="where models/<name>/<version>/ are kept")] = Path("models")
     model: Annotated[str, Field(pattern=NAME, description="the model's name")] = "transact"
     version: Annotated[str | None, Field(pattern=NAME, description="its version; none: the newest")] = None
-    max_candidates: Annotated[int, Field(ge=1, le=4_096, description="candidates in one request")] = 512
+    max_candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES, description="candidates in one request")] = 512
     threads: Annotated[
         int, Field(ge=1, le=256, description="threads of one request: of the kernels, or torch's without them")
     ] = 1

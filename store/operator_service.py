@@ -60,7 +60,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
                     "the node's configuration names no place for snapshots: set snapshot.url "
                     "(LIFELINE_SNAPSHOT__URL) and start the node again",
                 )
-            stores = self._stores(list(request.partitions))
+            stores = self._stores(frozenset(request.partitions))
             if not self._at_work.acquire(blocking=False):
                 raise Refusal(
                     grpc.StatusCode.ABORTED,
@@ -99,10 +99,10 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
                 ]
             )
 
-    def _stores(self, wanted: list[int]) -> list[PartitionStore]:
+    def _stores(self, wanted: frozenset[int]) -> list[PartitionStore]:
         """Return the open stores of the partitions, ascending; raises Refusal for one that is not served."""
         serving = {store.partition: store for store in self._directory if isinstance(store, PartitionStore)}
-        for number in wanted:
+        for number in sorted(wanted):
             if number not in serving:
                 raise Refusal(
                     grpc.StatusCode.UNAVAILABLE,

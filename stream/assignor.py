@@ -13,6 +13,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from google.protobuf.message import DecodeError
 
 from lifeline.v1 import group_pb2
+from store.limits import LimitExceededError, decode_within_limits
 from stream.placement import NOWHERE, LocalPartition, Member, Placement, place
 
 _VERSION = 0
@@ -83,8 +84,8 @@ def encode_member(member: Member) -> bytes:
 def decode_member(data: bytes) -> Member:
     """Read the user data of a subscription; of what is none of ours, a member with nothing."""
     try:
-        found = group_pb2.GroupMember.FromString(data)
-    except DecodeError:
+        found = decode_within_limits(group_pb2.GroupMember, data)
+    except (DecodeError, LimitExceededError):
         _log.warning("a member of the group says nothing that can be read: it counts as one with nothing on its disk")
         return Member("", {})
     return Member(
@@ -95,8 +96,8 @@ def decode_member(data: bytes) -> Member:
 def decode_placement(data: bytes) -> Placement:
     """Read the user data of an assignment; NOWHERE of what is none of ours."""
     try:
-        found = group_pb2.GroupPlacement.FromString(data)
-    except DecodeError:
+        found = decode_within_limits(group_pb2.GroupPlacement, data)
+    except (DecodeError, LimitExceededError):
         _log.warning("the group's leader told nothing that can be read: who owns what is not known")
         return NOWHERE
     return Placement(

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from store.limits import MAX_PARTITIONS, MAX_STANDBY_REPLICAS
+
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,240}$")]
@@ -55,7 +57,9 @@ class KafkaSettings(BaseModel):
     side_retention_days: Annotated[
         int, Field(ge=1, le=3_650, description="how long the records of these two are kept")
     ] = 30
-    partitions: Annotated[int, Field(ge=1, le=4_096, description="of the actions topic and its dead letters")] = 4
+    partitions: Annotated[
+        int, Field(ge=1, le=MAX_PARTITIONS, description="of the actions topic and its dead letters")
+    ] = 4
     items_partitions: Annotated[int, Field(ge=1, le=4_096, description="of the items topic")] = 4
     replication_factor: Annotated[int, Field(ge=1, le=15, description="copies of every topic")] = 1
 
@@ -201,7 +205,7 @@ class UpdaterSettings(BaseModel):
         Field(description="answer once a partition has caught up, or at once: as_of says how far it is"),
     ] = "caught_up"
     standby_replicas: Annotated[
-        int, Field(ge=0, le=8, description="how many nodes follow each partition besides its owner")
+        int, Field(ge=0, le=MAX_STANDBY_REPLICAS, description="how many nodes follow each partition besides its owner")
     ] = 0
     fingerprint_every: Annotated[
         int, Field(ge=1, le=1 << 32, description="records between the fingerprints that owner and standbys compare")

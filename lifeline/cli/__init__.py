@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from lifeline.broker import BrokerError
-from lifeline.cli.admin import config_app, health, metrics, token, topics_app
+from lifeline.cli.admin import config_app, health, limits, metrics, token, topics_app
 from lifeline.cli.console import err
 from lifeline.cli.data import erase, explain, get, produce, score, verify
 from lifeline.cli.dlq import dlq_app
@@ -76,6 +76,7 @@ for command in (
     load,
     health,
     metrics,
+    limits,
     token,
 ):
     app.command()(command)

@@ -88,6 +88,20 @@ def metrics(
     out.print(as_markdown(), markup=False, highlight=False, soft_wrap=True, end="")
 
 
+def limits(
+    as_json: JsonOption = False,
+) -> None:
+    """Print how much each field of a request may hold, as the Markdown of docs/limits.md."""
+    from lifeline.request_limits import as_markdown
+    from lifeline.server import SERVED
+    from store.limits import BOUNDS
+
+    if as_json:
+        print_json({name: {"most": one.most, "each": one.each, "what": one.what} for name, one in BOUNDS.items()})
+        return
+    out.print(as_markdown(SERVED), markup=False, highlight=False, soft_wrap=True, end="")
+
+
 def token(as_json: JsonOption = False) -> None:
     """Make a token for a caller, and the hash of it that the nodes' configuration keeps."""
     from lifeline.security import hash_of

@@ -24,6 +24,7 @@ from lifeline.v1 import (
     sequence_pb2_grpc,
 )
 from tests.lifeline.operators import Models, Operators
+from tests.refusals import info_of
 
 
 class Sequences(sequence_pb2_grpc.SequenceServiceServicer):
@@ -196,3 +197,29 @@ def test_memory_is_what_the_process_holds_and_the_control_group_allows(tmp_path:
     assert available_memory(group) == 1 << 20
     assert MemoryLimit.of(64).refusal() is not None
     assert MemoryLimit.of(None).refusal() is None
+
+
+def test_too_many_watches_of_the_health_are_refused(sequences: Sequences, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifeline.server._HEALTH_WATCHES", 3)
+    settings = NodeSettings(grpc_address="127.0.0.1:0")
+    running = NodeServer(settings, Services(sequences, Scores(), Operators(), Models()))
+    try:
+        with grpc.insecure_channel(running.address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
+            for one in watches:
+                next(one)
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stub.Watch(health_pb2.HealthCheckRequest()))
+            assert info_of(caught.value).reason == "OVERLOADED"
+            watches[0].cancel()
+            deadline = time.monotonic() + 20
+            while True:
+                assert time.monotonic() < deadline, "a watch that ended still has its place"
+                try:
+                    next(stub.Watch(health_pb2.HealthCheckRequest()))
+                except grpc.RpcError:
+                    continue
+                break
+    finally:
+        running.stop(5)

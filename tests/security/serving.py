@@ -26,6 +26,7 @@ from store.embeddings import EmbeddingTable
 from store.operator_service import OperatorService
 from store.partition import PartitionStore
 from store.service import SequenceService
+from store.snapshots.repository import SnapshotRepository
 from store.waits import Waits
 from stream.placement import Placement
 from tests.scorer.made import SMALL, VOCABULARY, loaded
@@ -105,7 +106,7 @@ def node_at(
         services = Services(
             SequenceService(directory, max_reply_bytes=1 << 20),
             ScoreService(directory, models, VOCABULARY, scoring, TokenTables(1 << 20), max_reply_bytes=1 << 20),
-            OperatorService(directory, None, Cluster(), topic="actions"),
+            OperatorService(directory, SnapshotRepository(f"file://{path}/snapshots"), Cluster(), topic="actions"),
             ModelService(models, load, list),
         )
         owners = Owners(9)

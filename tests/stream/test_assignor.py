@@ -3,6 +3,8 @@ from typing import Any, cast
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
+from lifeline.v1.group_pb2 import GroupMember, GroupPlacement, PlacedPartition
+from lifeline.v1.group_pb2 import LocalPartition as LocalPartitionMessage
 from stream.assignor import LifelineAssignor, decode_member, decode_placement, encode_member
 from stream.placement import NOWHERE, LocalPartition, Member, Placement
 
@@ -52,3 +54,14 @@ def test_what_cannot_be_read_is_a_member_with_nothing_and_a_topic_not_known_give
     nothing = assign({"m1": b""}, None)
     assert nothing["m1"].partitions() == []
     assert decode_placement(b"\xff\xff\xff") == NOWHERE
+
+
+def test_what_holds_too_much_counts_as_nothing_said() -> None:
+    member = GroupMember(address="a:1", partitions=[LocalPartitionMessage(partition=1)] * 4_097)
+    assert decode_member(member.SerializeToString()) == Member("", {})
+    assert decode_member(GroupMember(address="x" * 261).SerializeToString()) == Member("", {})
+    # Fields that nobody knows.
+    assert decode_member(GroupMember(address="a:1").SerializeToString() + b"\x98\x01\x01" * (1 << 20)) == Member("", {})
+    assert decode_placement(GroupPlacement(follow=[1] * 4_097).SerializeToString()) == NOWHERE
+    placed = PlacedPartition(partition=1, owner="a:1", standbys=["b:1"] * 9)
+    assert decode_placement(GroupPlacement(partitions=[placed]).SerializeToString()) == NOWHERE

@@ -1,0 +1,138 @@
+"""Requests are measured, decoded and measured again before their handlers see them, whatever the service."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError
+
+from lifeline.interceptor import Handler, Interceptor, SizeLimit, around, is_watch, watched
+from lifeline.v1.group_pb2 import GroupMember, GroupPlacement
+from store.limits import UNKNOWN_BYTES, LimitExceededError, MessageLimits
+from store.requests import invalid
+from store.status import Reason, Refusal
+
+
+class RequestLimits(Interceptor):
+    """The innermost interceptor: decoders of the handlers it returns give a Refusal for a request beyond the limits."""
+
+    def __init__(self) -> None:
+        self._limits: dict[str, MessageLimits] = {}
+        self._lock = threading.Lock()
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Wrap every handler."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        with self._lock:
+            limits = self._limits.get(method)
+            if limits is None:
+                limits = self._limits[method] = MessageLimits(method_of(method).input_type)
+        if is_watch(handler):
+            return watched(handler, lambda _: None, RequestLimit(limits))
+        return around(handler, lambda _: nullcontext(), RequestLimit(limits))
+
+
+def method_of(path: str) -> MethodDescriptor:
+    """Return the descriptor of a method that the server has, by its path: /package.Service/Method."""
+    found: MethodDescriptor = descriptor_pool.Default().FindMethodByName(path[1:].replace("/", "."))
+    return found
+
+
+class RequestLimit(NamedTuple):
+    """The limits of one method's requests."""
+
+    limits: MessageLimits
+
+    def decoding(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+        """Return a decoder that gives a Refusal in place of a request beyond the limits."""
+        if decode is None:
+            raise TypeError("what is not decoded cannot be checked: put this interceptor behind all others")
+        decode_message, limits = decode, self.limits
+
+        def checked(raw: bytes) -> Any:  # noqa: ANN401 - any message
+            try:
+                message = decode_message(raw)
+                limits.check(message)
+            except DecodeError:
+                return invalid("request", "it does not decode: build the client from the node's own protos")
+            except LimitExceededError as error:
+                return invalid(
+                    error.field, str(error), error.bound.reason, length=str(error.length), limit=str(error.bound.most)
+                )
+            return message
+
+        return SizeLimit(limits.most_bytes, lambda size: _too_large(limits, size)).decoding(checked)
+
+
+def _too_large(limits: MessageLimits, size: int) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Reason.REQUEST_TOO_LARGE,
+        f"the request has {size:,} bytes, and no {limits.descriptor.name} needs more than {limits.most_bytes:,}: send "
+        "the fields of the node's own protos, within the bounds of docs/limits.md",
+        bytes=str(size),
+        limit=str(limits.most_bytes),
+    )
+
+
+def methods_of(services: Iterable[str]) -> list[MethodDescriptor]:
+    """Return the methods of services, by the services' full names."""
+    pool = descriptor_pool.Default()
+    return [method for name in services for method in pool.FindServiceByName(name).methods]
+
+
+def as_markdown(services: Iterable[str]) -> str:
+    """Return docs/limits.md: of the methods of these services, and of what members of the group tell each other."""
+    methods = methods_of(services)
+    requests = {method.input_type.full_name: MessageLimits(method.input_type) for method in methods}
+    told = (MessageLimits.of(GroupMember), MessageLimits.of(GroupPlacement))
+    lines = [
+        "# Limits of requests",
+        "",
+        "Made from `store/limits.py` by `lifeline limits`; do not edit.",
+        "",
+        "A request is measured before it is decoded, and its fields are measured before Python goes through them. One",
+        "that is too long is refused with `RESOURCE_EXHAUSTED` (`REQUEST_TOO_LARGE`), and a field that holds too much",
+        "with `INVALID_ARGUMENT`; the details name the field, its length and its bound. Fields of a later version,",
+        f"which a node does not know, may have {UNKNOWN_BYTES:,} bytes together. A configuration may allow less:",
+        "`scorer.max_candidates`, `security.callers.NAME.max_message_kib`. gRPC itself refuses what has more than",
+        "`node.max_message_mib` unpacked, and metadata of more than 16 KiB. Fields that are not named here are single",
+        "numbers.",
+        "",
+        "## Methods",
+        "",
+        "| method | largest request, bytes |",
+        "|---|---|",
+    ]
+    lines += [f"| `{one.full_name}` | {requests[one.input_type.full_name].most_bytes:,} |" for one in methods]
+    lines += ["", "## Fields", "", *_table(requests.values())]
+    lines += [
+        "",
+        "## The consumer group",
+        "",
+        "What a node says of itself, and what the group's leader tells, have bounds too. What is beyond them counts as",
+        "nothing said.",
+        "",
+        *_table(told),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(messages: Iterable[MessageLimits]) -> Iterator[str]:
+    yield "| field | most | what so many are |"
+    yield "|---|---|---|"
+    for row in dict.fromkeys(row for limits in messages for row in limits.rows()):
+        name, unit, bound = row
+        each = f", each of {bound.each:,} bytes" if bound.each else ""
+        yield f"| `{name}` | {bound.most:,} {unit}{each} | {bound.what} |"
