@@ -51,7 +51,7 @@ def around(
     guard: Callable[[grpc.ServicerContext], AbstractContextManager[None]],
     limit: Limit | None = None,
 ) -> Handler:
-    """Return a handler whose calls, one message for another or streams both ways, are made within a context."""
+    """Return a handler whose calls, of one request or a stream of them, are made within a context."""
     decode = handler.request_deserializer if limit is None else limit.decoding(handler.request_deserializer)
     if handler.stream_stream is not None:
         streams = cast("Callable[[Any, grpc.ServicerContext], Iterator[Any]]", handler.stream_stream)
@@ -63,6 +63,16 @@ def around(
         return grpc.stream_stream_rpc_method_handler(
             stream, request_deserializer=decode, response_serializer=handler.response_serializer
         )
+    if handler.unary_stream is not None:
+        answers = handler.unary_stream
+
+        def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: ANN401 - any message
+            with guard(context):
+                yield from answers(admit(request, context), context)
+
+        return grpc.unary_stream_rpc_method_handler(
+            answer, request_deserializer=decode, response_serializer=handler.response_serializer
+        )
     behaviour = cast("Callable[[Any, grpc.ServicerContext], Any]", handler.unary_unary)
 
     def unary(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
@@ -72,33 +82,6 @@ def around(
     return grpc.unary_unary_rpc_method_handler(
         unary, request_deserializer=decode, response_serializer=handler.response_serializer
     )
-
-
-def watched(handler: Handler, begin: Callable[[grpc.ServicerContext], None], limit: Limit | None = None) -> Handler:
-    """Return a handler of calls that are answered again and again by a callback, and so hold no thread.
-
-    `begin` is called before each of them, and may end it.
-    """
-    behaviour = cast("Callable[[Any, grpc.ServicerContext, Callable[[Any], None]], None]", handler.unary_stream)
-
-    def watch(request: Any, context: grpc.ServicerContext, answer: Callable[[Any], None]) -> None:  # noqa: ANN401
-        begin(context)
-        behaviour(admit(request, context), context, answer)
-
-    # gRPC's health service has this too.
-    watch.experimental_non_blocking = True  # type: ignore[attr-defined]
-    return grpc.unary_stream_rpc_method_handler(
-        watch,
-        request_deserializer=handler.request_deserializer
-        if limit is None
-        else limit.decoding(handler.request_deserializer),
-        response_serializer=handler.response_serializer,
-    )
-
-
-def is_watch(handler: Handler) -> bool:
-    """Say whether calls of a handler are answered by a callback."""
-    return bool(getattr(handler.unary_stream, "experimental_non_blocking", False))
 
 
 def code_of(context: grpc.ServicerContext) -> grpc.StatusCode | None:

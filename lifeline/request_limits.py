@@ -10,7 +10,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError
 
-from lifeline.interceptor import Handler, Interceptor, SizeLimit, around, is_watch, watched
+from lifeline.interceptor import Handler, Interceptor, SizeLimit, around
 from lifeline.v1.group_pb2 import GroupMember, GroupPlacement
 from store.limits import UNKNOWN_BYTES, LimitExceededError, MessageLimits
 from store.requests import invalid
@@ -38,8 +38,6 @@ class RequestLimits(Interceptor):
             limits = self._limits.get(method)
             if limits is None:
                 limits = self._limits[method] = MessageLimits(method_of(method).input_type)
-        if is_watch(handler):
-            return watched(handler, lambda _: None, RequestLimit(limits))
         return around(handler, lambda _: nullcontext(), RequestLimit(limits))
 
 

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from lifeline.callers import Callers
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
-from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, code_of, is_watch, watched
+from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, code_of
 from lifeline.memory_limit import MemoryLimit
 from lifeline.request_limits import RequestLimits
 from lifeline.security import KEEPALIVE, Caller, SecuritySettings, server_credentials
@@ -37,10 +37,9 @@ _PATHS, _ROUTED_PATHS = (tuple(f"/{name}/" for name in names) for names in (SERV
 _UNIMPLEMENTED = f"/{health.SERVICE_NAME}/List"
 _SPARE_THREADS = 8
 _WAITING_CALLS = 1_024
-# Each holds a thread for as long as its caller likes.
+# Each of these holds a thread for as long as its caller likes.
 _REFLECTION_STREAMS = 4
-# They hold none.
-_HEALTH_WATCHES = 1_024
+_HEALTH_WATCHES = 64
 _MIB = 1 << 20
 _CONNECTION_OPTIONS = (
     *KEEPALIVE,
@@ -88,8 +87,8 @@ class NodeServer:
             *_CONNECTION_OPTIONS,
         ]
         memory = MemoryLimit.of(settings.max_memory_mib)
-        # Calls that wait hold threads of their own, and a few more tell one call too many so at once.
-        threads = most + settings.wait_places + _SPARE_THREADS
+        # What waits holds threads of its own, and a few more tell one call too many so at once.
+        threads = most + settings.wait_places + _REFLECTION_STREAMS + _HEALTH_WATCHES + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
             interceptors=[
@@ -104,7 +103,8 @@ class NodeServer:
         score_pb2_grpc.add_ScoreServiceServicer_to_server(services.scores, self._server)
         operator_pb2_grpc.add_OperatorServiceServicer_to_server(services.operators, self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(services.models, self._server)
-        self._health = health.HealthServicer()
+        # Its calls back lock the server up when one watch ends while another begins.
+        self._health = health.HealthServicer(experimental_non_blocking=False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(SERVED, self._server)
         self.set_live(live=True)
@@ -163,8 +163,8 @@ class _Limits(Interceptor):
     def __init__(self, most: int, memory: MemoryLimit) -> None:
         self._most, self._memory = most, memory
         self._free = threading.BoundedSemaphore(most)
-        self._reflection = threading.BoundedSemaphore(_REFLECTION_STREAMS)
-        self._watches = threading.BoundedSemaphore(_HEALTH_WATCHES)
+        self._reflection = _Streams(_REFLECTION_STREAMS, "reflection streams are open")
+        self._watches = _Streams(_HEALTH_WATCHES, "calls watch the health")
 
     def intercept_service(
         self,
@@ -176,9 +176,10 @@ class _Limits(Interceptor):
         handler = continuation(handler_call_details)
         if handler is not None and handler.stream_stream is not None:
             # Reflection is the only service that has any.
-            return around(handler, self._stream)
-        if handler is not None and is_watch(handler):
-            return watched(handler, self._watch)
+            return around(handler, self._reflection.opened)
+        if handler is not None and handler.unary_stream is not None:
+            # Health is the only service that has any.
+            return around(handler, self._watches.opened)
         # Health must answer most of all when the node is full.
         method = str(handler_call_details.method)
         if handler is None or not method.startswith(_PATHS):
@@ -208,20 +209,22 @@ class _Limits(Interceptor):
         finally:
             slot.give_back()
 
+
+class _Streams:
+    """Bounds the streams of one kind."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self._most, self._what = most, what
+        self._free = threading.BoundedSemaphore(most)
+
     @contextmanager
-    def _stream(self, context: grpc.ServicerContext) -> Iterator[None]:
-        if not self._reflection.acquire(blocking=False):
-            abort(context, _overloaded(_REFLECTION_STREAMS, "reflection streams are open"))
+    def opened(self, context: grpc.ServicerContext) -> Iterator[None]:
+        if not self._free.acquire(blocking=False):
+            abort(context, _overloaded(self._most, self._what))
         try:
             yield
         finally:
-            self._reflection.release()
-
-    def _watch(self, context: grpc.ServicerContext) -> None:
-        if not self._watches.acquire(blocking=False):
-            abort(context, _overloaded(_HEALTH_WATCHES, "calls watch the health"))
-        if not context.add_callback(self._watches.release):
-            self._watches.release()
+            self._free.release()
 
 
 def _overloaded(most: int, what: str) -> Refusal:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from lifeline.interceptor import Handler, Interceptor, code_of, is_watch, watched
+from lifeline.interceptor import Handler, Interceptor, code_of
 from lifeline.metrics.catalogue import GRPC_HANDLED, GRPC_SECONDS, GRPC_STARTED
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
@@ -41,8 +41,6 @@ class CallMetrics(Interceptor):
         }
         kind, name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
         labels = (kind, service, method)
-        if is_watch(handler):
-            return watched(handler, lambda context: self._watch(labels, context))
         behaviour: Behaviour = getattr(handler, name)
         wrapped = self._stream(behaviour, labels) if handler.response_streaming else self._unary(behaviour, labels)
         made: Handler = make(
@@ -76,11 +74,6 @@ class CallMetrics(Interceptor):
                 self._end(labels, started, context, failed=failed)
 
         return counted
-
-    def _watch(self, labels: tuple[str, str, str], context: grpc.ServicerContext) -> None:
-        started = self._begin(labels)
-        if not context.add_callback(lambda: self._end(labels, started, context, failed=False)):
-            self._end(labels, started, context, failed=False)
 
     def _begin(self, labels: tuple[str, str, str]) -> float:
         self._started.labels(*labels).inc()

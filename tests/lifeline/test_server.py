@@ -199,27 +199,38 @@ def test_memory_is_what_the_process_holds_and_the_control_group_allows(tmp_path:
     assert MemoryLimit.of(None).refusal() is None
 
 
-def test_too_many_watches_of_the_health_are_refused(sequences: Sequences, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.server._HEALTH_WATCHES", 3)
-    settings = NodeSettings(grpc_address="127.0.0.1:0")
-    running = NodeServer(settings, Services(sequences, Scores(), Operators(), Models()))
-    try:
-        with grpc.insecure_channel(running.address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
-            for one in watches:
-                next(one)
-            with pytest.raises(grpc.RpcError) as caught:
-                next(stub.Watch(health_pb2.HealthCheckRequest()))
-            assert info_of(caught.value).reason == "OVERLOADED"
-            watches[0].cancel()
-            deadline = time.monotonic() + 20
-            while True:
-                assert time.monotonic() < deadline, "a watch that ended still has its place"
-                try:
-                    next(stub.Watch(health_pb2.HealthCheckRequest()))
-                except grpc.RpcError:
-                    continue
-                break
-    finally:
-        running.stop(5)
+def test_watches_of_the_health_shut_nobody_out(server: NodeServer, sequences: Sequences) -> None:
+    sequences.go.set()
+
+    def answered(watch: Any) -> bool:
+        try:
+            return bool(next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING)
+        except grpc.RpcError as error:
+            if info_of(error).reason != "OVERLOADED":
+                raise
+            return False
+
+    with grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(200)]
+        assert sum(map(answered, watches)) == 64
+        with LifelineClient(server.address, timeout_s=60) as client:
+            assert client.get_sequence("u").sequences == {}
+        assert health(server.address, LIVENESS) == health_pb2.HealthCheckResponse.SERVING
+        for watch in watches:
+            watch.cancel()
+        deadline = time.monotonic() + 60
+        while not answered(stub.Watch(health_pb2.HealthCheckRequest())):
+            assert time.monotonic() < deadline, "watches that ended still have their places"
+
+
+def test_watches_that_come_and_go_do_not_lock_the_server_up(server: NodeServer) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for number in range(200):
+            # As soon as it has begun, before it has, or once it has answered.
+            watch: Any = stub.Watch(health_pb2.HealthCheckRequest(service=LIVENESS))
+            if number % 3 == 0:
+                next(watch)
+            watch.cancel()
+    assert health(server.address, LIVENESS) == health_pb2.HealthCheckResponse.SERVING
