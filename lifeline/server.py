@@ -11,6 +11,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from lifeline.arrivals import Arrivals
 from lifeline.callers import Callers
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
@@ -89,11 +90,12 @@ class NodeServer:
         memory = MemoryLimit.of(settings.max_memory_mib)
         # What waits holds threads of its own, and a few more tell one call too many so at once.
         threads = most + settings.wait_places + _REFLECTION_STREAMS + _HEALTH_WATCHES + _SPARE_THREADS
+        self._arrivals = Arrivals(threads // 2)
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
             interceptors=[
                 one
-                for one in (calls, self._callers, _Limits(most, memory), routing, RequestLimits())
+                for one in (self._arrivals, calls, self._callers, _Limits(most, memory), routing, RequestLimits())
                 if one is not None
             ],
             options=options,
@@ -128,6 +130,7 @@ class NodeServer:
                 # A name may stand for a family of addresses that the machine does not have.
                 problem = error
         if not bound:
+            self._arrivals.close()
             raise ServerError(
                 f"{named} cannot be listened on ({problem}): stop what has the port, or set "
                 "--grpc-address / LIFELINE_NODE__GRPC_ADDRESS to another one"
@@ -150,6 +153,7 @@ class NodeServer:
         """Refuse new calls, let those under way finish within `grace_s` seconds, and stop."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
+        self._arrivals.close()
 
     def _set(self, serving: bool, *services: str) -> None:  # noqa: FBT001
         status = health_pb2.HealthCheckResponse
