@@ -119,7 +119,7 @@ class Node:
         """Start every part; `stack` stops them again, within `stopping`. Raises what the parts raise."""
         node = settings.node
         stack.enter_context(locked(node.data_dir))
-        actions_topic, *_ = await run_abandonable(ensure_topics, settings.kafka)
+        actions_topic, *_ = await run_abandonable(ensure_topics, settings.kafka, aged=settings.store.has_ages)
         TopicIdentity(settings.kafka.actions_topic, actions_topic.topic_id).check(node.data_dir)
         snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
         embeddings = EmbeddingTable.open(items_dir(node.data_dir))

@@ -29,7 +29,7 @@ from store.memory import SharedMemory
 from store.partition import PartitionStore
 from stream.decode import Rules
 from stream.replay import LogRange, log_ranges, replay
-from stream.topics import actions_topic_id
+from stream.topics import actions_topic_id, check_log_time
 
 NOTE = "replay.json"
 _OTHERS = frozenset({NOTE, TOPIC_NOTE, "node.lock"})
@@ -72,6 +72,8 @@ def plan(
     if into.resolve() == settings.node.data_dir.resolve():
         raise ReplayError(f"{into} is the node's own directory: name another one, and set it in its place afterwards")
     _check_ours(settings, into, force=force)
+    if settings.store.has_ages:
+        check_log_time(settings.kafka)
     ranges = asyncio.run(log_ranges(settings.kafka, to_offset=to_offset, to_timestamp_ms=to_timestamp_ms))
     if to_state is not None:
         ranges = {number: LogRange(ranges[number].first, until) for number, until in to_state.items()}

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lifeline.v1.action_pb2 import Action
-from store.actions import MAX_USER_ID_BYTES
+from store.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES
 from store.vocabulary import Vocabulary
 
 NEEDED = ("user_id", "item_id", "timestamp_ms", "action_type")
 COLUMNS = (*NEEDED, "surface", "event_id")
 FORMATS = ".csv, .csv.gz, .jsonl, .jsonl.gz, .ndjson, .ndjson.gz or .parquet"
 MAX_ITEM_ID = (1 << 64) - 1
-MAX_TIMESTAMP_MS = (1 << 63) - 1
 
 
 class SourceError(Exception):

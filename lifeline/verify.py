@@ -27,6 +27,7 @@ from store.recount import recount
 from store.sequence import SequenceQuery
 from stream.decode import Rules
 from stream.replay import replay
+from stream.topics import check_log_time
 
 _NAMED = 20
 _BOTH = SequenceQuery(kinds=tuple(Kind))
@@ -97,6 +98,8 @@ def verify_log(settings: Settings, progress: Progress) -> VerifyReport:
         "Stop the node, set its data directory aside, and start it again: it rebuilds the state from the topic",
     )
     rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
+    if settings.store.has_ages:
+        check_log_time(settings.kafka)
     with opened(settings) as stores:
         for live in stores:
             until = live.applied_offset

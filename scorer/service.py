@@ -24,6 +24,7 @@ from scorer.scorer import Explanation, Scorer, Scores
 from scorer.selection_log import encode
 from scorer.settings import ScorerSettings
 from scorer.token_tables import TokenTables
+from store.actions import MAX_TIMESTAMP_MS
 from store.directory import PartitionDirectory
 from store.requests import as_of_message, check_deadline, check_user_id, invalid, reader_at, refusals, time_left
 from store.sequence import EMBEDDING_DIM
@@ -31,7 +32,6 @@ from store.status import Reason, Refusal
 from store.vocabulary import MAX_SURFACES, Vocabulary
 
 SERVICE = score_pb2.DESCRIPTOR.services_by_name["ScoreService"].full_name
-YEAR_2100_MS = 4_102_444_800_000
 
 
 class SideLog(Protocol):
@@ -205,7 +205,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
             )
         if not context.HasField("timestamp_ms"):
             return RequestContext(int(self._clock() * 1000), context.surface)
-        if not 0 <= context.timestamp_ms < YEAR_2100_MS:
+        if not 0 <= context.timestamp_ms < MAX_TIMESTAMP_MS:
             raise invalid(
                 "context.timestamp_ms",
                 f"{context.timestamp_ms} is not a time from 1970 to 2100 in milliseconds: correct it, or leave it "

@@ -6,12 +6,15 @@ and surface travel as one number, ``code = action_type << 8 | surface``.
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_USER_ID_BYTES = 256
+# 2100-01-01T00:00:00Z. A time beyond it is a fault, and must never become the time that ages are measured by.
+MAX_TIMESTAMP_MS: Final = 4_102_444_800_000
+NO_LOG_TIME: Final = -1
 
 
 class Kind(IntEnum):
@@ -33,7 +36,9 @@ class Identity(NamedTuple):
 class ActionBatch:
     """Actions in order of arrival, one row an action.
 
-    `user_ids` holds UTF-8 bytes; the columns are int64, uint64, uint16 and uint8 of the same length.
+    `user_ids` holds UTF-8 bytes; the columns are int64, uint64, uint16, uint8 and int64 of the same length.
+    `logged_ms` is when the log took each action, NO_LOG_TIME where the log does not say: the partition's watermark
+    follows it. Raises ValueError for columns that do not fit, and for an event time above MAX_TIMESTAMP_MS.
     """
 
     user_ids: list[bytes]
@@ -41,19 +46,33 @@ class ActionBatch:
     item_id: NDArray[np.uint64]
     code: NDArray[np.uint16]
     kind: NDArray[np.uint8]
+    logged_ms: NDArray[np.int64]
 
     def __post_init__(self) -> None:
         rows = {
             len(self.user_ids),
-            *(len(c) for c in (self.timestamp_ms, self.item_id, self.code, self.kind)),
+            *(len(c) for c in (self.timestamp_ms, self.item_id, self.code, self.kind, self.logged_ms)),
         }
         if len(rows) != 1:
             raise ValueError(f"the columns of an ActionBatch differ in length: {sorted(rows)}")
         if len(self.kind) and int(self.kind.max()) >= len(Kind):
             raise ValueError(f"{int(self.kind.max())} is not a Kind: use those of Kind")
+        if len(self.timestamp_ms) and (newest := int(self.timestamp_ms.max())) > MAX_TIMESTAMP_MS:
+            raise ValueError(
+                f"an action has timestamp_ms {newest}, after the year 2099: give milliseconds since 1970, at most "
+                f"{MAX_TIMESTAMP_MS}"
+            )
 
     def __len__(self) -> int:
         return len(self.user_ids)
+
+    @property
+    def watermark_ms(self) -> int:
+        """The newest event time, none counted as later than the log took its action; of a batch that is not empty.
+
+        So no producer can move it beyond the log's own time, and an action without a log time does not move it.
+        """
+        return int(np.minimum(self.timestamp_ms, self.logged_ms).max())
 
     @classmethod
     def empty(cls) -> Self:
@@ -64,6 +83,7 @@ class ActionBatch:
             np.empty(0, np.uint64),
             np.empty(0, np.uint16),
             np.empty(0, np.uint8),
+            np.empty(0, np.int64),
         )
 
     @classmethod
@@ -75,9 +95,10 @@ class ActionBatch:
         action_type: NDArray[np.uint8],
         surface: NDArray[np.uint8],
         kind: NDArray[np.uint8],
+        logged_ms: NDArray[np.int64],
     ) -> Self:
         """Build a batch from columns that have action type and surface apart."""
-        return cls(user_ids, timestamp_ms, item_id, pack_code(action_type, surface), kind)
+        return cls(user_ids, timestamp_ms, item_id, pack_code(action_type, surface), kind, logged_ms)
 
 
 def pack_code(action_type: NDArray[np.uint8], surface: NDArray[np.uint8]) -> NDArray[np.uint16]:

@@ -207,7 +207,7 @@ class PartitionStore(OpenPartition):
         state = self._state
         if not len(batch):
             return ApplyResult(), state._replace(applied_offset=offset)
-        watermark = max(state.watermark_ms, int(batch.timestamp_ms.max()))
+        watermark = max(state.watermark_ms, batch.watermark_ms)
         horizons = self._horizons(watermark)
         arrived = len(batch)
         if horizons:
@@ -314,7 +314,7 @@ class PartitionStore(OpenPartition):
     def _horizons(self, watermark_ms: int) -> dict[int, int]:
         """Return the time before which events of a kind are gone, for the kinds that have an age.
 
-        It moves in whole hours of event time, so that it is one function of the log and costs little.
+        It moves in whole hours of the watermark, so that it is one function of the log and costs little.
         """
         hour = keys.hour_of(watermark_ms)
         return {kind: (hour - age) * keys.HOUR_MS for kind, age in self._ages.items() if hour > age}
@@ -530,6 +530,7 @@ def _not_before(batch: ActionBatch, horizons: dict[int, int]) -> ActionBatch:
         batch.item_id[keep],
         batch.code[keep],
         batch.kind[keep],
+        batch.logged_ms[keep],
     )
 
 

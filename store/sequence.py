@@ -33,7 +33,9 @@ class AsOf(NamedTuple):
     applied_offset: int
     """The last offset that is part of the answer; -1 before the first."""
     watermark_ms: int
-    """The newest event time of the partition, milliseconds since 1970; 0 without events."""
+    """The newest event time of the partition, none counted as later than the log took its action; 0 before the first.
+
+    Milliseconds since 1970."""
     lag_records: int = 0
     """Records known to be in the log that are not part of it yet."""
 

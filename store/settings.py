@@ -43,6 +43,11 @@ class StoreSettings(BaseModel):
         int, Field(ge=1, le=60_000, description="with durability power: how long a batch waits for its fsync")
     ] = 100
 
+    @property
+    def has_ages(self) -> bool:
+        """Whether anything expires, by the log's own time."""
+        return any(self.max_age_hours(kind) is not None for kind in Kind)
+
     def cap(self, kind: Kind) -> int:
         """Return how many events of `kind` a user keeps."""
         return self.max_explicit if kind is Kind.EXPLICIT else self.max_impressions

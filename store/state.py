@@ -2,7 +2,7 @@
 
 Little-endian::
 
-version u8 (2) · applied offset i64 · watermark_ms i64 · retained events u64 · fingerprint 16 bytes
+version u8 (3) · applied offset i64 · watermark_ms i64 · retained events u64 · fingerprint 16 bytes
 """
 
 import struct
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from store.errors import CorruptRecordError, FormatVersionError
 
-VERSION = 2
+VERSION = 3
 
 _STATE = struct.Struct("<BqqQ16s")
 
@@ -21,7 +21,7 @@ class State(NamedTuple):
     applied_offset: int = -1
     """The last offset of the log that is part of the state."""
     watermark_ms: int = 0
-    """The newest event time applied."""
+    """The newest event time applied, none counted as later than the log took its action."""
     events: int = 0
     """Retained events of all users."""
     fingerprint: int = 0

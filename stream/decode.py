@@ -21,10 +21,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from lifeline.v1.action_pb2 import Action
-from store.actions import MAX_USER_ID_BYTES, ActionBatch, pack_code
+from store.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES, NO_LOG_TIME, ActionBatch, pack_code
 from store.vocabulary import Vocabulary
 from stream.partitioner import partitions_of
-from stream.record import Record, UnreadableRecords
+from stream.record import LOG_APPEND_TIME, Record, UnreadableRecords
 from stream.settings import UpdaterSettings
 from stream.wire_columns import ActionColumns, read
 
@@ -49,7 +49,7 @@ class DeadLetterReason(StrEnum):
     INVALID_TIMESTAMP = "invalid_timestamp"
     """timestamp_ms is not above 0; 0 is what an unset field reads as."""
     FAR_FUTURE = "far_future"
-    """timestamp_ms lies more than ``updater.max_future_ms`` after the record's own timestamp."""
+    """timestamp_ms lies more than ``updater.max_future_ms`` after the record's own timestamp, or after 2099."""
     UNKNOWN_ACTION_TYPE = "unknown_action_type"
     """action_type is not in the vocabulary."""
     UNKNOWN_SURFACE = "unknown_surface"
@@ -127,7 +127,9 @@ def decode(records: Sequence[Record], rules: Rules) -> Decoded:
     for at in np.flatnonzero((~columns.read | oversized | long_keys) & (reason == 0)).tolist():
         _decode_one(keys[at], values[at], at, columns, reason, oversized=bool(oversized[at]))
     _check_routes(records[0].partition, keys, rules.partitions, reason)
-    _check_actions(records, columns, erases, rules, reason)
+    record_ms = np.fromiter([record.timestamp for record in records], np.int64, len(records))
+    _check_actions(record_ms, columns, erases, rules, reason)
+    logged_ms = _log_times(records, record_ms)
 
     good = reason == 0
     item_id, timestamp_ms, action_type, surface = columns[1:]
@@ -141,7 +143,7 @@ def decode(records: Sequence[Record], rules: Rules) -> Decoded:
             users = keys[start:end]
         else:
             at, users = rows, [keys[row] for row in rows.tolist()]
-        batch = ActionBatch(users, timestamp_ms[at], item_id[at], code[at], kind[at])
+        batch = ActionBatch(users, timestamp_ms[at], item_id[at], code[at], kind[at], logged_ms[at])
         return ActionRun(batch, records[end - 1].offset)
 
     steps: list[ActionRun | Erasure] = []
@@ -219,22 +221,30 @@ def _check_routes(partition: int, keys: list[bytes], partitions: int, reason: ND
     reason[wrong] = _CODE[DeadLetterReason.MISROUTED]
 
 
+def _log_times(records: Sequence[Record], record_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return int64[n]: when the log took each record; NO_LOG_TIME for a time that its producer gave, or none."""
+    types = [record.timestamp_type for record in records]
+    if types.count(LOG_APPEND_TIME) == len(types):
+        return record_ms
+    return np.where(np.array([kind == LOG_APPEND_TIME for kind in types]), record_ms, NO_LOG_TIME)
+
+
 def _check_actions(
-    records: Sequence[Record],
+    record_ms: NDArray[np.int64],
     columns: ActionColumns,
     erases: NDArray[np.bool_],
     rules: Rules,
     reason: NDArray[np.uint8],
 ) -> None:
     timestamp_ms, action_type, surface = columns.timestamp_ms, columns.action_type, columns.surface
-    logged_ms = np.fromiter([record.timestamp for record in records], np.int64, len(records))
     top = np.uint32(0xFFFF)
     # No overflow: what is not above 0 has its reason already when the difference is looked at.
     checks = (
         (DeadLetterReason.INVALID_TIMESTAMP, timestamp_ms <= 0),
         (
             DeadLetterReason.FAR_FUTURE,
-            (timestamp_ms > 0) & (logged_ms >= 0) & (timestamp_ms - logged_ms > rules.max_future_ms),
+            (timestamp_ms > MAX_TIMESTAMP_MS)
+            | ((timestamp_ms > 0) & (record_ms >= 0) & (timestamp_ms - record_ms > rules.max_future_ms)),
         ),
         (
             DeadLetterReason.UNKNOWN_ACTION_TYPE,
@@ -254,7 +264,10 @@ def _message(reason: DeadLetterReason, record: Record, rules: Rules) -> str:
         action = Action.FromString(unframe(record.value or b""))
     except DecodeError:
         action = Action()
-    ahead = f"{action.timestamp_ms}, more than {rules.max_future_ms} ms after the record's own {record.timestamp}"
+    if action.timestamp_ms > MAX_TIMESTAMP_MS:
+        ahead = f"{action.timestamp_ms}, after the year 2099 ({MAX_TIMESTAMP_MS})"
+    else:
+        ahead = f"{action.timestamp_ms}, more than {rules.max_future_ms} ms after the record's own {record.timestamp}"
     return {
         DeadLetterReason.OVERSIZED: f"the value has {len(record.value or b'')} bytes, above {rules.max_action_bytes}",
         DeadLetterReason.UNDECODABLE: "the value is not a lifeline.v1.Action, bare or in schema-registry framing",

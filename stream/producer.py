@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
-from store.actions import MAX_USER_ID_BYTES
+from store.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES
 from store.sequence import EMBEDDING_DIM
 from store.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES, Vocabulary
 from stream.cluster import check_reachable
@@ -266,6 +266,10 @@ def check_action(action: Action, vocabulary: Vocabulary | None = None) -> bytes:
     if action.timestamp_ms <= 0:
         raise InvalidActionError(
             f"timestamp_ms is {action.timestamp_ms}: give milliseconds since 1970, above 0 (0 means not set)"
+        )
+    if action.timestamp_ms > MAX_TIMESTAMP_MS:
+        raise InvalidActionError(
+            f"timestamp_ms is {action.timestamp_ms}, after the year 2099: give milliseconds since 1970"
         )
     if not 1 <= action.action_type <= MAX_ACTION_TYPES:
         raise InvalidActionError(f"action_type is {action.action_type}: give an id of 1 to {MAX_ACTION_TYPES}")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
+LOG_APPEND_TIME: Final = 1
 HEAD_BYTES: Final = 1_024
 """How much of what cannot be read, or is too large to be kept, is kept."""
 _HEADER_COST: Final = 64
@@ -28,6 +29,10 @@ class Record(Protocol):
     @property
     def timestamp(self) -> int:
         """Milliseconds since 1970, as the topic defines; below 0 when the record has none."""
+
+    @property
+    def timestamp_type(self) -> int:
+        """Whose time that is: LOG_APPEND_TIME, the log's; 0, the producer's."""
 
     @property
     def key(self) -> bytes | None:
@@ -63,6 +68,7 @@ class UnreadableRecords:
     key: bytes | None = None
     value: bytes | None = None
     headers: Sequence[tuple[str, bytes | None]] = ()
+    timestamp_type: int = 0
 
     @classmethod
     def of(

@@ -50,6 +50,9 @@ class KafkaSettings(BaseModel):
     actions_topic: Annotated[TopicName, Field(description="the log of actions; key = user id")] = "actions"
     items_topic: Annotated[TopicName, Field(description="compacted embeddings; key = item id")] = "items"
     dead_letter_suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,9}$")] = "-dlq"
+    dead_letter_retention_days: Annotated[
+        int, Field(ge=1, le=3_650, description="how long dead letters are kept, and what they hold of a user")
+    ] = 30
     selections_topic: Annotated[TopicName, Field(description="what models read of requests; key = user id")] = (
         "selections"
     )

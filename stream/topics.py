@@ -19,6 +19,8 @@ from stream.settings import KafkaSettings
 _MIB = 1 << 20
 _FOREVER = str((1 << 63) - 1)
 _DAY_MS = 86_400_000
+_TIMESTAMP_TYPE = "message.timestamp.type"
+_LOG_TIME = "LogAppendTime"
 # An oversized record has to be able to arrive, or nothing could tell its producer that it was one.
 MAX_RECORD_BYTES = 4 * _MIB
 
@@ -35,6 +37,8 @@ class TopicPlan:
     configs: Mapping[str, str] = field(default_factory=dict)
     keyed: bool = False
     """Whether another number of partitions would send users or dead letters to the wrong place."""
+    aged: bool = False
+    """Whether ages are measured by its records' times, which must then be the broker's."""
 
 
 class TopicState(StrEnum):
@@ -54,10 +58,20 @@ class TopicReport:
     state: TopicState
     differences: tuple[str, ...] = ()
     """Sentences like ``partitions is 6, not 4``."""
-    fatal: bool = False
-    """Whether nodes must not use the topic like this."""
+    advice: str = ""
+    """What to do when nodes must not use the topic like this; empty otherwise."""
     topic_id: str = ""
     """What tells it from one of the same name made later; empty when the cluster gives none."""
+
+    @property
+    def fatal(self) -> bool:
+        """Whether nodes must not use the topic like this."""
+        return bool(self.advice)
+
+    def check(self) -> None:
+        """Raise TopicMismatchError when nodes must not use the topic like this."""
+        if self.fatal:
+            raise TopicMismatchError(f"topic {self.plan.name}: {'; '.join(self.differences)}. {self.advice}")
 
 
 class _Found(NamedTuple):
@@ -69,8 +83,11 @@ class _Found(NamedTuple):
     topic_id: str
 
 
-def plan_topics(settings: KafkaSettings) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
-    """Return the plans of the actions topic, the items topic and the dead letters of the actions."""
+def plan_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
+    """Return the plans of the actions topic, the items topic and the dead letters of the actions.
+
+    `aged` says that the store has ages: the actions topic must then take the broker's time.
+    """
     actions = TopicPlan(
         settings.actions_topic,
         settings.partitions,
@@ -80,10 +97,11 @@ def plan_topics(settings: KafkaSettings) -> tuple[TopicPlan, TopicPlan, TopicPla
             "retention.ms": "-1",
             "retention.bytes": "-1",
             # The log's own clock: what "far in the future" means is then the same on every replay.
-            "message.timestamp.type": "LogAppendTime",
+            _TIMESTAMP_TYPE: _LOG_TIME,
             "max.message.bytes": str(MAX_RECORD_BYTES),
         },
         keyed=True,
+        aged=aged,
     )
     items = TopicPlan(
         settings.items_topic,
@@ -102,10 +120,12 @@ def plan_topics(settings: KafkaSettings) -> tuple[TopicPlan, TopicPlan, TopicPla
         settings.replication_factor,
         {
             "cleanup.policy": "delete",
-            "retention.ms": "-1",
+            "retention.ms": str(settings.dead_letter_retention_days * _DAY_MS),
             "retention.bytes": "-1",
+            # Kafka removes whole segments: a letter goes at most so much later.
+            "segment.ms": str(_DAY_MS),
             # A dead letter keeps its record's timestamp, whatever that is.
-            "message.timestamp.type": "CreateTime",
+            _TIMESTAMP_TYPE: "CreateTime",
             "message.timestamp.after.max.ms": _FOREVER,
             # Room for the headers that say why.
             "max.message.bytes": str(MAX_RECORD_BYTES + _MIB),
@@ -115,12 +135,13 @@ def plan_topics(settings: KafkaSettings) -> tuple[TopicPlan, TopicPlan, TopicPla
     return actions, items, dead_letters
 
 
-def create_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
+def create_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[TopicReport, ...]:
     """Create the topics that are not there, and report on all: existing ones are never changed. Idempotent.
 
+    `aged` is that of `plan_topics`.
     Raises ClusterUnreachableError, and StreamError when the cluster refuses a topic.
     """
-    plans = plan_topics(settings)
+    plans = plan_topics(settings, aged=aged)
     with _admin(settings) as admin:
         before = _describe(admin, plans)
         created = {plan.name for plan in plans if plan.name not in before and _create(admin, plan)}
@@ -129,18 +150,26 @@ def create_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
     return tuple(_report(plan, now, created) for plan in plans)
 
 
-def ensure_topics(settings: KafkaSettings) -> tuple[TopicReport, ...]:
+def ensure_topics(settings: KafkaSettings, *, aged: bool) -> tuple[TopicReport, ...]:
     """Do `create_topics`, and raise TopicMismatchError when one of them must not be used as it is."""
-    reports = create_topics(settings)
+    reports = create_topics(settings, aged=aged)
     for report in reports:
-        if report.fatal:
-            raise TopicMismatchError(
-                f"topic {report.plan.name}: {'; '.join(report.differences)}. Set kafka.partitions to what "
-                "the topic has, or name another topic in kafka.actions_topic"
-            )
+        report.check()
         if report.differences:
             _log.warning("topic differs", topic=report.plan.name, differences=list(report.differences))
     return reports
+
+
+def check_log_time(settings: KafkaSettings) -> None:
+    """Raise TopicMismatchError when the actions topic does not take the broker's time, by which ages are measured.
+
+    A topic that does not exist passes. Raises ClusterUnreachableError, StreamError.
+    """
+    plan, *_ = plan_topics(settings, aged=True)
+    with _admin(settings) as admin:
+        found = _describe(admin, [plan])
+    if found:
+        _report(plan, found, frozenset()).check()
 
 
 def ensure_side_topic(settings: KafkaSettings, name: str) -> None:
@@ -248,19 +277,28 @@ def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, _Found]:  # n
 
 def _report(plan: TopicPlan, now: Mapping[str, _Found], created: frozenset[str] | set[str]) -> TopicReport:
     if plan.name not in now:
-        return TopicReport(plan, TopicState.MISSING, ("it does not exist",), fatal=True)
+        return TopicReport(plan, TopicState.MISSING, ("it does not exist",), "Create it with `lifeline topics create`")
     partitions, replicas, configs, topic_id = now[plan.name]
     pairs = {"partitions": (str(partitions), str(plan.partitions))}
     pairs["replication factor"] = (str(replicas), str(plan.replication_factor))
     pairs |= {key: (str(configs.get(key)), wanted) for key, wanted in plan.configs.items()}
     differences = tuple(f"{what} is {got}, not {wanted}" for what, (got, wanted) in pairs.items() if got != wanted)
+    advice = []
+    if plan.keyed and partitions != plan.partitions:
+        advice.append("Set kafka.partitions to what the topic has, or name another topic in kafka.actions_topic")
+    if plan.aged and configs.get(_TIMESTAMP_TYPE) != _LOG_TIME:
+        advice.append(
+            "A producer could make everybody's events too old: let the broker give the time (kafka-configs.sh --alter "
+            f"--topic {plan.name} --add-config {_TIMESTAMP_TYPE}={_LOG_TIME}), or set neither "
+            "store.max_explicit_age_days nor store.max_impression_age_days"
+        )
     state = TopicState.CREATED if plan.name in created else TopicState.PRESENT
     return TopicReport(
         plan,
         TopicState.DIFFERS if differences else state,
         differences,
-        fatal=plan.keyed and partitions != plan.partitions,
-        topic_id=topic_id,
+        ". ".join(advice),
+        topic_id,
     )
 
 

@@ -88,10 +88,12 @@ def opened_world() -> Iterator[World]:
 
 def _batch(simulator: Simulator, user: SimulatedUser) -> ActionBatch:
     events = user.events
+    timestamp_ms = START_MS + np.arange(len(events.item)) * APART_MS
     return ActionBatch(
         [user.user_id.encode()] * len(events.item),
-        START_MS + np.arange(len(events.item)) * APART_MS,
+        timestamp_ms,
         simulator.items.item_id[events.item],
         pack_code(events.action_type, events.surface),
         simulator.vocabulary.kind_of_type[events.action_type],
+        timestamp_ms,
     )

@@ -101,13 +101,15 @@ def build(path: str, events: str) -> None:
     for batch in range(int(events) // BATCH):
         # Every item is seen within the first million events.
         seen = np.arange(batch * BATCH, (batch + 1) * BATCH) % ITEMS
+        timestamp_ms = np.full(BATCH, START_MS + batch * 30_000) + rng.integers(0, 30_000, BATCH)
         store.apply(
             ActionBatch(
                 names,
-                np.full(BATCH, START_MS + batch * 30_000) + rng.integers(0, 30_000, BATCH),
+                timestamp_ms,
                 ids[seen],
                 codes(rng, BATCH),
                 np.zeros(BATCH, np.uint8),
+                timestamp_ms,
             ),
             offset=store.applied_offset + BATCH,
         )
@@ -149,13 +151,15 @@ def fill(path: str) -> None:
     while sum(store.written_bytes for store in stores) < WRITTEN_BYTES:
         for number, store in enumerate(stores):
             chosen = rng.choice(4_000, BATCH)
+            timestamp_ms = np.sort(START_MS + round_number * 60_000 + rng.integers(0, 60_000, BATCH))
             store.apply(
                 ActionBatch(
                     [names[number][user] for user in chosen.tolist()],
-                    np.sort(START_MS + round_number * 60_000 + rng.integers(0, 60_000, BATCH)),
+                    timestamp_ms,
                     items[rng.integers(0, len(items), BATCH)],
                     codes(rng, BATCH),
                     np.zeros(BATCH, np.uint8),
+                    timestamp_ms,
                 ),
                 offset=store.applied_offset + BATCH,
             )

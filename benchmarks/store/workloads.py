@@ -41,7 +41,14 @@ class Workload:
 
     def _batch(self, rows: slice) -> ActionBatch:
         users = [self.user_ids[number] for number in self.user_number[rows].tolist()]
-        return ActionBatch(users, self.timestamp_ms[rows], self.item_id[rows], self.code[rows], self.kind[rows])
+        return ActionBatch(
+            users,
+            self.timestamp_ms[rows],
+            self.item_id[rows],
+            self.code[rows],
+            self.kind[rows],
+            self.timestamp_ms[rows],
+        )
 
     @classmethod
     def of_history(cls, history: History) -> Self:
@@ -135,10 +142,12 @@ def scattered(users: int, rounds: int, *, first_ms: int, seed: int) -> Iterator[
     items, names = Items(rng), user_names(users)
     for number in range(rounds):
         chosen = rng.choice(users, BATCH, replace=False)
+        timestamp_ms = np.sort(first_ms + number * 1_000 + rng.integers(0, 1_000, BATCH))
         yield ActionBatch(
             [names[user] for user in chosen.tolist()],
-            np.sort(first_ms + number * 1_000 + rng.integers(0, 1_000, BATCH)),
+            timestamp_ms,
             items.draw(BATCH),
             codes(rng, BATCH),
             np.zeros(BATCH, np.uint8),
+            timestamp_ms,
         )

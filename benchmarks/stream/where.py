@@ -20,6 +20,7 @@ from store.settings import StoreSettings
 from store.vocabulary import Vocabulary
 from stream.decode import Decoded, Rules, decode
 from stream.partitioner import partitions_of
+from stream.record import LOG_APPEND_TIME
 from stream.settings import UpdaterSettings
 from stream.updater import apply_steps
 
@@ -38,6 +39,7 @@ class _Record(NamedTuple):
     partition: int
     offset: int
     timestamp: int
+    timestamp_type: int
     key: bytes
     value: bytes
     headers: Sequence[tuple[str, bytes | None]] = ()
@@ -56,7 +58,7 @@ def where(vocabulary: Vocabulary, workload: Workload) -> Where:
             rows = np.flatnonzero(partition == number)
             times = workload.timestamp_ms[rows].tolist()
             records = [
-                _Record("actions", number, offset, times[offset], key, value)
+                _Record("actions", number, offset, times[offset], LOG_APPEND_TIME, key, value)
                 for offset, (key, value) in enumerate(values(workload, rows))
             ]
             batches = [

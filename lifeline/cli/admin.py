@@ -39,7 +39,7 @@ def topics_create(
         kafka__partitions=partitions,
         kafka__replication_factor=replication_factor,
     ).settings
-    reports = create_topics(settings.kafka)
+    reports = create_topics(settings.kafka, aged=settings.store.has_ages)
     if as_json:
         print_json(
             [

@@ -94,7 +94,9 @@ class AsOf(_message.Message):
     applied_offset: _builtins.int
     """The last offset that is part of the answer; -1 when nothing has been applied yet."""
     watermark_ms: _builtins.int
-    """The newest event time of the partition, in milliseconds since 1970; 0 when it has no event."""
+    """The newest event time of the partition, in milliseconds since 1970; 0 when it has no event. No event counts as
+    later than the log took it, and an event whose log time is not known does not count.
+    """
     lag_records: _builtins.int
     """Records known to be in the partition's log that are not part of the answer yet."""
     def __init__(

@@ -27,6 +27,8 @@ _M64 = (1 << 64) - 1
 _C1, _C2 = 0x87C37B91114253D5, 0x4CF5AD432745937F
 _HOUR_MS = 3_600_000
 _LAST_HOUR = (1 << 32) - 1
+_YEAR_2100_MS = 4_102_444_800_000
+_OF_THE_LOG = 1
 _POLL_MS = 500
 _EMPTY_POLLS = 120
 
@@ -42,6 +44,9 @@ class LogRecord(Protocol):
 
     @property
     def timestamp(self) -> int: ...
+
+    @property
+    def timestamp_type(self) -> int: ...
 
     @property
     def key(self) -> bytes | None: ...
@@ -108,7 +113,7 @@ class PartitionJudge:
                 for event in self.sequences.pop((key, kind), []):
                     self._count(key, kind, event, -1)
         else:
-            self._insert(key, action)
+            self._insert(key, action, record.timestamp if record.timestamp_type == _OF_THE_LOG else -1)
         self.offsets.append(record.offset)
         self.verdicts.append(Verdict(self.events, self.fingerprint))
 
@@ -135,7 +140,9 @@ class PartitionJudge:
         elif action is not None:
             if action.timestamp_ms <= 0:
                 why = "invalid_timestamp"
-            elif record.timestamp >= 0 and action.timestamp_ms - record.timestamp > self.law.max_future_ms:
+            elif action.timestamp_ms > _YEAR_2100_MS or (
+                record.timestamp >= 0 and action.timestamp_ms - record.timestamp > self.law.max_future_ms
+            ):
                 why = "far_future"
             elif action.action_type not in self.law.kind_of_type:
                 why = "unknown_action_type"
@@ -143,10 +150,11 @@ class PartitionJudge:
                 why = "unknown_surface"
         return action, why
 
-    def _insert(self, key: bytes, action: Action) -> None:
+    def _insert(self, key: bytes, action: Action, logged_ms: int) -> None:
         kind = self.law.kind_of_type[action.action_type]
-        if action.timestamp_ms > self.watermark_ms:
-            before, self.watermark_ms = self.watermark_ms, action.timestamp_ms
+        reached_ms = min(action.timestamp_ms, logged_ms)
+        if reached_ms > self.watermark_ms:
+            before, self.watermark_ms = self.watermark_ms, reached_ms
             if before // _HOUR_MS != self.watermark_ms // _HOUR_MS:
                 for one, other in self.sequences:
                     self._expire(one, other)

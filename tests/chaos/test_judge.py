@@ -21,7 +21,7 @@ from stream.settings import KafkaSettings
 from stream.updater import apply_steps
 from tests.chaos.cluster import TINY
 from tests.chaos.judge import Law, PartitionJudge, Verdict, event_hash
-from tests.chaos.traffic import traffic
+from tests.chaos.traffic import START_MS, traffic
 
 NOW_MS = 1_800_000_000_000
 DOC = Path(__file__).parents[2] / "docs" / "store-format.md"
@@ -35,6 +35,7 @@ class Logged:
     topic: str = "actions"
     partition: int = 0
     timestamp: int = NOW_MS
+    timestamp_type: int = 1
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
@@ -48,7 +49,9 @@ def test_the_store_is_right_at_every_batch(tmp_path: Path, seed: int, ages: tupl
     settings = settings_of(max_explicit_age_days=ages[0], max_impression_age_days=ages[1])
     rng = random.Random(seed)
     records = [
-        Logged(offset, sent.key, sent.value) for offset, sent in enumerate(itertools.islice(traffic(seed, 1), 4_000))
+        Logged(offset, sent.key, sent.value, timestamp=log_ms, timestamp_type=rng.choice((1, 1, 0)))
+        for offset, sent in enumerate(itertools.islice(traffic(seed, 1), 4_000))
+        for log_ms in [rng.choice((-1, START_MS + 20_000 * offset - 3_600_000, START_MS + 20_000 * offset + 3_600_000))]
     ]
     judge = PartitionJudge(Law.of(settings), 0)
     for record in records:

@@ -155,6 +155,7 @@ def test_users_and_items_come_from_the_store(tmp_path: Path) -> None:
                 click,
                 click,
                 VOCABULARY.kind_of_type[click],
+                np.array([1, 2, 3]),
             ),
             offset=0,
         )

@@ -85,6 +85,7 @@ class Node:
                 columns[2].astype(np.uint8),
                 np.ones(len(rows), np.uint8),
                 kind,
+                columns[0],
             ),
             offset=offset,
         )

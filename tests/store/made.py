@@ -36,6 +36,8 @@ class Event(NamedTuple):
     item_id: int
     code: int
     kind: Kind = Kind.EXPLICIT
+    logged_ms: int | None = None
+    """When the log took it; None: at its own time."""
 
     @property
     def identity(self) -> Identity:
@@ -50,6 +52,7 @@ def batch_of(events: Iterable[Event]) -> ActionBatch:
         np.array([row.item_id for row in rows], np.uint64),
         np.array([row.code for row in rows], np.uint16),
         np.array([row.kind for row in rows], np.uint8),
+        np.array([row.timestamp_ms if row.logged_ms is None else row.logged_ms for row in rows], np.int64),
     )
 
 
@@ -85,12 +88,14 @@ class Model:
     def apply(self, events: Iterable[Event]) -> int:
         """Take events in; returns how many of those that were kept before have grown too old."""
         arrived = list(events)
-        self.watermark_ms = max([self.watermark_ms, *(event.timestamp_ms for event in arrived)])
+        for event in arrived:
+            logged_ms = event.timestamp_ms if event.logged_ms is None else event.logged_ms
+            self.watermark_ms = max(self.watermark_ms, min(event.timestamp_ms, logged_ms))
         before = self.events
         self._cut()
         expired = before - self.events
         for event in arrived:
-            self.sequences[event.user, event.kind].add(event)
+            self.sequences[event.user, event.kind].add(event._replace(logged_ms=None))
         self._cut()
         return expired
 

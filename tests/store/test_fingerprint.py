@@ -16,6 +16,7 @@ EVENTS = st.lists(
         item_id=st.integers(0, (1 << 64) - 1),
         code=st.integers(0, (1 << 16) - 1),
         kind=st.sampled_from(Kind),
+        logged_ms=st.none(),
     ),
     max_size=12,
 )

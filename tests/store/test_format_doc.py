@@ -42,7 +42,7 @@ class PageReader:
         self.rows, self.chunks, self.meta = (_records(each) for each in families)
         for handle in (*families, db):
             handle.close()
-        assert self.meta[b"C"][0] == self.meta[b"S"][0] == 2
+        assert (self.meta[b"C"][0], self.meta[b"S"][0]) == (2, 3)
         self.items: list[int] = []
         for key in sorted(key for key in self.meta if key[:1] == b"I"):
             assert struct.unpack(">I", key[1:]) == (len(self.items),)

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.actions import Identity, Kind
+from store.actions import MAX_TIMESTAMP_MS, Identity, Kind
 from store.fingerprint import user_hash
 from store.grouping import GroupedBatch
 from store.keys import sequence_prefix, user_of
@@ -12,10 +12,11 @@ EVENTS = st.lists(
     st.builds(
         Event,
         user=st.sampled_from([b"ann", b"bob", "Ünal".encode(), b"a\x00", b"an"]),
-        timestamp_ms=st.integers(-2, 2) | st.integers(-(1 << 63), (1 << 63) - 1),
+        timestamp_ms=st.integers(-2, 2) | st.integers(-(1 << 63), MAX_TIMESTAMP_MS),
         item_id=st.integers(0, 2) | st.integers(0, (1 << 64) - 1),
         code=st.integers(0, 2) | st.integers(0, (1 << 16) - 1),
         kind=st.sampled_from(Kind),
+        logged_ms=st.none(),
     ),
     min_size=1,
     max_size=40,

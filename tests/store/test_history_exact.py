@@ -50,6 +50,7 @@ def batches(history: History, order: "np.ndarray[tuple[int], np.dtype[np.int64]]
             history.action_type[rows],
             history.surface[rows],
             kinds[history.action_type[rows]],
+            history.timestamp_ms[rows],
         )
 
 

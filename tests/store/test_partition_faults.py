@@ -231,8 +231,8 @@ def test_an_item_that_the_partition_does_not_have_is_corrupt(wide: Path, what: s
 
 def test_a_state_of_the_future_or_none_at_all_does_not_open(closed: Path) -> None:
     key, data = record(closed, "meta", keys.STATE_KEY)
-    rewrite(closed, "meta", key, b"\x03" + data[1:])
-    with pytest.raises(FormatVersionError, match="the partition has format 3"):
+    rewrite(closed, "meta", key, b"\x04" + data[1:])
+    with pytest.raises(FormatVersionError, match="the partition has format 4"):
         open_store(closed, SHAPE)
     rewrite(closed, "meta", key, data[:-1])
     with pytest.raises(CorruptRecordError, match="a state record of"):

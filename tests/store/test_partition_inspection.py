@@ -181,6 +181,7 @@ def test_a_generated_history_is_small(tmp_path: Path) -> None:
             history.action_type[rows],
             history.surface[rows],
             kinds[rows],
+            history.timestamp_ms[rows],
         )
         store.apply(batch, offset=at)
     store.compact()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from store.actions import ActionBatch, Kind
+from store.actions import MAX_TIMESTAMP_MS, ActionBatch, Kind
 from store.chunk import Chunk
 from store.embeddings import EmbeddingTable
 from store.open_partition import View
@@ -24,7 +24,7 @@ from store.sequence import AsOf, Column, Sequence, SequenceQuery
 from store.settings import StoreSettings
 from tests.store.made import EVERYTHING, Event, batch_of, open_store, tiny
 
-MOMENTS = [-(1 << 63), -3, 0, *range(5, 60, 5), (1 << 63) - 1]
+MOMENTS = [-(1 << 63), -3, 0, *range(5, 60, 5), MAX_TIMESTAMP_MS]
 TYPES = [1, 2, 5, 255]
 
 
@@ -119,7 +119,7 @@ def test_a_read_gives_what_the_query_means(
     filled: Filled, embeddings: EmbeddingTable, user: str, query: SequenceQuery
 ) -> None:
     as_of, sequences = SequenceReader(filled.store, embeddings).read(user, query)
-    assert as_of == AsOf(3, filled.store.applied_offset, (1 << 63) - 1, 0)
+    assert as_of == AsOf(3, filled.store.applied_offset, MAX_TIMESTAMP_MS, 0)
     assert tuple(sequences) == query.kinds
     for kind, found in sequences.items():
         everything = filled.kept(user, kind)

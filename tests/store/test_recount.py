@@ -22,6 +22,7 @@ def batch(user: bytes, n: int, kind: Kind) -> ActionBatch:
         rows.astype(np.uint64),
         np.full(n, 257, np.uint16),
         np.full(n, kind, np.uint8),
+        rows.astype(np.int64),
     )
 
 

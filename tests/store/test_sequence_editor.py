@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from store import chunk, keys
-from store.actions import ActionBatch, Identity, Kind
+from store.actions import MAX_TIMESTAMP_MS, NO_LOG_TIME, ActionBatch, Identity, Kind
 from store.head import Head
 from store.head_cache import Remembered
 from store.memory import SharedMemory
@@ -30,7 +30,7 @@ from tests.store.made import HOUR_MS, LAST_HOUR, Event, Model, batch_of, open_st
 USERS = [b"ann", b"bob", "Ünal".encode()]
 CODES = [0, 257, 258, 0xFFFF]
 DAY_MS = 24 * HOUR_MS
-EXTREMES = [-(1 << 63), (1 << 63) - 1]
+EXTREMES = [-(1 << 63), MAX_TIMESTAMP_MS]
 # Milliseconds beside each other, whole seconds, and steps that make events expire.
 SCALES = [1, 1_000, HOUR_MS // 2, HOUR_MS, 9 * HOUR_MS, DAY_MS]
 TIMESTAMPS = st.builds(
@@ -43,6 +43,7 @@ EVENTS = st.builds(
     item_id=st.sampled_from([0, 7, 1 << 63, (1 << 64) - 1]),
     code=st.sampled_from(CODES),
     kind=st.sampled_from(Kind),
+    logged_ms=st.sampled_from([NO_LOG_TIME, MAX_TIMESTAMP_MS]) | TIMESTAMPS,
 )
 BATCHES = st.lists(EVENTS, max_size=25)
 SHAPES = st.builds(
@@ -228,7 +229,7 @@ class PartitionMachine(RuleBasedStateMachine):
     )
     def let_time_pass(self, user: bytes, kind: Kind, hours: int, late: list[int], n: int) -> None:
         # The watermark moves on a little, and what comes late is on either side of the horizon.
-        now = min(self.model.watermark_ms // HOUR_MS + hours, LAST_HOUR) * HOUR_MS
+        now = min(self.model.watermark_ms // HOUR_MS + hours, MAX_TIMESTAMP_MS // HOUR_MS - 1) * HOUR_MS
         moments = [*range(now, now + n), *(now - HOUR_MS * back - (back & 1) for back in late)]
         self._apply([Event(user, at, at % 5, 257, kind) for at in moments])
 

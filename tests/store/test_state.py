@@ -15,7 +15,7 @@ def test_round_trip(state: State) -> None:
 
 def test_the_layout_is_the_one_on_paper() -> None:
     data = State(1, -1, 2, 3 << 120).pack()
-    assert data == bytes([2, 1, *[0] * 7, *[255] * 8, 2, *[0] * 7, *[0] * 15, 3])
+    assert data == bytes([3, 1, *[0] * 7, *[255] * 8, 2, *[0] * 7, *[0] * 15, 3])
 
 
 def test_nothing_has_been_applied_at_first() -> None:
@@ -31,7 +31,7 @@ def test_truncations_are_corrupt() -> None:
         State.unpack(data + b"\0")
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [2, 4])
 @pytest.mark.parametrize("size", [1, 41, 60])
 def test_another_format_is_refused_whatever_its_size(size: int, version: int) -> None:
     with pytest.raises(FormatVersionError, match=f"format {version}"):

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifeline.v1.action_pb2 import Action
-from store.actions import Kind
+from store.actions import MAX_TIMESTAMP_MS, NO_LOG_TIME, Kind
 from store.vocabulary import Vocabulary
 from stream.decode import ActionRun, DeadLetterReason, Decoded, Erasure, Rules, decode, unframe
 from stream.partitioner import partition_of
-from stream.record import UnreadableRecords
+from stream.record import LOG_APPEND_TIME, UnreadableRecords
 
 RULES = Rules(Vocabulary(), partitions=4, max_action_bytes=1_000, max_future_ms=1_000)
 LOGGED_MS = 1_700_000_000_000
@@ -25,6 +25,7 @@ class FakeRecord:
     key: bytes | None = b"ann"
     value: bytes | None = None
     timestamp: int = LOGGED_MS
+    timestamp_type: int = LOG_APPEND_TIME
     partition: int = PARTITION
     topic: str = "actions"
     headers: tuple[tuple[str, bytes | None], ...] = ()
@@ -114,7 +115,18 @@ CASES: list[tuple[FakeRecord | UnreadableRecords, DeadLetterReason, str]] = [
     (FakeRecord(value=value(timestamp_ms=0)), DeadLetterReason.INVALID_TIMESTAMP, "is 0, and must be above 0"),
     (FakeRecord(value=value(timestamp_ms=-(2**63))), DeadLetterReason.INVALID_TIMESTAMP, "above 0"),
     (FakeRecord(value=value(timestamp_ms=LOGGED_MS + 1_001)), DeadLetterReason.FAR_FUTURE, "1000 ms after"),
-    (FakeRecord(value=value(timestamp_ms=2**63 - 1)), DeadLetterReason.FAR_FUTURE, "1000 ms after"),
+    (FakeRecord(value=value(timestamp_ms=2**63 - 1)), DeadLetterReason.FAR_FUTURE, "after the year 2099"),
+    (FakeRecord(value=value(timestamp_ms=2**62), timestamp=-1), DeadLetterReason.FAR_FUTURE, "after the year 2099"),
+    (
+        FakeRecord(value=value(timestamp_ms=2**62), timestamp=2**62, timestamp_type=0),
+        DeadLetterReason.FAR_FUTURE,
+        "after the year 2099",
+    ),
+    (
+        FakeRecord(value=value(timestamp_ms=MAX_TIMESTAMP_MS + 1), timestamp=MAX_TIMESTAMP_MS),
+        DeadLetterReason.FAR_FUTURE,
+        "4102444800001, after the year 2099",
+    ),
     (FakeRecord(value=value(action_type=0)), DeadLetterReason.UNKNOWN_ACTION_TYPE, "action_type 0"),
     (FakeRecord(value=value(action_type=257)), DeadLetterReason.UNKNOWN_ACTION_TYPE, "action_type 257"),
     (FakeRecord(value=value(action_type=2**32 - 1)), DeadLetterReason.UNKNOWN_ACTION_TYPE, "not in the vocabulary"),
@@ -158,8 +170,27 @@ def test_the_bounds_of_time_are_inside(timestamp_ms: int) -> None:
     assert one(FakeRecord(value=value(timestamp_ms=timestamp_ms)))[1] == []
 
 
-def test_a_record_without_a_timestamp_cannot_be_far_in_the_future() -> None:
-    assert one(FakeRecord(value=value(timestamp_ms=2**62), timestamp=-1))[1] == []
+@pytest.mark.parametrize("timestamp", [-1, -(2**63), MAX_TIMESTAMP_MS])
+def test_a_record_without_a_time_of_its_own_is_bounded_by_the_year_2099(timestamp: int) -> None:
+    assert one(FakeRecord(value=value(timestamp_ms=MAX_TIMESTAMP_MS), timestamp=timestamp))[1] == []
+
+
+def test_the_log_time_of_an_action_is_the_logs_own_or_none() -> None:
+    good = FakeRecord(value=value())
+    records = [
+        good,
+        replace(good, timestamp=LOGGED_MS + 1),
+        replace(good, timestamp_type=0),
+        replace(good, value=b"\xff"),
+        replace(good, timestamp=-1),
+    ]
+    (run,) = decode(records, RULES).steps
+    assert isinstance(run, ActionRun)
+    assert run.batch.logged_ms.tolist() == [LOGGED_MS, LOGGED_MS + 1, NO_LOG_TIME, NO_LOG_TIME]
+    assert run.batch.watermark_ms == 5
+    (run,) = decode(records[2:], RULES).steps
+    assert isinstance(run, ActionRun)
+    assert run.batch.watermark_ms == NO_LOG_TIME
 
 
 def test_a_value_of_the_greatest_size_is_read() -> None:
@@ -200,6 +231,8 @@ RECORDS = st.lists(
             ),
         ),
         st.booleans(),
+        st.sampled_from([LOGGED_MS, LOGGED_MS, LOGGED_MS + 1, 2**62, 0, -1]),
+        st.sampled_from([LOG_APPEND_TIME, LOG_APPEND_TIME, 0]),
     ),
     min_size=1,
     max_size=30,
@@ -207,13 +240,14 @@ RECORDS = st.lists(
 
 
 @given(RECORDS)
-def test_a_batch_gives_what_its_records_give_one_by_one(rows: list[tuple[str, Any, bool]]) -> None:
+def test_a_batch_gives_what_its_records_give_one_by_one(rows: list[tuple[str, Any, bool, int, int]]) -> None:
     records = []
-    for offset, (key, content, framed) in enumerate(rows):
+    for offset, (key, content, framed, timestamp, kind) in enumerate(rows):
         packed = content.SerializeToString() if isinstance(content, Action) else content
         if framed and packed is not None:
             packed = b"\x00\x00\x00\x00\x07\x00" + packed
-        records.append(FakeRecord(offset=offset, key=key.encode(), value=packed))
+        record = FakeRecord(offset=offset, key=key.encode(), value=packed)
+        records.append(replace(record, timestamp=timestamp, timestamp_type=kind))
     whole = decode(records, RULES)
     singles = [decode([record], RULES) for record in records]
     assert [(letter.record.offset, letter.reason) for letter in whole.dead_letters] == [
@@ -239,6 +273,7 @@ def flat(steps: list[ActionRun | Erasure]) -> list[Any]:
                 batch.item_id.tolist(),
                 batch.code.tolist(),
                 batch.kind.tolist(),
+                batch.logged_ms.tolist(),
                 strict=True,
             )
     return rows

@@ -17,7 +17,7 @@ def test_topics_are_created_once_and_then_found_as_planned(kafka_settings: Kafka
         (kafka_settings.items_topic, TopicState.CREATED),
         (kafka_settings.dead_letter_topic, TopicState.CREATED),
     ]
-    again = ensure_topics(kafka_settings)
+    again = ensure_topics(kafka_settings, aged=False)
     assert {report.state for report in again} == {TopicState.PRESENT}
     assert not any(report.differences for report in again)
     ids = [report.topic_id for report in again]
@@ -40,7 +40,7 @@ def test_a_topic_made_anew_has_another_id(kafka_settings: KafkaSettings) -> None
 def test_a_missing_topic_is_created_beside_those_that_exist(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     renamed = kafka_settings.model_copy(update={"items_topic": kafka_settings.items_topic + "-2"})
-    assert [report.state for report in ensure_topics(renamed)] == [
+    assert [report.state for report in ensure_topics(renamed, aged=False)] == [
         TopicState.PRESENT,
         TopicState.CREATED,
         TopicState.PRESENT,
@@ -67,8 +67,10 @@ def test_an_existing_topic_is_reported_and_not_changed(kafka_settings: KafkaSett
     assert "partitions is 2, not 4" in report.differences
     assert "retention.ms is 60000, not -1" in report.differences
     with pytest.raises(TopicMismatchError, match=r"partitions is 2, not 4.*Set kafka\.partitions"):
-        ensure_topics(kafka_settings)
-    reports = ensure_topics(kafka_settings.model_copy(update={"partitions": 2, "dead_letter_suffix": "-dead"}))
+        ensure_topics(kafka_settings, aged=False)
+    reports = ensure_topics(
+        kafka_settings.model_copy(update={"partitions": 2, "dead_letter_suffix": "-dead"}), aged=False
+    )
     assert not any(each.fatal for each in reports)
 
 
