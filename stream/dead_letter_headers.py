@@ -8,6 +8,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from stream.record import LOG_APPEND_TIME
+
 REASON: Final = "lifeline.reason"
 RETRIES: Final = "lifeline.retries"
 STUB: Final = "lifeline.stub."
@@ -19,10 +21,13 @@ STUB_UNTIL: Final = STUB + "until"
 """The last offset of what could not be read, where that is more than one record."""
 HEADERS_CUT: Final = "lifeline.headers.cut"
 """A header that stands for those that were left out; its value is their number."""
+TIMESTAMP: Final = "lifeline.timestamp"
+TIMESTAMP_TYPE: Final = "lifeline.timestamp-type"
+TIMESTAMP_TYPES: Final = {0: "CreateTime", LOG_APPEND_TIME: "LogAppendTime"}
 CONNECT: Final = "__connect.errors."
 _STREAMS: Final = "__streams.errors."
 _SPRING: Final = "kafka_dlt-"
-_ADDED: Final = (CONNECT, _STREAMS, _SPRING, REASON, RETRIES, STUB, HEADERS_CUT)
+_ADDED: Final = (CONNECT, _STREAMS, _SPRING, REASON, RETRIES, STUB, HEADERS_CUT, TIMESTAMP, TIMESTAMP_TYPE)
 _BIG_ENDIAN: Final = {4: struct.Struct(">i"), 8: struct.Struct(">q")}
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -39,6 +44,10 @@ class Origin(NamedTuple):
     reason: str
     """One of our reasons, or the class of the exception."""
     message: str
+    timestamp_ms: int = -1
+    """The record's own time, milliseconds since 1970; only ours say."""
+    log_time: bool = False
+    """Whether its topic gave it that time, and not its producer."""
 
 
 class _Names(NamedTuple):
@@ -97,6 +106,8 @@ def origin_of(headers: Headers) -> Origin | None:
                 _number(found.get(names.offset, b""), names.number),
                 _text(found.get(names.reason, b"")),
                 _text(found.get(names.message, b"")),
+                max(-1, _number(found.get(TIMESTAMP, b""), _text_number)),
+                found.get(TIMESTAMP_TYPE) == TIMESTAMP_TYPES[LOG_APPEND_TIME].encode(),
             )
     return None
 
@@ -125,5 +136,5 @@ def _number(value: bytes, read: Callable[[bytes], int]) -> int:
     try:
         return read(value)
     except (ValueError, KeyError):
-        # Other versions write other forms; where a letter comes from is for people, and never decides anything.
+        # Other versions write other forms.
         return -1

@@ -1,18 +1,21 @@
 """Dead letters read back: listed, looked at, and published again once what was wrong with them has been mended.
 
 A retry publishes key, value and the record's own headers to the actions topic, with `lifeline.retries` counting up.
-The dead letter stays where it is: a log forgets nothing, and an action that arrives twice changes nothing.
+The dead letter stays where it is until its retention has passed; an action that arrives twice changes nothing. A letter
+of a user who was erased since is passed over, or it would bring the user back (later_erasures.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from stream.dead_letter_headers import RETRIES, Origin, origin_of, own_headers, retries_of
 from stream.errors import DeadLetterError
+from stream.later_erasures import Later, LaterErasures, Mark
 from stream.partitioner import partition_of
 from stream.record import Record
 from stream.settings import KafkaSettings
@@ -30,9 +33,19 @@ class StoredLetter(NamedTuple):
     """What its headers say; None when they say nothing."""
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Partition and offset in the dead-letter topic."""
+        return self.record.partition, self.record.offset
+
+    @property
     def reason(self) -> str:
         """Why it is here, in the words of whoever put it here."""
         return "" if self.origin is None else self.origin.reason
+
+    @property
+    def timestamp_ms(self) -> int:
+        """When the record itself was made or logged, as far as is known; -1 where it is not."""
+        return -1 if self.origin is None else self.origin.timestamp_ms
 
 
 class RetryOutcome(StrEnum):
@@ -41,12 +54,22 @@ class RetryOutcome(StrEnum):
     PUBLISHED = "published"
     TOO_OFTEN = "too_often"
     """It has been published again as often as is allowed."""
+    ERASED = "erased"
+    """Passed over: its user was erased after it, or nothing says that it is newer than an erasure of the user."""
+    UNPROVEN = "unproven"
+    """Passed over: the log no longer goes back to it, so an erasure of its user may be gone from there."""
+    OVERTAKEN = "overtaken"
+    """An erasure of its user came while it was being published, and stands before it: erase the user again."""
+
+
+_PASSED_OVER: Final = {Later.ERASURE: RetryOutcome.ERASED, Later.UNKNOWN: RetryOutcome.UNPROVEN}
 
 
 class Retried(NamedTuple):
     """One letter after a retry."""
 
-    letter: StoredLetter
+    letter: tuple[int, int]
+    """Partition and offset in the dead-letter topic."""
     outcome: RetryOutcome
     partition: int
     """Where it went; -1 when it was passed over."""
@@ -92,29 +115,48 @@ def read_letter(kafka: KafkaSettings, partition: int, offset: int) -> StoredLett
 
 
 def retry_letters(
-    kafka: KafkaSettings, letters: Iterable[StoredLetter], *, max_retries: int, dry_run: bool
+    kafka: KafkaSettings,
+    letters: Callable[[], Iterable[StoredLetter]],
+    *,
+    max_retries: int,
+    dry_run: bool,
+    unproven: bool = False,
 ) -> Iterator[Retried]:
     """Publish letters again, one after the other, each acknowledged before it is yielded.
 
-    The partition is the key's. Raises ClusterUnreachableError, DeadLetterError when one is not acknowledged: what was
-    yielded before it is published.
+    `letters` gives them, twice: the log is read for erasures of their users in between, from the first letter's place
+    on. With `unproven` a letter goes although the log no longer reaches back to it. Those that an erasure overtook are
+    yielded a second time, at the end. The partition is the key's. Raises ClusterUnreachableError, TopicMismatchError,
+    DeadLetterError when one is not acknowledged: what was yielded before it is published.
     """
-    producer = None
-    try:
-        for letter in letters:
-            record, retries = letter.record, retries_of(letter.record.headers)
-            if retries >= max_retries:
-                yield Retried(letter, RetryOutcome.TOO_OFTEN, -1, -1)
+    with reading(kafka, kafka.actions_topic, advice=_ADVICE) as log, ExitStack() as stack:
+        erasures = LaterErasures(kafka, log)
+        expected: dict[tuple[int, int], tuple[Mark, ...]] = {}
+        for letter in letters():
+            expected[letter.place] = erasures.marks(letter.record, letter.origin)
+            erasures.expect(expected[letter.place])
+        erasures.read()
+        producer = None
+        published: list[Retried] = []
+        for letter in letters():
+            if (marks := expected.get(letter.place)) is None:
+                # It came in between.
                 continue
-            partition = partition_of(record.key or b"", kafka.partitions)
+            retries = retries_of(letter.record.headers)
+            why = RetryOutcome.TOO_OFTEN if retries >= max_retries else _PASSED_OVER.get(erasures.of(marks))
+            if why is not None and not (unproven and why is RetryOutcome.UNPROVEN):
+                yield Retried(letter.place, why, -1, -1)
+                continue
+            partition = partition_of(letter.record.key or b"", kafka.partitions)
             offset = -1
             if not dry_run:
-                producer = producer or _producer(kafka)
-                offset = _publish(producer, kafka, record, partition, retries + 1)
-            yield Retried(letter, RetryOutcome.PUBLISHED, partition, offset)
-    finally:
-        if producer is not None:
-            producer.close()
+                producer = producer or stack.enter_context(closing(_producer(kafka)))
+                offset = _publish(producer, kafka, letter.record, partition, retries + 1)
+                published.append(Retried(letter.place, RetryOutcome.OVERTAKEN, partition, offset))
+            yield Retried(letter.place, RetryOutcome.PUBLISHED, partition, offset)
+        if published:
+            erasures.read()
+            yield from (one for one in published if erasures.overtaken(expected[one.letter], one.partition, one.offset))
 
 
 def _publish(producer: Any, kafka: KafkaSettings, record: Record, partition: int, retries: int) -> int:  # noqa: ANN401

@@ -1,14 +1,14 @@
 """Dead letters: records that are not applied, kept whole where an operator can look at them.
 
-A dead letter is the record itself: same partition number, key, value, timestamp and headers, byte for byte.
-Behind its own headers come those that Kafka Connect uses, and one of ours, all UTF-8 text. What is too large for that,
-or cannot be read, is a stub: where it lies in the log, its length and SHA-256, its first KiB and its first headers.
-A crash between the acknowledgement and the store's write publishes a dead letter twice; it is never lost.
+A dead letter is the record itself: same partition number, key, value and headers, byte for byte. Behind its own
+headers come those that Kafka Connect uses, and ours, all UTF-8 text: the reason, and the record's own timestamp. What
+is too large for that, or cannot be read, is a stub: where it lies in the log, its length and SHA-256, its first KiB and
+its first headers. A crash between the acknowledgement and the store's write publishes a dead letter twice; it is never
+lost.
 """
 
 import asyncio
 import hashlib
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -17,7 +17,17 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import BrokerResponseError, KafkaError
 
-from stream.dead_letter_headers import CONNECT, HEADERS_CUT, REASON, STUB_BYTES, STUB_SHA256, STUB_UNTIL
+from stream.dead_letter_headers import (
+    CONNECT,
+    HEADERS_CUT,
+    REASON,
+    STUB_BYTES,
+    STUB_SHA256,
+    STUB_UNTIL,
+    TIMESTAMP,
+    TIMESTAMP_TYPE,
+    TIMESTAMP_TYPES,
+)
 from stream.decode import DeadLetter, DeadLetterReason
 from stream.errors import DeadLetterError
 from stream.record import HEAD_BYTES, UnreadableRecords, first_offset_of, size_of
@@ -57,7 +67,6 @@ class Letter(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    timestamp_ms: int
     headers: list[tuple[str, bytes | None]]
 
     @property
@@ -73,7 +82,7 @@ def letter_of(dead: DeadLetter) -> Letter:
     if isinstance(record, UnreadableRecords):
         return stub_of(dead)
     headers = [*record.headers, *error_headers(dead)]
-    whole = Letter(record.key, record.value, max(record.timestamp, 0), headers)
+    whole = Letter(record.key, record.value, headers)
     return whole if whole.bytes <= _MAX_LETTER_BYTES else stub_of(dead)
 
 
@@ -99,7 +108,7 @@ def stub_of(dead: DeadLetter) -> Letter:
         marks.append((STUB_UNTIL, str(record.offset)))
     headers = [*kept, *error_headers(dead), *((name, text.encode()) for name, text in marks)]
     key = None if record.key is None else record.key[:HEAD_BYTES]
-    return Letter(key, None if head is None else head[:HEAD_BYTES], max(record.timestamp, 0), headers)
+    return Letter(key, None if head is None else head[:HEAD_BYTES], headers)
 
 
 def error_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
@@ -113,6 +122,8 @@ def error_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
         (CONNECT + "exception.class.name", _EXCEPTIONS.get(letter.reason, "stream.errors.InvalidActionError")),
         (CONNECT + "exception.message", letter.message),
         (REASON, letter.reason.value),
+        (TIMESTAMP, str(record.timestamp)),
+        (TIMESTAMP_TYPE, TIMESTAMP_TYPES.get(record.timestamp_type, "")),
     )
     return [(name, text.encode()) for name, text in texts]
 
@@ -161,7 +172,7 @@ class DeadLetterPublisher:
 
     async def _publish_alone(self, dead: DeadLetter, letter: Letter) -> None:
         """Publish a letter that was refused, maybe for one beside it in a batch: as it is, and then as a stub."""
-        for form in (letter, stub_of(dead), stub_of(dead)._replace(timestamp_ms=time.time_ns() // 1_000_000)):
+        for form in (letter, stub_of(dead)):
             if not await self._publish([(dead, form)]):
                 return
         _log.error(
@@ -184,7 +195,6 @@ class DeadLetterPublisher:
                         key=letter.key,
                         value=letter.value,
                         partition=dead.record.partition,
-                        timestamp_ms=letter.timestamp_ms,
                         headers=letter.headers,
                     )
                     for dead, letter in letters

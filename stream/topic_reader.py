@@ -45,6 +45,12 @@ class TopicReader:
         first = self._run(self._consumer.beginning_offsets([tp]))[tp]
         return first, self._run(self._consumer.end_offsets([tp]))[tp]
 
+    def offset_at(self, partition: int, timestamp_ms: int) -> int:
+        """Return the first offset whose record has this time or a later one; the end where there is none."""
+        tp = TopicPartition(self._topic, partition)
+        found = self._consumer.offsets_for_times({tp: timestamp_ms})[tp]
+        return self.bounds(partition)[1] if found is None else int(found.offset)
+
     def records(self, partition: int, start: int, end: int) -> Iterator[Record]:
         """Yield the records from `start` to below `end`; control records leave gaps."""
         tp = TopicPartition(self._topic, partition)

@@ -17,7 +17,6 @@ from stream.errors import ClusterUnreachableError, StreamError, TopicMismatchErr
 from stream.settings import KafkaSettings
 
 _MIB = 1 << 20
-_FOREVER = str((1 << 63) - 1)
 _DAY_MS = 86_400_000
 _TIMESTAMP_TYPE = "message.timestamp.type"
 _LOG_TIME = "LogAppendTime"
@@ -124,9 +123,8 @@ def plan_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[TopicPl
             "retention.bytes": "-1",
             # Kafka removes whole segments: a letter goes at most so much later.
             "segment.ms": str(_DAY_MS),
-            # A dead letter keeps its record's timestamp, whatever that is.
-            _TIMESTAMP_TYPE: "CreateTime",
-            "message.timestamp.after.max.ms": _FOREVER,
+            # Counted from when a letter came: by its record's time it could be kept for ever, or go at once.
+            _TIMESTAMP_TYPE: _LOG_TIME,
             # Room for the headers that say why.
             "max.message.bytes": str(MAX_RECORD_BYTES + _MIB),
         },
@@ -181,6 +179,7 @@ def ensure_side_topic(settings: KafkaSettings, name: str) -> None:
     configs = {
         "cleanup.policy": "delete",
         "retention.ms": str(settings.side_retention_days * _DAY_MS),
+        "segment.ms": str(_DAY_MS),
         "max.message.bytes": str(MAX_RECORD_BYTES),
     }
     plan = TopicPlan(name, settings.partitions, settings.replication_factor, configs)

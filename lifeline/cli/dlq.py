@@ -1,5 +1,6 @@
 """Commands on dead letters: list, show, retry."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,8 @@ import typer
 from lifeline.cli.console import BootstrapOption, ConfigOption, JsonOption, err, load, out, print_json, table, when
 
 if TYPE_CHECKING:
-    from stream.dead_letter_reader import StoredLetter
+    from stream.dead_letter_reader import Retried, RetryOutcome, StoredLetter
+    from stream.settings import KafkaSettings
 
 dlq_app = typer.Typer(help="Dead letters: records that could not be applied, kept whole.", no_args_is_help=True)
 
@@ -19,6 +21,11 @@ PartitionOption = Annotated[
 ReasonOption = Annotated[
     str | None, typer.Option(help="only letters with this reason, as `dlq list` shows it", show_default=False)
 ]
+_WHY_PASSED_OVER = {
+    "erased": "their users were erased after them, or nothing says that they are newer than the erasure",
+    "unproven": "the log does not go back to them, so an erasure may be gone from it; --unproven publishes them",
+    "too_often": "they have been published again as often as --max-retries allows",
+}
 _SHOWN_BYTES = 256
 _HEX_WIDTH = 32
 
@@ -47,7 +54,7 @@ def dlq_list(
         (
             one.record.partition,
             one.record.offset,
-            when(one.record.timestamp) if one.record.timestamp >= 0 else "-",
+            when(one.timestamp_ms) if one.timestamp_ms >= 0 else "-",
             _text(one.record.key),
             one.reason or "-",
             retries_of(one.record.headers),
@@ -80,7 +87,8 @@ def dlq_show(
         ("reason", letter.reason or "-"),
         ("message", origin.message if origin else "-"),
         ("from", f"{origin.topic} {origin.partition}/{origin.offset} ({origin.system})" if origin else "-"),
-        ("time of the record", when(record.timestamp) if record.timestamp >= 0 else "-"),
+        ("time of the record", when(letter.timestamp_ms) if letter.timestamp_ms >= 0 else "-"),
+        ("kept since", when(record.timestamp) if record.timestamp >= 0 else "-"),
         ("key", _text(record.key)),
         ("value", "null: an erasure" if record.value is None else f"{len(record.value)} bytes"),
         *((f"header {name}", _text(value)) for name, value in record.headers),
@@ -98,6 +106,10 @@ def dlq_retry(
     reason: ReasonOption = None,
     everything: Annotated[bool, typer.Option("--all", help="every letter of the partitions")] = False,
     max_retries: Annotated[int, typer.Option(min=1, help="letters published again so often are passed over")] = 3,
+    unproven: Annotated[
+        bool,
+        typer.Option("--unproven", help="also letters from before the log's start, whose users may have been erased"),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
@@ -105,9 +117,14 @@ def dlq_retry(
 ) -> None:
     """Publish dead letters to the actions topic again, once what was wrong has been mended.
 
-    They stay in the dead-letter topic. One that is still bad becomes a dead letter again, with its retries counted.
+    They stay in the dead-letter topic until its retention has passed. One that is still bad becomes a dead letter
+    again, with its retries counted.
+
+    A letter whose user was erased after it is passed over, and so is one that cannot be shown to be newer than an
+    erasure of its user. To know, the actions topic is read from the place of the first letter to its end, in the
+    partitions of the letters' users: about a minute for every five million records there. The letters are read twice.
     """
-    from stream.dead_letter_reader import read_letter, read_letters, retry_letters
+    from stream.dead_letter_reader import RetryOutcome, read_letter, read_letters, retry_letters
 
     chosen = sum((offset is not None, reason is not None, everything))
     if chosen != 1:
@@ -123,31 +140,50 @@ def dlq_retry(
         else:
             yield from read_letters(kafka, partitions=numbers, wanted=lambda one: reason in (None, one.reason))
 
-    done = list(retry_letters(kafka, letters(), max_retries=max_retries, dry_run=dry_run))
+    done = list(retry_letters(kafka, letters, max_retries=max_retries, dry_run=dry_run, unproven=unproven))
+    counts = Counter(one.outcome for one in done)
     if as_json:
         print_json(
-            [
-                {
-                    "partition": one.letter.record.partition,
-                    "offset": one.letter.record.offset,
-                    "outcome": one.outcome.value,
-                    "to_partition": one.partition,
-                    "to_offset": one.offset,
-                    "dry_run": dry_run,
-                }
-                for one in done
-            ]
+            {
+                "dry_run": dry_run,
+                "outcomes": {outcome.value: counts[outcome] for outcome in RetryOutcome},
+                "letters": [
+                    {
+                        "partition": one.letter[0],
+                        "offset": one.letter[1],
+                        "outcome": one.outcome.value,
+                        "to_partition": one.partition,
+                        "to_offset": one.offset,
+                    }
+                    for one in done
+                ],
+            }
         )
-        return
+    else:
+        _print_retried(kafka, done, counts, dry_run=dry_run)
+    if counts[RetryOutcome.OVERTAKEN]:
+        err.print(
+            f"[bold red]error:[/] {counts[RetryOutcome.OVERTAKEN]} letters were published behind an erasure of their "
+            "users that came meanwhile: `lifeline dlq show` has their keys; run `lifeline erase` for these users again"
+        )
+        raise typer.Exit(1)
+
+
+def _print_retried(
+    kafka: "KafkaSettings", done: "list[Retried]", counts: "Counter[RetryOutcome]", *, dry_run: bool
+) -> None:
     rows = [
         (
-            f"{one.letter.record.partition}/{one.letter.record.offset}",
+            "/".join(map(str, one.letter)),
             one.outcome.value if not dry_run else f"{one.outcome.value} (dry run)",
             f"{one.partition}/{one.offset}" if one.offset >= 0 else "-",
         )
         for one in done
     ]
     out.print(table(f"{kafka.dead_letter_topic} to {kafka.actions_topic}", ("letter", "outcome", "now at"), rows))
+    for outcome, count in counts.items():
+        if why := _WHY_PASSED_OVER.get(outcome.value):
+            out.print(f"{count:,} {outcome.value}: {why}", highlight=False)
     if not rows:
         err.print("nothing to retry: `lifeline dlq list` shows what is there")
 
@@ -159,7 +195,8 @@ def _as_json(letter: "StoredLetter", *, whole: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {
         "partition": record.partition,
         "offset": record.offset,
-        "timestamp_ms": record.timestamp,
+        "timestamp_ms": letter.timestamp_ms,
+        "kept_since_ms": record.timestamp,
         "key": _text(record.key),
         "reason": letter.reason,
         "retries": retries_of(record.headers),

@@ -82,9 +82,9 @@ def test_a_topic_that_is_not_there_is_named(kafka_settings: KafkaSettings) -> No
 
 def test_a_retry_publishes_the_record_as_it_was_and_counts(kafka: KafkaSettings) -> None:
     letters = list(read_letters(kafka))
-    dry = list(retry_letters(kafka, letters, max_retries=3, dry_run=True))
+    dry = list(retry_letters(kafka, lambda: letters, max_retries=3, dry_run=True))
     assert {one.offset for one in dry} == {-1}
-    done = list(retry_letters(kafka, letters, max_retries=2, dry_run=False))
+    done = list(retry_letters(kafka, lambda: letters, max_retries=2, dry_run=False))
     passed_over = (RetryOutcome.TOO_OFTEN, -1, -1)
     assert (done[2].outcome, done[2].partition, done[2].offset) == passed_over
     assert [one.outcome for one in done].count(RetryOutcome.PUBLISHED) == 3
@@ -108,7 +108,11 @@ def test_the_command_lists_shows_and_retries(kafka: KafkaSettings) -> None:
     whole = lifeline(kafka, "show", "1", "1", "--json")
     assert (whole["value_hex"], whole["key"]) == ("ff00", "0xfe")
     retried = lifeline(kafka, "retry", "--partition", "1", "--offset", "0", "--json")
-    assert [(one["outcome"], one["to_partition"], one["to_offset"]) for one in retried] == [("published", ANN, 0)]
-    assert lifeline(kafka, "retry", "--reason", "unknown_surface", "--max-retries", "2", "--json")[0]["to_offset"] == -1
+    assert [(one["outcome"], one["to_partition"], one["to_offset"]) for one in retried["letters"]] == [
+        ("published", ANN, 0)
+    ]
+    passed = lifeline(kafka, "retry", "--reason", "unknown_surface", "--max-retries", "2", "--json")
+    assert passed["letters"][0]["to_offset"] == -1
+    assert passed["outcomes"] == {"published": 0, "too_often": 1, "erased": 0, "unproven": 0, "overtaken": 0}
     result = CliRunner().invoke(app, ["dlq", "retry"])
     assert result.exit_code == 2

@@ -80,6 +80,15 @@ def test_the_dead_letters_have_the_partitions_of_the_actions() -> None:
     assert int(dead_letters.configs["max.message.bytes"]) > int(actions.configs["max.message.bytes"])
 
 
+def test_dead_letters_are_kept_for_so_long_by_the_time_at_which_they_came(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    *_, differing = create_topics(kafka_settings.model_copy(update={"dead_letter_retention_days": 3}))
+    assert (differing.state, differing.fatal) == (TopicState.DIFFERS, False)
+    assert differing.differences == ("retention.ms is 2592000000, not 259200000",)
+    # By a record's own time, which may be anything, a letter would go at once or never.
+    assert differing.plan.configs["message.timestamp.type"] == "LogAppendTime"
+
+
 def test_a_cluster_that_is_not_there() -> None:
     settings = KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=300)
     with pytest.raises(ClusterUnreachableError, match=r"127\.0\.0\.1:1 does not answer.*lifeline broker"):
