@@ -200,6 +200,20 @@ def actions_topic_id(settings: KafkaSettings) -> str:
     return "" if found is None else found.topic_id
 
 
+def retentions_ms(settings: KafkaSettings) -> dict[str, int | None]:
+    """Return how long each topic that holds records of users keeps them, as it is now; None for ever.
+
+    A record goes with its segment, so up to ``segment.ms`` later. Topics that do not exist are left out. Raises
+    ClusterUnreachableError, StreamError.
+    """
+    actions, _, dead_letters = plan_topics(settings)
+    beside = [TopicPlan(name, 0, 0) for name in (settings.selections_topic, settings.exposures_topic)]
+    with _admin(settings) as admin:
+        found = _describe(admin, [actions, dead_letters, *beside])
+    kept = {name: int(topic.configs.get("retention.ms") or -1) for name, topic in found.items()}
+    return {name: milliseconds if milliseconds >= 0 else None for name, milliseconds in kept.items()}
+
+
 def delete_topics(settings: KafkaSettings) -> None:
     """Delete the three topics, with everything in them; those that are missing are passed over.
 

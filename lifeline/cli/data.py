@@ -196,7 +196,12 @@ def erase(
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Erase a user: publish a null value for the key, which every node and every replay obeys."""
+    """Erase a user: publish a null value for the key, which every node and every replay obeys.
+
+    It prints which other places still hold the user's data, and until when. An action that is published later, by a
+    producer that was behind or from an old file, brings the user back.
+    """
+    from lifeline.leftovers import leftovers
     from stream.producer import LifelineProducer
 
     settings = load(config, kafka__bootstrap_servers=bootstrap_servers).settings
@@ -206,10 +211,13 @@ def erase(
         delivery = producer.erase(user)
         producer.flush(30)
         at = delivery.result(30)
+    left = leftovers(settings)
     if as_json:
-        print_json({"user": user, "partition": at.partition, "offset": at.offset})
+        places = [one._asdict() for one in left]
+        print_json({"user": user, "partition": at.partition, "offset": at.offset, "leftovers": places})
     else:
         out.print(f"erasure of {user!r} acknowledged: partition {at.partition}, offset {at.offset}", highlight=False)
+        out.print(table("What it does not reach", ("where data of the user may be", "until"), left))
 
 
 def verify(
