@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from stream.dead_letter_headers import RETRIES, Origin, origin_of, own_headers, retries_of
+from stream.dead_letter_headers import RETRIES, Origin, is_stub, origin_of, own_headers, retries_of
 from stream.errors import DeadLetterError
 from stream.later_erasures import Later, LaterErasures, Mark
 from stream.partitioner import partition_of
-from stream.record import Record
+from stream.record import Record, UnreadableRecords
 from stream.settings import KafkaSettings
 from stream.topic_reader import reading
 from stream.topics import MAX_RECORD_BYTES
@@ -43,6 +43,11 @@ class StoredLetter(NamedTuple):
         return "" if self.origin is None else self.origin.reason
 
     @property
+    def is_stub(self) -> bool:
+        """Whether it cannot be published again: it is a stub, or cannot be read itself."""
+        return isinstance(self.record, UnreadableRecords) or is_stub(self.record.headers)
+
+    @property
     def timestamp_ms(self) -> int:
         """When the record itself was made or logged, as far as is known; -1 where it is not."""
         return -1 if self.origin is None else self.origin.timestamp_ms
@@ -54,6 +59,8 @@ class RetryOutcome(StrEnum):
     PUBLISHED = "published"
     TOO_OFTEN = "too_often"
     """It has been published again as often as is allowed."""
+    STUB = "stub"
+    """Passed over: the letter has only the beginning of its record. The whole is in the log, where its headers say."""
     ERASED = "erased"
     """Passed over: its user was erased after it, or nothing says that it is newer than an erasure of the user."""
     UNPROVEN = "unproven"
@@ -143,7 +150,10 @@ def retry_letters(
                 # It came in between.
                 continue
             retries = retries_of(letter.record.headers)
-            why = RetryOutcome.TOO_OFTEN if retries >= max_retries else _PASSED_OVER.get(erasures.of(marks))
+            if letter.is_stub:
+                why: RetryOutcome | None = RetryOutcome.STUB
+            else:
+                why = RetryOutcome.TOO_OFTEN if retries >= max_retries else _PASSED_OVER.get(erasures.of(marks))
             if why is not None and not (unproven and why is RetryOutcome.UNPROVEN):
                 yield Retried(letter.place, why, -1, -1)
                 continue

@@ -211,17 +211,14 @@ class DeadLetterPublisher:
                 f"({error or type(error).__name__}): create it with `lifeline topics create`, or see to the cluster; "
                 "the partition goes on from here"
             ) from error
-        if errors:
-            # After a refusal an idempotent producer's sequence has a hole.
-            await self.close()
         return [pair for pair, outcome in zip(letters, outcomes, strict=True) if isinstance(outcome, BaseException)]
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._producer is None:
             producer = AIOKafkaProducer(
                 **self._kafka.client_options(),
+                # Not idempotent: a refused letter would be a hole in the sequence of those behind it.
                 acks="all",
-                enable_idempotence=True,
                 request_timeout_ms=self._kafka.request_timeout_ms,
                 # A record that just fits the actions topic comes back with our headers on it.
                 max_request_size=_MAX_REQUEST_BYTES,

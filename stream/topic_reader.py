@@ -48,7 +48,7 @@ class TopicReader:
     def offset_at(self, partition: int, timestamp_ms: int) -> int:
         """Return the first offset whose record has this time or a later one; the end where there is none."""
         tp = TopicPartition(self._topic, partition)
-        found = self._consumer.offsets_for_times({tp: timestamp_ms})[tp]
+        found = self._run(self._consumer.offsets_for_times({tp: timestamp_ms}))[tp]
         return self.bounds(partition)[1] if found is None else int(found.offset)
 
     def records(self, partition: int, start: int, end: int) -> Iterator[Record]:

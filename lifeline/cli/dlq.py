@@ -22,6 +22,7 @@ ReasonOption = Annotated[
     str | None, typer.Option(help="only letters with this reason, as `dlq list` shows it", show_default=False)
 ]
 _WHY_PASSED_OVER = {
+    "stub": "they have only the beginning of their records; `lifeline dlq show` says where in the log the whole is",
     "erased": "their users were erased after them, or nothing says that they are newer than the erasure",
     "unproven": "the log does not go back to them, so an erasure may be gone from it; --unproven publishes them",
     "too_often": "they have been published again as often as --max-retries allows",

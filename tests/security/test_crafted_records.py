@@ -14,7 +14,7 @@ from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
 from store.partition import PartitionStore
 from stream.dead_letter_headers import STUB_BYTES, STUB_SHA256, is_stub
-from stream.dead_letter_reader import read_letters
+from stream.dead_letter_reader import RetryOutcome, read_letters, retry_letters
 from stream.items import ItemFollower, ItemProblem
 from stream.partitioner import partition_of
 from stream.record import UnreadableRecords
@@ -152,6 +152,9 @@ def test_no_crafted_batch_stops_a_reader_or_costs_a_neighbour(kafka: KafkaSettin
     assert str(8 << 20).encode() in {stub[STUB_BYTES] for stub in stubs}
     assert all(len(stub[STUB_SHA256] or b"") == 64 for stub in stubs)
     assert all(len(letter.record.value or b"") <= 1_024 for letter in found if is_stub(letter.record.headers))
+    # A stub published again would be another action, or the erasure of somebody.
+    retried = list(retry_letters(kafka, lambda: found, max_retries=3, dry_run=True))
+    assert [one.outcome is RetryOutcome.STUB for one in retried] == [is_stub(one.record.headers) for one in found]
 
 
 def test_no_crafted_batch_stops_the_items(kafka: KafkaSettings) -> None:

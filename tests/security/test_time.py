@@ -12,10 +12,11 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from lifeline.config import NodeSettings, Settings
+from lifeline.config import Loaded, NodeSettings, Settings, load_settings
 from lifeline.deadline import Deadline
 from lifeline.node import Node
 from lifeline.replay import plan
+from lifeline.security_watch import SecurityWatch
 from lifeline.v1.action_pb2 import Action
 from lifeline.verify import verify_log
 from store.actions import MAX_TIMESTAMP_MS
@@ -128,8 +129,9 @@ def creation_time(kafka_settings: KafkaSettings) -> KafkaSettings:
 
 
 async def start_node(settings: Settings) -> None:
+    watch = SecurityWatch(Loaded(settings, {}, None, load_settings))
     async with AsyncExitStack() as stack:
-        await Node.start(settings, stack, Deadline(5.0))
+        await Node.start(settings, watch, stack, Deadline(5.0))
 
 
 @pytest.mark.kafka

@@ -113,6 +113,7 @@ def test_the_command_lists_shows_and_retries(kafka: KafkaSettings) -> None:
     ]
     passed = lifeline(kafka, "retry", "--reason", "unknown_surface", "--max-retries", "2", "--json")
     assert passed["letters"][0]["to_offset"] == -1
-    assert passed["outcomes"] == {"published": 0, "too_often": 1, "erased": 0, "unproven": 0, "overtaken": 0}
+    assert {name: count for name, count in passed["outcomes"].items() if count} == {"too_often": 1}
+    assert set(passed["outcomes"]) == {outcome.value for outcome in RetryOutcome}
     result = CliRunner().invoke(app, ["dlq", "retry"])
     assert result.exit_code == 2
