@@ -58,5 +58,5 @@ class Models:
         return ModelService(
             self.holder,
             self.load,
-            lambda: [one.version for one in weights.list_versions(scorer.models_dir, scorer.model)],
+            lambda: weights.usable_versions(scorer.models_dir, scorer.model),
         )

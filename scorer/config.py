@@ -17,13 +17,27 @@ UTILITY = {Role.POSITIVE: 1.0, Role.NEUTRAL: 0.2, Role.NEGATIVE: -1.0}
 """Utility of a head by the role of its action type, unless configured otherwise."""
 
 
+MAX_SELECTED = 1_024
+"""Tokens that the encoder reads for a candidate, at most."""
+MAX_CHANNELS = 4_096
+"""Channels of one layer."""
+MAX_LAYERS = 32
+"""Of one kind."""
+_MAX_KNOTS = 1_024
+_MAX_TOKENS = 1 << 20
+_YEAR_MS = 365 * 86_400_000
+
+
 class Head(BaseModel):
     """One logit: the probability that the user does one of `action_types` to the candidate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str
-    action_types: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_ACTION_TYPES)], ...], Field(min_length=1)]
+    name: Annotated[str, Field(max_length=256)]
+    action_types: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MAX_ACTION_TYPES)], ...],
+        Field(min_length=1, max_length=MAX_ACTION_TYPES),
+    ]
     loss_weight: Annotated[float, Field(gt=0)] = 1.0
     utility: float
 
@@ -42,38 +56,45 @@ class Selecting(NamedTuple):
 
 
 class ModelConfig(BaseModel):
-    """Sizes, heads and named options of one TransActV2 model."""
+    """Sizes, heads and named options of one TransActV2 model.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Each number has a bound: a configuration may come from a file that nobody has vouched for.
+    """
 
-    heads: Annotated[tuple[Head, ...], Field(min_length=1)]
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    visit_gap_ms: Annotated[int, Field(ge=0, description="a longer pause starts a new visit")] = 30 * 60_000
-    real_time_length: Annotated[int, Field(ge=1, description="tokens of S_RT")] = 128
-    impression_length: Annotated[int, Field(ge=0, description="tokens of S_imp")] = 128
-    lifelong_selected: Annotated[int, Field(ge=0, description="K_LL: nearest of S_LL")] = 64
-    recent_kept: Annotated[int, Field(ge=0, description="r: newest of S_RT, always kept")] = 64
-    real_time_selected: Annotated[int, Field(ge=0, description="K_RT: nearest of the rest of S_RT")] = 32
-    impressions_selected: Annotated[int, Field(ge=0, description="K_imp: nearest of S_imp")] = 32
+    heads: Annotated[tuple[Head, ...], Field(min_length=1, max_length=MAX_ACTION_TYPES)]
+
+    visit_gap_ms: Annotated[int, Field(ge=0, le=_YEAR_MS, description="a longer pause starts a new visit")] = (
+        30 * 60_000
+    )
+    real_time_length: Annotated[int, Field(ge=1, le=_MAX_TOKENS, description="tokens of S_RT")] = 128
+    impression_length: Annotated[int, Field(ge=0, le=_MAX_TOKENS, description="tokens of S_imp")] = 128
+    lifelong_selected: Annotated[int, Field(ge=0, le=MAX_SELECTED, description="K_LL: nearest of S_LL")] = 64
+    recent_kept: Annotated[int, Field(ge=0, le=MAX_SELECTED, description="r: newest of S_RT, always kept")] = 64
+    real_time_selected: Annotated[
+        int, Field(ge=0, le=MAX_SELECTED, description="K_RT: nearest of the rest of S_RT")
+    ] = 32
+    impressions_selected: Annotated[int, Field(ge=0, le=MAX_SELECTED, description="K_imp: nearest of S_imp")] = 32
 
     encoder: Annotated[
         Literal["transact", "bst", "none"],
         Field(description="transact; bst: Behavior Sequence Transformer, the candidate as a token; none: no sequence"),
     ] = "transact"
-    layers: Annotated[int, Field(ge=1)] = 2
-    ffn: Annotated[int, Field(ge=1)] = 32
-    read_out: Annotated[int, Field(ge=1, description="channels of the sequence output")] = 64
-    cross_layers: Annotated[int, Field(ge=0)] = 2
-    mlp: tuple[Annotated[int, Field(ge=1)], ...] = (128, 64)
+    layers: Annotated[int, Field(ge=1, le=MAX_LAYERS)] = 2
+    ffn: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] = 32
+    read_out: Annotated[int, Field(ge=1, le=MAX_CHANNELS, description="channels of the sequence output")] = 64
+    cross_layers: Annotated[int, Field(ge=0, le=MAX_LAYERS)] = 2
+    mlp: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_CHANNELS)], ...], Field(max_length=MAX_LAYERS)] = (128, 64)
 
     nal_weight: Annotated[float, Field(ge=0, description="of the Next Action Loss; 0 is off")] = 0.01
-    nal_negatives: Annotated[int, Field(ge=1, description="negatives of a position, at most")] = 32
+    nal_negatives: Annotated[int, Field(ge=1, le=MAX_CHANNELS, description="negatives of a position, at most")] = 32
     nal_source: Literal["impressions", "in_batch"] = "impressions"
 
     # Deviations from the published model, each with a name; the published form is given.
-    input_scale: Annotated[float, Field(gt=0, description="factor on item embeddings in the encoder; published: 1")] = (
-        1.0
-    )
+    input_scale: Annotated[
+        float, Field(gt=0, le=1_000, description="factor on item embeddings in the encoder; published: 1")
+    ] = 1.0
     newest_outputs: Annotated[
         int, Field(ge=0, description="newest recent outputs appended to the read-out; published: 0")
     ] = 0
@@ -81,10 +102,11 @@ class ModelConfig(BaseModel):
         bool, Field(description="layer 1's attention starts out matching candidate with token; published: false")
     ] = False
     similarity_buckets: Annotated[
-        int, Field(ge=0, description="knots of the embedding of a token's similarity; 0 and published: none")
+        int,
+        Field(ge=0, le=_MAX_KNOTS, description="knots of the embedding of a token's similarity; 0 and published: none"),
     ] = 0
     age_buckets: Annotated[
-        int, Field(ge=0, description="knots of the embedding of a token's age; 0 and published: none")
+        int, Field(ge=0, le=_MAX_KNOTS, description="knots of the embedding of a token's age; 0 and published: none")
     ] = 0
     sequence_gate: Annotated[
         bool, Field(description="the read-out passes a gate a channel, which starts closed; published: none")
@@ -115,6 +137,8 @@ class ModelConfig(BaseModel):
         for name, knots in (("similarity_buckets", self.similarity_buckets), ("age_buckets", self.age_buckets)):
             if knots == 1:
                 raise ValueError(f"{name} is 1, and an embedding needs two knots: set 0 for none, or more")
+        if self.selected > MAX_SELECTED:
+            raise ValueError(f"{self.selected} tokens are selected for a candidate: lower them to {MAX_SELECTED}")
         if not self.selected:
             raise ValueError("no token is selected at all: raise recent_kept or lifelong_selected")
         names = [head.name for head in self.heads]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from scorer.errors import ExperimentError
+from scorer.versions import Name
 
 CONTROL = "control"
 """The arm that others are compared with."""
@@ -27,7 +28,7 @@ class Arm(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: str
+    version: Name
     share: Annotated[float, Field(gt=0, le=1)]
 
 

@@ -68,8 +68,12 @@ def operations(model: TransAct, product: Product) -> int:
     return length * tokens[product.kind]
 
 
+SCALES = (1e-9, 1e9)
+"""From the least to the greatest scale: one over it is a number as well."""
+
+
 class Calibration(NamedTuple):
-    """Scales of a model: what 127 stands for, or 255 for what is never negative."""
+    """Scales of a model: what 127 stands for, or 255 for what is never negative; each in SCALES."""
 
     inputs: list[Tensor]
     """Of each layer's inputs, and of what the read-out reads: scalars."""
@@ -87,7 +91,11 @@ def tensors_of(calibration: Calibration) -> dict[str, Tensor]:
 
 
 def calibration_of(tensors: Mapping[str, Tensor]) -> Calibration:
-    """Return the calibration that was kept; raises KeyError where a part is missing."""
+    """Return the calibration that was kept; raises ValueError for a scale that is none. The shapes are as kept."""
+    least, greatest = SCALES
+    for name, scales in tensors.items():
+        if not ((scales >= least) & (scales <= greatest)).all():
+            raise ValueError(f"{name} holds a scale that is not from {least} to {greatest}")
     return Calibration(*(list(tensors[name]) for name in Calibration._fields))
 
 
@@ -105,11 +113,18 @@ def calibrate(model: TransAct, batches: Iterable[Inputs]) -> Calibration:
             last = torch.maximum(last, x[there].abs().amax())
     if not last:
         raise PrecisionError("there is no request to calibrate on: give some")
+    # A channel may have been zero throughout.
+    least, greatest = SCALES
     return Calibration(
-        [*(own.inputs for own in seen), last],
-        [own.middle for own in seen],
-        [own.values for own in seen],
-        [own.wide for own in seen],
+        *(
+            [scale.clamp(least, greatest) for scale in scales]
+            for scales in (
+                [*(own.inputs for own in seen), last],
+                [own.middle for own in seen],
+                [own.values for own in seen],
+                [own.wide for own in seen],
+            )
+        )
     )
 
 
@@ -163,13 +178,13 @@ class _Block(nn.Module):
         self._match = _weight(match, "match" in kinds)
         self._value = _weight(_centred(block.value.weight), "value" in kinds)
         self._widen = _weight(block.widen.weight, "widen" in kinds)
-        wide = calibration.wide[layer].clamp(min=1e-9)
+        wide = calibration.wide[layer]
         # Each wide channel's scale is part of the weights that read it.
         self._wide = wide / 255
         narrow = _centred(block.narrow.weight) * wide
         self._narrow = _weight(narrow, "narrow" in kinds) / wide
         self._inputs, self._middle = calibration.inputs[layer], calibration.middle[layer]
-        self._values = calibration.values[layer].clamp(min=1e-9)
+        self._values = calibration.values[layer]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's outputs, float32[b, L, 64]."""

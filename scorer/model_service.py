@@ -24,7 +24,10 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     def __init__(
         self, models: ModelHolder, load: Callable[[str | None], Scorer], versions: Callable[[], list[str]]
     ) -> None:
-        """`load` gives a version's scorer, without one the newest's, and raises ScorerError; `versions` lists them."""
+        """`load` gives a version's scorer, without one the newest's, and raises ScorerError.
+
+        `versions` lists those that may be asked for.
+        """
         self._models, self._load, self._versions = models, load, versions
         self._changing = threading.Lock()
 
@@ -52,6 +55,9 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                     "version", f"{request.version!r} is no version's name: give one that GetModel lists, or none"
                 )
             before = self._models.scorer
+            # Whatever it may be on the disk, what is not listed is not looked for.
+            if request.version and request.version not in self._versions():
+                raise _not_listed()
             scorer = self._load(request.version or None)
             self._models.use(scorer)
             return model_pb2.UseModelResponse(
@@ -65,9 +71,19 @@ def _unusable() -> Iterator[None]:
     try:
         yield
     except ModelNotFoundError as error:
-        raise Refusal(grpc.StatusCode.NOT_FOUND, Reason.MODEL_NOT_FOUND, str(error)) from error
+        raise _not_listed() from error
     except ScorerError as error:
         raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.MODEL_UNUSABLE, str(error)) from error
+
+
+def _not_listed() -> Refusal:
+    """Return the one answer to every name that is not listed: nothing is learnt of what lies on the disk."""
+    return Refusal(
+        grpc.StatusCode.NOT_FOUND,
+        Reason.MODEL_NOT_FOUND,
+        "this node has no such version: use one that `lifeline model show` lists, train a model, or correct "
+        "scorer.models_dir, scorer.model and scorer.version",
+    )
 
 
 def _version(scorer: Scorer) -> score_pb2.ModelVersion:

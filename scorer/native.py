@@ -21,7 +21,6 @@ from scorer.model import TransAct
 from scorer.selection import Selection, Source
 
 _COLUMNS_AT_ONCE = 32
-_LEAST = 1e-9
 
 
 class SequenceModule(Protocol):
@@ -167,9 +166,9 @@ def _calibrated(calibration: Calibration, ffn: int) -> dict[str, NDArray[np.floa
     return {
         "inputs": torch.stack(calibration.inputs[:-1]).numpy(),
         "middles": torch.stack(calibration.middle).numpy(),
-        "values": torch.stack(calibration.values).clamp(min=_LEAST).numpy(),
+        "values": torch.stack(calibration.values).numpy(),
         # What was put behind is zero whatever its scale.
-        "wides": functional.pad(wide.clamp(min=_LEAST), (0, ffn - wide.shape[1]), value=1.0).numpy(),
+        "wides": functional.pad(wide, (0, ffn - wide.shape[1]), value=1.0).numpy(),
     }
 
 

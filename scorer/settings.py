@@ -6,12 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scorer.experiment import CONTROL, Arm
+from scorer.versions import Name
 from store.limits import MAX_CANDIDATES
 from store.vocabulary import MAX_ACTION_TYPES
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""What names and versions of models look like: they are names of directories."""
-
 
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -27,8 +24,8 @@ class ScorerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models_dir: Annotated[Path, Field(description="where models/<name>/<version>/ are kept")] = Path("models")
-    model: Annotated[str, Field(pattern=NAME, description="the model's name")] = "transact"
-    version: Annotated[str | None, Field(pattern=NAME, description="its version; none: the newest")] = None
+    model: Annotated[Name, Field(description="the model's name")] = "transact"
+    version: Annotated[Name | None, Field(description="its version; none: the newest")] = None
     max_candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES, description="candidates in one request")] = 512
     threads: Annotated[
         int, Field(ge=1, le=256, description="threads of one request: of the kernels, or torch's without them")

@@ -3,6 +3,10 @@
 The manifest holds everything that the weights depend on. A version is written aside and renamed into place,
 so it is there whole or not at all, and it never changes. What is measured of it later stands beside it, in
 precision.json, and the scales of int8 in calibration.safetensors.
+
+What is read is bounded and checked before anything is made of it: sizes of files, then every number of the manifest,
+then names, dtypes and shapes of tensors. The hashes tell damage, not intent: whoever can write a version can write
+its manifest.
 """
 
 import hashlib
@@ -14,24 +18,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
+import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
+from torch import Tensor
 
 from scorer.config import ModelConfig
 from scorer.errors import ModelCorruptError, ModelExistsError, ModelMismatchError, ModelNotFoundError
 from scorer.int8 import Calibration, calibration_of
 from scorer.int8 import tensors_of as tensors_of_calibration
 from scorer.model import TransAct
-from scorer.settings import NAME, ScorerSettings
+from scorer.settings import ScorerSettings
+from scorer.shapes import Shapes, calibration_shapes, numbers, weight_shapes
+from scorer.tensor_file import most_bytes, read_tensors
+from scorer.versions import PUT_BACK, Name, Version, directories, find
 from store.vocabulary import Vocabulary
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
 PRECISION = "precision.json"
 CALIBRATION = "calibration.safetensors"
+
+MAX_NUMBERS = 1 << 26
+"""Of all tensors of a model: 256 MiB."""
+_MAX_JSON_BYTES = 1 << 20
+_MEASURE_AGAIN = "run lifeline quantize again"
+_log = structlog.get_logger(__name__)
 
 
 class DataRange(BaseModel):
@@ -49,8 +61,8 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
-    name: str = Field(pattern=NAME)
-    version: str = Field(pattern=NAME)
+    name: Name
+    version: Name
     created_at: AwareDatetime
     config: ModelConfig
     vocabulary: Vocabulary
@@ -138,29 +150,43 @@ def save(
 
 
 def list_versions(models_dir: Path, name: str) -> list[Manifest]:
-    """Return the manifests of a model's versions, oldest first; raises ModelCorruptError on a bad one."""
-    directories = (path for path in (models_dir / name).glob("[!.]*") if path.is_dir())
-    manifests = [read_manifest(directory) for directory in directories]
-    return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
+    """Return the manifests of a model's versions, oldest first.
+
+    Raises ModelNotFoundError where they cannot be listed, and ModelCorruptError on a bad one.
+    """
+    return _by_age([manifest_of(version) for version in directories(models_dir, name)])
 
 
-def read_manifest(directory: Path) -> Manifest:
+def usable_versions(models_dir: Path, name: str) -> list[str]:
+    """Return the versions of a model whose manifests are sound, oldest first; the log names the others.
+
+    Raises ModelNotFoundError where they cannot be listed.
+    """
+    manifests = []
+    for version in directories(models_dir, name):
+        try:
+            manifests.append(manifest_of(version))
+        except (ModelCorruptError, ModelNotFoundError) as error:
+            _log.warning("a version of the model is left out", version=str(version), why=str(error))
+    return [manifest.version for manifest in _by_age(manifests)]
+
+
+def manifest_of(version: Version) -> Manifest:
     """Read one version's manifest; raises ModelNotFoundError or ModelCorruptError."""
     try:
-        manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
+        manifest = Manifest.model_validate_json(version.read(MANIFEST, _MAX_JSON_BYTES))
     except FileNotFoundError as error:
         raise ModelNotFoundError(
-            f"{directory} holds no {MANIFEST}: train a model, or correct scorer.models_dir, scorer.model and "
+            f"{version} holds no {MANIFEST}: train a model, or correct scorer.models_dir, scorer.model and "
             "scorer.version"
         ) from error
     except ValidationError as error:
         raise ModelCorruptError(
-            f"{directory / MANIFEST} is not a manifest this program reads ({error.errors()[0]['msg']}): put "
-            "the version back from a copy, or train again"
+            f"{MANIFEST} of {version} is no manifest that this program reads ({_why(error)}): {PUT_BACK}"
         ) from error
-    if (manifest.name, manifest.version) != (directory.parent.name, directory.name):
+    if (manifest.name, manifest.version) != (version.model, version.name):
         raise ModelCorruptError(
-            f"{directory} holds the manifest of {manifest.name}/{manifest.version}: give the directory that name again"
+            f"{version} holds the manifest of {manifest.name}/{manifest.version}: give the directory that name again"
         )
     return manifest
 
@@ -168,42 +194,41 @@ def read_manifest(directory: Path) -> Manifest:
 def load(settings: ScorerSettings, vocabulary: Vocabulary, *, measured: bool = True) -> LoadedModel:
     """Load the configured version, or the newest, with what was measured of it unless that is left out.
 
-    Raises ModelNotFoundError, ModelCorruptError where hash or shapes are not the manifest's, and
+    Raises ModelNotFoundError, ModelCorruptError where a file is not what its manifest says or exceeds a bound, and
     ModelMismatchError where the model was trained for another vocabulary.
     """
-    version = settings.version
-    if version is None:
+    name = settings.version
+    if name is None:
         versions = list_versions(settings.models_dir, settings.model)
         if not versions:
             raise ModelNotFoundError(
-                f"{settings.models_dir / settings.model} holds no version: train a model, or correct "
+                f"scorer.models_dir holds no version of {settings.model}: train a model, or correct "
                 "scorer.models_dir and scorer.model"
             )
-        version = versions[-1].version
-    directory = settings.models_dir / settings.model / version
-    manifest = read_manifest(directory)
+        name = versions[-1].version
+    version = find(settings.models_dir, settings.model, name)
+    manifest = manifest_of(version)
     check_vocabulary(manifest, vocabulary)
-    model = _read_weights(directory / WEIGHTS, manifest)
-    found = read_precision(directory, manifest) if measured else None
+    model = _read_weights(version, manifest)
+    found = read_precision(version, manifest) if measured else None
     if found is None:
         return LoadedModel(model, manifest)
-    calibration = _read_calibration(directory / CALIBRATION, found) if found.int8_accepted else None
+    calibration = _read_calibration(version, manifest, found) if found.int8_accepted else None
     return LoadedModel(model, manifest, found.bfloat16_accepted, calibration)
 
 
-def read_precision(directory: Path, manifest: Manifest) -> MeasuredPrecision | None:
+def read_precision(version: Version, manifest: Manifest) -> MeasuredPrecision | None:
     """Return what was measured of a version; None where nothing was, and ModelCorruptError for a bad file."""
-    path = directory / PRECISION
     try:
-        found = MeasuredPrecision.model_validate_json(path.read_bytes())
+        found = MeasuredPrecision.model_validate_json(version.read(PRECISION, _MAX_JSON_BYTES, _MEASURE_AGAIN))
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise ModelCorruptError(
-            f"{path} is not what lifeline quantize writes ({error.errors()[0]['msg']}): run it again"
+            f"{PRECISION} of {version} is not what lifeline quantize writes ({_why(error)}): {_MEASURE_AGAIN}"
         ) from error
     if found.weights_sha256 != manifest.weights_sha256:
-        raise ModelCorruptError(f"{path} was measured with other weights: run lifeline quantize again")
+        raise ModelCorruptError(f"{PRECISION} of {version} was measured with other weights: {_MEASURE_AGAIN}")
     return found
 
 
@@ -217,22 +242,6 @@ def save_precision(directory: Path, measured: MeasuredPrecision, calibration: Ca
         _write(aside, written)
         aside.replace(directory / name)
     _sync(directory)
-
-
-def _read_calibration(path: Path, measured: MeasuredPrecision) -> Calibration:
-    advice = "run lifeline quantize again"
-    return calibration_of(tensors_of(_read_whole(path, measured.calibration_sha256, f"of {PRECISION}", advice)))
-
-
-def _read_whole(path: Path, sha256: str, whose: str, advice: str) -> bytes:
-    """Return a file's content; raises ModelCorruptError where it is missing or has another hash."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelCorruptError(f"{path} is missing: {advice}") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ModelCorruptError(f"{path} does not have the SHA-256 {whose}: {advice}")
-    return content
 
 
 def check_vocabulary(manifest: Manifest, vocabulary: Vocabulary) -> None:
@@ -250,23 +259,52 @@ def check_vocabulary(manifest: Manifest, vocabulary: Vocabulary) -> None:
             )
 
 
-def _read_weights(path: Path, manifest: Manifest) -> TransAct:
-    advice = "put the version back from a copy, or train again"
-    content = _read_whole(path, manifest.weights_sha256, "of its manifest", advice)
-    try:
-        tensors = tensors_of(content)
-    except SafetensorError as error:
-        raise ModelCorruptError(f"{path} is not a safetensors file ({error}): {advice}") from error
+def _read_weights(version: Version, manifest: Manifest) -> TransAct:
+    shapes = weight_shapes(manifest.config)
+    if numbers(shapes) > MAX_NUMBERS:
+        raise ModelCorruptError(
+            f"{version} has {numbers(shapes)} weights by its {MANIFEST}, and {MAX_NUMBERS} at most are read: {PUT_BACK}"
+        )
+    tensors = _read_file(version, WEIGHTS, shapes, manifest.weights_sha256, PUT_BACK)
     model = TransAct(manifest.config)
-    expected = {key: (tensor.shape, tensor.dtype) for key, tensor in model.state_dict().items()}
-    found = {key: (tensor.shape, tensor.dtype) for key, tensor in tensors.items()}
-    differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if differing:
-        raise ModelCorruptError(f"{path} does not fit its manifest's config in {differing[0]}: {advice}")
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise ModelCorruptError(f"{path} holds numbers that are not finite: {advice}")
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def _read_calibration(version: Version, manifest: Manifest, measured: MeasuredPrecision) -> Calibration:
+    if manifest.config.encoder != "transact":
+        raise ModelCorruptError(f"encoder {manifest.config.encoder} of {version} has no int8: {_MEASURE_AGAIN}")
+    shapes = calibration_shapes(manifest.config)
+    tensors = _read_file(version, CALIBRATION, shapes, measured.calibration_sha256, _MEASURE_AGAIN)
+    try:
+        return calibration_of(tensors)
+    except ValueError as error:
+        raise ModelCorruptError(f"{CALIBRATION} of {version}: {error}: {_MEASURE_AGAIN}") from error
+
+
+def _read_file(version: Version, file: str, shapes: Shapes, sha256: str, advice: str) -> dict[str, Tensor]:
+    """Return the tensors of a file; raises ModelCorruptError where it is missing, or not what was saved."""
+    try:
+        content = version.read(file, most_bytes(shapes), advice)
+    except FileNotFoundError as error:
+        raise ModelCorruptError(f"{file} of {version} is missing: {advice}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelCorruptError(f"{file} of {version} does not have the SHA-256 that was kept of it: {advice}")
+    try:
+        return read_tensors(content, shapes)
+    except ValueError as error:
+        raise ModelCorruptError(f"{file} of {version}: {error}: {advice}") from error
+
+
+def _by_age(manifests: list[Manifest]) -> list[Manifest]:
+    return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
+
+
+def _why(error: ValidationError) -> str:
+    """Return where and why a file failed, in a few words however long what it holds is."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}"[:200]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -33,6 +33,7 @@ class ActionType(BaseModel):
 
 
 SurfaceId = Annotated[int, Field(ge=1, lt=MAX_SURFACES)]
+Name = Annotated[str, Field(max_length=256)]
 
 
 class Vocabulary(BaseModel):
@@ -40,14 +41,18 @@ class Vocabulary(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
-    action_types: dict[str, ActionType] = {
+    action_types: Annotated[dict[Name, ActionType], Field(max_length=MAX_ACTION_TYPES)] = {
         "repin": ActionType(id=1, role=Role.POSITIVE),
         "click": ActionType(id=2, role=Role.POSITIVE),
         "closeup": ActionType(id=3, role=Role.NEUTRAL),
         "hide": ActionType(id=4, role=Role.NEGATIVE),
         "impression": ActionType(id=5, role=Role.IMPRESSION),
     }
-    surfaces: dict[str, SurfaceId] = {"home": 1, "search": 2, "related": 3}
+    surfaces: Annotated[dict[Name, SurfaceId], Field(max_length=MAX_SURFACES - 1)] = {
+        "home": 1,
+        "search": 2,
+        "related": 3,
+    }
 
     @model_validator(mode="after")
     def _check(self) -> Self:

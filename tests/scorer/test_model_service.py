@@ -41,7 +41,7 @@ def client(settings: ScorerSettings, holder: ModelHolder) -> Iterator[LifelineCl
         return Scorer(weights.load(wanted, VOCABULARY), VOCABULARY, Table())
 
     def versions() -> list[str]:
-        return [one.version for one in weights.list_versions(settings.models_dir, settings.model)]
+        return weights.usable_versions(settings.models_dir, settings.model)
 
     server = grpc.server(futures.ThreadPoolExecutor(4))
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(holder, load, versions), server)

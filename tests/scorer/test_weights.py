@@ -173,7 +173,10 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 CALIBRATED = Calibration(
-    [torch.tensor(1.0), torch.tensor(2.0)], [torch.tensor(3.0)], [torch.arange(64.0)], [torch.ones(32)]
+    [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)],
+    [torch.tensor(4.0), torch.tensor(5.0)],
+    [torch.arange(1.0, 65.0), torch.ones(64)],
+    [torch.ones(32), torch.arange(1.0, 33.0)],
 )
 
 
@@ -213,7 +216,7 @@ def test_what_was_measured_with_other_weights_is_refused(tmp_path: Path) -> None
     with pytest.raises(ModelCorruptError, match="measured with other weights: run lifeline quantize again"):
         load(ScorerSettings(models_dir=tmp_path), VOCABULARY)
     (directory / PRECISION).write_text("{}")
-    with pytest.raises(ModelCorruptError, match="run it again"):
+    with pytest.raises(ModelCorruptError, match="is not what lifeline quantize writes"):
         load(ScorerSettings(models_dir=tmp_path), VOCABULARY)
 
 

@@ -56,7 +56,7 @@ def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Pat
         assert scorer is not None
         assert (scorer.kernels == "bf16") == (accepted and has)
     (directory / PRECISION).write_text("{}")
-    with pytest.raises(ModelCorruptError, match="run it again"):
+    with pytest.raises(ModelCorruptError, match="run lifeline quantize again"):
         Models(node_settings(tmp_path), Table())
     assert quantize(data, tmp_path, "--json").exit_code == 0
     assert MeasuredPrecision.model_validate_json((directory / PRECISION).read_bytes()) == kept

@@ -1,0 +1,70 @@
+"""The names and shapes of a version's tensors, from its configuration alone: files are compared with them.
+
+All are of float32. Nothing is allocated here, however large a configuration makes them.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from math import prod
+
+from scorer.config import WIDTH, ModelConfig
+from scorer.model import SURFACE_CHANNELS
+from scorer.statistics import statistics_count
+from store.sequence import EMBEDDING_DIM
+from store.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def numbers(shapes: Shapes) -> int:
+    """Return how many numbers tensors of these shapes have together."""
+    return sum(map(prod, shapes.values()))
+
+
+def weight_shapes(config: ModelConfig) -> Shapes:
+    """Return the shapes of `TransAct.state_dict()`."""
+    shapes: dict[str, tuple[int, ...]] = {"context_surface": (MAX_SURFACES, SURFACE_CHANNELS)}
+    width = EMBEDDING_DIM + config.context_features + SURFACE_CHANNELS
+    width += statistics_count(config.selection_statistics, len(config.heads))
+    if config.encoder != "none":
+        shapes |= _encoder(config) | _linear("read_out", WIDTH, config.read_out)
+        width += config.read_out + config.newest_outputs * WIDTH
+        if config.sequence_gate:
+            shapes["sequence_gate"] = (config.read_out,)
+    if config.nal_weight:
+        shapes["next_action.weight"] = (EMBEDDING_DIM, WIDTH)
+    for layer in range(config.cross_layers):
+        shapes |= _linear(f"cross.{layer}.linear", width, width)
+    sizes = (width, *config.mlp, len(config.heads))
+    for layer, (before, after) in enumerate(pairwise(sizes)):
+        # Between two of them stands a ReLU.
+        shapes |= _linear(f"mlp.{2 * layer}", before, after)
+    return shapes
+
+
+def calibration_shapes(config: ModelConfig) -> Shapes:
+    """Return the shapes of `scorer.int8.tensors_of`."""
+    layers = config.layers
+    return {"inputs": (layers + 1,), "middle": (layers,), "values": (layers, WIDTH), "wide": (layers, config.ffn)}
+
+
+def _encoder(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "encoder.tokens.action": (MAX_ACTION_TYPES, WIDTH),
+        "encoder.tokens.surface": (MAX_SURFACES, WIDTH),
+        "encoder.tokens.position": (config.selected, WIDTH),
+    }
+    for name, knots in (("similarity", config.similarity_buckets), ("age", config.age_buckets)):
+        if knots:
+            shapes[f"encoder.tokens.{name}"] = (knots, WIDTH)
+    if config.encoder == "bst":
+        shapes["encoder.candidate"] = (1, WIDTH)
+    for layer in range(config.layers):
+        block = f"encoder.blocks.{layer}"
+        shapes |= {f"{block}.{name}.weight": (WIDTH, WIDTH) for name in ("query", "key", "value")}
+        shapes |= {f"{block}.widen.weight": (config.ffn, WIDTH), f"{block}.narrow.weight": (WIDTH, config.ffn)}
+    return shapes
+
+
+def _linear(name: str, before: int, after: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (after, before), f"{name}.bias": (after,)}

@@ -1,0 +1,68 @@
+"""Safetensors files, compared with the shapes they must have before a tensor is made of them.
+
+Layout: the size of the header (uint64, little-endian), the header (JSON: name to dtype, shape and offsets), the data.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from scorer.shapes import Shapes, numbers
+
+_SIZE_BYTES = 8
+_MAX_HEADER_BYTES = 1 << 18
+_ITEM_BYTES = 4
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    dtype: str
+    shape: tuple[Annotated[int, Field(ge=0, lt=1 << 32)], ...]
+    data_offsets: tuple[int, int]
+
+
+_HEADER = TypeAdapter(dict[str, _Entry])
+
+
+def most_bytes(shapes: Shapes) -> int:
+    """Return how large a file of tensors with these shapes may be."""
+    return _SIZE_BYTES + _MAX_HEADER_BYTES + _ITEM_BYTES * numbers(shapes)
+
+
+def read_tensors(content: bytes, shapes: Shapes) -> dict[str, Tensor]:
+    """Return finite float32 tensors of exactly these names and shapes; raises ValueError, which says what is wrong."""
+    header_bytes = int.from_bytes(content[:_SIZE_BYTES], "little")
+    if len(content) < _SIZE_BYTES or header_bytes > min(_MAX_HEADER_BYTES, len(content) - _SIZE_BYTES):
+        raise ValueError("it is not a safetensors file")
+    start = _SIZE_BYTES + header_bytes
+    try:
+        header = _HEADER.validate_json(content[_SIZE_BYTES:start])
+    except ValidationError as error:
+        raise ValueError("it is not a safetensors file: its header is damaged") from error
+    _compare({name: (entry.dtype, entry.shape) for name, entry in header.items()}, shapes, "F32")
+    if len(content) != start + _ITEM_BYTES * numbers(shapes):
+        raise ValueError("it is cut short, or too long")
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise ValueError("it is not a safetensors file: its offsets are damaged") from error
+    # Once more, for a name may stand twice in a header.
+    _compare({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}, shapes, torch.float32)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+    return tensors
+
+
+def _compare(found: Mapping[str, tuple[object, tuple[int, ...]]], shapes: Shapes, dtype: object) -> None:
+    for name in sorted(found.keys() | shapes.keys()):
+        if name not in shapes:
+            raise ValueError("it does not fit its manifest's config: it holds a tensor that the model has not")
+        if found.get(name) != (dtype, shapes[name]):
+            raise ValueError(f"it does not fit its manifest's config in {name}: that is float32{list(shapes[name])}")
