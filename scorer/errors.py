@@ -47,6 +47,13 @@ class KernelsError(ScorerError):
     """
 
 
+class KernelInputError(ScorerError):
+    """An array has another shape, dtype or range than the kernels read.
+
+    Operators: of a version's tensors, use another version. Of a request's, it is a fault of the program: report it.
+    """
+
+
 class KeptRunError(ScorerError):
     """A run that an evaluation kept cannot be read.
 

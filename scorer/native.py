@@ -175,7 +175,9 @@ def _calibrated(calibration: Calibration, ffn: int) -> dict[str, NDArray[np.floa
 def _match(block: EncoderBlock) -> NDArray[np.float32]:
     query, key = (one.weight.double().numpy() for one in (block.query, block.key))
     match: NDArray[np.float64] = query.T @ key * (math.log2(math.e) / math.sqrt(WIDTH))
-    return match.astype(np.float32)
+    # The kernels refuse what is too large to be a float32.
+    with np.errstate(over="ignore"):
+        return match.astype(np.float32)
 
 
 def _padded(matrix: NDArray[np.float32], *, axis: int) -> NDArray[np.float32]:

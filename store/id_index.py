@@ -5,22 +5,20 @@ id has one slot in each level, and lies in the first one that was free. Level 0 
 of a batch are looked for in level 1, and hardly any below; where every level is taken, the slots that follow are
 tried. A slot holds an ordinal + 1, or 0 when it is free. An id is never moved, and never leaves.
 
+Consecutive ids never meet in level 0 (Fibonacci hashing). Producers can choose ids that all meet there, which costs
+one more look each: where an id lies below depends on a seed that they do not know (id_hash.py).
+
 A million ids take 25 MB (8 for the ids, 17 for the slots), where a dict takes 134 MB.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.id_hash import LEVELS, SEED, HashSeed, hashed
+
 _SMALLEST = 1 << 10
 _SLOTS_PER_ID = 4
-_MULTIPLIERS = (
-    0x9E3779B97F4A7C15,
-    0xC2B2AE3D27D4EB4F,
-    0xD6E8FEB86659FD93,
-    0x165667B19E3779F9,
-    0xA0761D6478BD642F,
-    0xE7037ED1A0B428DB,
-)
+_FIBONACCI = 0x9E3779B97F4A7C15
 
 
 class IdIndex:
@@ -30,9 +28,10 @@ class IdIndex:
     never a wrong ordinal.
     """
 
-    def __init__(self, ids: NDArray[np.uint64] | None = None) -> None:
-        """`ids` are the ids of ordinals 0, 1, ...; they must be distinct."""
+    def __init__(self, ids: NDArray[np.uint64] | None = None, seed: HashSeed = SEED) -> None:
+        """`ids` are the ids of ordinals 0, 1, ...; they must be distinct. Where each lies depends on the seed."""
         ids = np.empty(0, np.uint64) if ids is None else ids
+        self._seed = seed
         self._count = len(ids)
         self._resize(ids)
 
@@ -49,10 +48,10 @@ class IdIndex:
         # The table first: the ids that are read after it can only know more.
         table = self._table
         known = self._ids
-        ordinals, pending = _look(table, known, ids, 0)
+        ordinals, pending = _look(table, known, ids, self._seed, 0)
         step = 1
         while len(pending):
-            found, onward = _look(table, known, ids.take(pending), step)
+            found, onward = _look(table, known, ids.take(pending), self._seed, step)
             ordinals[pending] = found
             pending = pending.take(onward)
             step += 1
@@ -73,7 +72,7 @@ class IdIndex:
         if end < len(self._ids):
             # An id is there before a slot says so.
             self._ids[start + 1 : end + 1] = new
-            _insert(self._table, new, start)
+            _insert(self._table, new, start, self._seed)
         else:
             self._resize(np.concatenate([self.ids, new]))
         self._count = end
@@ -85,17 +84,16 @@ class IdIndex:
         grown = np.zeros(1 + capacity, np.uint64)
         grown[1 : len(ids) + 1] = ids
         table = np.zeros(_SLOTS_PER_ID * capacity, np.uint32)
-        _insert(table, ids, 0)
+        _insert(table, ids, 0, self._seed)
         self._ids = grown
         self._table = table
 
 
-def _slots(ids: NDArray[np.uint64], size: int, step: int) -> NDArray[np.int64]:
+def _slots(ids: NDArray[np.uint64], size: int, seed: HashSeed, step: int) -> NDArray[np.int64]:
     """Return int64[n]: where each id may lie at a step, in a table of `size` slots."""
-    level = min(step, len(_MULTIPLIERS) - 1)
+    level = min(step, LEVELS)
     bits = size.bit_length() - 2 - level
-    # Consecutive ids never meet in level 0 (Fibonacci hashing). Ids that do meet there are parted below by all bits.
-    slots = (ids ^ (ids >> 32) if level else ids) * np.uint64(_MULTIPLIERS[level])
+    slots: NDArray[np.uint64] = hashed(ids, seed, level - 1) if level else ids * np.uint64(_FIBONACCI)
     slots >>= 64 - bits
     slots |= 1 << bits
     if step > level:
@@ -105,22 +103,22 @@ def _slots(ids: NDArray[np.uint64], size: int, step: int) -> NDArray[np.int64]:
 
 
 def _look(
-    table: NDArray[np.uint32], known: NDArray[np.uint64], ids: NDArray[np.uint64], step: int
+    table: NDArray[np.uint32], known: NDArray[np.uint64], ids: NDArray[np.uint64], seed: HashSeed, step: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return int64[n], ordinals, -1 at free slots, and which ids met another id: they are to be looked for onward."""
     # Every index is in range; "clip" spares the check.
-    places = table.take(_slots(ids, len(table), step), mode="clip")
+    places = table.take(_slots(ids, len(table), seed, step), mode="clip")
     others = known.take(places, mode="clip") != ids
     others &= places != 0
     return np.subtract(places, 1, dtype=np.int64), others.nonzero()[0]
 
 
-def _insert(table: NDArray[np.uint32], ids: NDArray[np.uint64], first: int) -> None:
+def _insert(table: NDArray[np.uint32], ids: NDArray[np.uint64], first: int, seed: HashSeed) -> None:
     """Put distinct ids, whose ordinals are `first`, `first` + 1, ..., each into the first free slot on its way."""
     places = np.arange(first + 1, first + 1 + len(ids), dtype=np.uint32)
     step = 0
     while len(places):
-        slots = _slots(ids, len(table), step)
+        slots = _slots(ids, len(table), seed, step)
         free = (table.take(slots, mode="clip") == 0).nonzero()[0]
         # Of several ids that meet at one free slot, the last one written has it.
         table[slots.take(free)] = places.take(free)

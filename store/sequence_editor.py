@@ -469,5 +469,6 @@ def _contained(events: EventColumns, known: EventColumns) -> NDArray[np.bool_]:
     near = known.take(_among(known.timestamp_ms, events.timestamp_ms))
     if not near.n:
         return np.zeros(events.n, np.bool_)
-    seen = set(np.frombuffer(pack_events(near), EVENT).tolist())
-    return np.fromiter((row in seen for row in np.frombuffer(pack_events(events), EVENT).tolist()), np.bool_, events.n)
+    # As bytes, whose hash is seeded in each process: that of numbers is not, and producers choose them.
+    rows = [np.frombuffer(pack_events(one), f"V{EVENT.itemsize}").tolist() for one in (near, events)]
+    return np.fromiter(map(set(rows[0]).__contains__, rows[1]), np.bool_, events.n)

@@ -8,7 +8,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from scorer.kernels.library import Level, best_level
 from stream.settings import KafkaSettings
+from tests.scorer.sanitised import Sanitised, compiler
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,6 +31,14 @@ def bootstrap_servers() -> Iterator[str]:
 
     with broker_or_given(os.environ.get("LIFELINE_KAFKA__BOOTSTRAP_SERVERS")) as servers:
         yield servers
+
+
+@pytest.fixture(scope="session")
+def sanitised(tmp_path_factory: pytest.TempPathFactory) -> Sanitised:
+    """Kernels under AddressSanitizer; skips where there are none."""
+    if best_level() is Level.TORCH or compiler() is None:
+        pytest.skip("the kernels were not built, the processor lacks them, or there is no C++ compiler")
+    return Sanitised.build(tmp_path_factory.mktemp("sanitised"))
 
 
 @pytest.fixture

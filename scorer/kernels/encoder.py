@@ -7,7 +7,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.kernels.library import Level, loaded, memory_short, prepare
+from scorer.errors import KernelInputError
+from scorer.kernels.arrays import check_range, checked, checked_numbers
+from scorer.kernels.library import OUT_OF_RANGE, Level, loaded, memory_short, prepare
 
 WEIGHTS = (
     "action",
@@ -26,6 +28,8 @@ WEIGHTS = (
 CALIBRATION = ("inputs", "middles", "values", "wides")
 """Those that an encoder of int8 has beside them."""
 WIDTH = 64
+_COLUMNS = 32
+_MOST = 1 << 16
 
 
 class TokenColumns(NamedTuple):
@@ -95,11 +99,28 @@ class Encoder:
     ) -> None:
         """Prepare float32 arrays by the names of WEIGHTS, and of int8 also of CALIBRATION.
 
-        Raises KernelsError where the level cannot be had.
+        Raises KernelsError where the level cannot be had, and KernelInputError where an array is missing, has another
+        shape than src/kernels.h gives, holds a number that is not finite, or a scale that is not above 0.
         """
         names = (*WEIGHTS, *CALIBRATION) if level is Level.INT8 else WEIGHTS
-        arrays = {name: np.ascontiguousarray(weights[name], np.float32) for name in names}
-        layers, _, ffn = arrays["widen"].shape
+        if missing := [name for name in names if name not in weights]:
+            raise KernelInputError(f"{missing[0]} is missing: give each of {', '.join(names)}")
+        layers, _, ffn = checked_numbers("widen", weights["widen"], None, WIDTH, None).shape
+        check_range("layers", layers, 1, _MOST)
+        check_range("ffn", ffn, _COLUMNS, _MOST)
+        check_range("the rest of ffn", ffn % _COLUMNS, 0, 0)
+        check_range("input_scale", input_scale, 1e-9, 1e9)
+        check_range("age_span", age_span, 1e-9, 1e9)
+        shapes = _shapes(layers, ffn)
+        arrays = {
+            name: checked_numbers(name, weights[name], *shapes[name], positive=name in CALIBRATION) for name in names
+        }
+        self._length = len(arrays["position"])
+        check_range("positions", self._length, 1, _MOST)
+        for name in ("similarity", "age"):
+            # Between two knots is interpolated.
+            if len(arrays[name]) == 1:
+                raise KernelInputError(f"{name} has one knot: give none, or two and more")
         given = _Weights(
             layers,
             ffn,
@@ -122,15 +143,26 @@ class Encoder:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Return float32[c, 64] read-outs, and the last layer's float32[c, L, 64] where `outputs` asks for them.
 
-        `candidates` are int8[c, 32], and `asked_ms` is when the request is made. Raises MemoryError.
+        `candidates` are int8[c, 32], and `asked_ms` is when the request is made. Raises MemoryError, and
+        KernelInputError also where an index is of no token, or a candidate's first place is not valid.
         """
-        columns = [np.ascontiguousarray(column) for column in tokens]
-        given = _Tokens(*(column.ctypes.data for column in columns), len(columns[0]), asked_ms)
-        read = [
-            np.ascontiguousarray(candidates),
-            *map(np.ascontiguousarray, (picked.index, picked.similarity, picked.valid)),
-        ]
-        count, length = picked.index.shape
+        many = len(tokens.timestamp_ms)
+        columns = (
+            checked("embedding", tokens.embedding, np.int8, many, WIDTH // 2),
+            checked("action_types", tokens.action_types, np.uint64, many),
+            checked("surface", tokens.surface, np.uint8, many),
+            checked("timestamp_ms", tokens.timestamp_ms, np.int64, many),
+        )
+        given = _Tokens(*(column.ctypes.data for column in columns), many, asked_ms)
+        index = checked("index", picked.index, np.int64, len(candidates), None)
+        count, length = index.shape
+        check_range("the length of the selection", length, 1, self._length)
+        read = (
+            checked("candidates", candidates, np.int8, None, WIDTH // 2),
+            index,
+            checked("similarity", picked.similarity, np.float32, count, length),
+            checked("valid", picked.valid, np.bool_, count, length),
+        )
         read_out = np.empty((count, WIDTH), np.float32)
         whole = np.zeros((count, length, WIDTH), np.float32) if outputs else None
         job = _Encoding(
@@ -140,6 +172,32 @@ class Encoder:
             read_out.ctypes.data,
             whole.ctypes.data if whole is not None else None,
         )
-        if loaded().lifeline_encode(self._made, ctypes.byref(given), ctypes.byref(job), threads):
+        status = loaded().lifeline_encode(self._made, ctypes.byref(given), ctypes.byref(job), threads)
+        if status == OUT_OF_RANGE:
+            raise KernelInputError(
+                f"a selection points at a token that is none of {many}, or has no valid place: make it of these tokens"
+            )
+        if status:
             raise memory_short()
         return read_out, whole
+
+
+def _shapes(layers: int, ffn: int) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes of WEIGHTS and CALIBRATION."""
+    return {
+        "action": (64, WIDTH),
+        "surface": (256, WIDTH),
+        "position": (None, WIDTH),
+        "similarity": (None, WIDTH),
+        "age": (None, WIDTH),
+        "match": (layers, WIDTH, WIDTH),
+        "value": (layers, WIDTH, WIDTH),
+        "widen": (layers, WIDTH, ffn),
+        "narrow": (layers, ffn, WIDTH),
+        "read_out": (WIDTH, WIDTH),
+        "read_out_bias": (WIDTH,),
+        "inputs": (layers,),
+        "middles": (layers,),
+        "values": (layers, WIDTH),
+        "wides": (layers, ffn),
+    }

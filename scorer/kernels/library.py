@@ -14,6 +14,8 @@ VARIABLE = "LIFELINE_KERNELS"
 PATH = Path(__file__).resolve().parent / "lifeline_kernels.so"
 MEMORY_SHORT = 2
 """What a call returns that had too little memory."""
+OUT_OF_RANGE = 3
+"""What a call returns that was given an index of nothing."""
 
 
 class Level(IntEnum):
@@ -95,9 +97,9 @@ def _library() -> ctypes.CDLL | None:
     structure, number, long = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
     for name, result, arguments in (
         ("lifeline_level", number, ()),
-        ("lifeline_merge", number, (structure, long, structure)),
-        ("lifeline_engaged", number, (structure, structure, long, structure)),
-        ("lifeline_last_touch", number, (structure, long, structure, long, structure)),
+        ("lifeline_merge", number, (structure, long, structure, structure)),
+        ("lifeline_engaged", number, (structure, structure, long, structure, structure)),
+        ("lifeline_last_touch", number, (structure, long, structure, long, structure, structure)),
         ("lifeline_select", number, (structure, number, number)),
         ("lifeline_encoder_new", ctypes.c_void_p, (structure, number)),
         ("lifeline_encoder_free", None, (ctypes.c_void_p,)),

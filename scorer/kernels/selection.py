@@ -5,7 +5,11 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
+from scorer.kernels.arrays import check_range, checked
 from scorer.kernels.library import MEMORY_SHORT, Level, lacking, loaded, memory_short
+
+_CHANNELS = 32
+_MOST = 1 << 16
 
 
 class _Selection(ctypes.Structure):
@@ -51,10 +55,17 @@ def select(
     """Select from int8[n, 32] and int8[m, 32] tokens for int8[c, 32] candidates.
 
     `counts` are lifelong_selected, recent_kept, real_time_selected and impressions_selected. Raises KernelsError where
-    the processor lacks the level or nothing was built, and MemoryError.
+    the processor lacks the level or nothing was built, KernelInputError and MemoryError.
     """
     library = loaded()
-    rows = [np.ascontiguousarray(side) for side in (explicit, impressions, candidates)]
+    rows = [
+        checked(name, side, np.int8, None, _CHANNELS)
+        for name, side in (("explicit", explicit), ("impressions", impressions), ("candidates", candidates))
+    ]
+    for count in counts:
+        check_range("a count of selected tokens", count, 0, _MOST)
+    check_range("the sum of the counts", sum(counts), 1, _MOST)
+    check_range("real_time_from", real_time_from, 0, max(0, len(explicit) - counts[1]))
     found = Selected(len(candidates), sum(counts))
     job = _Selection(
         *(side.ctypes.data for side in rows),

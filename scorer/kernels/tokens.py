@@ -6,11 +6,19 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from scorer.kernels.arrays import checked
 from scorer.kernels.library import loaded, memory_short
+from store.id_hash import SEED, HashSeed
+
+
+class _Seed(ctypes.Structure):
+    """`lifeline_seed` of src/kernels.h."""
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("mask", "first", "second"))
 
 
 class _Events(ctypes.Structure):
-    """`lifeline_events` of src/kernels.h."""
+    """`lifeline_events`."""
 
     _fields_ = (*((name, ctypes.c_void_p) for name in ("ms", "items", "types")), ("count", ctypes.c_int64))
 
@@ -18,7 +26,10 @@ class _Events(ctypes.Structure):
 class _Merged(ctypes.Structure):
     """`lifeline_merged`."""
 
-    _fields_ = (*((name, ctypes.c_void_p) for name in ("newest", "types")), ("count", ctypes.c_int64))
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("newest", "types")),
+        *((name, ctypes.c_int64) for name in ("count", "probes")),
+    )
 
 
 class EventColumns(NamedTuple):
@@ -31,48 +42,73 @@ class EventColumns(NamedTuple):
     action_type: NDArray[np.uint8]
     """uint8[n]: ids from 1."""
 
-    def contiguous(self) -> Self:
-        """Return the columns as the kernels read them."""
-        return type(self)(*map(np.ascontiguousarray, self))
+    def checked(self) -> Self:
+        """Return the columns as the kernels read them; raises KernelInputError."""
+        count = len(self.timestamp_ms)
+        return type(self)(
+            checked("timestamp_ms", self.timestamp_ms, np.int64, count),
+            checked("item_id", self.item_id, np.uint64, count),
+            checked("action_type", self.action_type, np.uint8, count),
+        )
 
 
-def merge(events: EventColumns, gap_ms: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+def merge(events: EventColumns, gap_ms: int, seed: HashSeed = SEED) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Return the newest event of each token, int64[k] ascending, and the bits of its action types, uint64[k].
 
-    Raises KernelsError where the kernels were not built, and MemoryError.
+    Raises KernelsError where the kernels were not built, KernelInputError and MemoryError.
     """
-    columns = events.contiguous()
+    newest, types, _ = _merge(events, gap_ms, seed)
+    return newest, types
+
+
+def probes(items: NDArray[np.uint64], seed: HashSeed = SEED) -> int:
+    """Return how often `merge`, of one visit with uint64[n] items, finds another item in the place of one.
+
+    Raises as `merge` does.
+    """
+    count = len(items)
+    return _merge(EventColumns(np.zeros(count, np.int64), items, np.ones(count, np.uint8)), 0, seed)[2]
+
+
+def _merge(events: EventColumns, gap_ms: int, seed: HashSeed) -> tuple[NDArray[np.int64], NDArray[np.uint64], int]:
+    columns = events.checked()
     newest, types = np.empty(len(columns[0]), np.int64), np.empty(len(columns[0]), np.uint64)
-    merged = _Merged(newest.ctypes.data, types.ctypes.data, 0)
-    if loaded().lifeline_merge(ctypes.byref(_events(columns)), gap_ms, ctypes.byref(merged)):
+    merged = _Merged(newest.ctypes.data, types.ctypes.data)
+    if loaded().lifeline_merge(ctypes.byref(_events(columns)), gap_ms, _seed(seed), ctypes.byref(merged)):
         raise memory_short()
-    return newest[: merged.count], types[: merged.count]
+    return newest[: merged.count], types[: merged.count], merged.probes
 
 
-def engaged(shown: EventColumns, acted: EventColumns, gap_ms: int) -> NDArray[np.bool_]:
+def engaged(shown: EventColumns, acted: EventColumns, gap_ms: int, seed: HashSeed = SEED) -> NDArray[np.bool_]:
     """Return bool[n] of n events `shown`: which stand in a visit with an event of `acted` on the same item.
 
-    Raises KernelsError where the kernels were not built, and MemoryError.
+    Raises KernelsError where the kernels were not built, KernelInputError and MemoryError.
     """
-    sides = shown.contiguous(), acted.contiguous()
+    sides = shown.checked(), acted.checked()
     found = np.empty(len(shown.timestamp_ms), np.bool_)
     of_shown, of_acted = map(_events, sides)
-    if loaded().lifeline_engaged(ctypes.byref(of_shown), ctypes.byref(of_acted), gap_ms, found.ctypes.data):
+    if loaded().lifeline_engaged(
+        ctypes.byref(of_shown), ctypes.byref(of_acted), gap_ms, _seed(seed), found.ctypes.data
+    ):
         raise memory_short()
     return found
 
 
-def last_touch(tokens: NDArray[np.uint64], items: NDArray[np.uint64]) -> NDArray[np.int64]:
+def last_touch(tokens: NDArray[np.uint64], items: NDArray[np.uint64], seed: HashSeed = SEED) -> NDArray[np.int64]:
     """Return the newest of uint64[n] tokens on each of uint64[c] items, int64[c]; -1 where there is none.
 
-    Raises KernelsError where the kernels were not built, and MemoryError.
+    Raises KernelsError where the kernels were not built, KernelInputError and MemoryError.
     """
-    sides = [np.ascontiguousarray(side) for side in (tokens, items)]
+    sides = [checked(name, side, np.uint64, None) for name, side in (("tokens", tokens), ("items", items))]
     newest = np.empty(len(items), np.int64)
     arguments = [argument for side in sides for argument in (side.ctypes.data, len(side))]
-    if loaded().lifeline_last_touch(*arguments, newest.ctypes.data):
+    if loaded().lifeline_last_touch(*arguments, _seed(seed), newest.ctypes.data):
         raise memory_short()
     return newest
+
+
+def _seed(seed: HashSeed) -> object:
+    return ctypes.byref(_Seed(seed.mask, seed.first, seed.second))
 
 
 def _events(columns: EventColumns) -> _Events:

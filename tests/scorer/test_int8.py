@@ -109,3 +109,18 @@ def test_without_requests_or_such_an_encoder_nothing_can_be_measured() -> None:
     with pytest.raises(PrecisionError, match="measure a model with transact"):
         products(TransAct(variant("bst", HEADS)))
     assert Product(-1, "read_out") in products(model)
+
+
+def test_every_scale_can_be_divided_by() -> None:
+    model, inputs = made()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("value.weight", "widen.weight")):
+                parameter[:7] = 0
+    tensors = int8.tensors_of(calibrate(model, [inputs]))
+    least, greatest = int8.SCALES
+    assert all(((scales >= least) & (scales <= greatest)).all() for scales in tensors.values())
+    assert int8.calibration_of(tensors).wide[0].min() == torch.tensor(least)
+    tensors["wide"][1, 3] = 0
+    with pytest.raises(ValueError, match="wide holds a scale"):
+        int8.calibration_of(tensors)

@@ -230,3 +230,35 @@ def test_a_calibration_that_is_not_the_one_measured_is_refused(tmp_path: Path) -
     (directory / CALIBRATION).unlink()
     with pytest.raises(ModelCorruptError, match="is missing: run lifeline quantize again"):
         load(ScorerSettings(models_dir=tmp_path), VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": [torch.tensor(1.0), torch.tensor(2.0)]},
+        {"middle": [torch.tensor(1.0), torch.tensor(0.0)]},
+        {"middle": [torch.tensor(1.0), torch.tensor(-1.0)]},
+        {"middle": [torch.tensor(1.0), torch.tensor(torch.nan)]},
+        {"middle": [torch.tensor(1.0), torch.tensor(torch.inf)]},
+        {"middle": [torch.tensor(1.0), torch.tensor(1e-40)]},
+        {"middle": [torch.tensor(1.0).double(), torch.tensor(1.0).double()]},
+        {"values": [torch.ones(63), torch.ones(63)]},
+        {"wide": [torch.ones(64), torch.ones(64)]},
+        {"wide": [torch.ones(1, 32), torch.ones(1, 32)]},
+    ],
+)
+def test_a_calibration_that_the_kernels_cannot_read_is_refused(
+    tmp_path: Path, change: dict[str, list[torch.Tensor]]
+) -> None:
+    _, manifest = saved(tmp_path)
+    directory = tmp_path / "transact" / manifest.version
+    save_precision(directory, measured(manifest, int8=True), CALIBRATED._replace(**change))
+    with pytest.raises(ModelCorruptError, match=r"calibration\.safetensors of .*: run lifeline quantize again"):
+        load(ScorerSettings(models_dir=tmp_path), VOCABULARY)
+
+
+def test_a_model_without_products_of_int8_has_no_calibration(tmp_path: Path) -> None:
+    _, manifest = saved(tmp_path, config=SMALL.model_copy(update={"encoder": "bst", "nal_weight": 0.0}))
+    save_precision(tmp_path / "transact" / manifest.version, measured(manifest, int8=True), CALIBRATED)
+    with pytest.raises(ModelCorruptError, match=r"encoder bst of .* has no int8"):
+        load(ScorerSettings(models_dir=tmp_path), VOCABULARY)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from store import id_index
+from store.id_hash import LEVELS, SEED, HashSeed
 from store.id_index import IdIndex
 
 IDS = st.integers(0, 9) | st.integers(0, (1 << 64) - 1) | st.sampled_from([0, 1 << 63, (1 << 64) - 1])
@@ -43,9 +44,8 @@ def test_it_is_a_dict_in_order_of_first_sight(batches: list[list[int]], reopen_a
         assert index.ids.tolist() == list(known)
 
 
-@pytest.mark.parametrize("step", [1, 1 << 32, 1 << 48, 0x9E3779B97F4A7C15, 0xF1DE83E19937733D])
-def test_ids_that_would_meet_in_one_place_are_told_apart(step: int) -> None:
-    # The last step is the inverse of a multiplier: the products are 0, 1, 2, ... and share their high bits.
+@pytest.mark.parametrize("step", [1, 1_000, 1 << 32, 1 << 48, 0x9E3779B97F4A7C15])
+def test_ids_in_even_steps_are_told_apart(step: int) -> None:
     ids = np.arange(6_000, dtype=np.uint64) * np.uint64(step)
     index = IdIndex()
     for at in range(0, len(ids), 700):
@@ -54,16 +54,21 @@ def test_ids_that_would_meet_in_one_place_are_told_apart(step: int) -> None:
     assert (index.find(ids + np.uint64(1 << 61)) == -1).all()
 
 
+MEETING = HashSeed(0, 1, 1, (1,) * LEVELS)
+"""With it small numbers meet in the first slot of every level but level 0."""
+_INVERSE = np.uint64(pow(id_index._FIBONACCI, -1, 1 << 64))
+
+
 def test_ids_that_meet_in_every_level_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(id_index, "_MULTIPLIERS", (1,) * 6)
+    monkeypatch.setattr(id_index, "_FIBONACCI", 1)
     ids = np.random.default_rng(0).permutation(np.arange(1_300, dtype=np.uint64))
-    index = IdIndex(ids[:900])
+    index = IdIndex(ids[:900], MEETING)
     assert index.add(ids).tolist() == list(range(1_300))
     assert index.find(ids).tolist() == list(range(1_300))
     assert (index.find(ids + np.uint64(1_300)) == -1).all()
     # The slots that follow the last one are the first ones.
     full = np.arange(1 << 12, dtype=np.uint64)
-    slots = [set(id_index._slots(ids[:1], len(full), step).tolist()) for step in range(5, 5 + len(full))]
+    slots = [set(id_index._slots(ids[:1], len(full), MEETING, step).tolist()) for step in range(5, 5 + len(full))]
     assert set().union(*slots) == set(range(len(full)))
 
 
@@ -71,7 +76,7 @@ def test_an_id_has_a_slot_in_each_level() -> None:
     ids = np.random.default_rng(0).integers(0, 1 << 64, 10_000, np.uint64)
     for size in (1 << 12, 1 << 22):
         for level in range(6):
-            slots = id_index._slots(ids, size, level)
+            slots = id_index._slots(ids, size, SEED, level)
             assert size >> level + 1 <= slots.min()
             assert slots.max() < size >> level
             # Ids that meet in one level part in the others.
@@ -196,13 +201,13 @@ def test_a_reader_may_come_in_the_middle_of_growth(seed: int) -> None:
 
 
 def test_a_reader_may_come_in_the_middle_of_an_addition(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Multiples of the inverse of a multiplier meet 0 in its slot; what no id has yet reads as 0.
-    index, new = IdIndex(), np.arange(1, 200, dtype=np.uint64) * np.uint64(pow(id_index._MULTIPLIERS[0], -1, 1 << 64))
+    # All meet 0 in its slot; what no id has yet reads as 0.
+    index, new = IdIndex(), np.arange(1, 200, dtype=np.uint64) * _INVERSE
     found: list[NDArray[np.int64]] = []
     real = id_index._insert
 
-    def insert(table: NDArray[np.uint32], ids: NDArray[np.uint64], first: int) -> None:
-        real(table, ids, first)
+    def insert(table: NDArray[np.uint32], ids: NDArray[np.uint64], first: int, seed: HashSeed) -> None:
+        real(table, ids, first, seed)
         found.append(index.find(np.append(new, np.uint64(0))))
 
     monkeypatch.setattr(id_index, "_insert", insert)

@@ -46,6 +46,9 @@ void embed(const int8_t *row, float scale, float *to) {
     for (int channel = 0; channel < EMBEDDING; channel++) to[channel] = static_cast<float>(row[channel]) * length * scale;
 }
 
+// A selection that is not one of the tokens beside it.
+struct OutOfRange {};
+
 // Rows of the tokens that were selected for any candidate.
 class Rows {
   public:
@@ -56,12 +59,15 @@ class Rows {
         // The neutral token, -1, stands behind the last.
         const auto count = static_cast<int64_t>(place_.size());
         for (int64_t at = 0; at < job.candidate_count * job.length; at++) {
+            if (job.index[at] >= tokens.count) throw OutOfRange();
             const int64_t index = job.index[at] < 0 ? count - 1 : job.index[at];
             if (place_[index] < 0) {
                 place_[index] = static_cast<int32_t>(used_.size());
                 used_.push_back(job.index[at]);
             }
         }
+        for (int64_t number = 0; number < job.candidate_count; number++)
+            if (!job.valid[number * job.length]) throw OutOfRange();
         rows_ = std::make_unique_for_overwrite<float[]>(used_.size() * stride_);
     }
 
@@ -210,6 +216,8 @@ LIFELINE_API int32_t lifeline_encode(const void *prepared, const lifeline_tokens
         Phase making(rows.count(), Rows::AT_ONCE, [&] { return [&](int64_t from, int64_t to) { rows.make(from, to); }; });
         Phase encoding(job->candidate_count, 1, worker);
         return in_threads(threads, making, encoding) ? 0 : 2;
+    } catch (const OutOfRange &) {
+        return 3;
     } catch (const std::bad_alloc &) {
         return 2;
     }

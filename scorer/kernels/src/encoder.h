@@ -1,6 +1,7 @@
 // What the encoder of each instruction set shares: the prepared weights, and the rows that it reads.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -51,6 +52,9 @@ struct Candidate {
     float *read_out;           // [64]
     float *outputs;            // [count][64], or null
 };
+
+// From 0 to 1, whatever the number: what is none is 0 or 1 as well.
+inline float shared(float place) { return std::max(0.0f, std::min(1.0f, place)); }
 
 struct EncoderFunctions {
     // Words of 32 bits for a matrix [in][out] that products read.

@@ -113,8 +113,7 @@ void gather_tile(const Prepared &weights, const Candidate &candidate, int first,
         Vector share = Vector::zero(), rest = Vector::zero();
         if (weights.similarity_knots) {
             const int last = weights.similarity_knots - 1;
-            const float place =
-                std::clamp((candidate.similarity[token] + 1) / 2, 0.0f, 1.0f) * static_cast<float>(last);
+            const float place = shared((candidate.similarity[token] + 1) / 2) * static_cast<float>(last);
             const int knot = std::min(static_cast<int>(place), last - 1);
             low = weights.similarity.data() + knot * ROW;
             share = Vector::all(place - static_cast<float>(knot));
@@ -406,8 +405,8 @@ void make_rows(const Prepared &weights, const lifeline_tokens &tokens, const int
             }
             if (weights.age_knots) {
                 const int last = weights.age_knots - 1;
-                const float place = std::clamp(std::log1p(static_cast<float>(age_s)) / weights.age_span, 0.0f, 1.0f) *
-                                    static_cast<float>(last);
+                const float place =
+                    shared(std::log1p(static_cast<float>(age_s)) / weights.age_span) * static_cast<float>(last);
                 const int low = std::min(static_cast<int>(place), last - 1);
                 add(weights.age.data() + low * WIDTH, 1.0f - (place - static_cast<float>(low)));
                 add(weights.age.data() + (low + 1) * WIDTH, place - static_cast<float>(low));

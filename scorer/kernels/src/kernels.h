@@ -16,6 +16,13 @@ enum lifeline_level : int32_t {
     LIFELINE_INT8 = 4,    // the same, for an encoder of int8
 };
 
+// Of the hash of item ids: numbers that those who choose the ids do not know. See store/id_hash.py.
+struct lifeline_seed {
+    uint64_t mask;
+    uint64_t first;
+    uint64_t second;
+};
+
 // One sequence's events, oldest first.
 struct lifeline_events {
     const int64_t *ms;
@@ -29,6 +36,7 @@ struct lifeline_merged {
     int64_t *newest;       // each token's newest event
     uint64_t *types;       // bit id - 1 for each action type
     int64_t count;
+    int64_t probes;        // places that were looked at behind an item's own
 };
 
 // One user's tokens, c candidates, and where S_all of each candidate goes. See scorer/selection.py.
@@ -112,13 +120,15 @@ struct lifeline_heads {
 
 LIFELINE_API int32_t lifeline_level(void);
 // A visit's events on one item as one token; a pause longer than `gap_ms` starts a visit. 0, or 2: memory is short.
-LIFELINE_API int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, lifeline_merged *merged);
+LIFELINE_API int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, const lifeline_seed *seed,
+                                    lifeline_merged *merged);
 // Tells of each of `shown` whether it stands in a visit, of both, with one of `acted` on the same item.
 LIFELINE_API int32_t lifeline_engaged(const lifeline_events *shown, const lifeline_events *acted, int64_t gap_ms,
-                                      uint8_t *engaged);
+                                      const lifeline_seed *seed, uint8_t *engaged);
 // The weights in the form that a level reads them in; null where the processor lacks it, or memory is short.
 LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t level);
 LIFELINE_API void lifeline_encoder_free(void *encoder);
+// 0; 2 where memory is short, 3 where an index is of no token or a candidate's first place is not valid.
 LIFELINE_API int32_t lifeline_encode(const void *encoder, const lifeline_tokens *tokens, const lifeline_encoding *job,
                                      int32_t threads);
 // Null where the processor lacks the level, or memory is short.
@@ -128,6 +138,6 @@ LIFELINE_API void lifeline_heads_free(void *heads);
 LIFELINE_API int32_t lifeline_logits(const void *heads, const float *inputs, int64_t count, float *logits, int32_t threads);
 // The newest of `count` tokens on each of so many items, or -1. 0, or 2: memory is short.
 LIFELINE_API int32_t lifeline_last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count,
-                                         int64_t *newest);
+                                         const lifeline_seed *seed, int64_t *newest);
 // 0; 1 where the processor lacks the level, 2 where memory is short.
 LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t level, int32_t threads);

@@ -10,11 +10,25 @@
 
 namespace {
 
-uint64_t scattered(uint64_t item) { return item * 0x9E3779B97F4A7C15u; }
+// Of an item: its upper bits are a place in a table. One long product mixes as well as the two of store/id_hash.py.
+class Hash {
+  public:
+    explicit Hash(const lifeline_seed &seed) : seed_(seed) {}
+
+    uint64_t operator()(uint64_t item) const {
+        const unsigned __int128 product = static_cast<unsigned __int128>(item ^ seed_.mask) * seed_.first;
+        return (static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64)) * seed_.second;
+    }
+
+  private:
+    const lifeline_seed seed_;
+};
 
 // The items of a visit, and a number for each.
 class Items {
   public:
+    explicit Items(const Hash &hash) : hash_(hash) {}
+
     // Forgets all, for a visit of at most so many.
     void begin(int64_t most) {
         visit_++;
@@ -39,6 +53,9 @@ class Items {
         return slot.visit == visit_ ? &slot.number : nullptr;
     }
 
+    // Places that were looked at behind an item's own.
+    int64_t probes() const { return probes_; }
+
   private:
     struct Slot {
         uint64_t item;
@@ -48,36 +65,41 @@ class Items {
 
     Slot &slot_of(uint64_t item) {
         const uint64_t mask = slots_.size() - 1;
-        uint64_t place = scattered(item) >> shift_;
-        while (slots_[place].visit == visit_ && slots_[place].item != item) place = (place + 1) & mask;
+        uint64_t place = hash_(item) >> shift_;
+        while (slots_[place].visit == visit_ && slots_[place].item != item) {
+            place = (place + 1) & mask;
+            probes_++;
+        }
         return slots_[place];
     }
 
+    const Hash hash_;
     std::vector<Slot> slots_;
     int shift_ = 0;
-    int64_t visit_ = 0;
+    int64_t visit_ = 0, probes_ = 0;
 };
 
 // Tells of most items at once that they are none of so many: a bit of 256 is set for each.
 class Sieve {
   public:
-    explicit Sieve(int64_t count)
-        : words_(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(count, 1)) * 4)),
+    Sieve(const Hash &hash, int64_t count)
+        : hash_(hash), words_(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(count, 1)) * 4)),
           shift_(64 - 6 - std::countr_zero(words_.size())) {}
 
     void add(uint64_t item) { words_[place(item) / 64] |= bit(item); }
     bool may_have(uint64_t item) const { return words_[place(item) / 64] & bit(item); }
 
   private:
-    uint64_t place(uint64_t item) const { return scattered(item) >> shift_; }
+    uint64_t place(uint64_t item) const { return hash_(item) >> shift_; }
     uint64_t bit(uint64_t item) const { return uint64_t{1} << place(item) % 64; }
 
+    const Hash hash_;
     std::vector<uint64_t> words_;
     int shift_;
 };
 
-void merge(const lifeline_events &events, int64_t gap_ms, lifeline_merged &merged) {
-    Items visit;
+void merge(const lifeline_events &events, int64_t gap_ms, const Hash &hash, lifeline_merged &merged) {
+    Items visit(hash);
     int64_t at = events.count;
     // From the newest on: the first event that is met of an item is its newest. Filled from the back, tokens ascend.
     for (int64_t end = events.count; end > 0;) {
@@ -97,16 +119,18 @@ void merge(const lifeline_events &events, int64_t gap_ms, lifeline_merged &merge
         end = first;
     }
     merged.count = events.count - at;
+    merged.probes = visit.probes();
     std::copy(merged.newest + at, merged.newest + events.count, merged.newest);
     std::copy(merged.types + at, merged.types + events.count, merged.types);
 }
 
-void engaged(const lifeline_events &shown, const lifeline_events &acted, int64_t gap_ms, uint8_t *found) {
+void engaged(const lifeline_events &shown, const lifeline_events &acted, int64_t gap_ms, const Hash &hash,
+             uint8_t *found) {
     if (shown.count == 0) return;
     // What was acted on before the first visit in which anything was shown is passed over.
     int64_t next_shown = 0, next_acted = std::lower_bound(acted.ms, acted.ms + acted.count, shown.ms[0]) - acted.ms;
     for (int64_t ms = shown.ms[0]; next_acted > 0 && ms - acted.ms[next_acted - 1] <= gap_ms;) ms = acted.ms[--next_acted];
-    Items visit;
+    Items visit(hash);
     while (next_shown < shown.count) {
         // A visit: its events of either kind, in the order of their times.
         const int64_t first_shown = next_shown, first_acted = next_acted;
@@ -127,9 +151,10 @@ void engaged(const lifeline_events &shown, const lifeline_events &acted, int64_t
     }
 }
 
-void last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count, int64_t *newest) {
-    Items wanted;
-    Sieve sieve(item_count);
+void last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count, const Hash &hash,
+                int64_t *newest) {
+    Items wanted(hash);
+    Sieve sieve(hash, item_count);
     wanted.begin(item_count);
     std::vector<int64_t> found;
     bool fresh;
@@ -152,9 +177,10 @@ void last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, in
 
 }  // namespace
 
-int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, lifeline_merged *merged) {
+int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, const lifeline_seed *seed,
+                       lifeline_merged *merged) {
     try {
-        merge(*events, gap_ms, *merged);
+        merge(*events, gap_ms, Hash(*seed), *merged);
     } catch (const std::bad_alloc &) {
         return 2;
     }
@@ -162,9 +188,9 @@ int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, lifeline_m
 }
 
 int32_t lifeline_last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count,
-                            int64_t *newest) {
+                            const lifeline_seed *seed, int64_t *newest) {
     try {
-        last_touch(tokens, count, items, item_count, newest);
+        last_touch(tokens, count, items, item_count, Hash(*seed), newest);
     } catch (const std::bad_alloc &) {
         return 2;
     }
@@ -172,9 +198,9 @@ int32_t lifeline_last_touch(const uint64_t *tokens, int64_t count, const uint64_
 }
 
 int32_t lifeline_engaged(const lifeline_events *shown, const lifeline_events *acted, int64_t gap_ms,
-                         uint8_t *found) {
+                         const lifeline_seed *seed, uint8_t *found) {
     try {
-        engaged(*shown, *acted, gap_ms, found);
+        engaged(*shown, *acted, gap_ms, Hash(*seed), found);
     } catch (const std::bad_alloc &) {
         return 2;
     }

@@ -1,0 +1,34 @@
+"""Whoever can write a version of a model makes a node refuse it, and neither crash nor read what is not the model's."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.scorer.sanitised import Sanitised
+from tests.security.fuzzed_models import fuzz
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+from scorer.kernels import library
+library.PATH = Path(sys.argv[1])
+from tests.security.fuzzed_models import fuzz
+print(fuzz(Path(sys.argv[2]), seed=int(sys.argv[3]), seconds=2, least=40))
+"""
+
+
+def assert_both(found: str) -> None:
+    outcomes = json.loads(found)
+    assert outcomes["refused"] > 15
+    assert outcomes["answered"] > 3
+
+
+def test_damaged_models_are_refused_or_answer_under_the_address_sanitizer(sanitised: Sanitised, tmp_path: Path) -> None:
+    assert_both(sanitised.run(_SCRIPT, str(tmp_path), "0"))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_damaged_models_are_refused_or_answer_by_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELINE_KERNELS", "torch")
+    assert_both(fuzz(tmp_path, seed=1, seconds=1, least=40))
