@@ -1,6 +1,5 @@
 """gRPC: which version of the model answers, and its change while the node serves."""
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +10,7 @@ from lifeline.v1 import model_pb2, model_pb2_grpc, score_pb2
 from scorer.errors import ModelNotFoundError, ScorerError
 from scorer.scorer import Scorer
 from scorer.service import ModelHolder
-from scorer.settings import NAME
-from store.requests import invalid, refusals
+from store.requests import refusals
 from store.status import Reason, Refusal
 
 SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
@@ -49,11 +47,6 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.UseModelResponse:
         """Answer UseModel; model.proto says how."""
         with refusals(context), _unusable(), self._changing:
-            if request.version and not re.fullmatch(NAME, request.version):
-                # It becomes part of a path.
-                raise invalid(
-                    "version", f"{request.version!r} is no version's name: give one that GetModel lists, or none"
-                )
             before = self._models.scorer
             # Whatever it may be on the disk, what is not listed is not looked for.
             if request.version and request.version not in self._versions():

@@ -109,7 +109,7 @@ def test_whoever_asks_while_it_changes_gets_one_version_or_the_other(
 
 @pytest.mark.parametrize("version", ["../transact/1", "..", "/1", "1\x00", "1\n", "1/../2", "é"])
 def test_a_version_is_a_name_and_no_path(client: LifelineClient, holder: ModelHolder, version: str) -> None:
-    with pytest.raises(LifelineError, match="give one that GetModel lists") as caught:
+    with pytest.raises(LifelineError, match="this node has no such version") as caught:
         client.use_model(version)
-    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID")
+    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
     assert holder.scorer is None
