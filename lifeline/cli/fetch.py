@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lifeline.broker import FetchProgress, Progress
 from lifeline.cli.console import progress
+from lifeline.kafka_jars import FetchProgress, Progress
 
 
 @contextmanager

@@ -11,12 +11,12 @@ import pytest
 import typer.main
 import yaml
 
-from lifeline.broker import KAFKA_VERSION
 from lifeline.cli import app
 from lifeline.config import DEFAULT, Settings, load_settings
 from lifeline.errors import SecurityError
 from lifeline.git_history import FILES_VOCABULARY
 from lifeline.history import generated_history
+from lifeline.kafka_jars import KAFKA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import signal
 import socket
@@ -14,15 +13,8 @@ import pytest
 from kafka import KafkaAdminClient
 
 from lifeline import broker as module
-from lifeline.broker import (
-    Broker,
-    BrokerError,
-    FetchProgress,
-    broker_or_given,
-    cache_dir,
-    fetch_kafka,
-    free_port,
-)
+from lifeline.broker import Broker, broker_or_given, free_port
+from lifeline.kafka_jars import KAFKA_VERSION, LOCK, BrokerError, cache_dir, locked
 
 pytestmark = pytest.mark.kafka
 
@@ -128,73 +120,47 @@ def test_no_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
         free_port()
 
 
-def test_a_complete_cache_is_used_without_the_network(monkeypatch: pytest.MonkeyPatch, bootstrap_servers: str) -> None:
-    assert bootstrap_servers
-    monkeypatch.setattr(module, "_download", lambda *_: pytest.fail("the network was asked"))
-    steps: list[FetchProgress] = []
-    jars = fetch_kafka(steps.append)
-    assert any(jar.name.endswith("kafka_2.13-4.3.1.jar") for jar in jars)
-    assert steps == []
-
-
-@pytest.mark.parametrize("damage", ["cut short", "missing"])
-def test_a_cache_with_a_damaged_jar_is_fetched_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
-    home = tmp_path / f"kafka-{module.KAFKA_VERSION}"
-    home.mkdir()
-    (home / "listing.json").write_text(json.dumps({"a.jar": 3}))
-    if damage == "cut short":
-        (home / "a.jar").write_bytes(b"ab")
-
-    def download(into: Path, progress: module.Progress) -> None:
-        (into / "a.jar").write_bytes(b"abc")
-        (into / "listing.json").write_text(json.dumps({"a.jar": 3}))
-        progress(FetchProgress(1, 1, 3, "a.jar"))
-
-    monkeypatch.setattr(module, "_download", download)
-    assert fetch_kafka(cache=tmp_path) == [home / "a.jar"]
-    assert (home / "a.jar").read_bytes() == b"abc"
-    assert [entry.name for entry in tmp_path.iterdir()] == [home.name]
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (OSError(errno.ENOSPC, "full"), "no space left .*XDG_CACHE_HOME"),
-        (PermissionError(errno.EACCES, "no"), "cannot be written: make it writable"),
-        (ConnectionError("no route"), "could not be fetched .*check the network"),
-    ],
-)
-def test_a_fetch_that_fails_says_what_to_do_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, message: str
-) -> None:
-    def download(into: Path, _: module.Progress) -> None:
-        (into / "half.jar").write_bytes(b"a")
-        raise error
-
-    monkeypatch.setattr(module, "_download", download)
-    with pytest.raises(BrokerError, match=message):
-        fetch_kafka(cache=tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unreachable_registry_is_one_clear_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(BrokerError, match=r"could not be fetched .*--bootstrap-servers") as caught:
-        fetch_kafka(cache=tmp_path)
-    assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_given_cluster_is_used_and_none_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Broker, "start", lambda *_, **__: pytest.fail("a broker was started"))
     with broker_or_given("kafka.example:9092") as servers:
         assert servers == "kafka.example:9092"
 
 
-def test_the_cache_follows_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
-    assert cache_dir() == Path("/var/cache/me/lifeline")
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert cache_dir() == Path.home() / ".cache" / "lifeline"
+def cache_with_one_jar_changed(base: Path) -> Path:
+    """Make a cache of the user's jars (hard links), one of them with another bit; return that one."""
+    home = base / "lifeline" / f"kafka-{KAFKA_VERSION}"
+    home.mkdir(parents=True)
+    for jar in locked():
+        (home / jar.name).hardlink_to(cache_dir() / home.name / jar.name)
+    changed = home / locked()[-1].name
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.unlink()
+    changed.write_bytes(content)
+    return changed
+
+
+def test_a_changed_jar_is_never_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bootstrap_servers: str
+) -> None:
+    assert bootstrap_servers  # The jars are in the user's cache, then.
+    changed = cache_with_one_jar_changed(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    with pytest.raises(BrokerError, match=rf"{changed.name} is not the jar that {LOCK.name} names.*remove "):
+        Broker.start(tmp_path / "data")
+
+
+def test_a_jar_too_many_is_not_on_the_class_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bootstrap_servers: str
+) -> None:
+    assert bootstrap_servers
+    changed = cache_with_one_jar_changed(tmp_path)
+    changed.unlink()
+    changed.hardlink_to(cache_dir() / changed.parent.name / changed.name)
+    (changed.parent / "a-stranger.jar").write_bytes(changed.read_bytes())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with Broker.start(tmp_path / "data") as broker:
+        arguments = Path(f"/proc/{broker.pid}/cmdline").read_bytes().decode().split("\0")
+    jars = arguments[arguments.index("-cp") + 1].split(":")
+    assert jars == [str(changed.parent / jar.name) for jar in locked()]
