@@ -1,5 +1,6 @@
 """The demo: the main job from nothing, on a real Kafka and a real history, told as it happens."""
 
+import shlex
 import shutil
 import tempfile
 import time
@@ -14,6 +15,7 @@ import numpy as np
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from lifeline.broker import broker_or_given
 from lifeline.cli.console import out, progress, table
@@ -103,14 +105,14 @@ class _Demo:
 
     def stay(self) -> None:
         """Print what can be tried, and wait for Ctrl-C."""
-        at = f"--config {self._node.config}"
+        at, user = f"--config {self._node.config}", shlex.quote(self._user)
         commands = (
-            f"lifeline get {self._user} {at}",
-            f"lifeline score {self._user} {' '.join(map(str, self._candidates))} --explain {at}",
+            f"lifeline get {user} {at}",
+            f"lifeline score {user} {' '.join(map(str, self._candidates))} --explain {at}",
             f"lifeline verify {at}",
             f"lifeline health {at}",
             f"lifeline produce --history {at}",
-            f"lifeline erase {self._user} {at}",
+            f"lifeline erase {user} {at}",
         )
         out.print("\nEverything is running. Try, in another terminal:\n")
         for command in commands:
@@ -124,7 +126,7 @@ class _Demo:
 
     def _say(self, title: str, text: str) -> None:
         self._steps += 1
-        out.print(f"\n[bold cyan]{self._steps}. {title}[/]  {text}", highlight=False)
+        out.print(Text(f"\n{self._steps}. {title}", style="bold cyan"), f" {text}", highlight=False)
 
     def _start_broker(self, history: History) -> Settings:
         self._say("Apache Kafka", "the real one, a single KRaft process; fetched once, then from the user's cache.")

@@ -1,12 +1,13 @@
 """The `lifeline` command. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 two states differ."""
 
+import io
 import sys
 
 import typer
-from rich.markup import escape
+from typer.main import get_command
 
 from lifeline.cli.admin import config_app, health, limits, metrics, token, topics_app
-from lifeline.cli.console import err
+from lifeline.cli.console import complain
 from lifeline.cli.data import erase, explain, get, produce, score, verify
 from lifeline.cli.dlq import dlq_app
 from lifeline.cli.evaluate import evaluate
@@ -26,7 +27,8 @@ from lifeline.client import LifelineError
 from lifeline.config import ConfigError, NodeSettings
 from lifeline.errors import NodeError
 from lifeline.kafka_jars import BrokerError
-from lifeline.logs import configure_logs
+from lifeline.logs import configure_logs, print_uncaught
+from lifeline.printable import printable
 from lifeline.sources import SourceError
 from scorer.errors import ScorerError
 from store.errors import StoreError
@@ -52,6 +54,7 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
 for command in (
@@ -93,26 +96,30 @@ def main() -> None:
     """Run the program; what is expected to go wrong is one clear sentence, not a traceback."""
     # Commands say what they do themselves; a node turns its log on as it is configured.
     configure_logs(NodeSettings(log_level="error"))
+    print_uncaught()
     try:
-        app()
+        # Not by calling `app`: that would put a hook of typer's in the place of ours.
+        sys.exit(get_command(app).main(standalone_mode=False))
+    except typer.TyperException as error:
+        # As typer would print it, but escaped: an argument may be the name of a file that somebody else chose.
+        text = io.StringIO()
+        error.show(text)  # type: ignore[attr-defined] # of all those that it raises
+        sys.stderr.write(printable(text.getvalue(), keep="\n"))
+        sys.exit(error.exit_code)
     except ConfigError as error:
         for problem in error.problems:
-            _complain(problem)
+            complain(problem)
         sys.exit(EXIT_USAGE)
     except EXPECTED as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(EXIT_FAILED)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in {"lifeline", "stream", "store", "scorer"}:
             raise
-        _complain(
+        complain(
             f"this command needs {error.name}, which is not installed: install the package with its extras, "
             "'lifeline[all]'"
         )
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _complain(what: str) -> None:
-    err.print("[bold red]error:[/]", escape(what), highlight=False, soft_wrap=True)

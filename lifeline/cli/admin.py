@@ -11,7 +11,7 @@ from lifeline.cli.console import (
     BootstrapOption,
     ConfigOption,
     JsonOption,
-    err,
+    complain,
     load,
     out,
     print_json,
@@ -57,7 +57,7 @@ def topics_create(
         rows = [(r.plan.name, r.state.value, r.plan.partitions, "; ".join(r.differences) or "-") for r in reports]
         out.print(table("Topics", ("topic", "state", "partitions>", "differences"), rows))
     if any(report.fatal for report in reports):
-        err.print("[bold red]error:[/] a node must not use these topics as they are: see the differences")
+        complain("a node must not use these topics as they are: see the differences")
         raise typer.Exit(1)
 
 

@@ -1,7 +1,7 @@
 """What every command shares: the consoles, JSON, tables, the settings of a call."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
-from rich.markup import escape
+from rich.highlighter import JSONHighlighter
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
-    TextColumn,
+    Task,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
@@ -23,10 +24,26 @@ from rich.table import Table
 from rich.text import Text
 
 from lifeline.config import Loaded, load_settings
+from lifeline.printable import printable
 
-out = Console()
+
+class SafeConsole(Console):
+    """A console on which text is shown, and never obeyed: no markup, no emoji codes, no control characters.
+
+    It holds for every `str` that is printed or stands in a table. What is to have a style is a `Text` of our own words.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - handed on as they are
+        """Return the text with what is not printable escaped, but for line breaks."""
+        return super().render_str(printable(text, keep="\n"), **options)
+
+
+out = SafeConsole()
 """Where answers go."""
-err = Console(stderr=True)
+err = SafeConsole(stderr=True)
 """Where progress and complaints go, so that answers can be piped."""
 
 ConfigOption = Annotated[
@@ -56,8 +73,19 @@ def flags_of(config: Path | None, bootstrap_servers: str | None) -> list[str]:
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
-    """Print one JSON document."""
-    out.print_json(json.dumps(value))
+    """Print one JSON document. In its strings, what JSON itself lets pass is escaped as well."""
+    lines = json.dumps(value, ensure_ascii=False, indent=2).split("\n")
+    text = "\n".join(line if line.isprintable() else "".join(map(_json_char, line)) for line in lines)
+    out.print(JSONHighlighter()(text), soft_wrap=True)
+
+
+def _json_char(char: str) -> str:
+    return char if char.isprintable() else json.dumps(char)[1:-1]
+
+
+def complain(what: str) -> None:
+    """Print what went wrong. Its further lines are indented: none of them passes for another complaint."""
+    err.print(Text("error:", style="bold red"), what.replace("\n", "\n  "), highlight=False, soft_wrap=True)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Group:
@@ -65,20 +93,32 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     made = Table(box=SIMPLE_HEAD, header_style="dim", pad_edge=False, show_edge=False)
     for column in columns:
         # Nothing is ever cut: what does not fit goes on in the next line.
-        made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+        right = column.endswith(">")
+        made.add_column(printable(column.rstrip(">")), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(escape(str(cell)) for cell in row))
-    return Group(Text(title, style="bold"), made)
+        made.add_row(*(printable(str(cell)) for cell in row))
+    return Group(Text(printable(title), style="bold"), made)
+
+
+class _Words(ProgressColumn):
+    """Text of a task, as it is."""
+
+    def __init__(self, words: Callable[[Task], str]) -> None:
+        super().__init__()
+        self._words = words
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(self._words(task)))
 
 
 def progress() -> Progress:
     """Return a progress display on the error console, where that is a terminal: bar, count, rate, time."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        _Words(lambda task: task.description),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        _Words(lambda task: str(task.fields["note"])),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=err,

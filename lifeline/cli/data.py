@@ -1,5 +1,6 @@
 """Commands on data: produce, get, score, erase, verify."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from lifeline.cli.console import (
     DataDirOption,
     JsonOption,
     age,
+    complain,
     err,
     load,
     out,
@@ -80,7 +82,7 @@ def produce(
     from lifeline.publish import publish
 
     if sum((source is not None, git is not None, history)) != 1:
-        err.print("[bold red]error:[/] name one source: a file, --git REPO or --history")
+        complain("name one source: a file, --git REPO or --history")
         raise typer.Exit(2)
     settings = load(config, kafka__bootstrap_servers=bootstrap_servers).settings
     embeddings = read_items(items) if items else None
@@ -110,7 +112,7 @@ def produce(
         f"({published.actions / max(published.seconds, 1e-9):,.0f} actions/s)"
     )
     if published.busiest_user:
-        out.print(f"the longest history: lifeline get {published.busiest_user}", highlight=False)
+        out.print(f"the longest history: lifeline get {shlex.quote(published.busiest_user)}", highlight=False)
 
 
 def get(

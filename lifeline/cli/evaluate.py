@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import TaskID
 
-from lifeline.cli.console import err, out, progress
+from lifeline.cli.console import complain, err, out, progress
 
 _TASKS = ("simulator", "history", "movielens")
 
@@ -61,7 +61,7 @@ def evaluate(
     chosen, rows = tasks or list(_TASKS), variants or list(NAMES)
     for what, given, known in (("task", chosen, _TASKS), ("variant", rows, NAMES)):
         if unknown := [name for name in given if name not in known]:
-            err.print(f"[bold red]error:[/] there is no {what} {unknown[0]!r}: use one of {', '.join(known)}")
+            complain(f"there is no {what} {unknown[0]!r}: use one of {', '.join(known)}")
             raise typer.Exit(2)
     keep_memory()
 

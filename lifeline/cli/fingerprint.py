@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
-from rich.markup import escape
 
-from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, err, load, out, print_json, table
+from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, complain, load, out, print_json, table
 from lifeline.cli.data import EXIT_DIFFERENT
 from lifeline.cli.inspect import PartitionOption, partitions_of
 from lifeline.paths import partitions_in
@@ -57,8 +56,7 @@ def fingerprint(
     problems = [(one.partition, one.problem) for one in everything]
     for number, problem in [*problems, *((pair.partition, pair.note) for pair in compared)]:
         if problem:
-            what = f"partition {number}: {problem}"
-            err.print("[bold red]error:[/]", escape(what), highlight=False, soft_wrap=True)
+            complain(f"partition {number}: {problem}")
     if any(one.differs for one in everything) or any(pair.likeness is Likeness.DIFFERENT for pair in compared):
         raise typer.Exit(EXIT_DIFFERENT)
     if any(one.why for one in everything):

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.progress import Progress, TaskID
 
-from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, err, load, out, print_json, progress
+from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, complain, load, out, print_json, progress
 from lifeline.config import Settings
 from lifeline.paths import partition_dir, partitions_in
 from store.actions import Identity, Kind
@@ -106,7 +105,7 @@ def _show_partitions(settings: Settings, numbers: list[int], top: int, *, as_jso
         out.print(summary_table(inspections))
         out.print(f"lifeline inspect --partition {numbers[0]} shows the parts of one", highlight=False)
     for number, why in unreadable.items():
-        err.print(f"[bold red]error:[/] partition {number}:", escape(why), highlight=False, soft_wrap=True)
+        complain(f"partition {number}: {why}")
     return not unreadable and not any(inspection.damaged for inspection in inspections)
 
 

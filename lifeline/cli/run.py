@@ -12,7 +12,7 @@ from lifeline.cli.console import (
     ConfigOption,
     DataDirOption,
     JsonOption,
-    err,
+    complain,
     load,
     out,
     print_json,
@@ -58,7 +58,7 @@ def broker(
         out.print(f"Apache Kafka is ready at {running.bootstrap_servers} (pid {running.pid}); Ctrl-C stops it")
         code = running.wait()
     if code:
-        err.print(f"[bold red]error:[/] Kafka ended with code {code}: see its log in the data directory")
+        complain(f"Kafka ended with code {code}: see its log in the data directory")
         raise typer.Exit(1)
 
 
@@ -85,7 +85,7 @@ def bench(
     try:
         package = importlib.import_module("benchmarks")
     except ModuleNotFoundError:
-        err.print("[bold red]error:[/] the benchmarks are not installed: run this in a checkout of the project")
+        complain("the benchmarks are not installed: run this in a checkout of the project")
         raise typer.Exit(1) from None
     names: tuple[str, ...] = package.NAMES
     if name is None:
@@ -94,13 +94,13 @@ def bench(
             out.print(f"lifeline bench {each}   {doc.splitlines()[0]}", highlight=False, soft_wrap=True)
         return
     if name not in names:
-        err.print(f"[bold red]error:[/] there is no benchmark {name!r}: use one of {', '.join(names)}")
+        complain(f"there is no benchmark {name!r}: use one of {', '.join(names)}")
         raise typer.Exit(2)
     module = importlib.import_module(f"benchmarks.{name}")
     known: tuple[str, ...] = tuple(getattr(module, "PARTS", ()))
     if unknown := [part for part in parts or () if part not in known]:
         has = f"use one of {', '.join(known)}" if known else "it has none: leave that out"
-        err.print(f"[bold red]error:[/] {name} has no part {unknown[0]!r}: {has}")
+        complain(f"{name} has no part {unknown[0]!r}: {has}")
         raise typer.Exit(2)
     report = module.run(bootstrap_servers, parts) if parts else module.run(bootstrap_servers)
     if as_json:

@@ -12,7 +12,7 @@ from lifeline.cli.console import (
     ConfigOption,
     DataDirOption,
     JsonOption,
-    err,
+    complain,
     flags_of,
     load,
     out,
@@ -81,13 +81,13 @@ def train(
     from scorer.variants import NAMES
 
     if variant not in NAMES:
-        err.print(f"[bold red]error:[/] there is no variant {variant!r}: use one of {', '.join(NAMES)}")
+        complain(f"there is no variant {variant!r}: use one of {', '.join(NAMES)}")
         raise typer.Exit(2)
     if checkpoints is not None and steps is None:
-        err.print("[bold red]error:[/] a run by the clock cannot be resumed to the same result: give --steps as well")
+        complain("a run by the clock cannot be resumed to the same result: give --steps as well")
         raise typer.Exit(2)
     if from_topic is not None and data_dir is not None:
-        err.print("[bold red]error:[/] --from-topic has a directory of its own: leave --data-dir out")
+        complain("--from-topic has a directory of its own: leave --data-dir out")
         raise typer.Exit(2)
     settings = load(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
     training = TrainSettings.model_validate(
