@@ -9,11 +9,13 @@ from pathlib import Path
 import grpc
 import structlog
 
+from store.item_budget import ITEM_BYTES
 from store.status import Reason, Refusal
 
 _STATUS = Path("/proc/self/status")
 _CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
 _SHARE = 0.9
+_ITEM_SHARE = 0.25
 _LOOK_S = 0.1
 _RETRY_AFTER_S = 1.0
 _MIB = 1 << 20
@@ -43,6 +45,16 @@ def available_memory(control_group: Path = _CONTROL_GROUP) -> int:
     return min(machine, int(text)) if text.isdecimal() else machine
 
 
+def memory_limit(mib: int | None) -> int:
+    """Return the bytes that the process may hold: so many MiB, or nine tenths of what there is."""
+    return round(available_memory() * _SHARE) if mib is None else mib * _MIB
+
+
+def item_limit(mib: int | None) -> int:
+    """Return how many item ids the partitions of a process with this limit may hold, where nobody has said so."""
+    return max(1, int(memory_limit(mib) * _ITEM_SHARE) // ITEM_BYTES)
+
+
 class MemoryLimit:
     """Looks ten times a second at most; every method may be called from any thread."""
 
@@ -56,7 +68,7 @@ class MemoryLimit:
     @classmethod
     def of(cls, mib: int | None) -> "MemoryLimit":
         """Return a limit of so many MiB, or of nine tenths of what there is."""
-        return cls(round(available_memory() * _SHARE) if mib is None else mib * _MIB)
+        return cls(memory_limit(mib))
 
     def refusal(self) -> Refusal | None:
         """Return how a call is to be refused, or None while there is room."""

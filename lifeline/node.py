@@ -21,6 +21,8 @@ from lifeline.deadline import Deadline
 from lifeline.group import GroupPart
 from lifeline.health import Health, holds
 from lifeline.http import HttpServer
+from lifeline.memory_limit import item_limit
+from lifeline.metrics.collector import ItemCounts
 from lifeline.metrics.node_metrics import NodeMetrics
 from lifeline.models import Models
 from lifeline.opening import open_partition
@@ -122,14 +124,18 @@ class Node:
         actions_topic, *_ = await run_abandonable(ensure_topics, settings.kafka, aged=settings.store.has_ages)
         TopicIdentity(settings.kafka.actions_topic, actions_topic.topic_id).check(node.data_dir)
         snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
-        embeddings = EmbeddingTable.open(items_dir(node.data_dir))
+        shape = settings.store
+        if shape.max_items is None:
+            shape = shape.model_copy(update={"max_items": item_limit(node.max_memory_mib)})
+        memory = SharedMemory(shape)
+        embeddings = EmbeddingTable.open(items_dir(node.data_dir), max_items=shape.max_items)
         stack.callback(embeddings.close)
         waits = Waits(node.wait_places, node.max_wait_ms / 1000)
         directory = PartitionDirectory(lambda key: partition_of(key, settings.kafka.partitions), embeddings, waits)
         models = Models(settings, embeddings)
         tables = TokenTables(round(settings.scorer.token_tables_mib * _MIB))
         metrics = NodeMetrics() if node.metrics else None
-        stores = _store_access(settings, snapshots, metrics)
+        stores = _store_access(settings, memory, snapshots, metrics)
         group = GroupPart.of(settings, stores, directory, metrics.stream if metrics else None, lambda: watch.current)
         items = ItemFollower(settings.kafka, embeddings)
         health = Health(
@@ -143,7 +149,8 @@ class Node:
             ages = SnapshotAges(snapshots, lambda: [one.partition for one in group.stream.status()])
             _in_background(ages.follow(), stack)
             written = [one for one in (selections, exposures) if one]
-            metrics.serve(group, items, health, written, ages.seconds, tables.statistics, waits.statistics)
+            counts = ItemCounts(memory.items, embeddings)
+            metrics.serve(group, items, health, written, ages.seconds, tables.statistics, waits.statistics, counts)
         _in_background(_tick(health), stack)
         http = HttpServer(node.http_address, health, metrics.registry if metrics else None)
         stack.callback(http.stop)
@@ -257,9 +264,8 @@ class Node:
 
 
 def _store_access(
-    settings: Settings, snapshots: SnapshotRepository | None, metrics: NodeMetrics | None
+    settings: Settings, memory: SharedMemory, snapshots: SnapshotRepository | None, metrics: NodeMetrics | None
 ) -> StoreAccess[PartitionStore]:
-    memory = SharedMemory(settings.store)
 
     def open_store(number: int) -> PartitionStore:
         return open_partition(

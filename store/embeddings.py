@@ -71,25 +71,25 @@ class Embeddings:
 class EmbeddingTable(Embeddings):
     """The table for the process that writes it."""
 
-    def __init__(self, files: EmbeddingFiles, sync_every_s: float) -> None:
+    def __init__(self, files: EmbeddingFiles, sync_every_s: float, max_items: int | None) -> None:
         """Use `EmbeddingTable.open`."""
         super().__init__(files)
         files.recover(len(self))
-        self._sync_every_s = sync_every_s
+        self._sync_every_s, self._max_items = sync_every_s, max_items
         self._offsets = dict(self._synced.offsets)
         self._lock, self._syncing = threading.Lock(), threading.Lock()
         self._changes = self._synced_changes = 0
         self._synced_at = time.monotonic()
 
     @classmethod
-    def open(cls, path: Path, *, sync_every_s: float = 1.0) -> Self:
-        """Open or create the table in `path`.
+    def open(cls, path: Path, *, sync_every_s: float = 1.0, max_items: int | None = None) -> Self:
+        """Open or create the table in `path`. With `max_items` rows it takes no new item; None has no bound.
 
         Raises StoreLockedError while another process writes it, StoreError, FormatVersionError, CorruptRecordError.
         """
         files = EmbeddingFiles(path, writable=True)
         try:
-            return cls(files, sync_every_s)
+            return cls(files, sync_every_s, max_items)
         except BaseException:
             files.close()
             raise
@@ -106,17 +106,20 @@ class EmbeddingTable(Embeddings):
         *,
         partition: int,
         offset: int,
-    ) -> None:
+    ) -> int:
         """Store embeddings (uint64[n], int8[n, 32], uint32[n]); a row of zeros forgets one, later rows win.
 
-        `offset` is the last offset of the items topic's partition that they cover. Raises StoreError when the disk is
-        full.
+        `offset` is the last offset of the items topic's partition that they cover. Returns how many new items were
+        passed over because the table has no room for them; an item that it has is never passed over. Raises StoreError
+        when the disk is full.
         """
         with self._lock:
             last = _last_of_each(item_id)
             item_id, embedding, version = item_id[last], embedding.take(last, 0), version[last]
             rows = self.rows_of(item_id)
             old, new = rows.nonzero()[0], (rows == 0).nonzero()[0]
+            room = len(new) if self._max_items is None else max(0, self._max_items - len(self._index))
+            new, too_many = new[:room], max(0, len(new) - room)
             if len(old):
                 self._files.replace(rows[old], embedding.take(old, 0), version[old])
             if len(new):
@@ -128,6 +131,7 @@ class EmbeddingTable(Embeddings):
             self._changes += 1
         if time.monotonic() - self._synced_at >= self._sync_every_s:
             self.sync()
+        return too_many
 
     def sync(self) -> None:
         """Bring the files to the disk, if they are not there, and tell followers what is applied."""

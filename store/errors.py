@@ -72,6 +72,21 @@ class StoreFailedError(StoreError):
     """
 
 
+class ItemLimitError(StoreError):
+    """A batch has more new items than the process has room for; nothing of it is applied, and reads go on.
+
+    Operators: find the producer that publishes so many new items, or give the node more room.
+    """
+
+    def __init__(self, partition: int, used: int, new: int, most: int) -> None:
+        self.partition, self.used, self.new, self.most = partition, used, new, most
+        super().__init__(
+            f"the partitions of this process hold {used:,} item ids of {most:,} (store.max_items), and the next "
+            f"records of partition {partition} have {new:,} new ones: find out which producer publishes so many; "
+            "then add nodes, or raise store.max_items with memory for them, and restart the node"
+        )
+
+
 class NotOwnerError(StoreError):
     """This node does not hold the user's partition.
 

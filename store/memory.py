@@ -1,6 +1,6 @@
 """RocksDB's settings, and the memory that all partitions of a process share.
 
-That is one block cache, one write-buffer budget inside it, and one head cache.
+That is one block cache, one write-buffer budget inside it, one head cache, and one bound to item ids.
 """
 
 from rocksdict import (
@@ -15,6 +15,7 @@ from rocksdict import (
 )
 
 from store.head_cache import HeadCache
+from store.item_budget import ItemBudget
 from store.settings import StoreSettings
 
 _KIB, _MIB = 1 << 10, 1 << 20
@@ -30,6 +31,7 @@ class SharedMemory:
             settings.write_buffer_mib * _MIB, False, self.cache
         )
         self.heads = HeadCache(int(settings.head_cache_mib * _MIB))
+        self.items = ItemBudget(settings.max_items)
         self.settings = settings
 
 

@@ -100,6 +100,8 @@ class PartitionStore(OpenPartition):
             else None
         )
         self._durable_offset = self._state.applied_offset
+        # More than the bound allows is opened as well: it is there to be read.
+        memory.items.add(len(self._items))
         self.written_bytes = 0
         """Bytes of all batches written since the store was opened."""
         self.totals = ApplyResult()
@@ -126,10 +128,10 @@ class PartitionStore(OpenPartition):
     def apply(self, batch: ActionBatch, *, offset: int) -> ApplyResult:
         """Apply a micro-batch in one atomic write; `offset` is the last offset of the log that it covers.
 
-        Raises ValueError when `offset` is not above the applied offset, and StoreFailedError after a write
-        that failed.
+        Raises ValueError when `offset` is not above the applied offset, ItemLimitError, having done nothing, when
+        the process has no room for the batch's new items, and StoreFailedError after a write that failed.
         """
-        with self._writing(offset) as write:
+        with self._writing(offset, batch.item_id) as write:
             result, state = self._edit(batch, write, offset)
             self._commit(write, state)
             self.totals = self.totals.plus(result)
@@ -174,7 +176,7 @@ class PartitionStore(OpenPartition):
         return self._scrubber.wait(timeout_s)
 
     @contextmanager
-    def _writing(self, offset: int) -> Iterator[WriteBatch]:
+    def _writing(self, offset: int, item_id: NDArray[np.uint64] | None = None) -> Iterator[WriteBatch]:
         with self._write_lock:
             self._check_usable()
             if offset <= self.applied_offset:
@@ -182,6 +184,8 @@ class PartitionStore(OpenPartition):
                     f"partition {self.partition} has applied offset {self.applied_offset}: a batch up to {offset} "
                     "is a repeat and must be skipped"
                 )
+            if item_id is not None:
+                self.memory.items.check(self.partition, self._items, item_id)
             try:
                 yield WriteBatch(raw_mode=True)
             except BaseException as error:
@@ -216,6 +220,7 @@ class PartitionStore(OpenPartition):
         expired = self._expire(edits, state.watermark_ms, horizons)
         known = len(self._items)
         added = self._insert(batch, edits) if len(batch) else _Added()
+        self.memory.items.add(len(self._items) - known)
         self._put_new_items(write, known)
         trimmed: list[tuple[bytes, EventColumns]] = []
         sealed = late = 0
@@ -468,6 +473,7 @@ class PartitionStore(OpenPartition):
                 self._commits.close()
             super().close()
             self._cached.close()
+            self.memory.items.add(-len(self._items))
 
     def _release(self) -> None:
         self._handles.clear()

@@ -35,6 +35,14 @@ class StoreSettings(BaseModel):
     max_wal_mib: Annotated[
         int, Field(ge=1, description="write-ahead log of each partition; replayed when it opens after a crash")
     ] = 32
+    max_items: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="item ids that the partitions of a node may hold in memory, and items with an embedding; "
+            "none: a quarter of the memory that the node may have, at 48 bytes each",
+        ),
+    ] = None
     durability: Annotated[
         Literal["process", "power"],
         Field(description="what an applied batch survives: kill -9, or also a power loss, within sync_every_ms"),

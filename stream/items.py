@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import structlog
@@ -53,6 +53,8 @@ class ItemProblem(StrEnum):
     """The key is not the item's id."""
     INVALID_EMBEDDING = "invalid_embedding"
     """The embedding does not have 32 bytes."""
+    TOO_MANY = "too_many"
+    """The item is new, and the node has as many as ``store.max_items`` allows."""
 
 
 class EmbeddingSink(Protocol):
@@ -69,8 +71,11 @@ class EmbeddingSink(Protocol):
         *,
         partition: int,
         offset: int,
-    ) -> Any:  # noqa: ANN401 - the caller's own result
-        """Set rows (later ones win; zeros mean forgotten), and move the partition's applied offset."""
+    ) -> int:
+        """Set rows (later ones win; zeros mean forgotten), and move the partition's applied offset.
+
+        Returns how many new items were passed over for want of room.
+        """
 
 
 class ItemBatch(NamedTuple):
@@ -173,8 +178,16 @@ class ItemFollower:
         while True:
             fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
             for partition, records in fetched.items():
-                batch = await run_to_end(self._apply, partition.partition, records)
+                batch, too_many = await run_to_end(self._apply, partition.partition, records)
                 self.records += len(records)
+                if too_many:
+                    self.problems[ItemProblem.TOO_MANY] += too_many
+                    _log.warning(
+                        "items passed over",
+                        why=f"{too_many} are new, and store.max_items is reached: see who publishes them, or raise it",
+                        partition=partition.partition,
+                        up_to_offset=records[-1].offset,
+                    )
                 for record, problem in batch.problems:
                     self.problems[problem] += 1
                     _log.warning(
@@ -182,10 +195,10 @@ class ItemFollower:
                     )
             await self._look(consumer)
 
-    def _apply(self, partition: int, records: Sequence[Record]) -> ItemBatch:
+    def _apply(self, partition: int, records: Sequence[Record]) -> tuple[ItemBatch, int]:
         batch = decode_items(records)
-        self._table.apply(batch.item_id, batch.embedding, batch.version, partition=partition, offset=records[-1].offset)
-        return batch
+        last = records[-1].offset
+        return batch, self._table.apply(batch.item_id, batch.embedding, batch.version, partition=partition, offset=last)
 
     async def _look(self, consumer: LogConsumer) -> None:
         if self.caught_up.is_set():

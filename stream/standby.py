@@ -22,6 +22,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from store.errors import ItemLimitError
 from stream.decode import Rules, decode
 from stream.errors import TransportError
 from stream.fingerprint_log import Fingerprint, FingerprintLog, first_difference
@@ -286,7 +287,10 @@ class StandbyFollower(Generic[StoreT]):
             tp = self._tp(one.number)
             one.end_offset = consumer.highwater(tp) or one.end_offset
             if records := fetched.get(tp):
-                await self._apply(one, records)
+                try:
+                    await self._apply(one, records)
+                except ItemLimitError as error:
+                    self._give_up(one, StandbyState.REFUSING, str(error))
 
     async def _connected(self) -> LogConsumer:
         if self._consumer is None:

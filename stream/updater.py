@@ -23,6 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from store.errors import ItemLimitError
 from stream.bad_share import BadShare
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import ActionRun, Decoded, Erasure, Rules, decode
@@ -388,7 +389,12 @@ class Updater(Generic[StoreT]):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._arrived.wait(), left_s)
                 continue
-            await self._apply_some(held if left_s <= 0 or full is None else full)
+            first = held if left_s <= 0 or full is None else full
+            try:
+                await self._apply_some(first)
+            except ItemLimitError as error:
+                with suppress(PartitionGoneError):
+                    self._refuse(first, str(error), reads=True)
 
     def _fills_batch(self, held: HeldPartition[StoreT]) -> bool:
         most = self._settings.batch_max_records
@@ -450,12 +456,18 @@ class Updater(Generic[StoreT]):
                 "and restart the node",
             )
 
-    def _refuse(self, held: HeldPartition[StoreT], why: str) -> None:
-        """Take no more of a partition, and answer nobody, until an operator has acted. Raises PartitionGoneError."""
+    def _refuse(self, held: HeldPartition[StoreT], why: str, *, reads: bool = False) -> None:
+        """Take no more of a partition until an operator has acted. Raises PartitionGoneError.
+
+        With `reads` callers are answered as of what is applied, else they are refused.
+        """
         if self._reader is not None:
             self._reader.pause(held.number)
         self._forget(held)
-        self._withdraw(held, why)
+        if reads and held.store is not None:
+            self._serve(held, held.store)
+        else:
+            self._withdraw(held, why)
         held.refused = True
         self._set_state(held, PartitionState.REFUSING, why)
 

@@ -144,6 +144,11 @@ BLOCK_CACHE_BYTES = _gauge("lifeline_store_block_cache_bytes", "Block cache in u
 
 ITEM_RECORDS = _counter("lifeline_item_records_total", "Records of the items topic that were read.")
 ITEM_PROBLEMS = _counter("lifeline_item_problems_total", "Records of the items topic passed over.", "problem")
+ITEM_IDS = _gauge(
+    "lifeline_item_ids", "Item ids that open partitions hold in memory; an item counts once in each partition."
+)
+ITEM_EMBEDDINGS = _gauge("lifeline_item_embeddings", "Items that have an embedding, or had one.")
+MAX_ITEMS = _gauge("lifeline_max_items", "What either of them may be: store.max_items, or what memory allows.")
 ITEMS_CAUGHT_UP = _gauge("lifeline_items_caught_up", "1 once the items topic is read to where it was at the start.")
 
 SIDE_RECORDS = _counter(

@@ -1,7 +1,7 @@
 """The collector: it reads the node's parts when Prometheus asks, and costs nothing in between."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from lifeline.metrics.histogram import ColumnHistogram
 from lifeline.metrics.totals import StoreTotals, StreamTotals
 from scorer.token_tables import TokenTableStatistics
 from store.errors import StoreError
+from store.item_budget import ItemBudget
 from store.partition import PartitionStore
 from store.statistics import PartitionStatistics
 from store.waits import WaitStatistics
@@ -25,6 +26,13 @@ from stream.standby import StandbyState, StandbyStatus
 _LOW_BITS = (1 << 52) - 1
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+class ItemCounts(NamedTuple):
+    """What knows how many items the node has."""
+
+    ids: ItemBudget
+    embeddings: Sized
 
 
 class Sources(NamedTuple):
@@ -43,6 +51,7 @@ class Sources(NamedTuple):
     """Seconds by partition."""
     token_tables: Callable[[], TokenTableStatistics]
     waits: Callable[[], WaitStatistics]
+    item_counts: ItemCounts
     health: Health
 
 
@@ -72,6 +81,10 @@ class NodeCollector(Collector):
         yield from self._of_stores(stores, frozenset(one.partition for one in owned))
         yield _family(c.ITEM_RECORDS, [((), self._sources.item_records())])
         yield _family(c.ITEM_PROBLEMS, (((name,), count) for name, count in self._sources.item_problems().items()))
+        ids, embeddings = self._sources.item_counts
+        yield _family(c.ITEM_IDS, [((), ids.used)])
+        yield _family(c.ITEM_EMBEDDINGS, [((), len(embeddings))])
+        yield _family(c.MAX_ITEMS, [((), ids.most or 0)])
         yield _family(c.ITEMS_CAUGHT_UP, [((), health.items_synced)])
         written = [((one.topic, "published"), one.published) for one in self._sources.side_topics]
         written += [((one.topic, "dropped"), one.dropped) for one in self._sources.side_topics]

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from lifeline.group import GroupPart
 from lifeline.health import Health
-from lifeline.metrics.collector import NodeCollector, Sources
+from lifeline.metrics.collector import ItemCounts, NodeCollector, Sources
 from lifeline.metrics.grpc_calls import CallMetrics
 from lifeline.metrics.score_timings import ScoreTimings
 from lifeline.metrics.totals import StoreTotals, StreamTotals
@@ -38,6 +38,7 @@ class NodeMetrics:
         snapshot_ages: Callable[[], Mapping[int, float]],
         token_tables: Callable[[], TokenTableStatistics],
         waits: Callable[[], WaitStatistics],
+        item_counts: ItemCounts,
     ) -> None:
         """Register everything that is read at a scrape."""
         sources = Sources(
@@ -51,6 +52,7 @@ class NodeMetrics:
             snapshot_ages=snapshot_ages,
             token_tables=token_tables,
             waits=waits,
+            item_counts=item_counts,
             health=health,
         )
         self.registry.register(NodeCollector(sources, self.stream, self.stores))

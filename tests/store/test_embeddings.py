@@ -570,3 +570,24 @@ def test_a_state_without_its_rows_starts_anew(tmp_path: Path) -> None:
     table = EmbeddingTable.open(tmp_path)
     assert (len(table), table.applied_offset(0)) == (0, -1)
     table.close()
+
+
+def test_a_full_table_passes_new_items_over_and_goes_on_with_those_it_has(tmp_path: Path) -> None:
+    table = EmbeddingTable.open(tmp_path, max_items=3)
+    rows = [(10, 1), (11, 2), (12, 3), (13, 4), (14, 5), (10, 6)]
+    taken = table.apply(
+        np.array([item for item, _ in rows], np.uint64),
+        np.repeat(np.array([value for _, value in rows], np.int8), 32).reshape(-1, 32),
+        np.zeros(len(rows), np.uint32),
+        partition=0,
+        offset=5,
+    )
+    assert (taken, len(table), table.applied_offset(0)) == (2, 3, 5)
+    apply(table, [(11, 9), (15, 1)], 6)
+    assert len(table) == 3
+    table.close()
+    table = EmbeddingTable.open(tmp_path, max_items=4)
+    apply(table, [(16, 1), (17, 1)], 7)
+    assert table._index.ids.tolist()[-1] == 16
+    assert len(table) == 4
+    table.close()

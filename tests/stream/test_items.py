@@ -28,6 +28,7 @@ class RecordingTable:
         self.rows: dict[int, tuple[bytes, int]] = {}
         self.offsets: dict[int, int] = {}
         self.before_apply: Callable[[], None] = lambda: None
+        self.too_many = 0
 
     def applied_offset(self, partition: int) -> int:
         return self.offsets.get(partition, -1)
@@ -40,13 +41,14 @@ class RecordingTable:
         *,
         partition: int,
         offset: int,
-    ) -> None:
+    ) -> int:
         self.before_apply()
         assert offset > self.applied_offset(partition)
         assert embedding.shape == (len(item_id), 32)
         for at, each in enumerate(item_id.tolist()):
             self.rows[each] = (embedding[at].tobytes(), int(version[at]))
         self.offsets[partition] = offset
+        return self.too_many
 
 
 @asynccontextmanager
@@ -182,6 +184,20 @@ def test_columns_hold_what_the_records_hold(rows: list[tuple[int, bytes | None]]
     assert [row.tobytes() for row in batch.embedding] == [row or bytes(32) for _, row in rows]
     assert batch.version.tolist() == [0 if row is None else at for at, (_, row) in enumerate(rows)]
     assert [str(column.dtype) for column in batch[:3]] == ["uint64", "int8", "uint32"]
+
+
+@pytest.mark.kafka
+def test_items_without_room_are_counted(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    table = RecordingTable()
+    table.too_many = 2
+    raw(kafka_settings, (b"7", item(7).SerializeToString()))
+
+    async def run() -> None:
+        async with following(kafka_settings, table) as follower:
+            assert follower.problems == {ItemProblem.TOO_MANY: 2}
+
+    asyncio.run(run())
 
 
 @pytest.mark.kafka

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
+from store.errors import ItemLimitError
 from stream.dead_letters import DeadLetterPublisher
 from stream.decode import DeadLetter
 from stream.placement import LocalPartition
@@ -227,6 +228,31 @@ def test_a_standby_that_the_log_has_overtaken_refuses(kafka: KafkaSettings) -> N
                 )
                 assert all("set the directory" in one.reason for one in followed(second).values())
                 assert second.standby.local() == {}
+
+    asyncio.run(run())
+
+
+def test_a_standby_without_room_for_new_items_refuses_and_its_node_goes_on(kafka: KafkaSettings) -> None:
+    first, second = make_nodes(kafka, "a:1", "b:1")
+
+    def refuse() -> None:
+        raise ItemLimitError(0, 10, 5, 12)
+
+    async def run() -> None:
+        async with first.running(), second.running():
+            await settled(first, second)
+            for number in followed(second):
+                second.disks[number].before_apply = refuse
+            await asyncio.to_thread(publish, kafka, actions(400))
+            await until(
+                lambda: {one.state for one in followed(second).values()} == {StandbyState.REFUSING},
+                WITHIN_S,
+                what="the standbys to refuse",
+            )
+            assert all("store.max_items" in one.reason for one in followed(second).values())
+            assert second.standby.local() == {}
+            await until(lambda: len(first.events()) + len(second.events()) >= 400, WITHIN_S)
+            assert len(second.serving()) == 4 - len(followed(second))
 
     asyncio.run(run())
 

@@ -10,6 +10,7 @@ import pytest
 from aiokafka.errors import KafkaTimeoutError
 
 from lifeline.v1.action_pb2 import Action
+from store.errors import ItemLimitError
 from stream.errors import DeadLetterError
 from stream.partition import PartitionState
 from stream.partitioner import partition_of
@@ -557,5 +558,38 @@ def test_too_many_bad_records_stop_the_partition_before_they_are_dead_letters() 
             await updater.on_assigned(frozenset({PARTITION}), again)
             await until(lambda: again.resumed == [(PARTITION, 8)])
             assert node.disks[PARTITION].applied_offset == 7
+
+    asyncio.run(run())
+
+
+def test_a_store_without_room_for_new_items_stops_its_partition_and_is_read_on() -> None:
+    node, log = make_node(batch_max_records=5), FakeLog(0, 20)
+    store = node.disks[PARTITION]
+
+    def refuse() -> None:
+        if store.applied_offset == 4:
+            raise ItemLimitError(PARTITION, 10, 5, 12)
+
+    async def run() -> None:
+        store.before_apply = refuse
+        async with updating(node, log) as updater:
+            await until(lambda: log.resumed == [(PARTITION, 0)])
+            await hand_over(updater, records(*range(12)))
+            await until(lambda: updater.status()[0].state is PartitionState.REFUSING)
+            (status,) = updater.status()
+            assert "10 item ids of 12 (store.max_items)" in status.reason
+            assert status.reason.endswith("restart the node")
+            assert (store.applied_offset, log.paused, node.directory.served) == (4, [PARTITION], {PARTITION})
+            assert updater.spoiled() == {PARTITION}
+            # It does not go on by itself, and nothing was passed over.
+            await hand_over(updater, records(*range(12, 15)))
+            again = FakeLog(0, 20)
+            store.before_apply = lambda: None
+            await updater.on_revoked(frozenset({PARTITION}))
+            await updater.on_assigned(frozenset({PARTITION}), again)
+            await until(lambda: again.resumed == [(PARTITION, 5)])
+            await hand_over(updater, records(*range(5, 20)))
+            await until(lambda: updater.status()[0].state is PartitionState.SERVING)
+            assert items(node) == list(range(20))
 
     asyncio.run(run())
