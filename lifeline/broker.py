@@ -19,6 +19,7 @@ import structlog
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from lifeline.data_lock import OTHERS
 from lifeline.guard import Guard
 from lifeline.kafka_jars import ELSEWHERE, BrokerError, Progress, fetch_kafka
 
@@ -162,6 +163,7 @@ class Broker:
                     stderr=subprocess.STDOUT,
                     # Ctrl-C is for the parent: it stops the broker in its own time.
                     start_new_session=True,
+                    umask=OTHERS,
                 )
             try:
                 broker = cls(process, chosen, home, temporary=temporary)
@@ -241,7 +243,7 @@ class Broker:
 
 def _prepare(home: Path, port: int | None, java: Path, jars: list[Path]) -> tuple[int, list[str]]:
     """Write the configuration, format the data directory when it is new, and return (port, command)."""
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(0o700, parents=True, exist_ok=True)
     log_dir = home / "log"
     chosen = free_port() if port is None else port
     properties, log4j2 = home / "server.properties", home / "log4j2.properties"
@@ -261,6 +263,7 @@ def _prepare(home: Path, port: int | None, java: Path, jars: list[Path]) -> tupl
             capture_output=True,
             text=True,
             check=False,
+            umask=OTHERS,
         )
         if formatted.returncode != 0:
             said = " ".join((formatted.stderr or formatted.stdout).split())[-600:]

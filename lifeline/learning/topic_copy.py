@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lifeline.config import Settings
+from lifeline.data_lock import private_files
 from lifeline.paths import items_dir
 from lifeline.replay import plan, run
 from store.embeddings import EmbeddingTable
@@ -34,7 +35,8 @@ def bring_up(
         progress(sum(done.values()), sum(one.records for one in plans))
 
     run(settings, into, plans, processes=processes, flags=flags, progress=applied)
-    asyncio.run(_follow_items(settings, into))
+    with private_files():
+        asyncio.run(_follow_items(settings, into))
 
 
 async def _follow_items(settings: Settings, into: Path) -> None:

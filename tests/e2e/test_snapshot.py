@@ -16,6 +16,7 @@ from store.actions import Kind
 from stream.producer import LifelineProducer
 from stream.settings import KafkaSettings
 from tests.e2e.conftest import READY_S, NodeMaker
+from tests.lifeline.test_data_lock import open_to_others
 
 pytestmark = pytest.mark.kafka
 NOW_MS = 1_700_000_000_000
@@ -85,3 +86,5 @@ def test_a_new_owner_restores_the_newest_snapshot_and_replays_only_what_follows(
         assert answer.sequences[Kind.EXPLICIT].identities() == before
         assert answer.sequences[Kind.EXPLICIT].length == FIRST + MORE
     assert second.stop() == 0
+    for place in (first.settings.node.data_dir, second.settings.node.data_dir, tmp_path / "snapshots"):
+        assert open_to_others(place) == []

@@ -54,6 +54,7 @@ def node() -> Iterator[str]:
 def states(tmp_path: Path) -> dict[int, State]:
     """Partitions 0 and 2 in `tmp_path`/data, and their states."""
     found = {}
+    (tmp_path / "data").mkdir(0o700)
     for number in (0, 2):
         store = open_store(partition_dir(tmp_path / "data", number), SETTINGS, partition=number)
         fill(store, range(10 + number))
