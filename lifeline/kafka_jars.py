@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from lifeline import INSTALL
+
 KAFKA_VERSION = "4.3.1"
 COORDINATES = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
@@ -157,9 +159,7 @@ def _maven(repository: Path) -> Any:  # noqa: ANN401 - jgo ships no types
         from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
         from jgo.maven import MavenContext  # noqa: PLC0415
     except ImportError as error:
-        raise BrokerError(
-            f"jgo is not installed: run `make setup` in a checkout, or install its extra 'broker', {ELSEWHERE}"
-        ) from error
+        raise BrokerError(f"jgo is not installed: {INSTALL.format(extra='broker')}, {ELSEWHERE}") from error
     return MavenContext(
         repo_cache=repository, local_repos=[], remote_repos={"central": MAVEN_CENTRAL_URL}, timeout=_TIMEOUT_S
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lifeline import INSTALL
 from lifeline.v1.action_pb2 import Action
 from store.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES
 from store.vocabulary import Vocabulary
@@ -165,7 +166,9 @@ def _parquet(path: Path, rows: _Rows) -> Source:
         import pyarrow as pa  # noqa: PLC0415 - a bare install has no pyarrow
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError:
-        raise SourceError(f"reading {path} needs pyarrow: install lifeline[all], or convert the file to CSV") from None
+        raise SourceError(
+            f"reading {path} needs pyarrow: {INSTALL.format(extra='all')}, or convert the file to CSV"
+        ) from None
     try:
         metadata = parquet.read_metadata(path)
         schema = parquet.read_schema(path)

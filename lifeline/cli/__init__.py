@@ -6,6 +6,7 @@ import sys
 import typer
 from typer.main import get_command
 
+from lifeline import INSTALL
 from lifeline.cli.admin import config_app, health, limits, metrics, token, topics_app
 from lifeline.cli.console import complain
 from lifeline.cli.data import erase, explain, get, produce, score, verify
@@ -116,10 +117,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in {"lifeline", "stream", "store", "scorer"}:
             raise
-        complain(
-            f"this command needs {error.name}, which is not installed: install the package with its extras, "
-            "'lifeline[all]'"
-        )
+        complain(f"this command needs {error.name}, which is not installed: {INSTALL.format(extra='all')}")
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from lifeline import __version__
 from lifeline.health import Health, holds
 from lifeline.metrics import catalogue as c
 from lifeline.metrics.catalogue import Described
@@ -68,7 +68,7 @@ class NodeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read every part once, and yield the families."""
         health = self._sources.health
-        yield _family(c.INFO, [((_version(),), 1)])
+        yield _family(c.INFO, [((__version__,), 1)])
         yield _family(c.LIVE, [((), holds(health.live()))])
         yield _family(c.READY, [((), holds(health.ready()))])
         yield from self._of_stream()
@@ -153,13 +153,6 @@ class NodeCollector(Collector):
         yield _family(c.BACKGROUND_ERRORS, (((number,), one.background_errors) for number, one in found))
         # Every partition tells of the one cache that all share.
         yield _family(c.BLOCK_CACHE_BYTES, [((), one.block_cache_bytes) for _, one in found[:1]])
-
-
-def _version() -> str:
-    try:
-        return version("lifeline")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _of_partitions(owned: Sequence[PartitionStatus]) -> Iterator[Metric]:

@@ -28,7 +28,7 @@ class RemoteDirectory:
             self._fs, root = url_to_fs(url, **options)
         except ImportError as error:
             raise SnapshotError(
-                f"{self.url} needs a package that is not installed ({self._shown(error)}): install it beside lifeline"
+                f"{self.url} needs a package that is not installed ({self._shown(error)}): install it beside this one"
             ) from error
         except Exception as error:
             raise SnapshotError(

@@ -4,9 +4,12 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import lifeline
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -89,3 +92,28 @@ def test_the_image_exempts_the_same() -> None:
 @pytest.mark.parametrize("path", ["Makefile", "deploy/Dockerfile", ".ci/run"])
 def test_hashes_are_switched_off_nowhere(path: str) -> None:
     assert "--no-verify-hashes" not in (ROOT / path).read_text()
+
+
+def _texts() -> list[Path]:
+    folders = ("lifeline", "store", "stream", "scorer", "benchmarks", "docs", "deploy")
+    found = [*ROOT.glob("*"), *(path for name in folders for path in (ROOT / name).rglob("*"))]
+    kinds = {"", ".py", ".md", ".toml", ".txt", ".yaml", ".lock", ".in"}
+    return [path for path in found if path.is_file() and path.suffix in kinds]
+
+
+def test_no_text_has_anybody_install_the_stranger_that_is_called_lifeline_on_pypi() -> None:
+    wrong = re.compile(r"\blifeline\[[a-z]|\b(pip|uv) install\b[^\n]*\blifeline\b(?![-./\w])")
+    assert wrong.search("install lifeline[all]")
+    assert wrong.search("pip install -U lifeline")
+    texts = _texts()
+    assert ROOT / "README.md" in texts
+    assert [str(path) for path in texts if wrong.search(path.read_text(errors="replace"))] == []
+
+
+def test_the_distribution_has_another_name_and_the_version_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "lifeline-store"
+    assert project["version"] == lifeline.__version__
+    own = [each for extra in project["optional-dependencies"].values() for each in extra if each.startswith("lifeline")]
+    assert own
+    assert all(each.startswith("lifeline-store[") for each in own)
