@@ -138,6 +138,8 @@ class HeldPartition(Generic[StoreT]):
     """The state that a pause interrupted."""
     judged_offset: int = -1
     """The last offset that `bad_share` has counted: what comes again after a pause does not count twice."""
+    published_offset: int = -1
+    """The last offset whose dead letter is safe: what comes again after a pause is not published again."""
     refused: bool = False
     """Whether it refuses, or did when it was revoked."""
     served: bool = False

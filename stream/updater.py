@@ -184,7 +184,7 @@ class Updater(Generic[StoreT]):
         for number in sorted(partitions):
             held = self._held.setdefault(number, HeldPartition(number))
             held.bad_share = BadShare(self._settings.bad_share_records, self._settings.max_bad_share)
-            held.judged_offset = -1
+            held.judged_offset = held.published_offset = -1
             self._forget(held)
             held.refused = False
             self._set_state(held, PartitionState.ASSIGNED)
@@ -389,12 +389,7 @@ class Updater(Generic[StoreT]):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._arrived.wait(), left_s)
                 continue
-            first = held if left_s <= 0 or full is None else full
-            try:
-                await self._apply_some(first)
-            except ItemLimitError as error:
-                with suppress(PartitionGoneError):
-                    self._refuse(first, str(error), reads=True)
+            await self._apply_some(held if left_s <= 0 or full is None else full)
 
     def _fills_batch(self, held: HeldPartition[StoreT]) -> bool:
         most = self._settings.batch_max_records
@@ -422,6 +417,8 @@ class Updater(Generic[StoreT]):
             else:
                 self._spawn(self._publish_and_apply(held, store, records, decoded))
                 is_handed_on = True
+        except ItemLimitError as error:
+            self._pause(held, str(error))
         finally:
             if not is_handed_on:
                 held.applying.release()
@@ -431,10 +428,13 @@ class Updater(Generic[StoreT]):
     ) -> None:
         """Apply a batch once its dead letters are safe; releases `held.applying`."""
         try:
-            await self._dead_letters.publish(decoded.dead_letters)
+            await self._dead_letters.publish(
+                [letter for letter in decoded.dead_letters if letter.record.offset > held.published_offset]
+            )
+            held.published_offset = decoded.dead_letters[-1].record.offset
             await self._in_thread(apply_steps, store, decoded.steps)
             self._count(held, records, decoded)
-        except DeadLetterError as error:
+        except (DeadLetterError, ItemLimitError) as error:
             self._pause(held, str(error))
         finally:
             held.applying.release()
@@ -456,18 +456,12 @@ class Updater(Generic[StoreT]):
                 "and restart the node",
             )
 
-    def _refuse(self, held: HeldPartition[StoreT], why: str, *, reads: bool = False) -> None:
-        """Take no more of a partition until an operator has acted. Raises PartitionGoneError.
-
-        With `reads` callers are answered as of what is applied, else they are refused.
-        """
+    def _refuse(self, held: HeldPartition[StoreT], why: str) -> None:
+        """Take no more of a partition, and answer nobody, until an operator has acted. Raises PartitionGoneError."""
         if self._reader is not None:
             self._reader.pause(held.number)
         self._forget(held)
-        if reads and held.store is not None:
-            self._serve(held, held.store)
-        else:
-            self._withdraw(held, why)
+        self._withdraw(held, why)
         held.refused = True
         self._set_state(held, PartitionState.REFUSING, why)
 

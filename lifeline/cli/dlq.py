@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifeline.cli.console import BootstrapOption, ConfigOption, JsonOption, err, load, out, print_json, table, when
+from lifeline.cli.console import (
+    BootstrapOption,
+    ConfigOption,
+    JsonOption,
+    complain,
+    err,
+    load,
+    out,
+    print_json,
+    table,
+    when,
+)
 
 if TYPE_CHECKING:
     from stream.dead_letter_reader import Retried, RetryOutcome, StoredLetter
@@ -163,8 +174,8 @@ def dlq_retry(
     else:
         _print_retried(kafka, done, counts, dry_run=dry_run)
     if counts[RetryOutcome.OVERTAKEN]:
-        err.print(
-            f"[bold red]error:[/] {counts[RetryOutcome.OVERTAKEN]} letters were published behind an erasure of their "
+        complain(
+            f"{counts[RetryOutcome.OVERTAKEN]} letters were published behind an erasure of their "
             "users that came meanwhile: `lifeline dlq show` has their keys; run `lifeline erase` for these users again"
         )
         raise typer.Exit(1)

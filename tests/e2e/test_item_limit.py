@@ -1,4 +1,4 @@
-"""A producer that makes item ids up stops its own partition, and nobody's reads."""
+"""A producer that makes item ids up pauses its own partition, and nobody's reads."""
 
 import time
 from urllib.request import urlopen
@@ -47,7 +47,7 @@ def test_a_flood_of_new_items_stops_the_partition_and_its_users_are_read_on(
         before = client.get_sequence("ann", min_offset=offset)
         publish(range(MOST, 5 * MOST))
         deadline = time.monotonic() + WITHIN_S
-        while not (stopped := [one for one in client.list_partitions().held if one.state == "refusing"]):
+        while not (stopped := [one for one in client.list_partitions().held if one.state == "paused"]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         (partition,) = stopped

@@ -166,10 +166,11 @@ def test_no_crafted_batch_stops_the_items(kafka: KafkaSettings) -> None:
         def applied_offset(self, partition: int) -> int:
             return self.offset if partition == 0 else 1 << 40
 
-        def apply(self, item_id: Any, *_: Any, partition: int, offset: int) -> None:
+        def apply(self, item_id: Any, *_: Any, partition: int, offset: int) -> int:
             self.ids += item_id.tolist()
             assert partition == 0
             self.offset = offset
+            return 0
 
     def item(number: int) -> bytes:
         return record(str(number).encode(), Item(item_id=number, embedding=bytes(32)).SerializeToString())
