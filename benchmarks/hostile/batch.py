@@ -21,8 +21,7 @@ from typing import Final, NamedTuple, Self
 from aiokafka.record.util import calc_crc32c
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
-TRANSACTIONAL: Final = 0x10
-CONTROL: Final = 0x20
+"""What the lowest three bits of a batch's attributes say of its records' compression."""
 
 _BEHIND_CRC: Final = struct.Struct(">hiqqqhii")
 _PRODUCE: Final = 0
@@ -33,26 +32,24 @@ Headers = Sequence[tuple[bytes, bytes | None]]
 
 
 def varint(number: int) -> bytes:
-    """Return a number in zigzag coding, as Kafka writes it."""
-    return plain_varint((number << 1) ^ (number >> 63))
-
-
-def plain_varint(number: int) -> bytes:
-    """Return a number that is not negative, seven bits a byte, the lowest first."""
+    """Return a number of at most 64 bits in zigzag coding, seven bits a byte, the lowest first."""
+    left = (number << 1) ^ (number >> 63)
     out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
+    while left > 0x7F:
+        out.append(left & 0x7F | 0x80)
+        left >>= 7
+    out.append(left)
     return bytes(out)
 
 
-def padded_varint(number: int, size: int) -> bytes:
-    """Return a number that is not negative in zigzag coding, in `size` bytes, of which the last may say nothing."""
-    shortest = varint(number)
-    if len(shortest) >= size:
-        return shortest
-    return shortest[:-1] + bytes([shortest[-1] | 0x80]) + b"\x80" * (size - len(shortest) - 1) + b"\x00"
+def overflowing_varint(number: int) -> bytes:
+    """Return five bytes that Java reads as `number`, 0 to 2**31 - 1: they have bits above 32, which it drops.
+
+    Python keeps them, and reads `number` + 7 * 2**31.
+    """
+    zigzag = number << 1
+    low = bytes(zigzag >> shift & 0x7F | 0x80 for shift in (0, 7, 14, 21))
+    return low + bytes([zigzag >> 28 & 0x0F | 0x70])
 
 
 def field(data: bytes | None) -> bytes:
@@ -60,26 +57,27 @@ def field(data: bytes | None) -> bytes:
     return varint(-1) if data is None else varint(len(data)) + data
 
 
-def record(
-    key: bytes | None,
-    value: bytes | None,
-    headers: Headers = (),
+def body(
+    key: bytes,
+    value: bytes,
+    headers: bytes = b"\x00",
     *,
-    offset_delta: int = 0,
-    timestamp_delta: int = 0,
     attributes: bytes = b"\x00",
+    timestamp_delta: bytes = b"\x00",
+    offset_delta: bytes = b"\x00",
 ) -> bytes:
-    """Return one record with its length before it."""
-    named = b"".join(field(name) + field(data) for name, data in headers)
-    return framed(
-        attributes
-        + varint(timestamp_delta)
-        + varint(offset_delta)
-        + field(key)
-        + field(value)
-        + varint(len(headers))
-        + named
-    )
+    """Return a record without its length, of parts that are coded already."""
+    return attributes + timestamp_delta + offset_delta + key + value + headers
+
+
+def coded_headers(headers: Headers) -> bytes:
+    """Return the headers of a record, their count before them."""
+    return varint(len(headers)) + b"".join(field(name) + field(data) for name, data in headers)
+
+
+def record(key: bytes | None, value: bytes | None, headers: Headers = (), *, offset_delta: int = 0) -> bytes:
+    """Return one record that is as it should be, its length before it."""
+    return framed(body(field(key), field(value), coded_headers(headers), offset_delta=varint(offset_delta)))
 
 
 def framed(body: bytes) -> bytes:
@@ -91,15 +89,12 @@ def batch(
     records: bytes,
     count: int = 1,
     *,
+    timestamp_ms: int = 0,
     attributes: int = NONE,
-    last_offset_delta: int | None = None,
-    first_timestamp: int = 0,
-    max_timestamp: int = 0,
     producer: tuple[int, int, int] = (-1, -1, -1),
 ) -> bytes:
     """Return a batch around `records`, which are compressed already; `producer` is id, epoch and base sequence."""
-    last = count - 1 if last_offset_delta is None else last_offset_delta
-    head = _BEHIND_CRC.pack(attributes, last, first_timestamp, max_timestamp, *producer, count)
+    head = _BEHIND_CRC.pack(attributes, count - 1, timestamp_ms, timestamp_ms, *producer, count)
     inner = head + records
     return struct.pack(">qiibI", 0, len(inner) + 9, -1, 2, calc_crc32c(inner)) + inner
 
@@ -131,10 +126,10 @@ class RawProducer:
         self._socket = socket.create_connection(self._address, timeout_s)
         self._sent = 0
 
-    def produce(self, topic: str, partition: int, batches: bytes, transactional_id: str | None = None) -> Outcome:
+    def produce(self, topic: str, partition: int, batches: bytes) -> Outcome:
         """Ask for `batches` to be appended, and return the answer; raises OSError when the broker is away."""
         self._sent += 1
-        request = _produce(self._sent, topic, partition, batches, transactional_id)
+        request = _produce(self._sent, topic, partition, batches)
         try:
             self._socket.sendall(struct.pack(">i", len(request)) + request)
             answer = self._receive(struct.unpack(">i", self._receive(4))[0])
@@ -167,14 +162,13 @@ class RawProducer:
         self.close()
 
 
-def _produce(number: int, topic: str, partition: int, batches: bytes, transactional_id: str | None) -> bytes:
+def _produce(number: int, topic: str, partition: int, batches: bytes) -> bytes:
     name = topic.encode()
-    transaction = b"\xff\xff" if transactional_id is None else _short(transactional_id.encode())
     return (
         struct.pack(">hhi", _PRODUCE, _VERSION, number)
         + _short(_CLIENT)
-        + transaction
-        + struct.pack(">hii", -1, 30_000, 1)
+        # No transaction; all replicas; 30 s; one topic, of which one partition.
+        + struct.pack(">hhii", -1, -1, 30_000, 1)
         + _short(name)
         + struct.pack(">iii", 1, partition, len(batches))
         + batches

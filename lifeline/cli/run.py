@@ -78,6 +78,10 @@ def bench(
     parts: Annotated[
         list[str] | None, typer.Argument(help="only these parts of one that has parts", show_default=False)
     ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=1, help="of each phase of one that has phases; without: its own", show_default=False),
+    ] = None,
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,7 +106,11 @@ def bench(
         has = f"use one of {', '.join(known)}" if known else "it has none: leave that out"
         complain(f"{name} has no part {unknown[0]!r}: {has}")
         raise typer.Exit(2)
-    report = module.run(bootstrap_servers, parts) if parts else module.run(bootstrap_servers)
+    if seconds is not None and not hasattr(module, "SECONDS"):
+        err.print(f"[bold red]error:[/] {name} has no phases: leave --seconds out")
+        raise typer.Exit(2)
+    phases = {} if seconds is None else {"seconds": seconds}
+    report = module.run(bootstrap_servers, *([parts] if parts else []), **phases)
     if as_json:
         print_json(report.as_json())
     else:

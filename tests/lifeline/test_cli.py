@@ -47,7 +47,16 @@ def test_every_command_explains_itself(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("nothing",), ("get",), ("get", "u", "--kind", "none"), ("produce",), ("bench", "nothing"), ("score", "u", "x")],
+    [
+        ("nothing",),
+        ("get",),
+        ("get", "u", "--kind", "none"),
+        ("produce",),
+        ("bench", "nothing"),
+        ("bench", "hostile", "nothing"),
+        ("bench", "slice", "--seconds", "5"),
+        ("score", "u", "x"),
+    ],
 )
 def test_usage_errors_exit_with_2(arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2

@@ -1,0 +1,39 @@
+"""HTTP/2 frames byte by byte, for what no client library sends."""
+
+import struct
+from typing import Final
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
+END_STREAM, END_HEADERS = 1, 4
+CANCEL: Final = struct.pack(">I", 8)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Return one frame."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+OPENING: Final = PREFACE + frame(SETTINGS, 0, 0)
+"""What a connection begins with."""
+
+
+def call_headers(path: str, authority: str, *more: tuple[str, str]) -> bytes:
+    """Return the header block of a gRPC call, no name or value longer than 126 bytes, none of them compressed."""
+    fields = (
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", authority),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        *more,
+    )
+    return b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in fields
+    )
+
+
+def message(payload: bytes, *, compressed: bool = False, length: int | None = None) -> bytes:
+    """Return a gRPC message behind its five bytes, which may lie about its length."""
+    return struct.pack(">BI", compressed, len(payload) if length is None else length) + payload

@@ -1,0 +1,195 @@
+"""Hostile records: mutated actions and items, batches that no library makes, bombs, aborted transactions.
+
+Whoever publishes here may write to the topics, and nothing else. Of all records of a partition meanwhile fewer than
+`updater.max_bad_share` are bad: at more the node stops the partition, as it should.
+"""
+
+import random
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any, Final
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from benchmarks.hostile.batch import Outcome, RawProducer, batch, record
+from benchmarks.hostile.child import Control
+from benchmarks.hostile.crafted import bombs, compressed, plain
+from benchmarks.hostile.mutation import mutated
+from benchmarks.hostile.pace import spaced
+from benchmarks.hostile.target import HOSTILE_USERS, Target, hostile_user
+from lifeline.v1.action_pb2 import Action
+from lifeline.v1.item_pb2 import Item
+from store.sequence import EMBEDDING_DIM
+
+RECORDS_PER_S: Final = 100
+BOMB_EVERY: Final = 2 * RECORDS_PER_S
+TRANSACTION_EVERY: Final = RECORDS_PER_S
+OVERSIZED_EVERY: Final = RECORDS_PER_S
+CRAFTED_EVERY: Final = 5
+ITEM_EVERY: Final = 7
+OVERSIZED_BYTES: Final = 1 << 20
+_DAY_MS: Final = 86_400_000
+_TIMES_MS: Final = (0, 1, -1, (1 << 63) - 1, -(1 << 63), 1 << 62)
+_TRANSACTION: Final = 5
+
+Record = tuple[bytes | None, bytes | None]
+
+
+def publish_records(target: Target, control: Control) -> Counter[str]:
+    """Publish until the end; return how many of each sort the broker took, and refused."""
+    with RawProducer(target.bootstrap_server) as producer:
+        attack = _Attack(target, producer)
+        control.begin()
+        for number in spaced(RECORDS_PER_S, control):
+            attack.step(number)
+        attack.close()
+    return attack.done
+
+
+def odd_action(rng: random.Random, user: str, now_ms: int) -> Record:
+    """Return the key and the value of an action that is wrong in some way, or good and unusual."""
+    action = Action(user_id=user, item_id=rng.getrandbits(64), timestamp_ms=now_ms, action_type=1 + rng.randrange(5))
+    good = action.SerializeToString()
+    match rng.randrange(12):
+        case 0:
+            return None, good
+        case 1:
+            return rng.choice((b"", b"\xff\xfe", b"k" * 1_000, b"another", user.encode()[:-1])), good
+        case 2:
+            action.timestamp_ms = rng.choice((*_TIMES_MS, now_ms + _DAY_MS // 2, now_ms + 30 * _DAY_MS))
+        case 3:
+            action.action_type = rng.choice((0, 6, 63, 64, 65, 255, 256, 1 << 16, (1 << 32) - 1))
+        case 4:
+            action.surface = rng.choice((200, 255, 256, (1 << 32) - 1))
+        case 5:
+            action.event_id = "e" * rng.choice((1, 127, 128, 16_384, 60_000))
+        case 6:
+            return user.encode(), rng.choice((b"\x00", b"\x00\0\0\0\x2a", b"\x00\0\0\0\x2a\x04", b"")) + good
+        case 7:
+            # The erasure of a user who is hostile.
+            return user.encode(), None
+        case _:
+            return user.encode(), mutated(rng, good)
+    return user.encode(), action.SerializeToString()
+
+
+def odd_item(rng: random.Random) -> Record:
+    """Return the key and the value of an item that is wrong in some way, or good."""
+    item_id = rng.getrandbits(64)
+    size = rng.choice((EMBEDDING_DIM, EMBEDDING_DIM, 0, 31, 33, 100_000))
+    item = Item(item_id=item_id, embedding=rng.randbytes(size), embedding_version=rng.getrandbits(32))
+    good, key = item.SerializeToString(), str(item_id).encode()
+    match rng.randrange(5):
+        case 0:
+            return rng.choice((b"", b"007", b"-1", b"9" * 30, "٣".encode(), b"1e3", b"\xff")), good
+        case 1:
+            return key, None
+        case 2:
+            return key, good
+        case _:
+            return key, mutated(rng, good)
+
+
+class _Attack:
+    """The records, in turns."""
+
+    def __init__(self, target: Target, producer: RawProducer, seed: int = 15) -> None:
+        self._target, self._producer = target, producer
+        self._rng = random.Random(seed)
+        self._bombs = list(bombs(hostile_user(0).encode(), _now_ms()).items())
+        self._transactions: Any = None
+        self.done: Counter[str] = Counter()
+
+    def step(self, number: int) -> None:
+        """Publish what comes next."""
+        user = hostile_user(number)
+        if number % BOMB_EVERY == BOMB_EVERY - 1:
+            self._publish_bomb(number // BOMB_EVERY)
+        elif number % TRANSACTION_EVERY == TRANSACTION_EVERY // 2:
+            self._transact(abort=bool(number // TRANSACTION_EVERY % 2))
+        elif number % OVERSIZED_EVERY == OVERSIZED_EVERY // 4:
+            self._publish_action("oversized", user.encode(), (user.encode(), bytes(OVERSIZED_BYTES)))
+        elif number % CRAFTED_EVERY == 0:
+            self._publish_crafted(number // CRAFTED_EVERY, user)
+        elif number % ITEM_EVERY == 0:
+            self._publish_item("mutated item", batch(record(*odd_item(self._rng)), timestamp_ms=_now_ms()))
+        else:
+            self._publish_action("mutated action", user.encode(), odd_action(self._rng, user, _now_ms()))
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._transactions is not None:
+            self._transactions.close(5)
+
+    def _publish_bomb(self, turn: int) -> None:
+        name, bomb = self._bombs[turn % len(self._bombs)]
+        if turn // len(self._bombs) % 2 == 0:
+            self._count(name, self._publish(self._partition_of(hostile_user(0).encode()), bomb))
+        else:
+            self._publish_item(name, bomb)
+
+    def _publish_crafted(self, turn: int, user: str) -> None:
+        key, now_ms = user.encode(), _now_ms()
+        action = Action(user_id=user, item_id=self._rng.getrandbits(63), timestamp_ms=now_ms, action_type=1)
+        made = [
+            *plain(key, action.SerializeToString(), now_ms).items(),
+            *compressed(key, action.SerializeToString(), now_ms).items(),
+        ]
+        name, crafted = made[turn % len(made)]
+        if turn // len(made) % 3 == 2:
+            self._publish_item(name, crafted)
+        else:
+            self._count(name, self._publish(self._partition_of(key), crafted))
+
+    def _publish_action(self, name: str, route: bytes, odd: Record) -> None:
+        # One in twenty lies where its key does not belong.
+        partition = self._rng.randrange(self._target.partitions)
+        if self._rng.random() > 0.05:
+            partition = self._partition_of(odd[0] or route)
+        self._count(name, self._publish(partition, batch(record(*odd), timestamp_ms=_now_ms())))
+
+    def _publish_item(self, name: str, made: bytes) -> None:
+        partition = self._rng.randrange(self._target.items_partitions)
+        self._count(f"{name} (items)", self._producer.produce(self._target.items_topic, partition, made))
+
+    def _publish(self, partition: int, made: bytes) -> Outcome:
+        return self._producer.produce(self._target.actions_topic, partition, made)
+
+    def _partition_of(self, key: bytes) -> int:
+        return self._target.partition_of(key)
+
+    def _count(self, name: str, outcome: Outcome) -> None:
+        self.done[f"{name}: {'taken' if outcome.accepted else f'refused ({outcome.error})'}"] += 1
+
+    def _transact(self, *, abort: bool) -> None:
+        """Publish a few actions in a transaction; the markers at its end are records too, which no reader sees."""
+        if self._transactions is None:
+            self._transactions = KafkaProducer(
+                bootstrap_servers=self._target.bootstrap_server,
+                transactional_id=f"hostile-{self._target.actions_topic}",
+                transaction_timeout_ms=5_000,
+                metrics_enabled=False,
+            )
+            self._transactions.init_transactions()
+        with suppress(KafkaError):
+            self._transactions.begin_transaction()
+            for number in range(_TRANSACTION):
+                user = hostile_user(self._rng.randrange(HOSTILE_USERS))
+                action = Action(user_id=user, item_id=number, timestamp_ms=_now_ms(), action_type=1)
+                self._transactions.send(
+                    self._target.actions_topic,
+                    key=user.encode(),
+                    value=action.SerializeToString(),
+                    partition=self._partition_of(user.encode()),
+                )
+            if abort:
+                self._transactions.abort_transaction()
+            else:
+                self._transactions.commit_transaction()
+            self.done[f"a transaction: {'aborted' if abort else 'committed'}"] += 1
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

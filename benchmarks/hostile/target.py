@@ -1,0 +1,43 @@
+"""What is attacked: one node, its topics, and the users that are hostile."""
+
+from typing import Final, NamedTuple
+
+from lifeline.config import Settings
+from stream.partitioner import partition_of
+
+HOSTILE_USERS: Final = 64
+
+
+class Target(NamedTuple):
+    """A node's addresses, and where its records are published; a process can be given it."""
+
+    bootstrap_server: str
+    actions_topic: str
+    items_topic: str
+    partitions: int
+    items_partitions: int
+    grpc_address: str
+    http_address: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Target":
+        """Return the target that a node with these settings is."""
+        kafka, node = settings.kafka, settings.node
+        return cls(
+            kafka.servers[0],
+            kafka.actions_topic,
+            kafka.items_topic,
+            kafka.partitions,
+            kafka.items_partitions,
+            node.grpc_address,
+            node.http_address,
+        )
+
+    def partition_of(self, key: bytes) -> int:
+        """Return the partition of the actions topic that a key belongs to."""
+        return partition_of(key, self.partitions)
+
+
+def hostile_user(number: int) -> str:
+    """Return a user that no honest caller writes or reads."""
+    return f"hostile-{number % HOSTILE_USERS:03d}"
