@@ -2,7 +2,8 @@
 
 A quiet phase comes first, then each attack for as long (`--seconds`), then a phase in which all is quiet again:
 
-- records: mutated actions and items, batches that no library makes, bombs, transactions: 100 a second;
+- records: mutated actions and items, batches that no library makes, bombs, transactions: 100 a second, five of them
+  erasures;
 - calls: random bytes, mutated requests, number bombs, odd metadata, resets, on every method: 100 a second;
 - connections: 300 to the gRPC and the HTTP port that are silent, slow, or flood;
 - waits: 300 reads at once that demand offsets which nobody publishes.
@@ -29,7 +30,7 @@ from benchmarks.hostile.survival import Survival, wait_ready
 from benchmarks.hostile.target import Target
 from benchmarks.hostile.waits import hold_reads
 from benchmarks.report import Bar, Report, Row
-from benchmarks.stream.place import READY_S, placed
+from benchmarks.stream.place import READY_S, cpu_seconds, placed
 from lifeline.broker import broker_or_given
 from lifeline.cli.console import err
 from lifeline.config import Settings, load_settings
@@ -58,12 +59,20 @@ class Span(NamedTuple):
     end: float
 
 
+class Attack(NamedTuple):
+    """An attack that is over."""
+
+    span: Span
+    cores: float
+    """Processor time of the attacker, cores."""
+
+
 class Run(NamedTuple):
     """What was measured."""
 
     quiet: Span
     settled: Span
-    attacks: dict[str, Span]
+    attacks: dict[str, Attack]
     honesty: Honesty
     survival: Survival
     lost_actions: int
@@ -103,7 +112,8 @@ def _measure(
         err.print(f"{time.strftime('%H:%M:%S')} {name}", highlight=False)
         with Child(PARTS[name], target, nice=ATTACKER_NICE) as attacker:
             attacker.begin()
-            attacks[name] = _span(seconds)
+            before_s = cpu_seconds(attacker.pid)
+            attacks[name] = Attack(_span(seconds), (cpu_seconds(attacker.pid) - before_s) / seconds)
             done = attacker.end(_END_S)
         err.print(f"{name}: {_counted(done, 15)}", highlight=False)
         notes.append(f"{name}: {sum(done.values()):,} ({_counted(done, 6)})")
@@ -146,7 +156,7 @@ def _bars(measured: Run) -> list[Row]:
     survival, honesty = measured.survival, measured.honesty
     failed = sum(bool(read.failure) for read in honesty.reads)
     quiet_ms = _p99_ms(measured, measured.quiet)
-    worst = max(times_x(quiet_ms, _p99_ms(measured, span)) for span in measured.attacks.values())
+    worst = max(times_x(quiet_ms, _p99_ms(measured, one.span)) for one in measured.attacks.values())
     before = survival.median_mib(measured.quiet.start + 2 / 3 * _length(measured.quiet), measured.quiet.end)
     after = survival.median_mib(measured.settled.start + _length(measured.settled) / 2, measured.settled.end)
     return [
@@ -173,12 +183,13 @@ def _details(measured: Run) -> list[Row]:
         Row("hostile_peak_rss_mib", survival.peak_mib, "MiB"),
         *_reads("quiet", measured, measured.quiet),
     ]
-    starts = [*(span.start for span in measured.attacks.values()), measured.settled.end]
-    for (name, span), until in zip(measured.attacks.items(), starts[1:], strict=True):
+    starts = [*(one.span.start for one in measured.attacks.values()), measured.settled.end]
+    for (name, (span, cores)), until in zip(measured.attacks.items(), starts[1:], strict=True):
         rows.append(Row(f"hostile_{name}_read_p99_x", times_x(quiet_ms, _p99_ms(measured, span)), "times the quiet's"))
         rows.append(
             Row(f"hostile_{name}_deaths", sum(span.start <= one.at < until for one in survival.deaths), "deaths")
         )
+        rows.append(Row(f"hostile_{name}_attacker_cores", cores, "cores"))
         rows += _reads(name, measured, span)
     return rows
 

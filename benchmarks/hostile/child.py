@@ -59,6 +59,11 @@ class Child(Generic[Result]):
         theirs.close()
         self._receive(_START_S)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return int(self._process.pid or 0)
+
     def begin(self) -> None:
         """Let it begin."""
         self._connection.send(None)

@@ -27,6 +27,8 @@ RECORDS_PER_S: Final = 100
 BOMB_EVERY: Final = 2 * RECORDS_PER_S
 TRANSACTION_EVERY: Final = RECORDS_PER_S
 OVERSIZED_EVERY: Final = RECORDS_PER_S
+ERASURE_EVERY: Final = RECORDS_PER_S // 5
+"""An erasure is a good record, and the dearest: the partition's files are written anew without the user."""
 CRAFTED_EVERY: Final = 5
 ITEM_EVERY: Final = 7
 OVERSIZED_BYTES: Final = 1 << 20
@@ -52,7 +54,7 @@ def odd_action(rng: random.Random, user: str, now_ms: int) -> Record:
     """Return the key and the value of an action that is wrong in some way, or good and unusual."""
     action = Action(user_id=user, item_id=rng.getrandbits(64), timestamp_ms=now_ms, action_type=1 + rng.randrange(5))
     good = action.SerializeToString()
-    match rng.randrange(12):
+    match rng.randrange(11):
         case 0:
             return None, good
         case 1:
@@ -67,9 +69,6 @@ def odd_action(rng: random.Random, user: str, now_ms: int) -> Record:
             action.event_id = "e" * rng.choice((1, 127, 128, 16_384, 60_000))
         case 6:
             return user.encode(), rng.choice((b"\x00", b"\x00\0\0\0\x2a", b"\x00\0\0\0\x2a\x04", b"")) + good
-        case 7:
-            # The erasure of a user who is hostile.
-            return user.encode(), None
         case _:
             return user.encode(), mutated(rng, good)
     return user.encode(), action.SerializeToString()
@@ -99,6 +98,9 @@ class _Attack:
         self._target, self._producer = target, producer
         self._rng = random.Random(seed)
         self._bombs = list(bombs(hostile_user(0).encode(), _now_ms()).items())
+        # Made beforehand: it costs more than to publish them.
+        users = {self._partition_of(user.encode()): user for user in map(hostile_user, range(HOSTILE_USERS))}
+        self._crafted = [(partition, _crafted(user, _now_ms())) for partition, user in sorted(users.items())]
         self._transactions: Any = None
         self.done: Counter[str] = Counter()
 
@@ -111,8 +113,10 @@ class _Attack:
             self._transact(abort=bool(number // TRANSACTION_EVERY % 2))
         elif number % OVERSIZED_EVERY == OVERSIZED_EVERY // 4:
             self._publish_action("oversized", user.encode(), (user.encode(), bytes(OVERSIZED_BYTES)))
+        elif number % ERASURE_EVERY == ERASURE_EVERY // 4 + 1:
+            self._publish_action("an erasure", user.encode(), (user.encode(), None))
         elif number % CRAFTED_EVERY == 0:
-            self._publish_crafted(number // CRAFTED_EVERY, user)
+            self._publish_crafted(number // CRAFTED_EVERY)
         elif number % ITEM_EVERY == 0:
             self._publish_item("mutated item", batch(record(*odd_item(self._rng)), timestamp_ms=_now_ms()))
         else:
@@ -130,18 +134,13 @@ class _Attack:
         else:
             self._publish_item(name, bomb)
 
-    def _publish_crafted(self, turn: int, user: str) -> None:
-        key, now_ms = user.encode(), _now_ms()
-        action = Action(user_id=user, item_id=self._rng.getrandbits(63), timestamp_ms=now_ms, action_type=1)
-        made = [
-            *plain(key, action.SerializeToString(), now_ms).items(),
-            *compressed(key, action.SerializeToString(), now_ms).items(),
-        ]
+    def _publish_crafted(self, turn: int) -> None:
+        partition, made = self._crafted[turn % len(self._crafted)]
         name, crafted = made[turn % len(made)]
         if turn // len(made) % 3 == 2:
             self._publish_item(name, crafted)
         else:
-            self._count(name, self._publish(self._partition_of(key), crafted))
+            self._count(name, self._publish(partition, crafted))
 
     def _publish_action(self, name: str, route: bytes, odd: Record) -> None:
         # One in twenty lies where its key does not belong.
@@ -189,6 +188,13 @@ class _Attack:
             else:
                 self._transactions.commit_transaction()
             self.done[f"a transaction: {'aborted' if abort else 'committed'}"] += 1
+
+
+def _crafted(user: str, now_ms: int) -> list[tuple[str, bytes]]:
+    """Return the names and the bytes of all crafted batches, around a good action."""
+    key = user.encode()
+    value = Action(user_id=user, item_id=now_ms, timestamp_ms=now_ms, action_type=1).SerializeToString()
+    return [*plain(key, value, now_ms).items(), *compressed(key, value, now_ms).items()]
 
 
 def _now_ms() -> int:
