@@ -91,10 +91,15 @@ def batch(
     *,
     timestamp_ms: int = 0,
     attributes: int = NONE,
+    last_offset_delta: int | None = None,
     producer: tuple[int, int, int] = (-1, -1, -1),
 ) -> bytes:
-    """Return a batch around `records`, which are compressed already; `producer` is id, epoch and base sequence."""
-    head = _BEHIND_CRC.pack(attributes, count - 1, timestamp_ms, timestamp_ms, *producer, count)
+    """Return a batch around `records`, which are compressed already; `producer` is id, epoch and base sequence.
+
+    Without `last_offset_delta` it has a record for each of its offsets.
+    """
+    last = count - 1 if last_offset_delta is None else last_offset_delta
+    head = _BEHIND_CRC.pack(attributes, last, timestamp_ms, timestamp_ms, *producer, count)
     inner = head + records
     return struct.pack(">qiibI", 0, len(inner) + 9, -1, 2, calc_crc32c(inner)) + inner
 

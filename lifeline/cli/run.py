@@ -107,7 +107,7 @@ def bench(
         complain(f"{name} has no part {unknown[0]!r}: {has}")
         raise typer.Exit(2)
     if seconds is not None and not hasattr(module, "SECONDS"):
-        err.print(f"[bold red]error:[/] {name} has no phases: leave --seconds out")
+        complain(f"{name} has no phases: leave --seconds out")
         raise typer.Exit(2)
     phases = {} if seconds is None else {"seconds": seconds}
     report = module.run(bootstrap_servers, *([parts] if parts else []), **phases)

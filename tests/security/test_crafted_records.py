@@ -90,7 +90,7 @@ CASES: dict[str, Crafted] = {
     "a null value that claims a length of -2": Crafted(
         batch(framed(b"\0\0\0" + field(STRANGER) + varint(-2) + varint(0))), (), 1
     ),
-    "negative times": Crafted(batch(good(18), first_timestamp=-1, max_timestamp=-1), (18,)),
+    "negative times": Crafted(batch(good(18), timestamp_ms=-1), (18,)),
 } | {
     f"a bomb of codec {codec}": Crafted(batch(bytes(PACK[codec](BOMB)), attributes=codec), (), 1)
     for codec in (GZIP, ZSTD, LZ4, SNAPPY)

@@ -76,7 +76,7 @@ def test_good_batches_read_as_the_strict_parser_reads_them(codec: int) -> None:
         builder.append(at, T + at, b"k%d" % at if at % 5 else None, b"v" * at * 40 if at % 7 else None, headers)
     built = bytes(builder.build())
     records = built[HEADER_BYTES:]
-    data = memoryview(batch(PACK[codec](records), 50, attributes=codec, first_timestamp=T, max_timestamp=T + 49))
+    data = memoryview(batch(PACK[codec](records), 50, attributes=codec, timestamp_ms=T))
     ours = read(bytes(data))
     strict = list(DefaultRecordBatch(uncompressed(data, header_of(data))))
     assert [
@@ -159,7 +159,7 @@ def test_a_compacted_batch_keeps_its_gaps() -> None:
 
 def test_a_record_without_structure_is_unreadable_and_the_next_one_is_read() -> None:
     lies = framed(b"\0\0\0" + varint(100) + b"short")
-    (lost, good) = read(batch(lies + record(b"u2", b"w", offset_delta=1), 2, max_timestamp=T))
+    (lost, good) = read(batch(lies + record(b"u2", b"w", offset_delta=1), 2, timestamp_ms=T))
     assert isinstance(lost, UnreadableRecords)
     assert (lost.topic, lost.partition, lost.first_offset, lost.offset) == ("actions", 3, 0, 0)
     assert (lost.key, lost.value, lost.headers, lost.size, lost.head) == (None, None, (), len(lies) - 1, lies[1:])
