@@ -15,7 +15,7 @@ endif
 SETUP := $(VENV)/.setup-$(TORCH_BACKEND)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos lint bench peers movielens proto clean lock
+.PHONY: help setup demo test chaos fuzz lint bench peers movielens proto clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(SETUP) $(MOVIELENS)/.setup ## Run the tests (ARGS='-k store' passes argu
 
 chaos: $(SETUP) ## Run the long fault tests, about half an hour (ARGS='--seed 7' repeats a schedule)
 	@$(BIN)/pytest tests/chaos --long $(ARGS)
+
+fuzz: $(SETUP) ## Run the long fuzz tests, about half an hour (ARGS='--seed 7' repeats one)
+	@$(BIN)/pytest tests/security --long $(ARGS)
 
 lint: $(SETUP) ## Check style, types, the import arrows and the wire contract
 	@$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from stream.settings import KafkaSettings
 from stream.stopping import end_within
 
 _POLL_MS = 500
+_FETCH_WAIT_MS = 10
 _STOP_S = 5.0
 _ResultT = TypeVar("_ResultT")
 
@@ -64,6 +65,10 @@ class TopicReader:
             elif time.monotonic() - moved_at > self._kafka.request_timeout_ms / 1000:
                 raise ClusterUnreachableError(self._kafka.bootstrap_servers, TimeoutError())
             yield from (record for record in fetched if record.offset < end)
+        self._run(self._pause(tp))
+
+    async def _pause(self, tp: TopicPartition) -> None:
+        self._consumer.pause(tp)
 
     async def _assign(self, tp: TopicPartition, start: int) -> None:
         self._consumer.assign([tp])
@@ -96,7 +101,8 @@ def reading(kafka: KafkaSettings, topic: str, *, advice: str) -> Iterator[TopicR
 
 
 async def _connected(kafka: KafkaSettings, topic: str) -> tuple[LogConsumer, list[int]]:
-    consumer = LogConsumer(**kafka.consumer_options(), auto_offset_reset="earliest")
+    # A fetch that waits holds up whatever else is asked of the same broker, such as where a log ends.
+    consumer = LogConsumer(**kafka.consumer_options(), auto_offset_reset="earliest", fetch_max_wait_ms=_FETCH_WAIT_MS)
     try:
         await consumer.start()
         found = await partitions_of(consumer, topic, kafka.request_timeout_ms / 1000)

@@ -467,6 +467,8 @@ class Updater(Generic[StoreT]):
 
     def _pause(self, held: HeldPartition[StoreT], why: str) -> None:
         """Take no more of a partition for a while: what was fetched comes again. Its readers are answered."""
+        # Nothing looks at the end of the log during the pause, and readers are told how far behind they are.
+        held.end_offset = max(held.end_offset, held.next_offset)
         self._forget(held)
         reader = self._reader
         if reader is None:

@@ -1,6 +1,7 @@
 """One real broker for the session: ours, or the cluster that LIFELINE_KAFKA__BOOTSTRAP_SERVERS names."""
 
 import os
+import random
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from scorer.kernels.library import Level, best_level
 from stream.settings import KafkaSettings
 from tests.scorer.sanitised import Sanitised, compiler
 
+_LONG_TIMEOUT_S = 3_600
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # kafka-python reads its schemas with a function that Python 3.11 calls deprecated.
@@ -22,6 +25,29 @@ def pytest_configure(config: pytest.Config) -> None:
     # How long an example takes says how busy the machine is, and nothing of the code.
     hypothesis.settings.register_profile("lifeline", deadline=None)
     hypothesis.settings.load_profile("lifeline")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long form of the fault and fuzz tests: half an hour each")
+    parser.addoption("--seed", type=int, help="of the first schedule or input; without: the short form's own, or any")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long", default=False):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(_LONG_TIMEOUT_S))
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--long", default=False))
+
+
+@pytest.fixture
+def first_seed(request: pytest.FixtureRequest, is_long: bool) -> int:
+    """The same in every short run; in a long one another each time, which a failure names."""
+    given = request.config.getoption("--seed", default=None)
+    return int(given) if given is not None else random.SystemRandom().randrange(1 << 31) if is_long else 1
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The long form of these tests (`make chaos`) and the short one (part of `make test`); clusters and publishers."""
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,33 +13,8 @@ from stream.settings import KafkaSettings
 from tests.chaos.cluster import Cluster
 from tests.chaos.traffic import Publisher
 
-_LONG_TIMEOUT_S = 3_600
-
 ClusterMaker = Callable[..., Cluster]
 PublisherMaker = Callable[[KafkaSettings, int], Publisher]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the long form of the fault tests: half an hour")
-    parser.addoption("--seed", type=int, help="of the first schedule; without: the short form's own, or any")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long", default=False):
-        for item in items:
-            item.add_marker(pytest.mark.timeout(_LONG_TIMEOUT_S))
-
-
-@pytest.fixture
-def is_long(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--long", default=False))
-
-
-@pytest.fixture
-def first_seed(request: pytest.FixtureRequest, is_long: bool) -> int:
-    """The same in every short run; in a long one another each time, which a failure names."""
-    given = request.config.getoption("--seed", default=None)
-    return int(given) if given is not None else random.SystemRandom().randrange(1 << 31) if is_long else 1
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert on_gpu(model, "cpu", "float32") is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert on_gpu(model, "auto", "float32") is None
-    with pytest.raises(KernelsError, match=r"set it to auto, or install lifeline\[gpu\]"):
+    with pytest.raises(KernelsError, match="set it to auto, or install the extra 'gpu'"):
         on_gpu(model, "cuda", "float32")
 
 

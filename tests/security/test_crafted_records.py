@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +18,7 @@ from stream.dead_letter_headers import STUB_BYTES, STUB_SHA256, is_stub
 from stream.dead_letter_reader import RetryOutcome, read_letters, retry_letters
 from stream.items import ItemFollower, ItemProblem
 from stream.partitioner import partition_of
-from stream.record import UnreadableRecords
+from stream.record import UnreadableRecords, first_offset_of
 from stream.replay import log_ranges, replay
 from stream.settings import KafkaSettings, UpdaterSettings
 from stream.topic_reader import read_topic
@@ -193,6 +194,43 @@ def test_no_crafted_batch_stops_the_items(kafka: KafkaSettings) -> None:
     problems = asyncio.run(follow())
     assert table.ids == [1, 2]
     assert problems[ItemProblem.UNREADABLE] >= 6
+
+
+def altered(records: bytes, rng: random.Random) -> bytes:
+    """Change a few bytes of the records of a batch, at places where lengths, deltas and headers are too."""
+    changed = bytearray(records)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(changed))
+        match rng.randrange(4):
+            case 0:
+                changed[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+            case 1:
+                changed[at:at] = rng.randbytes(rng.randint(1, 6))
+            case 2:
+                del changed[at : at + rng.randint(1, 6)]
+            case _:
+                changed[at : at + 1] = bytes([changed[at] | 0x80, *([0x80] * rng.randint(0, 3)), rng.randrange(128)])
+    return bytes(changed)
+
+
+def test_any_batch_that_the_broker_takes_gives_each_offset_once(
+    kafka: KafkaSettings, first_seed: int, is_long: bool
+) -> None:
+    rng = random.Random(first_seed)
+    end = 0
+    with RawProducer(kafka.bootstrap_servers) as producer:
+        for _ in range(200_000 if is_long else 600):
+            count = rng.randint(1, 4)
+            records = altered(b"".join(good(at, at, [(b"h", b"x")] * (at % 2)) for at in range(count)), rng)
+            codec = rng.choice([0, GZIP, ZSTD, SNAPPY, LZ4])
+            packed = bytes(PACK[codec](records)) if codec else records
+            if producer.produce(kafka.actions_topic, PARTITION, batch(packed, count, attributes=codec)).accepted:
+                end += count
+    expected = 0
+    for each in read_topic(kafka, kafka.actions_topic, advice=""):
+        assert first_offset_of(each) == expected, first_seed
+        expected = each.offset + 1
+    assert expected == end > 20
 
 
 def test_what_cannot_be_read_is_said_with_its_place_and_digest(kafka: KafkaSettings) -> None:

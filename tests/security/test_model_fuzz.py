@@ -14,8 +14,11 @@ from pathlib import Path
 from scorer.kernels import library
 library.PATH = Path(sys.argv[1])
 from tests.security.fuzzed_models import fuzz
-print(fuzz(Path(sys.argv[2]), seed=int(sys.argv[3]), seconds=2, least=40))
+print(fuzz(Path(sys.argv[2]), seed=int(sys.argv[3]), seconds=float(sys.argv[4]), least=40))
 """
+
+
+LONG_S = 600
 
 
 def assert_both(found: str) -> None:
@@ -24,8 +27,11 @@ def assert_both(found: str) -> None:
     assert outcomes["answered"] > 3
 
 
-def test_damaged_models_are_refused_or_answer_under_the_address_sanitizer(sanitised: Sanitised, tmp_path: Path) -> None:
-    assert_both(sanitised.run(_SCRIPT, str(tmp_path), "0"))
+def test_damaged_models_are_refused_or_answer_under_the_address_sanitizer(
+    sanitised: Sanitised, tmp_path: Path, first_seed: int, is_long: bool
+) -> None:
+    seconds = LONG_S if is_long else 2
+    assert_both(sanitised.run(_SCRIPT, str(tmp_path), str(first_seed), str(seconds)))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
