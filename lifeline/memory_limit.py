@@ -72,7 +72,10 @@ class MemoryLimit:
 
     def refusal(self) -> Refusal | None:
         """Return how a call is to be refused, or None while there is room."""
-        with self._lock:
+        # The look takes a while, and whoever comes meanwhile goes by the last one: else all calls would queue here.
+        if time.monotonic() - self._looked_at < _LOOK_S or not self._lock.acquire(blocking=False):
+            return self._refusal
+        try:
             now = time.monotonic()
             if now - self._looked_at >= _LOOK_S:
                 self._looked_at = now
@@ -81,7 +84,9 @@ class MemoryLimit:
                 if (self._refusal is None) != (before is None):
                     what = "calls are refused: memory is short" if before is None else "memory suffices again"
                     _log.warning(what, used_mib=used // _MIB, limit_mib=self._limit // _MIB)
-            return self._refusal
+        finally:
+            self._lock.release()
+        return self._refusal
 
     def _refusal_at(self, used: int) -> Refusal:
         return Refusal(

@@ -6,7 +6,7 @@ A quiet phase comes first, then each attack for as long (`--seconds`), then a ph
   erasures;
 - calls: random bytes, mutated requests, number bombs, odd metadata, resets, on every method: 100 a second;
 - connections: 300 to the gRPC and the HTTP port that are silent, slow, or flood;
-- waits: 300 reads at once that demand offsets which nobody publishes.
+- waits: 300 reads at once that demand offsets which nobody publishes; those that are refused come again, 100 a second.
 
 The names of attacks after the benchmark's own run these alone. An attacker is a process of its own with a niceness of
 10, so that what is measured is the node and not the share of two cores that the attacker takes. The honest side is

@@ -19,7 +19,8 @@ FAR: Final = (1 << 63) - 1
 NEAR: Final = 1_000_000
 """So far behind the log's end: it looks as if it might come, and does not within the time."""
 LONG_S: Final = 3_600.0
-_AGAIN_S: Final = 0.5
+_AGAIN_S: Final = 3.0
+"""So those that are refused come again a hundred times a second: what is measured is the holding, not a flood."""
 
 
 def hold_reads(target: Target, control: Control) -> Counter[str]:
