@@ -495,6 +495,7 @@ class LifelineClient:
         if not self.retry:
             return self._node(address).ask(method, request, limit_s)[0]
         asked: set[str] = set()
+        refusal: LifelineError | None = None
 
         def pause_s(state: RetryCallState) -> float:
             # Another node may have the user now; only when all have been asked is it time that has to pass.
@@ -516,6 +517,11 @@ class LifelineClient:
                 try:
                     reply, told = self._node(address).ask(method, request, left_s, attempt.retry_state.attempt_number)
                 except LifelineError as error:
+                    if error.reason:
+                        refusal = error
+                    elif refusal is not None and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                        # Time ran out in the last attempt; what a node has said before tells why.
+                        raise refusal from error
                     address = self._next_after(address, user_id, error, asked)
                     raise
                 self._places.learn(user_id, told.get(OWNER) or address, told.get(PARTITIONS, ""))
