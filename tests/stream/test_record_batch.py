@@ -10,7 +10,19 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.hostile.batch import GZIP, LZ4, NONE, SNAPPY, ZSTD, batch, field, framed, record, varint
+from benchmarks.hostile.batch import (
+    GZIP,
+    LZ4,
+    NONE,
+    SNAPPY,
+    ZSTD,
+    batch,
+    field,
+    framed,
+    overflowing_varint,
+    record,
+    varint,
+)
 from stream.dead_letter_headers import HEADERS_CUT
 from stream.record import HEAD_BYTES, UnreadableRecords
 from stream.record_batch import (
@@ -45,12 +57,6 @@ def body(
     headers: bytes = varint(0),
 ) -> bytes:
     return framed(attributes + varint(0) + offset + key + value + headers)
-
-
-def over_32_bits(number: int) -> bytes:
-    """Five bytes whose bits above the 32nd Kafka's own reader drops."""
-    zigzag = number << 1
-    return bytes([(zigzag >> (7 * at)) & 0x7F | 0x80 for at in range(4)] + [(zigzag >> 28) & 0xF | 0x70])
 
 
 def read(data: bytes) -> list[object]:
@@ -129,10 +135,10 @@ def test_a_header_name_that_is_not_utf8_gets_escapes() -> None:
     "odd",
     [
         body(attributes=b"\xff"),
-        body(key=over_32_bits(2) + b"u1"),
-        body(value=over_32_bits(1) + b"v"),
-        body(headers=over_32_bits(0)),
-        body(offset=over_32_bits(0)),
+        body(key=overflowing_varint(2) + b"u1"),
+        body(value=overflowing_varint(1) + b"v"),
+        body(headers=overflowing_varint(0)),
+        body(offset=overflowing_varint(0)),
     ],
 )
 def test_numbers_with_bits_to_spare_read_as_kafka_reads_them(odd: bytes) -> None:
