@@ -1,6 +1,7 @@
 """Waits: reads that demand offsets which nobody will ever publish, without a deadline or with a long one."""
 
 import asyncio
+import random
 from collections import Counter
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ FAR: Final = (1 << 63) - 1
 NEAR: Final = 1_000_000
 """So far behind the log's end: it looks as if it might come, and does not within the time."""
 LONG_S: Final = 3_600.0
-_AGAIN_S: Final = 3.0
-"""So those that are refused come again a hundred times a second: what is measured is the holding, not a flood."""
+_AGAIN_S: Final = 6.0
+"""At most, and at random: those that are refused come again a hundred times a second, and not in waves."""
 
 
 def hold_reads(target: Target, control: Control) -> Counter[str]:
@@ -60,4 +61,4 @@ async def _wait(stub: Any, number: int, done: Counter[str]) -> None:  # noqa: AN
             await stub.GetSequence(request, timeout=LONG_S if number % 3 else None)
         except grpc.aio.AioRpcError as error:
             done[error.code().name] += 1
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(random.uniform(0, _AGAIN_S))
