@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import grpc
 
-from lifeline.interceptor import Handler, Interceptor
+from lifeline.interceptor import Handler
 from store.requests import invalid
 from store.status import abort
 
@@ -29,8 +29,8 @@ class _Awaited(NamedTuple):
     context: grpc.ServicerContext
 
 
-class Arrivals(Interceptor):
-    """The outermost interceptor: cancels calls without a request after ten seconds, the oldest of many after one."""
+class Arrivals:
+    """The outermost stage: cancels calls without a request after ten seconds, the oldest of many after one."""
 
     def __init__(self, most: int) -> None:
         """Where more than `most` calls have sent no request, the oldest ones get little time. `close` ends a thread."""
@@ -47,14 +47,9 @@ class Arrivals(Interceptor):
         self._closed.set()
         self._thread.join()
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    def wrap(self, method: str, handler: Handler) -> Handler:  # noqa: ARG002 - of every method alike
         """Wrap the handlers of single requests; streams are bounded by their number."""
-        handler = continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
+        if handler.request_streaming:
             return handler
         if handler.unary_stream is not None:
             answers = handler.unary_stream

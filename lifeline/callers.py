@@ -6,14 +6,14 @@ methods of users and nodes, and loopback those of operators. Every call of an op
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import grpc
 import structlog
 
-from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, SizeLimit, around, code_of
+from lifeline.interceptor import RETRY_AFTER_S, Handler, SizeLimit, around, code_of
 from lifeline.loopback import is_loopback_peer
 from lifeline.methods import EVERY_USERS_METHOD, Audience, audience_of, name_of
 from lifeline.security import AUTHORIZATION, Caller, hash_of
@@ -21,10 +21,11 @@ from store.status import Reason, Refusal, abort
 from store.waits import CALLER
 
 _REFUSED_LINES_S = 1.0
+_NOTHING = nullcontext()
 _log = structlog.get_logger(__name__)
 
 
-class Callers(Interceptor):
+class Callers:
     """Refuses the calls of everybody who is not among `callers`, but to `open_services`."""
 
     def __init__(
@@ -40,36 +41,34 @@ class Callers(Interceptor):
         """Let these call from now on, and nobody else. Calls under way end as they began."""
         self._register = _Register.of(callers, self._register)
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    def wrap(self, method: str, handler: Handler) -> Handler:
         """Wrap the handlers of all services that are not open."""
-        handler = continuation(handler_call_details)
-        method = str(handler_call_details.method)
-        if handler is None or method.startswith(self._open):
+        if method.startswith(self._open):
             return handler
-        register, audience = self._register, audience_of(method)
-        found = register.check(method, audience, handler_call_details.invocation_metadata or ())
-        room, limit = register.limits_of(found, streams=handler.stream_stream is not None)
-        if isinstance(found, str):
-            # Each call has a context of its own.
-            CALLER.set(found)
+        audience, streams = audience_of(method), handler.stream_stream is not None
 
         @contextmanager
-        def admitted(context: grpc.ServicerContext) -> Iterator[None]:
+        def admitted(context: grpc.ServicerContext) -> Iterator[SizeLimit | None]:
+            register = self._register
+            found = register.check(method, audience, context)
             refusal = self._refusal(found, method, audience, context)
-            with ExitStack() as stack:
-                if audience is Audience.OPERATORS:
-                    stack.enter_context(self._operators.noted(method, found, context, refused=refusal is not None))
+            with (
+                self._operators.noted(method, found, context, refused=refusal is not None)
+                if audience is Audience.OPERATORS
+                else _NOTHING
+            ):
                 if refusal is not None:
                     abort(context, refusal)
-                if room is not None:
-                    stack.enter_context(room.taken(context))
-                yield
+                if not isinstance(found, str):
+                    yield None
+                    return
+                # Each call has a context of its own.
+                CALLER.set(found)
+                room, limit = register.limits_of(found, streams=streams)
+                with room.taken(context):
+                    yield limit
 
-        return around(handler, admitted, limit)
+        return around(handler, admitted)
 
     def _refusal(
         self, found: "str | Refusal | None", method: str, audience: Audience, context: grpc.ServicerContext
@@ -115,25 +114,19 @@ class _Register(NamedTuple):
             rooms("streams", "max_streams", before.streams if before else {}),
         )
 
-    def limits_of(
-        self, found: "str | Refusal | None", *, streams: bool
-    ) -> "tuple[_Room, SizeLimit | None] | tuple[None, None]":
-        """Return the limits of a caller by name; none of anybody else."""
-        if not isinstance(found, str):
-            return None, None
-        room = (self.streams if streams else self.calls)[found]
-        most_kib = self.callers[found].max_message_kib
+    def limits_of(self, name: str, *, streams: bool) -> "tuple[_Room, SizeLimit | None]":
+        """Return the limits of a caller."""
+        room = (self.streams if streams else self.calls)[name]
+        most_kib = self.callers[name].max_message_kib
         if most_kib is None:
             return room, None
-        return room, SizeLimit(most_kib << 10, lambda size: _too_large(found, size, most_kib))
+        return room, SizeLimit(most_kib << 10, lambda size: _too_large(name, size, most_kib))
 
-    def check(
-        self, method: str, audience: Audience, metadata: Sequence[tuple[str, str | bytes]]
-    ) -> "str | Refusal | None":
+    def check(self, method: str, audience: Audience, context: grpc.ServicerContext) -> "str | Refusal | None":
         """Return the caller's name, or why the call is refused; None where there are no callers."""
         if not self.callers:
             return None
-        shown = [value for key, value in metadata if key == AUTHORIZATION]
+        shown = [value for key, value in context.invocation_metadata() if key == AUTHORIZATION]
         if not shown:
             return Refusal(
                 grpc.StatusCode.UNAUTHENTICATED,

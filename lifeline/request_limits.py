@@ -1,44 +1,32 @@
 """Requests are measured, decoded and measured again before their handlers see them, whatever the service."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError
 
-from lifeline.interceptor import Handler, Interceptor, SizeLimit, around
+from lifeline.interceptor import Handler
 from lifeline.v1.group_pb2 import GroupMember, GroupPlacement
 from store.limits import UNKNOWN_BYTES, LimitExceededError, MessageLimits
 from store.requests import invalid
 from store.status import Reason, Refusal
 
 
-class RequestLimits(Interceptor):
-    """The innermost interceptor: decoders of the handlers it returns give a Refusal for a request beyond the limits."""
+class RequestLimits:
+    """The innermost stage: decoders of the handlers it returns raise a Refusal for a request beyond the limits."""
 
-    def __init__(self) -> None:
-        self._limits: dict[str, MessageLimits] = {}
-        self._lock = threading.Lock()
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Wrap every handler."""
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = str(handler_call_details.method)
-        with self._lock:
-            limits = self._limits.get(method)
-            if limits is None:
-                limits = self._limits[method] = MessageLimits(method_of(method).input_type)
-        return around(handler, lambda _: nullcontext(), RequestLimit(limits))
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        """Return a handler of the same behaviour with a decoder that holds requests to the limits."""
+        decode = handler.request_deserializer
+        if decode is None:
+            raise TypeError("what is not decoded cannot be checked: put this stage behind all others")
+        limits = MessageLimits(method_of(method).input_type)
+        # The library's handlers are named tuples, which their abstract type does not tell.
+        bounded: Handler = cast("Any", handler)._replace(request_deserializer=decoder(decode, limits))
+        return bounded
 
 
 def method_of(path: str) -> MethodDescriptor:
@@ -47,30 +35,24 @@ def method_of(path: str) -> MethodDescriptor:
     return found
 
 
-class RequestLimit(NamedTuple):
-    """The limits of one method's requests."""
+def decoder(decode: Callable[[bytes], Any], limits: MessageLimits) -> Callable[[bytes], Any]:
+    """Return a decoder that raises Refusal in place of giving a request beyond the limits."""
 
-    limits: MessageLimits
+    def checked(raw: bytes) -> Any:  # noqa: ANN401 - any message
+        if len(raw) > limits.most_bytes:
+            raise _too_large(limits, len(raw))
+        try:
+            message = decode(raw)
+            limits.check(message)
+        except DecodeError:
+            raise invalid("request", "it does not decode: build the client from the node's own protos") from None
+        except LimitExceededError as error:
+            raise invalid(
+                error.field, str(error), error.bound.reason, length=str(error.length), limit=str(error.bound.most)
+            ) from error
+        return message
 
-    def decoding(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-        """Return a decoder that gives a Refusal in place of a request beyond the limits."""
-        if decode is None:
-            raise TypeError("what is not decoded cannot be checked: put this interceptor behind all others")
-        decode_message, limits = decode, self.limits
-
-        def checked(raw: bytes) -> Any:  # noqa: ANN401 - any message
-            try:
-                message = decode_message(raw)
-                limits.check(message)
-            except DecodeError:
-                return invalid("request", "it does not decode: build the client from the node's own protos")
-            except LimitExceededError as error:
-                return invalid(
-                    error.field, str(error), error.bound.reason, length=str(error.length), limit=str(error.bound.most)
-                )
-            return message
-
-        return SizeLimit(limits.most_bytes, lambda size: _too_large(limits, size)).decoding(checked)
+    return checked
 
 
 def _too_large(limits: MessageLimits, size: int) -> Refusal:

@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 
 from lifeline.errors import SecurityError
 from lifeline.forwarded import FORWARDED, OWNER, PARTITIONS
-from lifeline.interceptor import Handler, Interceptor, admit
+from lifeline.interceptor import Handler
 from lifeline.owners import Owners
 from lifeline.security import AUTHORIZATION, CallSecurity, SecuritySettings, stamp_of
 from store.directory import PartitionDirectory
@@ -34,7 +34,7 @@ _AT_ONCE_S = 0.1
 _OWNER_MARGIN_S = 5.0
 
 
-class Routing(Interceptor):
+class Routing:
     """Routes the calls of `services` by the `user_id` of their requests."""
 
     def __init__(
@@ -53,22 +53,19 @@ class Routing(Interceptor):
         self._channels: dict[tuple[str, bool], grpc.Channel] = {}
         self._lock = threading.Lock()
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    def wrap(self, method: str, handler: Handler) -> Handler:
         """Wrap the handlers of the services."""
-        handler = continuation(handler_call_details)
-        method = str(handler_call_details.method)
-        if handler is None or not method.startswith(self._methods):
+        if not method.startswith(self._methods):
             return handler
         behaviour = cast("Callable[[Any, grpc.ServicerContext], Message]", handler.unary_unary)
         parse = cast("Callable[[bytes], Any]", handler.request_deserializer)
         serialise = cast("Callable[[Message], bytes]", handler.response_serializer)
 
         def routed(raw: bytes, context: grpc.ServicerContext) -> bytes:
-            request = admit(parse(raw), context)
+            try:
+                request = parse(raw)
+            except Refusal as refusal:
+                abort(context, refusal)
             partition = self._directory.partition_of(request.user_id)
             if self._directory.has(partition):
                 return serialise(behaviour(request, context))

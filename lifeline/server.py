@@ -1,9 +1,9 @@
 """The gRPC server of a node: the services, health, reflection, and the limits that hold for every call."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import grpc
@@ -15,7 +15,7 @@ from lifeline.arrivals import Arrivals
 from lifeline.callers import Callers
 from lifeline.config import NodeSettings
 from lifeline.errors import ServerError
-from lifeline.interceptor import RETRY_AFTER_S, Handler, Interceptor, around, code_of
+from lifeline.interceptor import RETRY_AFTER_S, Handler, Pipeline, Stage, around, code_of
 from lifeline.memory_limit import MemoryLimit
 from lifeline.request_limits import RequestLimits
 from lifeline.security import KEEPALIVE, Caller, SecuritySettings, server_credentials
@@ -69,8 +69,8 @@ class NodeServer:
         self,
         settings: NodeSettings,
         services: Services,
-        routing: Interceptor | None = None,
-        calls: Interceptor | None = None,
+        routing: Stage | None = None,
+        calls: Stage | None = None,
         security: SecuritySettings | None = None,
     ) -> None:
         """Listen; `calls` counts them, and `routing` sends those on that belong elsewhere, where they are given.
@@ -91,13 +91,10 @@ class NodeServer:
         # What waits holds threads of its own, and a few more tell one call too many so at once.
         threads = most + settings.wait_places + _REFLECTION_STREAMS + _HEALTH_WATCHES + _SPARE_THREADS
         self._arrivals = Arrivals(threads // 2)
+        stages = (self._arrivals, calls, self._callers, _Limits(most, memory), routing, RequestLimits())
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            interceptors=[
-                one
-                for one in (self._arrivals, calls, self._callers, _Limits(most, memory), routing, RequestLimits())
-                if one is not None
-            ],
+            interceptors=[Pipeline([stage for stage in stages if stage is not None], unserved=(_UNIMPLEMENTED,))],
             options=options,
             maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )
@@ -161,7 +158,7 @@ class NodeServer:
             self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
 
 
-class _Limits(Interceptor):
+class _Limits:
     """Bounds the calls at once, and gives every failure nobody thought of a reason too."""
 
     def __init__(self, most: int, memory: MemoryLimit) -> None:
@@ -170,24 +167,16 @@ class _Limits(Interceptor):
         self._reflection = _Streams(_REFLECTION_STREAMS, "reflection streams are open")
         self._watches = _Streams(_HEALTH_WATCHES, "calls watch the health")
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        if handler_call_details.method == _UNIMPLEMENTED:
-            return None
-        handler = continuation(handler_call_details)
-        if handler is not None and handler.stream_stream is not None:
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        if handler.stream_stream is not None:
             # Reflection is the only service that has any.
             return around(handler, self._reflection.opened)
-        if handler is not None and handler.unary_stream is not None:
+        if handler.unary_stream is not None:
             # Health is the only service that has any.
             return around(handler, self._watches.opened)
         # Health must answer most of all when the node is full.
-        method = str(handler_call_details.method)
-        if handler is None or not method.startswith(_PATHS):
-            return handler
+        if not method.startswith(_PATHS):
+            return around(handler, lambda _: nullcontext())
         return around(handler, lambda context: self._call(method, context))
 
     @contextmanager
