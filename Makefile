@@ -67,7 +67,7 @@ lock: $(SETUP) ## Resolve the dependencies anew into requirements*.lock, -bootst
 	@$(UV) pip compile benchmarks/peers/requirements.in --upgrade $(LOCKED) -o requirements-peers.lock
 	@$(UV) pip compile benchmarks/score/requirements.in -c requirements.lock --upgrade $(LOCKED) -o requirements-peers-scoring.lock
 	@echo uv | $(UV) pip compile - --upgrade --no-annotate $(LOCKED) -o requirements-bootstrap.txt
-	@$(BIN)/python -m lifeline.kafka_jars > lifeline/kafka_jars.new && mv lifeline/kafka_jars.new lifeline/kafka_jars.lock
+	@$(BIN)/python -m lifeline.kafka_jars > lifeline/dev/kafka_jars.new && mv lifeline/dev/kafka_jars.new lifeline/dev/kafka_jars.lock
 
 # --- how .venv comes to be ---
 

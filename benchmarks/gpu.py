@@ -16,13 +16,13 @@ from benchmarks.report import Report, Row
 from benchmarks.score.peers import Sequence as SequenceOfTensors
 from benchmarks.score.timing import median_ms
 from lifeline.cli.console import err
-from scorer.config import ModelConfig, default_heads
-from scorer.features import History, Tokens
-from scorer.gpu.device import on_gpu
-from scorer.model import TransAct
-from scorer.selection import Selection, select
-from store.sequence import EMBEDDING_DIM
-from store.vocabulary import Vocabulary
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.scorer.config import ModelConfig, default_heads
+from lifeline.scorer.features import History, Tokens
+from lifeline.scorer.gpu.device import on_gpu
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.selection import Selection, select
 
 TOKENS = 16_384
 LENGTHS, BATCHES = (64, 192, 512, 1_024, 2_048), (16, 64, 256, 1_024, 2_048)

@@ -11,18 +11,18 @@ import torch
 
 from benchmarks.report import Bar, Report, Row
 from lifeline.cli.console import err
-from lifeline.history import demo_history
 from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, simulated
-from scorer.allocator import keep_memory
-from scorer.evaluate.comparison import Comparison, compare_variants
-from scorer.evaluate.evaluation import TOP
-from scorer.evaluate.tasks import Task
-from scorer.inputs import Inputs
-from scorer.model import TransAct
-from scorer.settings import TrainSettings
-from scorer.train.examples import Draw, ExampleSet
-from scorer.train.trainer import seeded
-from scorer.variants import variant
+from lifeline.scorer.allocator import keep_memory
+from lifeline.scorer.evaluate.comparison import Comparison, compare_variants
+from lifeline.scorer.evaluate.evaluation import TOP
+from lifeline.scorer.evaluate.tasks import Task
+from lifeline.scorer.inputs import Inputs
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.examples import Draw, ExampleSet
+from lifeline.scorer.train.trainer import seeded
+from lifeline.scorer.variants import variant
+from lifeline.sources.history import demo_history
 
 USERS, STEPS, HISTORY_STEPS = 300, 600, 300
 PAIRS, TIMED_STEPS = 256, 12

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from store.sequence import EMBEDDING_DIM
-from store.vocabulary import MAX_ACTION_TYPES, Role, Vocabulary
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.vocabulary import MAX_ACTION_TYPES, Role, Vocabulary
 
 WIDTH = 2 * EMBEDDING_DIM
 """Channels of a token inside the encoder: its own embedding, and the candidate's."""

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scorer.config import WIDTH, ModelConfig
-from scorer.inputs import Inputs
-from store.sequence import EMBEDDING_DIM
-from store.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES
+from lifeline.scorer.config import WIDTH, ModelConfig
+from lifeline.scorer.inputs import Inputs
 
 LOG_OLDEST = 21.0
 """Logarithm of about forty years in seconds: the last knot of an age."""

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from scorer.errors import ExperimentError
-from scorer.versions import Name
+from lifeline.scorer.errors import ExperimentError
+from lifeline.scorer.versions import Name
 
 CONTROL = "control"
 """The arm that others are compared with."""

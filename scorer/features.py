@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.config import ModelConfig
-from scorer.kernels import tokens as kernels
-from scorer.kernels.library import Level, chosen_level
-from store.actions import Kind
-from store.sequence import EMBEDDING_DIM, Sequence
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import EMBEDDING_DIM, Sequence
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.kernels import tokens as kernels
+from lifeline.scorer.kernels.library import Level, chosen_level
 
 DAY_MS = 86_400_000
 

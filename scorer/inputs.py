@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorer.features import Tokens
-from scorer.quantise import normalise
-from scorer.selection import Selection
+from lifeline.core.embedding_codec import normalise
+from lifeline.scorer.features import Tokens
+from lifeline.scorer.selection import Selection
 
 
 @dataclass(frozen=True, slots=True)

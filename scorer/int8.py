@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scorer.config import WIDTH
-from scorer.encoder import Encoder, EncoderBlock
-from scorer.errors import PrecisionError
-from scorer.inputs import Inputs
-from scorer.model import TransAct
+from lifeline.scorer.config import WIDTH
+from lifeline.scorer.encoder import Encoder, EncoderBlock
+from lifeline.scorer.errors import PrecisionError
+from lifeline.scorer.inputs import Inputs
+from lifeline.scorer.model import TransAct
 
 Kind = Literal["match", "score", "value", "attend", "widen", "narrow", "read_out"]
 """x M; (x M) x; x V; the shares times V; W1; W2; and the read-out, which is in no layer."""

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scorer.config import WIDTH, ModelConfig
-from scorer.encoder import BehaviorEncoder, Encoder, EncoderBlock
-from scorer.inputs import Inputs, PairInputs
-from scorer.selection import Source
-from scorer.statistics import selection_statistics, statistics_count
-from store.sequence import EMBEDDING_DIM
-from store.vocabulary import MAX_SURFACES
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.vocabulary import MAX_SURFACES
+from lifeline.scorer.config import WIDTH, ModelConfig
+from lifeline.scorer.encoder import BehaviorEncoder, Encoder, EncoderBlock
+from lifeline.scorer.inputs import Inputs, PairInputs
+from lifeline.scorer.selection import Source
+from lifeline.scorer.selection_features import selection_statistics, statistics_count
 
 SURFACE_CHANNELS = 8
 """Channels of the request's surface among the context features."""

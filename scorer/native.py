@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scorer.config import WIDTH, ModelConfig
-from scorer.encoder import LOG_OLDEST, Encoder, EncoderBlock
-from scorer.features import Tokens
-from scorer.inputs import Inputs, PairInputs, Pairs
-from scorer.int8 import Calibration
-from scorer.kernels import encoder as kernels
-from scorer.kernels import heads as head_kernels
-from scorer.kernels.library import Level
-from scorer.model import TransAct
-from scorer.selection import Selection, Source
+from lifeline.scorer.config import WIDTH, ModelConfig
+from lifeline.scorer.encoder import LOG_OLDEST, Encoder, EncoderBlock
+from lifeline.scorer.features import Tokens
+from lifeline.scorer.inputs import Inputs, PairInputs, Pairs
+from lifeline.scorer.int8 import Calibration
+from lifeline.scorer.kernels import encoder as kernels
+from lifeline.scorer.kernels import heads as head_kernels
+from lifeline.scorer.kernels.library import Level
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.selection import Selection, Source
 
 _COLUMNS_AT_ONCE = 32
 

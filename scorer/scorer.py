@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scorer.config import ModelConfig
-from scorer.errors import PrecisionError
-from scorer.features import History, RequestContext, Tokens
-from scorer.gpu.device import on_gpu
-from scorer.inputs import Pairs
-from scorer.kernels.library import Level, chosen_level
-from scorer.native import NativeHeads, NativeSequence, SequenceModule, logits
-from scorer.selected import SelectedRequest
-from scorer.selection import Selection, select
-from scorer.selection_log import LoggedRequest
-from scorer.settings import Device, KernelPrecision
-from scorer.weights import LoadedModel, Manifest, check_vocabulary
-from store.vocabulary import Vocabulary
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import PrecisionError
+from lifeline.scorer.feature_snapshot import FeatureSnapshot
+from lifeline.scorer.features import History, RequestContext, Tokens
+from lifeline.scorer.gpu.device import on_gpu
+from lifeline.scorer.inputs import Pairs
+from lifeline.scorer.kernels.library import Level, chosen_level
+from lifeline.scorer.native import NativeHeads, NativeSequence, SequenceModule, logits
+from lifeline.scorer.selection import Selection, select
+from lifeline.scorer.selection_log import LoggedRequest
+from lifeline.scorer.settings import Device, KernelPrecision
+from lifeline.scorer.weights import LoadedModel, Manifest, check_vocabulary
 
 
 class Embeddings(Protocol):
@@ -54,7 +54,7 @@ class Scores:
     """float32[c]: the sum over heads of utility times probability."""
     embedding_known: NDArray[np.bool_]
     """bool[c]: whether the candidate has an embedding that is not zero."""
-    selected: SelectedRequest
+    selected: FeatureSnapshot
     """What the model read."""
     explanation: Explanation | None
 
@@ -138,7 +138,7 @@ class Scorer:
         if candidate_embeddings is not None:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
         selection = self._select(history, embedding)
-        selected, _ = SelectedRequest.of(history, candidate_ids, embedding, context, config, selection)
+        selected, _ = FeatureSnapshot.of(history, candidate_ids, embedding, context, config, selection)
         own = selected.selection(selection.similarity)
         probabilities = self._probabilities(selected.tokens, own, selected.pairs)
         score = probabilities @ self._utility
@@ -157,7 +157,7 @@ class Scorer:
         return probabilities
 
     def _contributions(
-        self, selected: SelectedRequest, selection: Selection, score: NDArray[np.float32], most: int
+        self, selected: FeatureSnapshot, selection: Selection, score: NDArray[np.float32], most: int
     ) -> NDArray[np.float32]:
         """Return float32[c, L]: what scores lose without a token, for the most similar ones; NaN for the others."""
         made = np.full(selection.index.shape, np.nan, np.float32)

@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorer.config import ModelConfig
-from scorer.features import History
-from scorer.kernels import selection as kernels
-from scorer.kernels.library import Level, chosen_level
-from scorer.quantise import inverse_norm
+from lifeline.core.embedding_codec import inverse_norm
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.features import History
+from lifeline.scorer.kernels import selection as kernels
+from lifeline.scorer.kernels.library import Level, chosen_level
 
 CANDIDATES_AT_ONCE = 64
 """Bounds the similarity matrix: 64 x 16,640 float32 are 4 MiB."""

@@ -6,12 +6,12 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import DTypeLike, NDArray
 
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.scorer.config import ModelConfig, Selecting
+from lifeline.scorer.errors import SelectionRecordError
+from lifeline.scorer.feature_snapshot import FeatureSnapshot
+from lifeline.scorer.features import RequestContext, Tokens
 from lifeline.v1 import selection_pb2
-from scorer.config import ModelConfig, Selecting
-from scorer.errors import SelectionRecordError
-from scorer.features import RequestContext, Tokens
-from scorer.selected import SelectedRequest
-from store.sequence import EMBEDDING_DIM
 
 
 class LoggedRequest(NamedTuple):
@@ -21,7 +21,7 @@ class LoggedRequest(NamedTuple):
     model: str
     model_version: str
     selecting: Selecting
-    selected: SelectedRequest
+    selected: FeatureSnapshot
     probability: NDArray[np.float32]
     """float32[c, heads]: what the model answered."""
 
@@ -70,7 +70,7 @@ def decode(value: bytes) -> LoggedRequest:
         count = len(item_id)
         timestamp_ms = _unpack(tokens.timestamp_ms, "<i8", -1)
         held = len(timestamp_ms)
-        selected = SelectedRequest(
+        selected = FeatureSnapshot(
             RequestContext(record.timestamp_ms, record.surface),
             item_id,
             _unpack(candidates.embedding, "i1", count, EMBEDDING_DIM),

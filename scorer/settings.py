@@ -5,10 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scorer.experiment import CONTROL, Arm
-from scorer.versions import Name
-from store.limits import MAX_CANDIDATES
-from store.vocabulary import MAX_ACTION_TYPES
+from lifeline.core.limits import MAX_CANDIDATES
+from lifeline.core.vocabulary import MAX_ACTION_TYPES
+from lifeline.scorer.experiment import CONTROL, Arm
+from lifeline.scorer.versions import Name
 
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]

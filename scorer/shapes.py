@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from math import prod
 
-from scorer.config import WIDTH, ModelConfig
-from scorer.model import SURFACE_CHANNELS
-from scorer.statistics import statistics_count
-from store.sequence import EMBEDDING_DIM
-from store.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES
+from lifeline.scorer.config import WIDTH, ModelConfig
+from lifeline.scorer.model import SURFACE_CHANNELS
+from lifeline.scorer.selection_features import statistics_count
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from scorer.shapes import Shapes, numbers
+from lifeline.scorer.shapes import Shapes, numbers
 
 _SIZE_BYTES = 8
 _MAX_HEADER_BYTES = 1 << 18

@@ -10,7 +10,7 @@ statistics, and an encoder that a gate lets in once they have been learnt.
 from collections.abc import Mapping
 from typing import Any
 
-from scorer.config import Head, ModelConfig
+from lifeline.scorer.config import Head, ModelConfig
 
 _REAL_TIME = {"lifelong_selected": 0, "recent_kept": 100, "real_time_selected": 0, "impressions_selected": 0}
 _NOTHING = {"encoder": "none", "nal_weight": 0.0}

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from scorer.errors import ModelCorruptError, ModelNotFoundError
+from lifeline.scorer.errors import ModelCorruptError, ModelNotFoundError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What names and versions of models look like: they are names of directories."""

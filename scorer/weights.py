@@ -23,16 +23,16 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from scorer.config import ModelConfig
-from scorer.errors import ModelCorruptError, ModelExistsError, ModelMismatchError, ModelNotFoundError
-from scorer.int8 import Calibration, calibration_of
-from scorer.int8 import tensors_of as tensors_of_calibration
-from scorer.model import TransAct
-from scorer.settings import ScorerSettings
-from scorer.shapes import Shapes, calibration_shapes, numbers, weight_shapes
-from scorer.tensor_file import most_bytes, read_tensors
-from scorer.versions import PUT_BACK, Name, Version, directories, find
-from store.vocabulary import Vocabulary
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import ModelCorruptError, ModelExistsError, ModelMismatchError, ModelNotFoundError
+from lifeline.scorer.int8 import Calibration, calibration_of
+from lifeline.scorer.int8 import tensors_of as tensors_of_calibration
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.settings import ScorerSettings
+from lifeline.scorer.shapes import Shapes, calibration_shapes, numbers, weight_shapes
+from lifeline.scorer.tensor_file import most_bytes, read_tensors
+from lifeline.scorer.versions import PUT_BACK, Name, Version, directories, find
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"

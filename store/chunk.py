@@ -29,7 +29,7 @@ import xxhash
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
-from store.errors import CorruptRecordError, FormatVersionError
+from lifeline.store.errors import CorruptRecordError, FormatVersionError
 
 VERSION = 2
 MAX_EVENTS = 4_096

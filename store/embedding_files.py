@@ -37,8 +37,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from store.errors import CorruptRecordError, FormatVersionError, StoreError, StoreLockedError
-from store.sequence import EMBEDDING_DIM
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.store.errors import CorruptRecordError, FormatVersionError, StoreError, StoreLockedError
 
 FORMAT = 2
 PENDING_ROWS = 1 << 13

@@ -13,9 +13,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from store.embedding_files import EmbeddingFiles, Synced, nonzero_rows
-from store.errors import CorruptRecordError, StoreError
-from store.id_index import IdIndex
+from lifeline.store.embedding_files import EmbeddingFiles, Synced, nonzero_rows
+from lifeline.store.errors import CorruptRecordError, StoreError
+from lifeline.store.id_index import IdIndex
 
 
 class Embeddings:

@@ -19,10 +19,10 @@ from pathlib import Path
 import structlog
 from rocksdict import Rdict
 
-from store import keys
-from store.errors import StoreError
-from store.memory import compact_range, keys_between
-from store.statistics import files_in, number
+from lifeline.store import keys
+from lifeline.store.errors import StoreError
+from lifeline.store.memory import compact_range, keys_between
+from lifeline.store.statistics import files_in, number
 
 # While the keys that name users are being removed, this one says that the files still hold them.
 _UNFINISHED = b"e"

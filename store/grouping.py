@@ -5,9 +5,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from store import keys
-from store.actions import ActionBatch, Kind
-from store.fingerprint import user_hash
+from lifeline.core.actions import ActionBatch, Kind
+from lifeline.store import keys
+from lifeline.store.fingerprint import user_hash
 
 
 class GroupedBatch(NamedTuple):

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import CorruptRecordError, FormatVersionError
-from store.segment import EVENT_BYTES, ONE_EVENT
+from lifeline.store.errors import CorruptRecordError, FormatVersionError
+from lifeline.store.segment import EVENT_BYTES, ONE_EVENT
 
 VERSION = 2
 MAX_SEGMENTS = 255

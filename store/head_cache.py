@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from store.chunk import EventColumns
+from lifeline.store.chunk import EventColumns
 
 ENTRY_BYTES = 300
 """What a head takes in the cache beside the bytes of its key and of its record: two objects, an entry, and the gaps

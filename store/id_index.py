@@ -14,7 +14,7 @@ A million ids take 25 MB (8 for the ids, 17 for the slots), where a dict takes 1
 import numpy as np
 from numpy.typing import NDArray
 
-from store.id_hash import LEVELS, SEED, HashSeed, hashed
+from lifeline.store.id_hash import LEVELS, SEED, HashSeed, hashed
 
 _SMALLEST = 1 << 10
 _SLOTS_PER_ID = 4

@@ -10,8 +10,8 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import ItemLimitError
-from store.id_index import IdIndex
+from lifeline.store.errors import ItemLimitError
+from lifeline.store.id_index import IdIndex
 
 ITEM_BYTES = 48
 """Memory for an id, at most: 24 where a table is full, 48 where it has just grown (id_index.py)."""

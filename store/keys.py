@@ -17,7 +17,7 @@ the kind (one byte).
 
 import struct
 
-from store.actions import Identity
+from lifeline.core.actions import Identity
 
 CONTRACT_KEY = b"C"
 STATE_KEY = b"S"

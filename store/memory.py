@@ -14,9 +14,9 @@ from rocksdict import (
     WriteBufferManager,
 )
 
-from store.head_cache import HeadCache
-from store.item_budget import ItemBudget
-from store.settings import StoreSettings
+from lifeline.store.head_cache import HeadCache
+from lifeline.store.item_budget import ItemBudget
+from lifeline.store.settings import StoreSettings
 
 _KIB, _MIB = 1 << 10, 1 << 20
 

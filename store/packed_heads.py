@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from store.head import HAS_HOUR, HAS_SEALED, HAS_SEGMENTS, NEWEST, PARTS, START, VERSION
-from store.segment import EVENT_BYTES
+from lifeline.store.head import HAS_HOUR, HAS_SEALED, HAS_SEGMENTS, NEWEST, PARTS, START, VERSION
+from lifeline.store.segment import EVENT_BYTES
 
 _FLAGS = 1 << len(PARTS)
 _TABLE: NDArray[np.int64] = np.array(

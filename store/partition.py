@@ -18,25 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 from rocksdict import Checkpoint, Rdict, WriteBatch
 
-from store import fingerprint as fp
-from store import keys
-from store.actions import ActionBatch, Kind
-from store.chunk import EventColumns
-from store.contract import Contract
-from store.durability import GroupCommit
-from store.erasure import Scrubber
-from store.errors import CorruptRecordError, StoreError
-from store.grouping import GroupedBatch
-from store.head import Head
-from store.head_cache import Remembered
-from store.memory import SharedMemory, compact_range, get_many, keys_between
-from store.open_partition import FAMILIES, ITEMS_BLOCK, OpenPartition
-from store.opening import open_to_write
-from store.packed_heads import PackedHeads
-from store.segment import EVENT_BYTES, pack_events
-from store.sequence_editor import SequenceEditor, Shape
-from store.settings import StoreSettings
-from store.state import State
+from lifeline.core.actions import ActionBatch, Kind
+from lifeline.store import fingerprint as fp
+from lifeline.store import keys
+from lifeline.store.chunk import EventColumns
+from lifeline.store.durability import GroupCommit
+from lifeline.store.erasure import Scrubber
+from lifeline.store.errors import CorruptRecordError, StoreError
+from lifeline.store.grouping import GroupedBatch
+from lifeline.store.head import Head
+from lifeline.store.head_cache import Remembered
+from lifeline.store.memory import SharedMemory, compact_range, get_many, keys_between
+from lifeline.store.packed_heads import PackedHeads
+from lifeline.store.readable_partition import FAMILIES, ITEMS_BLOCK, ReadablePartition
+from lifeline.store.retention import RetentionPolicy
+from lifeline.store.rocksdb import open_to_write
+from lifeline.store.segment import EVENT_BYTES, pack_events
+from lifeline.store.sequence_editor import SequenceEditor, Shape
+from lifeline.store.settings import StoreSettings
+from lifeline.store.state import State
 
 _NO_HEAD = Head().pack()
 
@@ -62,13 +62,13 @@ class ApplyResult(NamedTuple):
         return ApplyResult(*map(add, self, other))
 
 
-class PartitionStore(OpenPartition):
+class PartitionStore(ReadablePartition):
     """One writer (`apply`, `erase`) besides the readers; every method may be called from any thread."""
 
     def __init__(self, db: Rdict, path: Path, partition: int, settings: StoreSettings, memory: SharedMemory) -> None:
         """Use `PartitionStore.open`."""
         super().__init__(db, path, partition)
-        asked = Contract.of(settings)
+        asked = RetentionPolicy.of(settings)
         with self._letting_go():
             if self.contract is None:
                 self.contract = asked

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from store import keys
-from store.chunk import EventColumns, Wanted, decode, decode_all
-from store.embeddings import Embeddings
-from store.errors import CorruptRecordError
-from store.open_partition import OpenPartition, View
-from store.records import Part, SequenceRecords, UserRecords, find_sequence, newest_of
-from store.segment import join_segments, split_segments
-from store.sequence import EMBEDDING_DIM, Column, Sequence, SequenceQuery, UserSequences
-from store.sequence_editor import ascending, chunk_name
+from lifeline.core.sequence import EMBEDDING_DIM, Column, Sequence, SequenceQuery, UserSequences
+from lifeline.store import keys
+from lifeline.store.chunk import EventColumns, Wanted, decode, decode_all
+from lifeline.store.embeddings import Embeddings
+from lifeline.store.errors import CorruptRecordError
+from lifeline.store.readable_partition import ReadablePartition, View
+from lifeline.store.records import Part, SequenceRecords, UserRecords, find_sequence, newest_of
+from lifeline.store.segment import join_segments, split_segments
+from lifeline.store.sequence_editor import ascending, chunk_name
 
 # Numbers: operators of Flag build an object each, which a read of a few events would feel.
 _TIMESTAMP_MS, _ITEM_ID = Column.TIMESTAMP_MS.value, Column.ITEM_ID.value
@@ -26,7 +26,7 @@ class SequenceReader:
     """Reads one partition. May be used from any thread."""
 
     def __init__(
-        self, store: OpenPartition, embeddings: Embeddings | None = None, lag: Callable[[], int] = lambda: 0
+        self, store: ReadablePartition, embeddings: Embeddings | None = None, lag: Callable[[], int] = lambda: 0
     ) -> None:
         """Without `embeddings` every embedding reads as zeros; `lag` gives the records still to be applied."""
         self.store, self.embeddings, self._lag = store, embeddings, lag

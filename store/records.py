@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rocksdict import RdictIter
 
-from store import keys
-from store.actions import Kind
-from store.chunk import Chunk
-from store.errors import CorruptRecordError, StoreError
-from store.head import Head
-from store.open_partition import View
-from store.sequence import AsOf, SequenceQuery
-from store.sequence_editor import chunk_name
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import AsOf, SequenceQuery
+from lifeline.store import keys
+from lifeline.store.chunk import Chunk
+from lifeline.store.errors import CorruptRecordError, StoreError
+from lifeline.store.head import Head
+from lifeline.store.readable_partition import View
+from lifeline.store.sequence_editor import chunk_name
 
 
 class Part(NamedTuple):

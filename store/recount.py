@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from store.actions import Kind, pack_code
-from store.fingerprint import add, event_hashes, total, user_hash
-from store.open_partition import OpenPartition
-from store.reader import SequenceReader
-from store.sequence import SequenceQuery
+from lifeline.core.actions import Kind, pack_code
+from lifeline.core.sequence import SequenceQuery
+from lifeline.store.fingerprint import add, event_hashes, total, user_hash
+from lifeline.store.readable_partition import ReadablePartition
+from lifeline.store.reader import SequenceReader
 
 
 class Recount(NamedTuple):
@@ -18,7 +18,7 @@ class Recount(NamedTuple):
     fingerprint: int
 
 
-def recount(store: OpenPartition) -> Recount:
+def recount(store: ReadablePartition) -> Recount:
     """Read every sequence of a store that nobody writes to, and add up its events.
 
     Raises CorruptRecordError, FormatVersionError.

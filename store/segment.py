@@ -14,9 +14,9 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from store import chunk
-from store.chunk import Chunk, EventColumns, decode_all
-from store.errors import CorruptRecordError
+from lifeline.store import chunk
+from lifeline.store.chunk import Chunk, EventColumns, decode_all
+from lifeline.store.errors import CorruptRecordError
 
 EVENT = np.dtype([("timestamp_ms", "<i8"), ("ordinal", "<u4"), ("code", "<u2")])
 EVENT_BYTES = EVENT.itemsize

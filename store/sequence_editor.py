@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rocksdict import Rdict
 
-from store import chunk
-from store.actions import Identity
-from store.chunk import EventColumns
-from store.errors import CorruptRecordError
-from store.head import LOWEST, MAX_SEGMENTS, Head, SealedPart
-from store.head_cache import Remembered
-from store.keys import chunk_fence, chunk_key, segment_key
-from store.memory import get_many
-from store.segment import EVENT, EVENT_BYTES, RAW, pack_events, pack_segment, unpack_segments
+from lifeline.core.actions import Identity
+from lifeline.store import chunk
+from lifeline.store.chunk import EventColumns
+from lifeline.store.errors import CorruptRecordError
+from lifeline.store.head import LOWEST, MAX_SEGMENTS, Head, SealedPart
+from lifeline.store.head_cache import Remembered
+from lifeline.store.keys import chunk_fence, chunk_key, segment_key
+from lifeline.store.memory import get_many
+from lifeline.store.segment import EVENT, EVENT_BYTES, RAW, pack_events, pack_segment, unpack_segments
 
 _BROADCAST_CELLS = 1 << 16
 

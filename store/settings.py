@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from store.actions import Kind
+from lifeline.core.actions import Kind
 
 _HOURS_A_DAY = 24
 

@@ -8,7 +8,7 @@ version u8 (3) · applied offset i64 · watermark_ms i64 · retained events u64 
 import struct
 from typing import NamedTuple
 
-from store.errors import CorruptRecordError, FormatVersionError
+from lifeline.store.errors import CorruptRecordError, FormatVersionError
 
 VERSION = 3
 

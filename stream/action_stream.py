@@ -7,15 +7,15 @@ from typing import Generic
 import structlog
 from aiokafka.errors import KafkaError
 
-from stream.cluster import check_reachable
-from stream.errors import ClusterUnreachableError, StreamError, TransportError
-from stream.membership import Membership
-from stream.partition import PartitionStatus, StoreT
-from stream.settings import KafkaSettings, UpdaterSettings
-from stream.standby import StandbyFollower, StandbyStatus
-from stream.stopping import end_within
-from stream.transport import FaustApp
-from stream.updater import Updater
+from lifeline.core.kafka_cluster import check_reachable
+from lifeline.core.kafka_errors import ClusterUnreachableError, StreamError, TransportError
+from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.stream.membership import Membership
+from lifeline.stream.partition import PartitionStatus, StoreT
+from lifeline.stream.standby import StandbyFollower, StandbyStatus
+from lifeline.stream.stopping import end_within
+from lifeline.stream.transport import FaustApp
+from lifeline.stream.updater import Updater
 
 _LEAVE_S = 4.0
 _STANDBY_STOP_S = 1.0

@@ -12,9 +12,9 @@ from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from google.protobuf.message import DecodeError
 
+from lifeline.core.limits import LimitExceededError, decode_within_limits
+from lifeline.stream.placement import NOWHERE, LocalPartition, Member, Placement, place
 from lifeline.v1 import group_pb2
-from store.limits import LimitExceededError, decode_within_limits
-from stream.placement import NOWHERE, LocalPartition, Member, Placement, place
 
 _VERSION = 0
 

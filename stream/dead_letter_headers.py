@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from stream.record import LOG_APPEND_TIME
+from lifeline.stream.record import LOG_APPEND_TIME
 
 REASON: Final = "lifeline.reason"
 RETRIES: Final = "lifeline.retries"

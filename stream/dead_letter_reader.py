@@ -13,14 +13,14 @@ from typing import Any, Final, NamedTuple
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from stream.dead_letter_headers import RETRIES, Origin, is_stub, origin_of, own_headers, retries_of
-from stream.errors import DeadLetterError
-from stream.later_erasures import Later, LaterErasures, Mark
-from stream.partitioner import partition_of
-from stream.record import Record, UnreadableRecords
-from stream.settings import KafkaSettings
-from stream.topic_reader import reading
-from stream.topics import MAX_RECORD_BYTES
+from lifeline.core.kafka_errors import DeadLetterError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.core.topics import MAX_RECORD_BYTES
+from lifeline.stream.dead_letter_headers import RETRIES, Origin, is_stub, origin_of, own_headers, retries_of
+from lifeline.stream.later_erasures import Later, LaterErasures, Mark
+from lifeline.stream.record import Record, UnreadableRecords
+from lifeline.stream.topic_reader import reading
 
 _ADVICE = "create it with `lifeline topics create`"
 

@@ -17,7 +17,10 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import BrokerResponseError, KafkaError
 
-from stream.dead_letter_headers import (
+from lifeline.core.kafka_errors import DeadLetterError
+from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.topics import MAX_RECORD_BYTES
+from lifeline.stream.dead_letter_headers import (
     CONNECT,
     HEADERS_CUT,
     REASON,
@@ -28,12 +31,9 @@ from stream.dead_letter_headers import (
     TIMESTAMP_TYPE,
     TIMESTAMP_TYPES,
 )
-from stream.decode import DeadLetter, DeadLetterReason
-from stream.errors import DeadLetterError
-from stream.record import HEAD_BYTES, UnreadableRecords, first_offset_of, size_of
-from stream.settings import KafkaSettings, UpdaterSettings
-from stream.stopping import end_within
-from stream.topics import MAX_RECORD_BYTES
+from lifeline.stream.decode import DeadLetter, DeadLetterReason
+from lifeline.stream.record import HEAD_BYTES, UnreadableRecords, first_offset_of, size_of
+from lifeline.stream.stopping import end_within
 
 _STAGES: Final = {
     DeadLetterReason.UNREADABLE: "VALUE_CONVERTER",
@@ -41,8 +41,9 @@ _STAGES: Final = {
     DeadLetterReason.UNDECODABLE: "VALUE_CONVERTER",
     DeadLetterReason.INVALID_USER_ID: "KEY_CONVERTER",
 }
+_INVALID_ACTION: Final = "lifeline.core.kafka_errors.InvalidActionError"
 _EXCEPTIONS: Final = {
-    DeadLetterReason.UNREADABLE: "stream.record_batch.UnreadableError",
+    DeadLetterReason.UNREADABLE: "lifeline.stream.record_batch.UnreadableError",
     DeadLetterReason.UNDECODABLE: "google.protobuf.message.DecodeError",
 }
 
@@ -119,7 +120,10 @@ def error_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
         (CONNECT + "partition", str(record.partition)),
         (CONNECT + "offset", str(first_offset_of(record))),
         (CONNECT + "stage", _STAGES.get(letter.reason, "TASK_PUT")),
-        (CONNECT + "exception.class.name", _EXCEPTIONS.get(letter.reason, "stream.errors.InvalidActionError")),
+        (
+            CONNECT + "exception.class.name",
+            _EXCEPTIONS.get(letter.reason, _INVALID_ACTION),
+        ),
         (CONNECT + "exception.message", letter.message),
         (REASON, letter.reason.value),
         (TIMESTAMP, str(record.timestamp)),

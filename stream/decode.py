@@ -20,13 +20,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from lifeline.core.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES, NO_LOG_TIME, ActionBatch, pack_code
+from lifeline.core.kafka_settings import UpdaterSettings
+from lifeline.core.partitioner import partitions_of
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.stream.action_codec import ActionColumns, read
+from lifeline.stream.record import LOG_APPEND_TIME, Record, UnreadableRecords
 from lifeline.v1.action_pb2 import Action
-from store.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES, NO_LOG_TIME, ActionBatch, pack_code
-from store.vocabulary import Vocabulary
-from stream.partitioner import partitions_of
-from stream.record import LOG_APPEND_TIME, Record, UnreadableRecords
-from stream.settings import UpdaterSettings
-from stream.wire_columns import ActionColumns, read
 
 _FRAME_BYTES = 5
 

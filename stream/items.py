@@ -21,15 +21,15 @@ from aiokafka.errors import KafkaError
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from lifeline.core.kafka_cluster import check_reachable
+from lifeline.core.kafka_errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError, TransportError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.stream.log_consumer import LogConsumer, partitions_of
+from lifeline.stream.record import Record, UnreadableRecords
+from lifeline.stream.stopping import end_within
+from lifeline.stream.threads import run_to_end
 from lifeline.v1.item_pb2 import Item
-from store.sequence import EMBEDDING_DIM
-from stream.cluster import check_reachable
-from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError, TransportError
-from stream.log_consumer import LogConsumer, partitions_of
-from stream.record import Record, UnreadableRecords
-from stream.settings import KafkaSettings
-from stream.stopping import end_within
-from stream.threads import run_to_end
 
 _BATCH = 8_192
 _POLL_MS = 500

@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from lifeline.core.actions import MAX_USER_ID_BYTES
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.stream.dead_letter_headers import Origin
+from lifeline.stream.decode import unframe
+from lifeline.stream.record import Record
+from lifeline.stream.topic_reader import TopicReader
 from lifeline.v1.action_pb2 import Action
-from store.actions import MAX_USER_ID_BYTES
-from stream.dead_letter_headers import Origin
-from stream.decode import unframe
-from stream.partitioner import partition_of
-from stream.record import Record
-from stream.settings import KafkaSettings
-from stream.topic_reader import TopicReader
 
 # The brokers of two partitions may have clocks that differ by so much.
 _CLOCKS_MS = 600_000

@@ -29,8 +29,8 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from stream.record import Record, UnreadableRecords, size_of
-from stream.record_batch import (
+from lifeline.stream.record import Record, UnreadableRecords, size_of
+from lifeline.stream.record_batch import (
     BatchHeader,
     UnreadableError,
     check_legacy,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from stream.placement import LocalPartition, Member, Placement
+from lifeline.stream.placement import LocalPartition, Member, Placement
 
 
 class Holder(Protocol):

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from stream.decode import Decoded
-from stream.partition import PartitionState
-from stream.record import Record
+from lifeline.stream.decode import Decoded
+from lifeline.stream.partition import PartitionState
+from lifeline.stream.record import Record
 
 
 class AppliedBatch(NamedTuple):
@@ -27,7 +27,7 @@ class AppliedBatch(NamedTuple):
 
 
 class Observer(Protocol):
-    """Told by the updater, in its event loop; each method must return within microseconds."""
+    """CallSinks by the updater, in its event loop; each method must return within microseconds."""
 
     def on_batch(self, batch: AppliedBatch) -> None:
         """Take note of a batch."""

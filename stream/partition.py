@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from store.actions import ActionBatch
-from stream.bad_share import BadShare
-from stream.decode import DeadLetter, DeadLetterReason
-from stream.fingerprint_log import StateAt
-from stream.record import Record, size_of
+from lifeline.core.actions import ActionBatch
+from lifeline.stream.bad_record_breaker import BadShare
+from lifeline.stream.decode import DeadLetter, DeadLetterReason
+from lifeline.stream.fingerprint_log import StateAt
+from lifeline.stream.record import Record, size_of
 
 
 class PartitionState(StrEnum):

@@ -21,8 +21,8 @@ import cramjam
 import numpy as np
 from aiokafka.structs import ConsumerRecord
 
-from stream.dead_letter_headers import HEADERS_CUT
-from stream.record import UnreadableRecords
+from lifeline.stream.dead_letter_headers import HEADERS_CUT
+from lifeline.stream.record import UnreadableRecords
 
 MAX_BATCH_BYTES: Final = 32 << 20
 """What a batch may hold once it is unpacked. A constant: the state is a function of the log, so all copies agree."""

@@ -11,13 +11,13 @@ from typing import NamedTuple
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from store.partition import PartitionStore
-from stream.decode import Rules, decode
-from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
-from stream.log_consumer import LogConsumer
-from stream.settings import KafkaSettings
-from stream.stopping import end_within
-from stream.updater import apply_steps
+from lifeline.core.kafka_errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.store.partition import PartitionStore
+from lifeline.stream.decode import Rules, decode
+from lifeline.stream.log_consumer import LogConsumer
+from lifeline.stream.stopping import end_within
+from lifeline.stream.updater import apply_steps
 
 _BATCH = 8_192
 _POLL_MS = 1_000

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream.cluster import check_reachable
-from stream.errors import ClusterUnreachableError, TopicMismatchError
-from stream.log_consumer import LogConsumer, partitions_of
-from stream.record import Record
-from stream.settings import KafkaSettings
-from stream.stopping import end_within
+from lifeline.core.kafka_cluster import check_reachable
+from lifeline.core.kafka_errors import ClusterUnreachableError, TopicMismatchError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.stream.log_consumer import LogConsumer, partitions_of
+from lifeline.stream.record import Record
+from lifeline.stream.stopping import end_within
 
 _POLL_MS = 500
 _FETCH_WAIT_MS = 10

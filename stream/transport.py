@@ -31,13 +31,13 @@ from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from stream.assignor import LifelineAssignor
-from stream.errors import TransportError
-from stream.log_consumer import LogConsumer
-from stream.membership import Membership
-from stream.record import Record
-from stream.settings import KafkaSettings, UpdaterSettings
-from stream.stopping import end_within
+from lifeline.core.kafka_errors import TransportError
+from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.stream.assignor import LifelineAssignor
+from lifeline.stream.log_consumer import LogConsumer
+from lifeline.stream.membership import Membership
+from lifeline.stream.record import Record
+from lifeline.stream.stopping import end_within
 
 _IDLE_S = 0.02
 _POLL_S = 1.0

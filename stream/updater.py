@@ -23,19 +23,19 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from store.errors import ItemLimitError
-from stream.bad_share import BadShare
-from stream.dead_letters import DeadLetterPublisher
-from stream.decode import ActionRun, Decoded, Erasure, Rules, decode
-from stream.errors import DeadLetterError, StreamError
-from stream.fingerprint_log import FingerprintLog
-from stream.observer import AppliedBatch, NoObserver, Observer
-from stream.partition import HeldPartition, PartitionState, PartitionStatus, Store, StoreAccess, StoreT, after
-from stream.placement import LocalPartition
-from stream.record import Record, first_offset_of
-from stream.settings import UpdaterSettings
-from stream.threads import run_to_end
-from stream.transport import Bounds, LogReader, PartitionGoneError
+from lifeline.core.kafka_errors import DeadLetterError, StreamError
+from lifeline.core.kafka_settings import UpdaterSettings
+from lifeline.store.errors import ItemLimitError
+from lifeline.stream.bad_record_breaker import BadShare
+from lifeline.stream.dead_letters import DeadLetterPublisher
+from lifeline.stream.decode import ActionRun, Decoded, Erasure, Rules, decode
+from lifeline.stream.fingerprint_log import FingerprintLog
+from lifeline.stream.observer import AppliedBatch, NoObserver, Observer
+from lifeline.stream.partition import HeldPartition, PartitionState, PartitionStatus, Store, StoreAccess, StoreT, after
+from lifeline.stream.placement import LocalPartition
+from lifeline.stream.record import Record, first_offset_of
+from lifeline.stream.threads import run_to_end
+from lifeline.stream.transport import Bounds, LogReader, PartitionGoneError
 
 _WATCH_S = 0.25
 _LOG_END_S = 1.0

@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from scorer.kernels.library import Level, best_level
-from stream.settings import KafkaSettings
-from tests.scorer.sanitised import Sanitised, compiler
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.scorer.kernels.library import Level, best_level
+from tests.support.sanitizers import Sanitised, compiler
 
 _LONG_TIMEOUT_S = 3_600
 
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(_LONG_TIMEOUT_S))
 
 
+def pytest_collection_finish() -> None:
+    # The folders at the top are the packages' other names, under which every class would be another one.
+    if bare := {"store", "stream", "scorer"} & sys.modules.keys():
+        raise pytest.UsageError(f"something imports {sorted(bare)}: import lifeline.{min(bare)}")
+
+
 @pytest.fixture
 def is_long(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long", default=False))
@@ -53,7 +60,7 @@ def first_seed(request: pytest.FixtureRequest, is_long: bool) -> int:
 @pytest.fixture(scope="session")
 def bootstrap_servers() -> Iterator[str]:
     # Imported here, where the filter above holds.
-    from lifeline.broker import broker_or_given  # noqa: PLC0415
+    from lifeline.dev.broker import broker_or_given  # noqa: PLC0415
 
     with broker_or_given(os.environ.get("LIFELINE_KAFKA__BOOTSTRAP_SERVERS")) as servers:
         yield servers

@@ -51,15 +51,15 @@ def _imported(module: str) -> subprocess.CompletedProcess[str]:
     [
         "lifeline.client",
         "lifeline.config",
-        "lifeline.git_history",
-        "lifeline.history",
-        "lifeline.sources",
+        "lifeline.sources.git",
+        "lifeline.sources.history",
+        "lifeline.sources.files",
         "lifeline.v1.action_pb2",
         "lifeline.v1.item_pb2",
         "lifeline.v1.operator_pb2_grpc",
         "lifeline.v1.score_pb2_grpc",
         "lifeline.v1.sequence_pb2_grpc",
-        "stream.producer",
+        "lifeline.producer.producer",
     ],
 )
 def test_the_bare_package_is_enough_for(module: str) -> None:

@@ -30,14 +30,14 @@ from benchmarks.hostile.survival import Survival, wait_ready
 from benchmarks.hostile.target import Target
 from benchmarks.hostile.waits import hold_reads
 from benchmarks.report import Bar, Report, Row
-from benchmarks.stream.place import READY_S, cpu_seconds, placed
-from lifeline.broker import broker_or_given
+from benchmarks.stream.environment import READY_S, cpu_seconds, placed
 from lifeline.cli.console import err
 from lifeline.config import Settings, load_settings
-from scorer import weights
-from scorer.config import ModelConfig, default_heads
-from scorer.model import TransAct
-from store.vocabulary import Vocabulary
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.dev.broker import broker_or_given
+from lifeline.scorer import weights
+from lifeline.scorer.config import ModelConfig, default_heads
+from lifeline.scorer.model import TransAct
 
 SECONDS: Final = 60.0
 PARTS: Final[Mapping[str, Work[Counter[str]]]] = {

@@ -29,7 +29,7 @@ from benchmarks.hostile.frame import (
 from benchmarks.hostile.mutation import filled, mutated
 from benchmarks.hostile.pace import spaced
 from benchmarks.hostile.target import Target, hostile_user
-from lifeline.forwarded import FORWARDED
+from lifeline.core.metadata import FORWARDED
 from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2
 
 CALLS_PER_S: Final = 100

@@ -12,12 +12,12 @@ from benchmarks.hostile.child import Control
 from benchmarks.hostile.pace import due_times
 from benchmarks.hostile.target import Target
 from lifeline.client import LifelineClient, LifelineError
+from lifeline.core.actions import Kind
+from lifeline.core.kafka_errors import PublishError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.sequence import SequenceQuery
+from lifeline.producer.producer import Delivery, LifelineProducer
 from lifeline.v1.action_pb2 import Action
-from store.actions import Kind
-from store.sequence import SequenceQuery
-from stream.errors import PublishError
-from stream.producer import Delivery, LifelineProducer
-from stream.settings import KafkaSettings
 
 USERS: Final = 200
 PUBLISHED_PER_S: Final = 500

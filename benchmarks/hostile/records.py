@@ -19,9 +19,9 @@ from benchmarks.hostile.crafted import bombs, compressed, plain
 from benchmarks.hostile.mutation import mutated
 from benchmarks.hostile.pace import spaced
 from benchmarks.hostile.target import HOSTILE_USERS, Target, hostile_user
+from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
-from store.sequence import EMBEDDING_DIM
 
 RECORDS_PER_S: Final = 100
 BOMB_EVERY: Final = 2 * RECORDS_PER_S

@@ -10,9 +10,9 @@ from typing import Final, NamedTuple, Self
 
 import numpy as np
 
-from benchmarks.stream.place import rss_mib
-from lifeline.errors import NodeProcessError
-from lifeline.node_process import Event, NodeProcess
+from benchmarks.stream.environment import rss_mib
+from lifeline.core.errors import NodeProcessError
+from lifeline.dev.node_process import Event, NodeProcess
 
 _LOOK_S: Final = 0.25
 _SAMPLE_S: Final = 0.5

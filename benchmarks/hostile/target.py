@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple
 
 from lifeline.config import Settings
-from stream.partitioner import partition_of
+from lifeline.core.partitioner import partition_of
 
 HOSTILE_USERS: Final = 64
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from benchmarks.report import Report, Row
-from benchmarks.score import kernels, requests, served
+from benchmarks.score import grpc, kernels, requests
 from benchmarks.score.peers import measure
 from benchmarks.score.world import opened_world
 from lifeline.cli.console import err
-from scorer.kernels.library import best_level
+from lifeline.scorer.kernels.library import best_level
 
 _IN_PROCESS = {"selection": kernels.selection, "encoder": kernels.encoder, "request": requests.request}
-_SERVED = {"grpc": served.grpc, "reads": served.reads, "overload": served.overload}
+_SERVED = {"grpc": grpc.grpc, "reads": grpc.reads, "overload": grpc.overload}
 PARTS = (*_IN_PROCESS, *_SERVED)
 
 
@@ -42,7 +42,7 @@ def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
                     rows += measured(world, peers, notes)
     with ExitStack() as stack:
         if set(chosen) & set(_SERVED):
-            node = stack.enter_context(served.node(bootstrap_servers, notes))
+            node = stack.enter_context(grpc.node(bootstrap_servers, notes))
             for name, called in _SERVED.items():
                 if name in chosen:
                     _say(name)

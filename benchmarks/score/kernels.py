@@ -10,13 +10,13 @@ import torch
 from benchmarks.report import Bar, Row
 from benchmarks.score.timing import median_ms
 from benchmarks.score.world import CANDIDATES, World
-from scorer.inputs import Inputs
-from scorer.int8 import calibrate
-from scorer.kernels.library import Level, best_level
-from scorer.model import TransAct
-from scorer.native import NativeSequence
-from scorer.selected import SelectedRequest
-from scorer.selection import cosines, select
+from lifeline.scorer.feature_snapshot import FeatureSnapshot
+from lifeline.scorer.inputs import Inputs
+from lifeline.scorer.int8 import calibrate
+from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.native import NativeSequence
+from lifeline.scorer.selection import cosines, select
 
 _REPEATS, _SLOW_REPEATS = 101, 7
 
@@ -45,7 +45,7 @@ def selection(world: World, peers: Mapping[str, float], notes: list[str]) -> lis
 
 def encoder(world: World, peers: Mapping[str, float], notes: list[str]) -> list[Row]:
     """Encode 256 x 192 tokens; ours gathers them itself, to the others they are given."""
-    request, selected = SelectedRequest.of(
+    request, selected = FeatureSnapshot.of(
         world.history, world.candidates, world.embedding, world.context, world.model.config
     )
     own = request.selection(selected.similarity)

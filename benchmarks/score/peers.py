@@ -24,10 +24,10 @@ from torch.nn import functional
 from benchmarks.peers import ROOT
 from benchmarks.score.timing import median_ms
 from benchmarks.score.world import opened_world
-from scorer.config import WIDTH
-from scorer.model import TransAct
-from scorer.quantise import normalise
-from scorer.selected import SelectedRequest
+from lifeline.core.embedding_codec import normalise
+from lifeline.scorer.config import WIDTH
+from lifeline.scorer.feature_snapshot import FeatureSnapshot
+from lifeline.scorer.model import TransAct
 
 DIRECTORY = ROOT / ".peers-scoring"
 _MAIN = "import sys; from pathlib import Path; from benchmarks.score.peers import main; main(Path(sys.argv[1]))"
@@ -99,7 +99,7 @@ def main(file: Path) -> None:
     notes: list[str] = []
     with opened_world() as world:
         every = np.concatenate([world.history.explicit.embedding, world.history.impressions.embedding])
-        request, selected = SelectedRequest.of(
+        request, selected = FeatureSnapshot.of(
             world.history, world.candidates, world.embedding, world.context, world.model.config
         )
         inputs = request.inputs(request.selection(selected.similarity))

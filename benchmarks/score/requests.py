@@ -10,11 +10,11 @@ import torch
 from benchmarks.report import Bar, Row
 from benchmarks.score.timing import times_ms
 from benchmarks.score.world import World
-from scorer.kernels.library import VARIABLE
-from scorer.scorer import Scorer
-from scorer.settings import Precision
-from scorer.token_tables import TokenTables
-from scorer.weights import LoadedModel
+from lifeline.scorer.history_cache import HistoryCache
+from lifeline.scorer.kernels.library import VARIABLE
+from lifeline.scorer.scorer import Scorer
+from lifeline.scorer.settings import Precision
+from lifeline.scorer.weights import LoadedModel
 
 _REQUESTS, _SLOW_REQUESTS = 200, 7
 
@@ -26,13 +26,13 @@ def request(world: World, peers: Mapping[str, float], notes: list[str]) -> list[
     """
     del peers, notes
     rows = []
-    nothing_kept = TokenTables(0)
+    nothing_kept = HistoryCache(0)
     with _forced("torch"):
         eager = np.median(_latencies(world, _scorer(world, "float32"), nothing_kept, _SLOW_REQUESTS))
     with one_torch_thread():
         scorer = _scorer(world, "bfloat16")
         found = _latencies(world, scorer, nothing_kept, _REQUESTS)
-        kept = _latencies(world, scorer, TokenTables(1 << 26), _REQUESTS)
+        kept = _latencies(world, scorer, HistoryCache(1 << 26), _REQUESTS)
     p50, p99 = (float(np.quantile(found, share)) for share in (0.5, 0.99))
     rows.append(Row("score_256_p50_ms", p50, "ms", Bar("<=", 18.0), {"eager PyTorch ms": float(eager)}))
     rows.append(Row("score_256_p99_ms", p99, "ms", Bar("<=", 30.0)))
@@ -57,7 +57,7 @@ def _scorer(world: World, precision: Precision) -> Scorer:
     return Scorer(loaded, world.manifest.vocabulary, world.embeddings, precision, os.cpu_count())
 
 
-def _latencies(world: World, scorer: Scorer, tables: TokenTables, count: int) -> list[float]:
+def _latencies(world: World, scorer: Scorer, tables: HistoryCache, count: int) -> list[float]:
     def call() -> None:
         _, history = tables.history(world.reader, world.user_id, scorer.config)
         scorer.score(history, world.candidates, world.context)

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from benchmarks.store.appends import fresh_store
-from scorer.config import default_heads
-from scorer.evaluate.simulator import DAY_MS, START_MS, SimulatedUser, Simulator, SimulatorSettings
-from scorer.features import History, RequestContext
-from scorer.model import TransAct
-from scorer.token_tables import TokenTables
-from scorer.variants import variant
-from scorer.weights import Manifest
-from store.actions import ActionBatch, pack_code
-from store.embeddings import EmbeddingTable
-from store.reader import SequenceReader
+from lifeline.core.actions import ActionBatch, pack_code
+from lifeline.scorer.config import default_heads
+from lifeline.scorer.evaluate.simulator import DAY_MS, START_MS, SimulatedUser, Simulator, SimulatorSettings
+from lifeline.scorer.features import History, RequestContext
+from lifeline.scorer.history_cache import HistoryCache
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.variants import variant
+from lifeline.scorer.weights import Manifest
+from lifeline.store.embeddings import EmbeddingTable
+from lifeline.store.reader import SequenceReader
 
 CANDIDATES = 256
 ACTIONS = 24_000
@@ -70,7 +70,7 @@ def opened_world() -> Iterator[World]:
             embeddings.apply(items.item_id, items.embedding, versions, partition=0, offset=0)
             store.apply(_batch(simulator, user), offset=0)
             reader = SequenceReader(store, embeddings)
-            _, history = TokenTables(0).history(reader, user.user_id, config)
+            _, history = HistoryCache(0).history(reader, user.user_id, config)
             yield World(
                 reader,
                 embeddings,

@@ -11,9 +11,9 @@ from benchmarks.store.appends import CAP_USERS, apply_all, at_cap, fresh_store, 
 from benchmarks.store.reads import reads
 from benchmarks.store.workloads import Workload, inline_bytes, zipf
 from lifeline.cli.console import err
-from lifeline.history import History, demo_history
-from store.collector import keep_collector_away
-from store.partition import PartitionStore
+from lifeline.sources.history import History, demo_history
+from lifeline.store.gc_tuning import keep_collector_away
+from lifeline.store.partition import PartitionStore
 
 ZIPF_USERS, ZIPF_EVENTS = 200, 16_384
 
@@ -35,7 +35,7 @@ def run(bootstrap_servers: str | None) -> Report:  # noqa: ARG001 - the store ne
     notes = [
         history.description,
         "one thread applies, batches of 2,000; reads are of users at their cap in turn, all in the block cache",
-        "Python's garbage collector looks as rarely as in a node (store/collector.py)",
+        "Python's garbage collector looks as rarely as in a node (store/gc_tuning.py)",
         *(peers.notes if peers else (NOT_MEASURED,)),
     ]
     return Report("store", rows, tuple(notes))

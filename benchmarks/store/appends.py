@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import BATCH, START_MS, Workload, scattered, zipf
-from store.actions import ActionBatch
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from store.settings import StoreSettings
+from lifeline.core.actions import ActionBatch
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.settings import StoreSettings
 
 RAILS_RUNS = 5
 CAP_USERS = 60

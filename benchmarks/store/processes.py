@@ -15,14 +15,14 @@ import numpy as np
 
 from benchmarks.store import appends
 from benchmarks.store.workloads import BATCH, START_MS, codes, user_names
-from store.actions import ActionBatch, Kind
-from store.collector import keep_collector_away
-from store.embeddings import EmbeddingTable
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from store.reader import SequenceReader
-from store.sequence import EMBEDDING_DIM, SequenceQuery
-from store.settings import StoreSettings
+from lifeline.core.actions import ActionBatch, Kind
+from lifeline.core.sequence import EMBEDDING_DIM, SequenceQuery
+from lifeline.store.embeddings import EmbeddingTable
+from lifeline.store.gc_tuning import keep_collector_away
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.reader import SequenceReader
+from lifeline.store.settings import StoreSettings
 
 ITEMS = 1_000_000
 """In all; each of the 64 partitions has its share of them."""

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import user_names
-from store.embeddings import EmbeddingTable
-from store.partition import PartitionStore
-from store.reader import SequenceReader
-from store.sequence import EMBEDDING_DIM, Column, SequenceQuery
+from lifeline.core.sequence import EMBEDDING_DIM, Column, SequenceQuery
+from lifeline.store.embeddings import EmbeddingTable
+from lifeline.store.partition import PartitionStore
+from lifeline.store.reader import SequenceReader
 
 READS = 1_500
 

@@ -8,9 +8,9 @@ import cramjam
 import numpy as np
 from numpy.typing import NDArray
 
-from lifeline.history import History
-from store.actions import ActionBatch, pack_code
-from store.sequence import EMBEDDING_DIM
+from lifeline.core.actions import ActionBatch, pack_code
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.sources.history import History
 
 BATCH = 2_000
 ZIPF_EXPONENT = 1.05

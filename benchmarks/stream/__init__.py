@@ -13,19 +13,19 @@ from typing import NamedTuple
 from benchmarks.report import Bar, Report, Row
 from benchmarks.store.workloads import Workload, zipf
 from benchmarks.stream.chaos import kill9, rolling_restart
+from benchmarks.stream.cpu_breakdown import Where, where
+from benchmarks.stream.environment import placed
 from benchmarks.stream.freshness import freshness
 from benchmarks.stream.ingest import Ingest, ingest
 from benchmarks.stream.metrics_cost import metrics_cost
 from benchmarks.stream.peers import LivePeers, live_peers, quix_recovery
-from benchmarks.stream.place import placed
 from benchmarks.stream.restart import fill, replay, restart
 from benchmarks.stream.soak import soak
-from benchmarks.stream.where import Where, where
-from lifeline.broker import broker_or_given
 from lifeline.cli.console import err
 from lifeline.config import load_settings
-from lifeline.history import demo_history
-from store.vocabulary import Vocabulary
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.dev.broker import broker_or_given
+from lifeline.sources.history import demo_history
 
 REPLAYED, RESTARTED = 5_000_000, 10_000_000
 KILLS = 300

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lifeline.broker import broker_or_given
+from lifeline.dev.broker import broker_or_given
 
 if TYPE_CHECKING:
-    from tests.chaos.cluster import Cluster
+    from tests.support.chaos.cluster import Cluster
 
 SEED = 9
 ROUNDS = 3
@@ -27,8 +27,8 @@ def kill9(rounds: int, partitions: int = 4, nodes: int = 2, bootstrap_servers: s
     that it is not ends the run: what follows cannot be right.
     """
     # The harness is in a checkout alone, and so are these benchmarks' parts that need it.
-    from tests.chaos.kills import kill_rounds  # noqa: PLC0415
-    from tests.chaos.traffic import Publisher  # noqa: PLC0415
+    from tests.support.chaos.kills import kill_rounds  # noqa: PLC0415
+    from tests.support.chaos.traffic import Publisher  # noqa: PLC0415
 
     equal = 0
     with _cluster(bootstrap_servers, partitions) as cluster, Publisher(cluster.settings.kafka, SEED) as source:
@@ -43,8 +43,8 @@ def kill9(rounds: int, partitions: int = 4, nodes: int = 2, bootstrap_servers: s
 
 def rolling_restart(bootstrap_servers: str | None = None) -> int:
     """Restart two nodes in turn, several times, under reads and scores, and return how many calls failed."""
-    from tests.chaos.rolling import rolling_restart as roll  # noqa: PLC0415
-    from tests.chaos.traffic import Publisher  # noqa: PLC0415
+    from tests.support.chaos.rolling import rolling_restart as roll  # noqa: PLC0415
+    from tests.support.chaos.traffic import Publisher  # noqa: PLC0415
 
     with (
         _cluster(bootstrap_servers, partitions=4) as cluster,
@@ -59,7 +59,7 @@ def rolling_restart(bootstrap_servers: str | None = None) -> int:
 
 @contextmanager
 def _cluster(bootstrap_servers: str | None, partitions: int) -> "Iterator[Cluster]":
-    from tests.chaos.cluster import Cluster  # noqa: PLC0415
+    from tests.support.chaos.cluster import Cluster  # noqa: PLC0415
 
     with ExitStack() as stack:
         servers = stack.enter_context(broker_or_given(bootstrap_servers))

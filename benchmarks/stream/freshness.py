@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import START_MS, Items, user_names
-from benchmarks.stream.place import READY_S, placed
+from benchmarks.stream.environment import READY_S, placed
 from lifeline.client import LifelineClient
+from lifeline.core.sequence import SequenceQuery
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.producer.producer import Delivery, LifelineProducer
 from lifeline.v1.action_pb2 import Action
-from store.sequence import SequenceQuery
-from store.vocabulary import Vocabulary
-from stream.producer import Delivery, LifelineProducer
 
 USERS = 2_000
 SAMPLE_EVERY = 50

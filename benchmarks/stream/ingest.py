@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import Workload
+from benchmarks.stream.environment import cpu_seconds, placed, start_and_follow
 from benchmarks.stream.load import load
-from benchmarks.stream.place import cpu_seconds, placed, start_and_follow
-from lifeline.node_process import NodeProcess
-from store.vocabulary import Vocabulary
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.dev.node_process import NodeProcess
 
 RUNS = 3
 

@@ -8,9 +8,9 @@ from aiokafka import AIOKafkaProducer
 from numpy.typing import NDArray
 
 from benchmarks.store.workloads import Workload
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.partitioner import partitions_of
 from lifeline.v1.action_pb2 import Action
-from stream.partitioner import partitions_of
-from stream.settings import KafkaSettings
 
 _BATCH_BYTES = 256 << 10
 _ON_THEIR_WAY = 16

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import Workload
+from benchmarks.stream.environment import placed
 from benchmarks.stream.ingest import IngestRun, ingest_once
 from benchmarks.stream.load import load
-from benchmarks.stream.place import placed
-from store.vocabulary import Vocabulary
+from lifeline.core.vocabulary import Vocabulary
 
 PAIRS = 7
 _SCRAPE_EVERY_S = 1.0

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from benchmarks.peers import FIGURE_FILE, NOT_MEASURED, PYTHON, ROOT
 from benchmarks.store.workloads import Workload
-from benchmarks.stream.place import Place, placed
-from store.vocabulary import Vocabulary
-from stream.partitioner import partition_of
+from benchmarks.stream.environment import Place, placed
+from lifeline.core.partitioner import partition_of
+from lifeline.core.vocabulary import Vocabulary
 
 NAMES = ("quix_streams", "faust_table")
 HISTORY = 4_000

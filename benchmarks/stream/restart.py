@@ -8,8 +8,8 @@ import time
 from typing import NamedTuple
 
 from benchmarks.store.workloads import zipf
+from benchmarks.stream.environment import Place, start_and_follow
 from benchmarks.stream.load import load
-from benchmarks.stream.place import Place, start_and_follow
 from lifeline.config import PREFIX
 
 USERS = 2_000

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import HOUR_MS, Items, user_names, zipf
+from benchmarks.stream.environment import READY_S, placed, rss_mib
 from benchmarks.stream.load import load
-from benchmarks.stream.place import READY_S, placed, rss_mib
 from lifeline.client import LifelineClient
+from lifeline.core.sequence import SequenceQuery
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.producer.producer import LifelineProducer
 from lifeline.v1.action_pb2 import Action
-from store.sequence import SequenceQuery
-from store.vocabulary import Vocabulary
-from stream.producer import LifelineProducer
 
 USERS = 40
 HISTORY = 17_000

@@ -16,6 +16,7 @@ from lifeline.cli.experiment import experiment_app
 from lifeline.cli.fingerprint import fingerprint
 from lifeline.cli.inspect import inspect
 from lifeline.cli.load import load
+from lifeline.cli.logs import configure_logs, print_uncaught
 from lifeline.cli.model import model_app
 from lifeline.cli.partitions import partitions
 from lifeline.cli.quantize import quantize
@@ -25,15 +26,15 @@ from lifeline.cli.simulate import simulate
 from lifeline.cli.snapshot import snapshot_app
 from lifeline.cli.train import train
 from lifeline.client import LifelineError
-from lifeline.config import ConfigError, NodeSettings
-from lifeline.errors import NodeError
-from lifeline.kafka_jars import BrokerError
-from lifeline.logs import configure_logs, print_uncaught
-from lifeline.printable import printable
-from lifeline.sources import SourceError
-from scorer.errors import ScorerError
-from store.errors import StoreError
-from stream.errors import StreamError
+from lifeline.config import ConfigError
+from lifeline.core.errors import NodeError
+from lifeline.core.kafka_errors import StreamError
+from lifeline.core.printable import printable
+from lifeline.dev.kafka_jars import BrokerError
+from lifeline.rpc.settings import NodeSettings
+from lifeline.scorer.errors import ScorerError
+from lifeline.sources.files import SourceError
+from lifeline.store.errors import StoreError
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 EXPECTED = (

@@ -31,7 +31,7 @@ def topics_create(
     as_json: JsonOption = False,
 ) -> None:
     """Create the topics for actions, items and dead letters; those that exist are checked, never changed."""
-    from stream.topics import create_topics
+    from lifeline.core.topics import create_topics
 
     settings = load(
         config,
@@ -80,7 +80,7 @@ def metrics(
     as_json: JsonOption = False,
 ) -> None:
     """Print every metric that a node serves at /metrics, as the Markdown of docs/metrics.md."""
-    from lifeline.metrics.catalogue import CATALOGUE, as_markdown
+    from lifeline.node.metrics.catalogue import CATALOGUE, as_markdown
 
     if as_json:
         print_json([one._asdict() | {"kind": one.kind.value} for one in CATALOGUE])
@@ -92,9 +92,9 @@ def limits(
     as_json: JsonOption = False,
 ) -> None:
     """Print how much each field of a request may hold, as the Markdown of docs/limits.md."""
-    from lifeline.request_limits import as_markdown
-    from lifeline.server import SERVED
-    from store.limits import BOUNDS
+    from lifeline.core.limits import BOUNDS
+    from lifeline.rpc.request_limits import as_markdown
+    from lifeline.rpc.server import SERVED
 
     if as_json:
         print_json({name: {"most": one.most, "each": one.each, "what": one.what} for name, one in BOUNDS.items()})
@@ -104,7 +104,7 @@ def limits(
 
 def token(as_json: JsonOption = False) -> None:
     """Make a token for a caller, and the hash of it that the nodes' configuration keeps."""
-    from lifeline.security import hash_of
+    from lifeline.core.security import hash_of
 
     made = secrets.token_urlsafe(32)
     if as_json:
@@ -124,7 +124,7 @@ def health(
     """Ask a node whether it serves: exit code 0 when it does, 1 when not."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    from lifeline.security import CallSecurity
+    from lifeline.core.security import CallSecurity
 
     settings = load(config, node__grpc_address=address).settings
     target = settings.node.grpc_address

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lifeline.config import Loaded, load_settings
-from lifeline.printable import printable
+from lifeline.core.printable import printable
 
 
 class SafeConsole(Console):

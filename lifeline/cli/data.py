@@ -24,11 +24,11 @@ from lifeline.cli.console import (
     table,
     when,
 )
-from lifeline.node_client import node_client
-from lifeline.sources import Source, SourceError, open_source
-from store.actions import MAX_USER_ID_BYTES, Kind
-from store.sequence import Column, SequenceQuery, UserSequences
-from store.vocabulary import Vocabulary
+from lifeline.core.actions import MAX_USER_ID_BYTES, Kind
+from lifeline.core.sequence import Column, SequenceQuery, UserSequences
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.ops.node_client import node_client
+from lifeline.sources.files import Source, SourceError, open_source
 
 EXIT_DIFFERENT = 3
 
@@ -77,9 +77,9 @@ def produce(
 
     All acknowledged means that Kafka has them: what a node cannot apply it puts into the dead letters.
     """
-    from lifeline.history import demo_history, read_items
-    from lifeline.projected import project
-    from lifeline.publish import publish
+    from lifeline.ops.publish import publish
+    from lifeline.sources.history import demo_history, read_items
+    from lifeline.sources.random_projection import project
 
     if sum((source is not None, git is not None, history)) != 1:
         complain("name one source: a file, --git REPO or --history")
@@ -203,8 +203,8 @@ def erase(
     It prints which other places still hold the user's data, and until when. An action that is published later, by a
     producer that was behind or from an old file, brings the user back.
     """
-    from lifeline.leftovers import leftovers
-    from stream.producer import LifelineProducer
+    from lifeline.ops.leftovers import leftovers
+    from lifeline.producer.producer import LifelineProducer
 
     settings = load(config, kafka__bootstrap_servers=bootstrap_servers).settings
     if not yes:
@@ -240,7 +240,7 @@ def verify(
     compared with what the node answers; users that the file lacks are not looked for. Exit code 3 when anything
     differs.
     """
-    from lifeline.verify import verify_file, verify_log
+    from lifeline.ops.verify import verify_file, verify_log
 
     settings = load(
         config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir, node__grpc_address=address
@@ -330,7 +330,7 @@ def _kind(name: str) -> Kind:
 
 
 def _git(repository: Path | None, vocabulary: Vocabulary) -> Source:
-    from lifeline.git_history import git_source
+    from lifeline.sources.git import git_source
 
     if repository is None:
         raise SourceError("no repository is named: use --git REPO")

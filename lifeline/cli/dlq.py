@@ -20,8 +20,8 @@ from lifeline.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from stream.dead_letter_reader import Retried, RetryOutcome, StoredLetter
-    from stream.settings import KafkaSettings
+    from lifeline.core.kafka_settings import KafkaSettings
+    from lifeline.stream.dead_letter_reader import Retried, RetryOutcome, StoredLetter
 
 dlq_app = typer.Typer(help="Dead letters: records that could not be applied, kept whole.", no_args_is_help=True)
 
@@ -52,8 +52,8 @@ def dlq_list(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest dead letters."""
-    from stream.dead_letter_headers import retries_of
-    from stream.dead_letter_reader import read_letters
+    from lifeline.stream.dead_letter_headers import retries_of
+    from lifeline.stream.dead_letter_reader import read_letters
 
     kafka = load(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
     letters = list(
@@ -87,7 +87,7 @@ def dlq_show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one dead letter: why it is one, where it comes from, its headers, and its value."""
-    from stream.dead_letter_reader import read_letter
+    from lifeline.stream.dead_letter_reader import read_letter
 
     kafka = load(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
     letter = read_letter(kafka, partition, offset)
@@ -136,7 +136,7 @@ def dlq_retry(
     erasure of its user. To know, the actions topic is read from the place of the first letter to its end, in the
     partitions of the letters' users: about a minute for every five million records there. The letters are read twice.
     """
-    from stream.dead_letter_reader import RetryOutcome, read_letter, read_letters, retry_letters
+    from lifeline.stream.dead_letter_reader import RetryOutcome, read_letter, read_letters, retry_letters
 
     chosen = sum((offset is not None, reason is not None, everything))
     if chosen != 1:
@@ -201,7 +201,7 @@ def _print_retried(
 
 
 def _as_json(letter: "StoredLetter", *, whole: bool = False) -> dict[str, Any]:
-    from stream.dead_letter_headers import retries_of
+    from lifeline.stream.dead_letter_headers import retries_of
 
     record, origin = letter.record, letter.origin
     found: dict[str, Any] = {
@@ -235,8 +235,8 @@ def _decoded(value: bytes | None) -> str:
     """Return the action in protobuf's text form; empty where the value is none."""
     from google.protobuf.message import DecodeError
 
+    from lifeline.stream.decode import unframe
     from lifeline.v1.action_pb2 import Action
-    from stream.decode import unframe
 
     if not value:
         return ""

@@ -47,16 +47,16 @@ def evaluate(
     The history is that of the demo (LIFELINE_HISTORY names another); MovieLens-100K is what `make movielens` got. All
     together take hours: with --keep, the same command goes on where it was ended.
     """
-    from lifeline.history import demo_history
     from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, of_ratings, simulated
     from lifeline.learning.model_report import write_report
     from lifeline.learning.movielens import read_movielens
-    from scorer.allocator import keep_memory
-    from scorer.evaluate.comparison import compare_variants
-    from scorer.evaluate.tasks import Task
-    from scorer.settings import TrainSettings
-    from scorer.train.trainer import Step
-    from scorer.variants import NAMES
+    from lifeline.scorer.allocator import keep_memory
+    from lifeline.scorer.evaluate.comparison import compare_variants
+    from lifeline.scorer.evaluate.tasks import Task
+    from lifeline.scorer.settings import TrainSettings
+    from lifeline.scorer.train.trainer import Step
+    from lifeline.scorer.variants import NAMES
+    from lifeline.sources.history import demo_history
 
     chosen, rows = tasks or list(_TASKS), variants or list(NAMES)
     for what, given, known in (("task", chosen, _TASKS), ("variant", rows, NAMES)):

@@ -40,7 +40,7 @@ def report(
     The configuration names the experiment and its arms, as its nodes have them.
     """
     from lifeline.learning.experiment_report import experiment_report
-    from scorer.experiment import SUSPICIOUS_P
+    from lifeline.scorer.experiment import SUSPICIOUS_P
 
     settings = load(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
     found = experiment_report(settings, None if days is None else int(days * _DAY_MS))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lifeline.cli.console import progress
-from lifeline.kafka_jars import FetchProgress, Progress
+from lifeline.dev.kafka_jars import FetchProgress, Progress
 
 
 @contextmanager

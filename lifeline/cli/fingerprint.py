@@ -9,11 +9,11 @@ from rich.console import Group
 from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, complain, load, out, print_json, table
 from lifeline.cli.data import EXIT_DIFFERENT
 from lifeline.cli.inspect import PartitionOption, partitions_of
-from lifeline.paths import partitions_in
-from store.errors import StoreError
+from lifeline.core.paths import partitions_in
+from lifeline.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from lifeline.fingerprints import Pair, StoredFingerprint
+    from lifeline.ops.fingerprints import Pair, StoredFingerprint
 
 
 def fingerprint(
@@ -32,7 +32,7 @@ def fingerprint(
     Two copies of a partition with equal offsets must have equal fingerprints. Exit code 3 when a recount or the
     other directory says something else, 1 when a partition cannot be read.
     """
-    from lifeline.fingerprints import Likeness, pairs, stored_fingerprints
+    from lifeline.ops.fingerprints import Likeness, pairs, stored_fingerprints
 
     settings = load(config, node__data_dir=data_dir).settings
     here = stored_fingerprints(settings, settings.node.data_dir, partitions_of(settings, partition), recounted=recount)

@@ -12,13 +12,13 @@ from rich.progress import Progress, TaskID
 
 from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, complain, load, out, print_json, progress
 from lifeline.config import Settings
-from lifeline.paths import partition_dir, partitions_in
-from store.actions import Identity, Kind
-from store.errors import StoreError
+from lifeline.core.actions import Identity, Kind
+from lifeline.core.paths import partition_dir, partitions_in
+from lifeline.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from store.inspection.inspected import InspectedPartition
-    from store.inspection.sequences import ChunkDetail, UserInspection
+    from lifeline.store.inspection.inspected import InspectedPartition
+    from lifeline.store.inspection.sequences import ChunkDetail, UserInspection
 
 PartitionOption = Annotated[int | None, typer.Option(help="this partition alone", min=0, show_default=False)]
 
@@ -83,7 +83,7 @@ def _show_partitions(settings: Settings, numbers: list[int], top: int, *, as_jso
     """Look into partitions; returns whether every record is whole."""
     from lifeline.cli.inspection_json import plain
     from lifeline.cli.inspection_tables import partition_tables, summary_table
-    from store.inspection.partition import inspect_partition
+    from lifeline.store.inspection.partition import inspect_partition
 
     inspections, unreadable = [], {}
     with progress() as bar:
@@ -117,7 +117,7 @@ def _find(
     settings: Settings, numbers: list[int], user: str, kinds: tuple[Kind, ...], wanted: int | Identity | None
 ) -> "UserInspection | ChunkDetail":
     """Return the user, or one chunk, from the partition that has it; raises StoreError."""
-    from store.inspection.sequences import UnknownRecordError, has_user, inspect_chunk, inspect_user
+    from lifeline.store.inspection.sequences import UnknownRecordError, has_user, inspect_chunk, inspect_user
 
     unreadable = []
     for number in numbers:
@@ -140,7 +140,7 @@ def _find(
 def _show(settings: Settings, found: "UserInspection | ChunkDetail", *, show_all: bool, as_json: bool) -> None:
     from lifeline.cli.inspection_json import chunk_json, plain
     from lifeline.cli.inspection_tables import chunk_tables, user_tables
-    from store.inspection.sequences import ChunkDetail
+    from lifeline.store.inspection.sequences import ChunkDetail
 
     if isinstance(found, ChunkDetail):
         if as_json:
@@ -160,8 +160,8 @@ def _print(parts: Iterable[RenderableType]) -> None:
 
 @contextmanager
 def _opened(settings: Settings, number: int) -> "Iterator[InspectedPartition]":
-    from store.inspection.inspected import InspectedPartition
-    from store.memory import SharedMemory
+    from lifeline.store.inspection.inspected import InspectedPartition
+    from lifeline.store.memory import SharedMemory
 
     path = partition_dir(settings.node.data_dir, number)
     store = InspectedPartition.open(path, partition=number, memory=SharedMemory(settings.store))

@@ -5,14 +5,14 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from store.fingerprint import as_text
-from store.head import Head
-from store.inspection.histogram import Histogram
-from store.inspection.partition import PartitionInspection
-from store.inspection.sequences import ChunkDetail, SequenceInspection
-from store.segment import EVENT_BYTES
-from store.state import State
-from store.vocabulary import Vocabulary
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.store.fingerprint import as_text
+from lifeline.store.head import Head
+from lifeline.store.inspection.histogram import Histogram
+from lifeline.store.inspection.partition import PartitionInspection
+from lifeline.store.inspection.sequences import ChunkDetail, SequenceInspection
+from lifeline.store.segment import EVENT_BYTES
+from lifeline.store.state import State
 
 _ENDS = 5
 

@@ -8,14 +8,14 @@ from rich.text import Text
 
 from lifeline.cli.console import table, when
 from lifeline.cli.inspection_json import event_rows, head_fields, shown_rows
-from store.actions import Kind
-from store.fingerprint import as_text
-from store.inspection.histogram import Histogram
-from store.inspection.partition import KindTotals, PartitionInspection
-from store.inspection.records import Damage
-from store.inspection.sequences import ChunkDetail, ChunkInspection, SequenceInspection, UserInspection
-from store.sequence import AsOf
-from store.vocabulary import Vocabulary
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import AsOf
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.store.fingerprint import as_text
+from lifeline.store.inspection.histogram import Histogram
+from lifeline.store.inspection.partition import KindTotals, PartitionInspection
+from lifeline.store.inspection.records import Damage
+from lifeline.store.inspection.sequences import ChunkDetail, ChunkInspection, SequenceInspection, UserInspection
 
 _BAR_WIDTH = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"

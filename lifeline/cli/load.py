@@ -11,7 +11,7 @@ from lifeline.cli.console import AddressOption, ConfigOption, DataDirOption, Jso
 if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
 
-    from lifeline.load import LoadResult
+    from lifeline.ops.load import LoadResult
 
 
 def load(
@@ -37,9 +37,9 @@ def load(
     Users and candidates come from the data directory, which the node may have open. A call's latency counts from when
     it was due, so that a stall is charged to every call it would have met. Nothing is tried twice.
     """
-    from lifeline.load import LoadPlan, Population, run_load
-    from lifeline.security import CallSecurity
-    from lifeline.stored import opened
+    from lifeline.core.security import CallSecurity
+    from lifeline.ops.load import LoadPlan, Population, run_load
+    from lifeline.ops.stored import opened
 
     settings = console.load(config, node__data_dir=data_dir, node__grpc_address=address).settings
     plan = LoadPlan(
@@ -87,7 +87,7 @@ def _show(result: "LoadResult") -> None:
 
 
 def _cells(histogram: "HdrHistogram") -> tuple[str, ...]:
-    from lifeline.load import percentiles_ms
+    from lifeline.ops.load import percentiles_ms
 
     found = percentiles_ms(histogram)
     return (f"{histogram.get_total_count():,}", *(f"{value:,.1f}" for value in found.values()))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lifeline.cli.console import AddressOption, ConfigOption, JsonOption, load, out, print_json
-from lifeline.node_client import node_client
+from lifeline.ops.node_client import node_client
 
 model_app = typer.Typer(help="The model that a node scores with.", no_args_is_help=True)
 

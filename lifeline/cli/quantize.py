@@ -31,8 +31,8 @@ def quantize(
     bfloat16 is served in it from its next loading on, where scorer.precision is auto; int8 has to be asked for there.
     """
     from lifeline.learning.quantising import measure_version, report, write_report
-    from scorer.allocator import keep_memory
-    from scorer.settings import TrainSettings
+    from lifeline.scorer.allocator import keep_memory
+    from lifeline.scorer.settings import TrainSettings
 
     keep_memory()
     settings = load(config, node__data_dir=data_dir).settings

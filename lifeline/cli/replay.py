@@ -26,8 +26,8 @@ from lifeline.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from lifeline.replay import PartitionPlan
-    from lifeline.verify import VerifyReport
+    from lifeline.ops.replay import PartitionPlan
+    from lifeline.ops.verify import VerifyReport
 
 _TELL_S = 0.2
 
@@ -62,11 +62,11 @@ def replay(
     partition-N.replaced-TIME; where the replay ended earlier than they did, the node goes on from there. Exit code 3
     when anything differs.
     """
-    from lifeline.data_lock import SWAP_JOURNAL, locked
-    from lifeline.replay import plan, run
-    from lifeline.stored import opened
-    from lifeline.swap import swap as swap_in
-    from lifeline.verify import compare_with
+    from lifeline.ops.replay import plan, run
+    from lifeline.ops.stored import opened
+    from lifeline.ops.swap import swap as swap_in
+    from lifeline.ops.verify import compare_with
+    from lifeline.store.data_lock import SWAP_JOURNAL, locked
 
     if sum((to_offset is not None, to_datetime is not None, to_latest, verify)) > 1:
         raise typer.BadParameter("give one of --to-offset, --to-datetime, --to-latest and --verify")
@@ -123,7 +123,7 @@ def replay_partition(
     bootstrap_servers: BootstrapOption = None,
 ) -> None:
     """Replay one partition, and print the applied offset as it moves: `lifeline replay` starts one for each."""
-    from lifeline.replay import run_partition
+    from lifeline.ops.replay import run_partition
 
     settings = load(config, kafka__bootstrap_servers=bootstrap_servers).settings
     told = 0.0

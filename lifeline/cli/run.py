@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +30,8 @@ def node(
     ] = None,
 ) -> None:
     """Run a node: consume the actions topic, keep the state on disk, serve GetSequence and Score."""
-    from lifeline.logs import configure_logs
-    from lifeline.node import run_node
+    from lifeline.cli.logs import configure_logs
+    from lifeline.node.node import run_node
 
     loaded = load(
         config,
@@ -51,8 +52,8 @@ def broker(
     port: Annotated[int | None, typer.Option(help="a free one without it", show_default=False)] = None,
 ) -> None:
     """Run Apache Kafka in the foreground, for development: fetched once, one process, no Java needed."""
-    from lifeline.broker import Broker
     from lifeline.cli.fetch import fetch_display
+    from lifeline.dev.broker import Broker
 
     with fetch_display() as shown, Broker.start(data_dir, port=port, progress=shown) as running:
         out.print(f"Apache Kafka is ready at {running.bootstrap_servers} (pid {running.pid}); Ctrl-C stops it")
@@ -68,7 +69,7 @@ def demo(
     train_seconds: Annotated[float, typer.Option(help="about how long the small model trains")] = 60.0,
 ) -> None:
     """Show the main job from nothing: a history into Kafka, into the store, read, scored, and one action more."""
-    from lifeline.demo import run_demo
+    from lifeline.cli.demo import run_demo
 
     run_demo(keep=keep, bootstrap_servers=bootstrap_servers, train_seconds=train_seconds)
 
@@ -91,16 +92,16 @@ def bench(
     except ModuleNotFoundError:
         complain("the benchmarks are not installed: run this in a checkout of the project")
         raise typer.Exit(1) from None
-    names: tuple[str, ...] = package.NAMES
+    modules: Mapping[str, str] = package.MODULES
     if name is None:
-        for each in names:
-            doc = importlib.import_module(f"benchmarks.{each}").__doc__ or ""
+        for each, path in modules.items():
+            doc = importlib.import_module(path).__doc__ or ""
             out.print(f"lifeline bench {each}   {doc.splitlines()[0]}", highlight=False, soft_wrap=True)
         return
-    if name not in names:
-        complain(f"there is no benchmark {name!r}: use one of {', '.join(names)}")
+    if name not in modules:
+        complain(f"there is no benchmark {name!r}: use one of {', '.join(modules)}")
         raise typer.Exit(2)
-    module = importlib.import_module(f"benchmarks.{name}")
+    module = importlib.import_module(modules[name])
     known: tuple[str, ...] = tuple(getattr(module, "PARTS", ()))
     if unknown := [part for part in parts or () if part not in known]:
         has = f"use one of {', '.join(known)}" if known else "it has none: leave that out"

@@ -6,7 +6,7 @@ from rich.console import Group
 
 from lifeline.cli.console import age, table
 from lifeline.client import Scores, SelectedToken
-from store.vocabulary import Vocabulary
+from lifeline.core.vocabulary import Vocabulary
 
 _TOKEN = ("source", "item>", "similarity>", "actions", "surface", "age>")
 

@@ -23,7 +23,7 @@ def simulate(
     benchmarks run on them. Needs pyarrow.
     """
     from lifeline.learning.simulated import write
-    from scorer.evaluate.simulator import Simulator, SimulatorSettings
+    from lifeline.scorer.evaluate.simulator import Simulator, SimulatorSettings
 
     # The last tenth is for tests, and what comes before the first requests is history alone.
     settings = SimulatorSettings(

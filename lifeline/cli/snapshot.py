@@ -17,7 +17,7 @@ from lifeline.cli.console import (
     table,
 )
 from lifeline.client import SNAPSHOT_TIMEOUT_S, PartitionSnapshot
-from lifeline.node_client import node_client
+from lifeline.ops.node_client import node_client
 
 snapshot_app = typer.Typer(help="Snapshots: copies of partitions at a URL.", no_args_is_help=True)
 
@@ -57,7 +57,7 @@ def snapshot_create(
     numbers = partition or []
     with progress() as bar:
         if offline:
-            from lifeline.snapshots import create_offline
+            from lifeline.ops.snapshots import create_offline
 
             made = [
                 PartitionSnapshot(
@@ -105,7 +105,7 @@ def snapshot_list(
     as_json: JsonOption = False,
 ) -> None:
     """Print the snapshots at the URL, of each partition the newest first, and why one would be refused."""
-    from store.snapshots.repository import SnapshotRepository
+    from lifeline.store.snapshots.repository import SnapshotRepository
 
     repository = SnapshotRepository.of(load(config, snapshot__url=url).settings.snapshot)
     found = [one for one in repository.snapshots() if not partition or one.partition in partition]
@@ -165,7 +165,7 @@ def snapshot_restore(
 
     Nothing is overwritten, and nothing is left of a snapshot that is not whole and right.
     """
-    from lifeline.snapshots import restore
+    from lifeline.ops.snapshots import restore
 
     numbers = partition or []
     if snapshot is not None and len(numbers) != 1:

@@ -75,10 +75,10 @@ def train(
     """
     from lifeline.learning.topic_copy import bring_up
     from lifeline.learning.training import Wanted, save_version, train_from_log, train_from_store
-    from scorer.settings import TrainSettings
-    from scorer.train.parallel import Group
-    from scorer.train.trainer import Step
-    from scorer.variants import NAMES
+    from lifeline.scorer.settings import TrainSettings
+    from lifeline.scorer.train.parallel import Group
+    from lifeline.scorer.train.trainer import Step
+    from lifeline.scorer.variants import NAMES
 
     if variant not in NAMES:
         complain(f"there is no variant {variant!r}: use one of {', '.join(NAMES)}")

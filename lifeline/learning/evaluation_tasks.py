@@ -13,14 +13,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from lifeline.history import History
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import EMBEDDING_DIM, Sequence
+from lifeline.core.vocabulary import Role, Vocabulary
 from lifeline.learning import movielens
-from scorer.evaluate.simulator import Simulator, SimulatorSettings
-from scorer.evaluate.tasks import HistoryTask, SimulatedTask
-from scorer.settings import TrainSettings
-from store.actions import Kind
-from store.sequence import EMBEDDING_DIM, Sequence
-from store.vocabulary import Role, Vocabulary
+from lifeline.scorer.evaluate.simulator import Simulator, SimulatorSettings
+from lifeline.scorer.evaluate.tasks import HistoryTask, SimulatedTask
+from lifeline.scorer.settings import TrainSettings
+from lifeline.sources.history import History
 
 EMBEDDED_SHARE = 0.7
 """The first share of a history's arrivals, which its embeddings were made from: nothing in it is trained on."""

@@ -9,14 +9,14 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from lifeline.config import Settings
-from lifeline.readers import readers_of
+from lifeline.core.sequence import Column, SequenceQuery
+from lifeline.ops.readers import readers_of
+from lifeline.scorer.errors import ExperimentError
+from lifeline.scorer.experiment import CONTROL, Arm, Lift, lift_of, sample_ratio_p
+from lifeline.store.reader import SequenceReader
+from lifeline.stream.record import Record
+from lifeline.stream.topic_reader import read_topic
 from lifeline.v1.exposure_pb2 import Exposure
-from scorer.errors import ExperimentError
-from scorer.experiment import CONTROL, Arm, Lift, lift_of, sample_ratio_p
-from store.reader import SequenceReader
-from store.sequence import Column, SequenceQuery
-from stream.record import Record
-from stream.topic_reader import read_topic
 
 _COLUMNS = Column.TIMESTAMP_MS | Column.ACTION_TYPE
 

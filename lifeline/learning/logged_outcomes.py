@@ -7,15 +7,15 @@ import numpy as np
 import structlog
 
 from lifeline.config import Settings
-from lifeline.readers import readers_of
-from scorer.config import ModelConfig
-from scorer.errors import SelectionRecordError
-from scorer.selection_log import LoggedRequest, check_selecting, decode
-from scorer.train.examples import Outcome
-from store.reader import SequenceReader
-from store.sequence import Column, SequenceQuery
-from stream.record import Record
-from stream.topic_reader import read_topic
+from lifeline.core.sequence import Column, SequenceQuery
+from lifeline.ops.readers import readers_of
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import SelectionRecordError
+from lifeline.scorer.selection_log import LoggedRequest, check_selecting, decode
+from lifeline.scorer.train.examples import Outcome
+from lifeline.store.reader import SequenceReader
+from lifeline.stream.record import Record
+from lifeline.stream.topic_reader import read_topic
 
 _COLUMNS = Column.TIMESTAMP_MS | Column.ITEM_ID | Column.ACTION_TYPE
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from scorer.config import Head
-from scorer.evaluate.breakdown import dormancy_days, history_length, lift_by
-from scorer.evaluate.comparison import Comparison
-from scorer.evaluate.evaluation import TOP, Difference, reliability
-from scorer.settings import TrainSettings
-from scorer.train.request import labels
+from lifeline.scorer.config import Head
+from lifeline.scorer.evaluate.breakdown import dormancy_days, history_length, lift_by
+from lifeline.scorer.evaluate.comparison import Comparison
+from lifeline.scorer.evaluate.evaluation import TOP, Difference, reliability
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.request import labels
 
 _OF_WEIGHT = 0.5
 """From which utility on, positive or negative, a head is compared."""

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lifeline.history import History, ItemEmbeddings
-from lifeline.sources import SourceError
-from scorer.quantise import quantise
-from store.sequence import EMBEDDING_DIM
-from store.vocabulary import ActionType, Role, Vocabulary
+from lifeline.core.embedding_codec import quantise
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.vocabulary import ActionType, Role, Vocabulary
+from lifeline.sources.files import SourceError
+from lifeline.sources.history import History, ItemEmbeddings
 
 FILE = Path(__file__).resolve().parents[2] / ".movielens/recbole/dataset_example/ml-100k/ml-100k.inter"
 """Where `make movielens` leaves it in a checkout."""

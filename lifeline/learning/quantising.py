@@ -8,15 +8,15 @@ import numpy as np
 
 from lifeline.config import Settings
 from lifeline.learning.training import histories
-from scorer import weights
-from scorer.config import ModelConfig
-from scorer.evaluate.precision import BFLOAT16, INT8, LEAST_SHARE, Agreement, Bars, Found, find
-from scorer.selected import SelectedRequest
-from scorer.settings import TrainSettings
-from scorer.train.corpus import Corpus
-from scorer.train.examples import Outcome
-from scorer.train.split import split_requests
-from scorer.weights import Manifest, MeasuredPrecision
+from lifeline.scorer import weights
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.evaluate.precision import BFLOAT16, INT8, LEAST_SHARE, Agreement, Bars, Found, find
+from lifeline.scorer.feature_snapshot import FeatureSnapshot
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.corpus import Corpus
+from lifeline.scorer.train.examples import Outcome
+from lifeline.scorer.train.split import split_requests
+from lifeline.scorer.weights import Manifest, MeasuredPrecision
 
 HEADING = "## Precision"
 
@@ -132,7 +132,7 @@ def _outcomes(settings: Settings, training: TrainSettings, config: ModelConfig) 
     outcomes = []
     for row in split_requests(corpus, training).held_out.tolist():
         request = corpus.request(row, training, rng)
-        selected, _ = SelectedRequest.of(request.history, request.item_id, request.embedding, request.context, config)
+        selected, _ = FeatureSnapshot.of(request.history, request.item_id, request.embedding, request.context, config)
         outcomes.append(Outcome(request.user, selected, request.action_types, {}))
     return outcomes
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lifeline.errors import DataDirError
-from lifeline.history import TABLE_FILE, TABLE_ITEMS_FILE, VOCABULARY_FILE
-from scorer.evaluate.simulator import KINDS, SimulatedUser, Simulator, SimulatorSettings
+from lifeline.core.errors import DataDirError
+from lifeline.scorer.evaluate.simulator import KINDS, SimulatedUser, Simulator, SimulatorSettings
+from lifeline.sources.history import TABLE_FILE, TABLE_ITEMS_FILE, VOCABULARY_FILE
 
 SETTINGS_FILE = "simulation.json"
 REQUESTS_FILE = "requests.npz"

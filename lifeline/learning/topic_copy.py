@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lifeline.config import Settings
-from lifeline.data_lock import private_files
-from lifeline.paths import items_dir
-from lifeline.replay import plan, run
-from store.embeddings import EmbeddingTable
-from stream.items import ItemFollower
+from lifeline.core.paths import items_dir
+from lifeline.ops.replay import plan, run
+from lifeline.store.data_lock import private_files
+from lifeline.store.embeddings import EmbeddingTable
+from lifeline.stream.items import ItemFollower
 
 _STOP_S = 10.0
 

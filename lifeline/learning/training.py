@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lifeline.config import Settings
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import Column, Sequence, SequenceQuery
 from lifeline.learning.logged_outcomes import logged_outcomes
-from lifeline.readers import stored_readers
-from scorer import weights
-from scorer.allocator import keep_memory
-from scorer.config import ModelConfig, default_heads
-from scorer.settings import TrainSettings
-from scorer.train.parallel import Group
-from scorer.train.trainer import ScalarWriter, Step
-from scorer.training import Trained, train, train_on_outcomes
-from scorer.variants import variant
-from scorer.weights import Manifest
-from store.actions import Kind
-from store.sequence import Column, Sequence, SequenceQuery
+from lifeline.ops.readers import stored_readers
+from lifeline.scorer import weights
+from lifeline.scorer.allocator import keep_memory
+from lifeline.scorer.config import ModelConfig, default_heads
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.model_training import Trained, train, train_on_outcomes
+from lifeline.scorer.train.parallel import Group
+from lifeline.scorer.train.trainer import ScalarWriter, Step
+from lifeline.scorer.variants import variant
+from lifeline.scorer.weights import Manifest
 
 
 class Wanted(NamedTuple):

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.evaluate.evaluation import Evaluation
-from scorer.selection import Source, similarity_of
-from scorer.train.examples import ExampleSet
+from lifeline.scorer.evaluate.evaluation import Evaluation
+from lifeline.scorer.selection import Source, similarity_of
+from lifeline.scorer.train.examples import ExampleSet
 
 NEAR = 0.5
 """From which cosine on a token counts as of the same interest."""

@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scorer.config import Head, ModelConfig
-from scorer.evaluate.evaluation import Difference, Evaluation, compare, evaluate, ranked
-from scorer.evaluate.kept_runs import KeptRuns, Run
-from scorer.evaluate.tasks import Splits, Task
-from scorer.model import TransAct
-from scorer.settings import TrainSettings
-from scorer.train.examples import ExampleSet
-from scorer.train.trainer import Data, Step, fit, seeded
-from scorer.variants import variant
+from lifeline.scorer.config import Head, ModelConfig
+from lifeline.scorer.evaluate.evaluation import Difference, Evaluation, compare, evaluate, ranked
+from lifeline.scorer.evaluate.run_cache import KeptRuns, Run
+from lifeline.scorer.evaluate.tasks import Splits, Task
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.examples import ExampleSet
+from lifeline.scorer.train.trainer import Data, Step, fit, seeded
+from lifeline.scorer.variants import variant
 
 Tell = Callable[[str, int, Step], None]
 """Called after each step with the variant, the seed, and what the trainer tells."""

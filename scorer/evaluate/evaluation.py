@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from scorer.config import Head
-from scorer.evaluate.metrics import auc, hit_at
-from scorer.model import TransAct
-from scorer.train.examples import Draw, ExampleSet
-from scorer.train.request import labels
+from lifeline.scorer.config import Head
+from lifeline.scorer.evaluate.metrics import auc, hit_at
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.train.examples import Draw, ExampleSet
+from lifeline.scorer.train.request import labels
 
 TOP = 3
 _PAIRS_AT_ONCE = 256

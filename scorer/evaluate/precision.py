@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from scorer.errors import PrecisionError
-from scorer.evaluate.evaluation import TOP, Evaluation, measured, probabilities
-from scorer.int8 import Calibration, Mix, Product, calibrate, operations, products, quantised
-from scorer.kernels.library import Level, best_level
-from scorer.model import TransAct
-from scorer.native import NativeSequence, logits
-from scorer.train.examples import ExampleSet, Outcome
+from lifeline.scorer.errors import PrecisionError
+from lifeline.scorer.evaluate.evaluation import TOP, Evaluation, measured, probabilities
+from lifeline.scorer.int8 import Calibration, Mix, Product, calibrate, operations, products, quantised
+from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.native import NativeSequence, logits
+from lifeline.scorer.train.examples import ExampleSet, Outcome
 
 _CALIBRATED = 64
 _SEARCHED = 100

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from scorer.config import ModelConfig
-from scorer.evaluate.simulator import KINDS, SimulatedUser, Simulator
-from scorer.features import History, RequestContext, tokenise
-from scorer.train.request import Request
-from store.actions import Kind
-from store.sequence import Sequence
-from store.vocabulary import Role
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import Sequence
+from lifeline.core.vocabulary import Role
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.evaluate.simulator import KINDS, SimulatedUser, Simulator
+from lifeline.scorer.features import History, RequestContext, tokenise
+from lifeline.scorer.train.request import Request
 
 
 def requests_of(

@@ -31,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from scorer.quantise import quantise
-from store.sequence import EMBEDDING_DIM
-from store.vocabulary import Vocabulary
+from lifeline.core.embedding_codec import quantise
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.vocabulary import Vocabulary
 
 DAY_MS = 86_400_000
 START_MS = 1_672_531_200_000
@@ -63,7 +63,7 @@ _PAUSE_MS = 20_000
 _SPREAD = 0.8
 _POPULARITY_OFFSET = 5.0
 # Logits of what is done with a candidate: always; for a topic of the session, an interest, a current topic; for each
-# unit by which the taste is above the usual; and for a disliked topic. Chosen so that rankings that need no training
+# unit by which the taste is above the usual; and for a disliked topic. ArmChoice so that rankings that need no training
 # (greatest cosine, mean of the top 64, oracle) come out as in the prototype that the benchmark's bars were made with.
 _RESPONSE = np.array(
     [

@@ -12,20 +12,20 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer import features
-from scorer.config import Head, ModelConfig, default_heads
-from scorer.evaluate.simulated_requests import requests_of
-from scorer.evaluate.simulator import DAY_MS, START_MS, SimulatedUser, Simulator
-from scorer.features import Tokens
-from scorer.selection import cosines
-from scorer.settings import TrainSettings
-from scorer.train.corpus import Corpus
-from scorer.train.examples import ExampleSet
-from scorer.train.request import Request
-from scorer.train.split import is_validation_user, split_requests
-from store.actions import Kind
-from store.sequence import Sequence
-from store.vocabulary import Role, Vocabulary
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import Sequence
+from lifeline.core.vocabulary import Role, Vocabulary
+from lifeline.scorer import features
+from lifeline.scorer.config import Head, ModelConfig, default_heads
+from lifeline.scorer.evaluate.simulated_requests import requests_of
+from lifeline.scorer.evaluate.simulator import DAY_MS, START_MS, SimulatedUser, Simulator
+from lifeline.scorer.features import Tokens
+from lifeline.scorer.selection import cosines
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.corpus import Corpus
+from lifeline.scorer.train.examples import ExampleSet
+from lifeline.scorer.train.request import Request
+from lifeline.scorer.train.split import is_validation_user, split_requests
 
 _GAP_DAYS = 7
 _LAST, _MANY = 10, 64

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scorer.errors import KernelsError
-from scorer.features import History
-from scorer.model import TransAct
-from scorer.native import SequenceModule
-from scorer.selection import Selection
-from scorer.settings import Device, Precision
+from lifeline.scorer.errors import KernelsError
+from lifeline.scorer.features import History
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.native import SequenceModule
+from lifeline.scorer.selection import Selection
+from lifeline.scorer.settings import Device, Precision
 
 
 class OnGpu(NamedTuple):
@@ -38,8 +38,8 @@ def on_gpu(model: TransAct, device: Device, precision: Precision) -> OnGpu | Non
     if device == "cpu" or not there:
         return None
     # Where there is no GPU there need be no Triton.
-    from scorer.gpu.encoder import DeviceSequence  # noqa: PLC0415
-    from scorer.gpu.selection import Selector  # noqa: PLC0415
+    from lifeline.scorer.gpu.encoder import DeviceSequence  # noqa: PLC0415
+    from lifeline.scorer.gpu.selection import Selector  # noqa: PLC0415
 
     gpu = torch.device("cuda")
     return OnGpu(Selector(model.config, gpu).select, DeviceSequence.of(model, gpu, precision))

@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from scorer.config import WIDTH, ModelConfig
-from scorer.encoder import Encoder, TokenEmbedding
-from scorer.features import Tokens
-from scorer.gpu import kernels
-from scorer.gpu.recorded import Buffer, Recorded, Recordings, buffer, room
-from scorer.model import TransAct
-from scorer.native import encoder_weights, newest_outputs
-from scorer.quantise import normalise
-from scorer.selection import Selection, Source
-from scorer.settings import Precision
-from store.sequence import EMBEDDING_DIM
+from lifeline.core.embedding_codec import normalise
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.scorer.config import WIDTH, ModelConfig
+from lifeline.scorer.encoder import Encoder, TokenEmbedding
+from lifeline.scorer.features import Tokens
+from lifeline.scorer.gpu import kernels
+from lifeline.scorer.gpu.recorded import Buffer, Recorded, Recordings, buffer, room
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.native import encoder_weights, newest_outputs
+from lifeline.scorer.selection import Selection, Source
+from lifeline.scorer.settings import Precision
 
 _BLOCK = 64
 

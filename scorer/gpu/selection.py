@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scorer.config import ModelConfig
-from scorer.features import History
-from scorer.gpu import kernels
-from scorer.gpu.recorded import Buffer, Recorded, Recordings, buffer, room
-from scorer.quantise import inverse_norm
-from scorer.selection import Selection
-from store.sequence import EMBEDDING_DIM
+from lifeline.core.embedding_codec import inverse_norm
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.features import History
+from lifeline.scorer.gpu import kernels
+from lifeline.scorer.gpu.recorded import Buffer, Recorded, Recordings, buffer, room
+from lifeline.scorer.selection import Selection
 
 
 class Selector:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.errors import KernelInputError
+from lifeline.scorer.errors import KernelInputError
 
 _T = TypeVar("_T", bound=np.generic)
 

@@ -7,9 +7,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.errors import KernelInputError
-from scorer.kernels.arrays import check_range, checked, checked_numbers
-from scorer.kernels.library import OUT_OF_RANGE, Level, loaded, memory_short, prepare
+from lifeline.scorer.errors import KernelInputError
+from lifeline.scorer.kernels.arrays import check_range, checked, checked_numbers
+from lifeline.scorer.kernels.library import OUT_OF_RANGE, Level, loaded, memory_short, prepare
 
 WEIGHTS = (
     "action",

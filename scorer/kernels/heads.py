@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.kernels.arrays import checked, checked_numbers
-from scorer.kernels.library import Level, loaded, memory_short, prepare
+from lifeline.scorer.kernels.arrays import checked, checked_numbers
+from lifeline.scorer.kernels.library import Level, loaded, memory_short, prepare
 
 
 class Linear(NamedTuple):

@@ -7,7 +7,7 @@ from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
-from scorer.errors import KernelsError
+from lifeline.scorer.errors import KernelsError
 
 VARIABLE = "LIFELINE_KERNELS"
 """The environment variable that forces an implementation."""

@@ -5,8 +5,8 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.kernels.arrays import check_range, checked
-from scorer.kernels.library import MEMORY_SHORT, Level, lacking, loaded, memory_short
+from lifeline.scorer.kernels.arrays import check_range, checked
+from lifeline.scorer.kernels.library import MEMORY_SHORT, Level, lacking, loaded, memory_short
 
 _CHANNELS = 32
 _MOST = 1 << 16

@@ -6,9 +6,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.kernels.arrays import checked
-from scorer.kernels.library import loaded, memory_short
-from store.id_hash import SEED, HashSeed
+from lifeline.scorer.kernels.arrays import checked
+from lifeline.scorer.kernels.library import loaded, memory_short
+from lifeline.store.id_hash import SEED, HashSeed
 
 
 class _Seed(ctypes.Structure):

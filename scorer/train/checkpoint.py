@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scorer.errors import CheckpointError
+from lifeline.scorer.errors import CheckpointError
 
 FILE = "checkpoint.safetensors"
 _META = "lifeline"

@@ -15,13 +15,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.config import ModelConfig
-from scorer.errors import TrainingDataError
-from scorer.features import History, RequestContext, Tokens, tokenise, visits
-from scorer.settings import Negatives, TrainSettings
-from scorer.train.request import Request
-from store.actions import Kind
-from store.sequence import Sequence
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import Sequence
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import TrainingDataError
+from lifeline.scorer.features import History, RequestContext, Tokens, tokenise, visits
+from lifeline.scorer.settings import Negatives, TrainSettings
+from lifeline.scorer.train.request import Request
 
 
 @dataclass(frozen=True, slots=True)

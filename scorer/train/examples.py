@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorer.config import Head, ModelConfig
-from scorer.features import Tokens
-from scorer.inputs import Inputs, Pairs
-from scorer.selected import SelectedRequest
-from scorer.selection import Source, restore
-from scorer.settings import TrainSettings
-from scorer.train.corpus import Corpus
-from scorer.train.next_action import NextActions, next_actions
-from scorer.train.request import Request, labels
+from lifeline.scorer.config import Head, ModelConfig
+from lifeline.scorer.feature_snapshot import FeatureSnapshot
+from lifeline.scorer.features import Tokens
+from lifeline.scorer.inputs import Inputs, Pairs
+from lifeline.scorer.selection import Source, restore
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.corpus import Corpus
+from lifeline.scorer.train.next_action import NextActions, next_actions
+from lifeline.scorer.train.request import Request, labels
 
 _HOUR_MS = 3_600_000
 
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
     """A selected request, and what came of its c candidates."""
 
     user: int
-    selected: SelectedRequest
+    selected: FeatureSnapshot
     action_types: NDArray[np.uint64]
     """uint64[c]: what the user did to each, bit id - 1; 0 for nothing."""
     rankings: Mapping[str, NDArray[np.float32]]
@@ -113,7 +113,7 @@ class ExampleSet:
         return cls.of_outcomes(
             Outcome(
                 request.user,
-                SelectedRequest.of(request.history, request.item_id, request.embedding, request.context, config)[0],
+                FeatureSnapshot.of(request.history, request.item_id, request.embedding, request.context, config)[0],
                 request.action_types,
                 request.rankings,
             )

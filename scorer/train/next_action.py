@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorer.config import ModelConfig
-from scorer.features import Tokens
-from scorer.quantise import normalise
-from scorer.selection import Source
+from lifeline.core.embedding_codec import normalise
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.features import Tokens
+from lifeline.scorer.selection import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.config import Head
-from scorer.features import History, RequestContext
+from lifeline.scorer.config import Head
+from lifeline.scorer.features import History, RequestContext
 
 
 @dataclass(frozen=True, slots=True)

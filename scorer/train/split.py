@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.errors import TrainingDataError
-from scorer.settings import TrainSettings
-from scorer.train.corpus import Corpus
+from lifeline.scorer.errors import TrainingDataError
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.corpus import Corpus
 
 
 class Split(NamedTuple):

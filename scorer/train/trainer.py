@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from scorer.model import TransAct
-from scorer.settings import TrainSettings
-from scorer.train.checkpoint import Checkpoint, Progress
-from scorer.train.examples import Batch, Draw, ExampleSource
-from scorer.train.next_action import Pool, next_action_losses
-from scorer.train.parallel import Group
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.checkpoint import Checkpoint, Progress
+from lifeline.scorer.train.examples import Batch, Draw, ExampleSource
+from lifeline.scorer.train.next_action import Pool, next_action_losses
+from lifeline.scorer.train.parallel import Group
 
 ORDER, DRAW, VALIDATE = 0, 1, 2
 """What the generators of a seed are for."""

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from rocksdict import Rdict
 
-from store.errors import StoreError
-from store.follower import PartitionFollower
+from lifeline.store.errors import StoreError
+from lifeline.store.secondary_partition import SecondaryPartition
 
 # Table files as RocksDB lists them, level by level; the keys of a line are in hexadecimal.
 _LEVEL = re.compile(r"--- level (\d+) ---")
@@ -24,7 +24,7 @@ class TableGroup(NamedTuple):
     bytes: int
 
 
-class InspectedPartition(PartitionFollower):
+class InspectedPartition(SecondaryPartition):
     """A partition of another process or of none; every method may be called from any thread."""
 
     def meta(self) -> Iterator[tuple[bytes, bytes]]:

@@ -10,17 +10,17 @@ from heapq import heappush, heappushpop
 from pathlib import Path
 from typing import NamedTuple
 
-from store import keys
-from store.actions import Kind
-from store.contract import Contract
-from store.errors import StoreError
-from store.inspection.histogram import Histogram
-from store.inspection.inspected import InspectedPartition, TableGroup
-from store.inspection.records import Damage, records_in
-from store.inspection.sequences import SequenceInspection, inspect_sequence
-from store.segment import EVENT_BYTES
-from store.state import State
-from store.statistics import PartitionStatistics, files_in
+from lifeline.core.actions import Kind
+from lifeline.store import keys
+from lifeline.store.errors import StoreError
+from lifeline.store.inspection.histogram import Histogram
+from lifeline.store.inspection.inspected import InspectedPartition, TableGroup
+from lifeline.store.inspection.records import Damage, records_in
+from lifeline.store.inspection.sequences import SequenceInspection, inspect_sequence
+from lifeline.store.retention import RetentionPolicy
+from lifeline.store.segment import EVENT_BYTES
+from lifeline.store.state import State
+from lifeline.store.statistics import PartitionStatistics, files_in
 
 RAW_EVENT_BYTES = 18
 """timestamp 8, item 8, code 2."""
@@ -111,7 +111,7 @@ class PartitionInspection:
     partition: int
     path: Path
     state: State
-    contract: Contract | None
+    contract: RetentionPolicy | None
     items: int
     users: int
     kinds: dict[Kind, KindTotals]

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from rocksdict import RdictIter
 
-from store import keys
-from store.actions import Identity
-from store.open_partition import View
+from lifeline.core.actions import Identity
+from lifeline.store import keys
+from lifeline.store.readable_partition import View
 
 _FENCE_BYTES = 18
 

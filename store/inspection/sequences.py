@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from store import keys
-from store.actions import Identity, Kind
-from store.chunk import Chunk, EventColumns, decode
-from store.errors import CorruptRecordError, StoreError
-from store.head import Head
-from store.inspection.records import Damage, SequenceRecords, records_in
-from store.open_partition import OpenPartition
-from store.segment import EVENT_BYTES, RAW, unpack_events, unpack_segments
-from store.sequence import AsOf
-from store.sequence_editor import chunk_name
+from lifeline.core.actions import Identity, Kind
+from lifeline.core.sequence import AsOf
+from lifeline.store import keys
+from lifeline.store.chunk import Chunk, EventColumns, decode
+from lifeline.store.errors import CorruptRecordError, StoreError
+from lifeline.store.head import Head
+from lifeline.store.inspection.records import Damage, SequenceRecords, records_in
+from lifeline.store.readable_partition import ReadablePartition
+from lifeline.store.segment import EVENT_BYTES, RAW, unpack_events, unpack_segments
+from lifeline.store.sequence_editor import chunk_name
 
 
 class UnknownRecordError(StoreError):
@@ -130,14 +130,14 @@ class ChunkDetail:
     """Of the whole sequence."""
 
 
-def has_user(store: OpenPartition, user_id: str) -> bool:
+def has_user(store: ReadablePartition, user_id: str) -> bool:
     """Return whether the partition has records of a user, broken ones too."""
     damages: list[Damage] = []
     with store.view() as view:
         return any(True for _ in records_in(view, damages, keys.user_prefix(user_id.encode()))) or bool(damages)
 
 
-def inspect_user(store: OpenPartition, user_id: str, kinds: tuple[Kind, ...]) -> UserInspection:
+def inspect_user(store: ReadablePartition, user_id: str, kinds: tuple[Kind, ...]) -> UserInspection:
     """Look into a user's sequences of the given kinds.
 
     Raises UnknownRecordError where the partition has nothing of them.
@@ -159,7 +159,7 @@ def inspect_user(store: OpenPartition, user_id: str, kinds: tuple[Kind, ...]) ->
         return UserInspection(view.as_of, user_id, tuple(found), tuple(damages))
 
 
-def inspect_chunk(store: OpenPartition, user_id: str, kind: Kind, wanted: int | Identity) -> ChunkDetail:
+def inspect_chunk(store: ReadablePartition, user_id: str, kind: Kind, wanted: int | Identity) -> ChunkDetail:
     """Look into the chunk with a number (from 0, the oldest) or a fence; raises UnknownRecordError."""
     damages: list[Damage] = []
     with store.view() as view:

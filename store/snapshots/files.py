@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store.errors import SnapshotError
-from store.snapshots.manifest import SnapshotFile
+from lifeline.store.errors import SnapshotError
+from lifeline.store.snapshots.manifest import SnapshotFile
 
 SNAPSHOT, RESTORING = "snapshot", "restoring"
 

@@ -21,9 +21,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from store.contract import Contract
-from store.fingerprint import as_text
-from store.state import State
+from lifeline.store.fingerprint import as_text
+from lifeline.store.retention import RetentionPolicy
+from lifeline.store.state import State
 
 FORMAT = 1
 
@@ -82,7 +82,7 @@ class Manifest(_Record):
 
     @classmethod
     def of(
-        cls, partition: int, topic: str | None, contract: Contract, state: State, files: tuple[SnapshotFile, ...]
+        cls, partition: int, topic: str | None, contract: RetentionPolicy, state: State, files: tuple[SnapshotFile, ...]
     ) -> Self:
         """Return the manifest of a snapshot made now."""
         return cls(
@@ -101,8 +101,8 @@ class Manifest(_Record):
             raise ValueError("total_bytes is not the sum of the files' bytes")
         if len({file.name for file in self.files}) != len(self.files):
             raise ValueError("a file is named twice")
-        if set(self.contract) != set(Contract._fields):
-            raise ValueError(f"its contract is not one of {', '.join(Contract._fields)}")
+        if set(self.contract) != set(RetentionPolicy._fields):
+            raise ValueError(f"its contract is not one of {', '.join(RetentionPolicy._fields)}")
         return self
 
     @property

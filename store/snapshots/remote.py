@@ -13,8 +13,8 @@ from typing import Any
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from store.errors import SnapshotError
-from store.redaction import redacted
+from lifeline.core.redaction import redacted
+from lifeline.store.errors import SnapshotError
 
 
 class RemoteDirectory:

@@ -25,19 +25,19 @@ from typing import Any, NamedTuple, Self
 
 from rocksdict import DbClosedError
 
-from store.contract import Contract
-from store.errors import CorruptRecordError, NotOwnerError, SnapshotError, SnapshotRefusedError, StoreError
-from store.fingerprint import as_text
-from store.follower import PartitionFollower
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from store.recount import recount
-from store.settings import StoreSettings
-from store.snapshots.files import RESTORING, SNAPSHOT, aside, check_free, files_of, sha256_of, sync
-from store.snapshots.manifest import Manifest, ManifestError, SnapshotState, age_of
-from store.snapshots.remote import RemoteDirectory
-from store.snapshots.settings import SnapshotSettings
-from store.state import State
+from lifeline.store.errors import CorruptRecordError, NotOwnerError, SnapshotError, SnapshotRefusedError, StoreError
+from lifeline.store.fingerprint import as_text
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.recount import recount
+from lifeline.store.retention import RetentionPolicy
+from lifeline.store.secondary_partition import SecondaryPartition
+from lifeline.store.settings import StoreSettings
+from lifeline.store.snapshots.files import RESTORING, SNAPSHOT, aside, check_free, files_of, sha256_of, sync
+from lifeline.store.snapshots.manifest import Manifest, ManifestError, SnapshotState, age_of
+from lifeline.store.snapshots.remote import RemoteDirectory
+from lifeline.store.snapshots.settings import SnapshotSettings
+from lifeline.store.state import State
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and the bytes of all files, after each file."""
@@ -158,7 +158,7 @@ class SnapshotRepository:
         """
         started = time.monotonic()
         manifest = self._chosen(partition, snapshot)
-        Contract(**manifest.contract).check(Contract.of(settings))
+        RetentionPolicy(**manifest.contract).check(RetentionPolicy.of(settings))
         if topic is not None and manifest.topic is not None and topic != manifest.topic:
             raise SnapshotError(
                 f"snapshot {manifest.id} of partition {partition} is of topic {manifest.topic}, and the settings name "
@@ -294,7 +294,7 @@ def _directory(partition: int) -> str:
     return f"partition-{partition:05d}"
 
 
-def _contract(store: PartitionStore) -> Contract:
+def _contract(store: PartitionStore) -> RetentionPolicy:
     if store.contract is None:
         raise AssertionError("a store that is open to write has a contract")
     return store.contract
@@ -335,7 +335,7 @@ def _check_store(manifest: Manifest, place: Path, settings: StoreSettings, *, ve
         return SnapshotRefusedError(manifest.partition, manifest.id, reason)
 
     try:
-        store = PartitionFollower.open(place, partition=manifest.partition, memory=SharedMemory(settings))
+        store = SecondaryPartition.open(place, partition=manifest.partition, memory=SharedMemory(settings))
         try:
             state, contract = SnapshotState.of(store.state), store.contract
             counted = recount(store) if verify else None

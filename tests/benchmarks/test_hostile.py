@@ -21,12 +21,12 @@ from benchmarks.hostile.mutation import MUTATIONS, filled
 from benchmarks.hostile.records import odd_action, odd_item
 from benchmarks.hostile.survival import Death, Memory, Survival
 from benchmarks.hostile.target import hostile_user
-from lifeline.node_process import NodeProcess
-from lifeline.server import SERVICES
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.topics import create_topics, delete_topics
+from lifeline.dev.node_process import NodeProcess
+from lifeline.rpc.server import SERVICES
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.sequence_pb2 import GetSequenceRequest
-from stream.settings import KafkaSettings
-from stream.topics import create_topics, delete_topics
 
 NOW_MS = 1_700_000_000_000
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from kafka.net.inet import KafkaNetSocket
 
-from lifeline.broker import Broker
-from stream.settings import KafkaSettings
-from tests.chaos.cluster import Cluster
-from tests.chaos.traffic import Publisher
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.dev.broker import Broker
+from tests.support.chaos.cluster import Cluster
+from tests.support.chaos.traffic import Publisher
 
 ClusterMaker = Callable[..., Cluster]
 PublisherMaker = Callable[[KafkaSettings, int], Publisher]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lifeline.broker import Broker, free_port
+from lifeline.dev.broker import Broker, free_port
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
-from tests.chaos.schedule import Action, Schedule, Step, schedule
+from tests.support.chaos.schedule import Action, Schedule, Step, schedule
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 PER_S = 500

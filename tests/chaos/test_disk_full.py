@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lifeline.errors import NodeProcessError
-from lifeline.paths import partition_dir
-from tests.chaos.cluster import Cluster, Member
+from lifeline.core.errors import NodeProcessError
+from lifeline.core.paths import partition_dir
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
-from tests.chaos.traffic import Publisher
+from tests.support.chaos.cluster import Cluster, Member
+from tests.support.chaos.traffic import Publisher
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 _MIB = 1 << 20

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 from lifeline.config import Settings
+from lifeline.core.actions import Kind
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.recount import recount
+from lifeline.store.settings import StoreSettings
+from lifeline.stream.decode import Rules, decode
+from lifeline.stream.updater import apply_steps
 from lifeline.v1.action_pb2 import Action
-from store.actions import Kind
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from store.recount import recount
-from store.settings import StoreSettings
-from store.vocabulary import Vocabulary
-from stream.decode import Rules, decode
-from stream.settings import KafkaSettings
-from stream.updater import apply_steps
-from tests.chaos.cluster import TINY
-from tests.chaos.judge import Law, PartitionJudge, Verdict, event_hash
-from tests.chaos.traffic import START_MS, traffic
+from tests.support.chaos.cluster import TINY
+from tests.support.chaos.judge import Law, PartitionJudge, Verdict, event_hash
+from tests.support.chaos.traffic import START_MS, traffic
 
 NOW_MS = 1_800_000_000_000
 DOC = Path(__file__).parents[2] / "docs" / "store-format.md"

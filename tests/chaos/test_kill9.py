@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
-from tests.chaos.kills import kill_rounds
+from tests.support.chaos.kills import kill_rounds
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
-from tests.chaos.schedule import schedule
+from tests.support.chaos.schedule import schedule
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 PER_S = 1_000

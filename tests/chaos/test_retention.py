@@ -4,10 +4,10 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from lifeline.client import LifelineClient, LifelineError
-from stream.partitioner import partition_of
-from stream.settings import KafkaSettings
-from tests.chaos.cluster import Member
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.partitioner import partition_of
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
+from tests.support.chaos.cluster import Member
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 LOST = 1

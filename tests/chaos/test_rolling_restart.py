@@ -3,7 +3,7 @@
 import pytest
 
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
-from tests.chaos.rolling import rolling_restart
+from tests.support.chaos.rolling import rolling_restart
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.schedule import Action, schedule
+from tests.support.chaos.schedule import Action, schedule
 
 
 @given(

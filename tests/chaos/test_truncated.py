@@ -15,21 +15,21 @@ from typing import NamedTuple
 import pytest
 
 from lifeline.config import Settings
-from lifeline.errors import NodeProcessError
-from lifeline.paths import partition_dir
-from store.errors import StoreError
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from store.recount import recount
-from store.settings import StoreSettings
-from stream.decode import Rules, decode
-from stream.settings import KafkaSettings
-from stream.updater import apply_steps
-from tests.chaos.cluster import TINY
+from lifeline.core.errors import NodeProcessError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.paths import partition_dir
+from lifeline.store.errors import StoreError
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.recount import recount
+from lifeline.store.settings import StoreSettings
+from lifeline.stream.decode import Rules, decode
+from lifeline.stream.updater import apply_steps
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
-from tests.chaos.judge import Law, PartitionJudge, Verdict
 from tests.chaos.test_judge import Logged
-from tests.chaos.traffic import traffic
+from tests.support.chaos.cluster import TINY
+from tests.support.chaos.judge import Law, PartitionJudge, Verdict
+from tests.support.chaos.traffic import traffic
 
 pytestmark = pytest.mark.chaos
 FLUSHED, APPLIED, BATCH = 2_000, 3_000, 25

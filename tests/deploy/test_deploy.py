@@ -13,10 +13,10 @@ import yaml
 
 from lifeline.cli import app
 from lifeline.config import DEFAULT, Settings, load_settings
-from lifeline.errors import SecurityError
-from lifeline.git_history import FILES_VOCABULARY
-from lifeline.history import generated_history
-from lifeline.kafka_jars import KAFKA_VERSION
+from lifeline.core.errors import SecurityError
+from lifeline.dev.kafka_jars import KAFKA_VERSION
+from lifeline.sources.git import FILES_VOCABULARY
+from lifeline.sources.history import generated_history
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

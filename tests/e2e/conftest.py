@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from lifeline.history import History, demo_history
-from lifeline.node_process import NodeProcess, settings_for
-from lifeline.publish import publish
-from stream.settings import KafkaSettings
-from stream.topics import create_topics
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.topics import create_topics
+from lifeline.dev.node_process import NodeProcess, settings_for
+from lifeline.ops.publish import publish
+from lifeline.sources.history import History, demo_history
 
 READY_S = 120.0
 NodeMaker = Callable[..., NodeProcess]

@@ -10,18 +10,18 @@ from typer.testing import CliRunner
 
 from lifeline.cli import app
 from lifeline.client import LifelineClient
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.learning.experiment_report import experiment_report
+from lifeline.producer.producer import LifelineProducer
+from lifeline.scorer import weights
+from lifeline.scorer.config import default_heads
+from lifeline.scorer.errors import ExperimentError
+from lifeline.scorer.experiment import CONTROL, Arm, arm_of
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.variants import variant
+from lifeline.stream.topic_reader import read_topic
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.exposure_pb2 import Exposure
-from scorer import weights
-from scorer.config import default_heads
-from scorer.errors import ExperimentError
-from scorer.experiment import CONTROL, Arm, arm_of
-from scorer.model import TransAct
-from scorer.variants import variant
-from stream.producer import LifelineProducer
-from stream.settings import KafkaSettings
-from stream.topic_reader import read_topic
 from tests.e2e.conftest import READY_S, NodeMaker
 
 pytestmark = pytest.mark.kafka

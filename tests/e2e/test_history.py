@@ -11,19 +11,19 @@ import pytest
 from rocksdict import Options, Rdict
 
 from lifeline.client import LifelineClient
-from lifeline.history import History
-from lifeline.node_process import NodeProcess
-from lifeline.paths import partition_dir
-from lifeline.publish import publish
-from lifeline.stored import opened
-from store.actions import Identity, Kind
-from store.keys import sequence_prefix
-from store.reader import SequenceReader
-from store.sequence import SequenceQuery
-from stream.partitioner import partition_of
-from stream.settings import KafkaSettings
+from lifeline.core.actions import Identity, Kind
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.core.paths import partition_dir
+from lifeline.core.sequence import SequenceQuery
+from lifeline.dev.node_process import NodeProcess
+from lifeline.ops.publish import publish
+from lifeline.ops.stored import opened
+from lifeline.sources.history import History
+from lifeline.store.keys import sequence_prefix
+from lifeline.store.reader import SequenceReader
 from tests.e2e.conftest import READY_S, NodeMaker, silent
-from tests.e2e.states import states
+from tests.support.states import states
 
 pytestmark = pytest.mark.kafka
 KILLS = 10

@@ -6,11 +6,11 @@ from urllib.request import urlopen
 import pytest
 
 from lifeline.client import LifelineClient
-from lifeline.node_process import NodeProcess
+from lifeline.core.actions import Kind
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.dev.node_process import NodeProcess
+from lifeline.producer.producer import LifelineProducer
 from lifeline.v1.action_pb2 import Action
-from store.actions import Kind
-from stream.producer import LifelineProducer
-from stream.settings import KafkaSettings
 from tests.e2e.conftest import READY_S, NodeMaker
 
 pytestmark = pytest.mark.kafka

@@ -10,12 +10,12 @@ from kafka import KafkaProducer
 from prometheus_client.parser import text_string_to_metric_families
 
 from lifeline.client import LifelineClient
-from lifeline.metrics.catalogue import CATALOGUE
-from lifeline.node_process import NodeProcess
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.dev.node_process import NodeProcess
+from lifeline.node.metrics.catalogue import CATALOGUE
+from lifeline.producer.producer import LifelineProducer
 from lifeline.v1.action_pb2 import Action
-from stream.partitioner import partition_of
-from stream.producer import LifelineProducer
-from stream.settings import KafkaSettings
 from tests.e2e.conftest import READY_S, NodeMaker
 
 pytestmark = pytest.mark.kafka

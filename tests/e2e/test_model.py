@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lifeline.client import LifelineClient
-from scorer import weights
-from scorer.config import default_heads
-from scorer.model import TransAct
-from scorer.variants import variant
-from stream.settings import KafkaSettings
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.scorer import weights
+from lifeline.scorer.config import default_heads
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.variants import variant
 from tests.e2e.conftest import READY_S, NodeMaker
 from tests.e2e.test_history import run_cli
 from tests.e2e.test_selection_log import DAY, publish_world

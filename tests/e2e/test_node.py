@@ -26,22 +26,22 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from lifeline.client import LifelineClient, LifelineError
-from lifeline.history import History
-from lifeline.node_process import NodeProcess
+from lifeline.core.actions import Identity, Kind
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.core.sequence import Column, SequenceQuery
+from lifeline.core.topics import create_topics, delete_topics
+from lifeline.dev.node_process import NodeProcess
+from lifeline.producer.producer import LifelineProducer
+from lifeline.sources.history import History
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
 from lifeline.v1.sequence_pb2 import GetSequenceRequest, GetSequenceResponse
 from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
-from store.actions import Identity, Kind
-from store.sequence import Column, SequenceQuery
-from stream.partitioner import partition_of
-from stream.producer import LifelineProducer
-from stream.settings import KafkaSettings
-from stream.topics import create_topics, delete_topics
 from tests.conftest import settings_of
 from tests.e2e.conftest import READY_S, NodeMaker, node_maker
-from tests.e2e.states import states
-from tests.refusals import info_of
+from tests.support.refusals import info_of
+from tests.support.states import states
 
 pytestmark = pytest.mark.kafka
 NOW_MS = 1_700_000_000_000

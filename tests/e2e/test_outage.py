@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from lifeline.broker import Broker, free_port
 from lifeline.client import LifelineClient
+from lifeline.core.actions import Kind
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.topics import create_topics
+from lifeline.dev.broker import Broker, free_port
+from lifeline.producer.producer import LifelineProducer
 from lifeline.v1.action_pb2 import Action
-from store.actions import Kind
-from stream.producer import LifelineProducer
-from stream.settings import KafkaSettings
-from stream.topics import create_topics
 from tests.e2e.conftest import READY_S, NodeMaker
 
 pytestmark = pytest.mark.kafka

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from lifeline.history import History
-from lifeline.node_process import NodeProcess
-from lifeline.paths import partition_dir
-from lifeline.publish import publish
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from stream.settings import KafkaSettings
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.paths import partition_dir
+from lifeline.dev.node_process import NodeProcess
+from lifeline.ops.publish import publish
+from lifeline.sources.history import History
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
 from tests.e2e.conftest import READY_S, NodeMaker, silent
-from tests.e2e.states import states
 from tests.e2e.test_history import run_cli, tamper
+from tests.support.states import states
 
 pytestmark = pytest.mark.kafka
 

@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from lifeline.client import LifelineClient
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.dev.node_process import NodeProcess
 from lifeline.learning.logged_outcomes import logged_outcomes
 from lifeline.learning.training import Wanted, train_from_log
-from lifeline.node_process import NodeProcess
+from lifeline.producer.producer import LifelineProducer, make_item
+from lifeline.scorer import weights
+from lifeline.scorer.config import ModelConfig, default_heads
+from lifeline.scorer.errors import SelectionRecordError
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.selection_log import decode
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.variants import variant
+from lifeline.stream.topic_reader import read_topic
 from lifeline.v1.action_pb2 import Action
-from scorer import weights
-from scorer.config import ModelConfig, default_heads
-from scorer.errors import SelectionRecordError
-from scorer.model import TransAct
-from scorer.selection_log import decode
-from scorer.settings import TrainSettings
-from scorer.variants import variant
-from store.sequence import EMBEDDING_DIM
-from stream.producer import LifelineProducer, make_item
-from stream.settings import KafkaSettings
-from stream.topic_reader import read_topic
 from tests.e2e.conftest import READY_S, NodeMaker
 
 pytestmark = pytest.mark.kafka

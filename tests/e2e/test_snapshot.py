@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lifeline.client import LifelineClient, LifelineError
-from lifeline.node_process import NodeProcess
+from lifeline.core.actions import Kind
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.dev.node_process import NodeProcess
+from lifeline.producer.producer import LifelineProducer
 from lifeline.v1.action_pb2 import Action
-from store.actions import Kind
-from stream.producer import LifelineProducer
-from stream.settings import KafkaSettings
 from tests.e2e.conftest import READY_S, NodeMaker
-from tests.lifeline.test_data_lock import open_to_others
+from tests.store.test_data_lock import open_to_others
 
 pytestmark = pytest.mark.kafka
 NOW_MS = 1_700_000_000_000

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from lifeline.cli import app
-from stream.settings import KafkaSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from tests.e2e.conftest import NodeMaker
-from tests.e2e.states import states
 from tests.e2e.test_history import run_cli
 from tests.e2e.test_selection_log import DAY, DAYS, USERS, publish_world
+from tests.support.states import states
 
 pytestmark = pytest.mark.kafka
 

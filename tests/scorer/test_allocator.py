@@ -5,7 +5,7 @@ import sys
 KEEPING = """
 import resource
 import torch
-from scorer.allocator import keep_memory
+from lifeline.scorer.allocator import keep_memory
 
 assert keep_memory()
 def faults():
@@ -19,7 +19,7 @@ print(faults() - before)
 """
 SHARING = """
 import ctypes, os, sys, tempfile, threading
-from scorer.allocator import share_heaps
+from lifeline.scorer.allocator import share_heaps
 
 if sys.argv[1] == "shared":
     assert share_heaps()

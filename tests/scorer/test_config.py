@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from scorer.config import Head, ModelConfig, default_heads
-from store.vocabulary import ActionType, Role, Vocabulary
-from tests.scorer.made import HEADS, SMALL
+from lifeline.core.vocabulary import ActionType, Role, Vocabulary
+from lifeline.scorer.config import Head, ModelConfig, default_heads
+from tests.support.scorer_factories import HEADS, SMALL
 
 
 def test_the_published_model_reads_192_tokens() -> None:

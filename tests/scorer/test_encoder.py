@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from scorer.encoder import BehaviorEncoder, Encoder, EncoderBlock
-from tests.scorer.made import SMALL, embeddings, history
+from lifeline.scorer.encoder import BehaviorEncoder, Encoder, EncoderBlock
 from tests.scorer.test_model import made_inputs, made_model, plain_norm
+from tests.support.scorer_factories import SMALL, embeddings, history
 
 BST = SMALL.model_copy(update={"encoder": "bst", "nal_weight": 0.0, "layers": 1})
 

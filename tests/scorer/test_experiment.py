@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scorer.config import ModelConfig
-from scorer.errors import ExperimentError
-from scorer.evaluate.simulated_requests import requests_of
-from scorer.evaluate.simulator import KINDS, Simulator, SimulatorSettings
-from scorer.evaluate.tasks import cosine_rankings
-from scorer.experiment import CONTROL, SUSPICIOUS_P, Arm, arm_of, lift_of, sample_ratio_p
-from scorer.settings import ScorerSettings
-from tests.scorer.made import HEADS
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import ExperimentError
+from lifeline.scorer.evaluate.simulated_requests import requests_of
+from lifeline.scorer.evaluate.simulator import KINDS, Simulator, SimulatorSettings
+from lifeline.scorer.evaluate.tasks import cosine_rankings
+from lifeline.scorer.experiment import CONTROL, SUSPICIOUS_P, Arm, arm_of, lift_of, sample_ratio_p
+from lifeline.scorer.settings import ScorerSettings
+from tests.support.scorer_factories import HEADS
 
 HALVES = {CONTROL: Arm(version="1", share=0.5), "new": Arm(version="2", share=0.5)}
 REPETITIONS = 200

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer import features
-from scorer.features import History, RequestContext, Tokens, read_history, tokenise
-from scorer.kernels import library
-from scorer.kernels import tokens as kernels
-from scorer.kernels.library import Level, best_level
-from store.actions import Kind
-from store.sequence import Sequence
-from tests.scorer.made import DAY, HOUR, MINUTE, SMALL, sequence, tokens
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import Sequence
+from lifeline.scorer import features
+from lifeline.scorer.features import History, RequestContext, Tokens, read_history, tokenise
+from lifeline.scorer.kernels import library
+from lifeline.scorer.kernels import tokens as kernels
+from lifeline.scorer.kernels.library import Level, best_level
+from tests.support.scorer_factories import DAY, HOUR, MINUTE, SMALL, sequence, tokens
 
 GAP = 30 * MINUTE
 Row = tuple[int, int, int, int]

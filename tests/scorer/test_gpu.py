@@ -6,20 +6,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorer import selection
-from scorer.config import ModelConfig
-from scorer.errors import KernelsError
-from scorer.features import History
-from scorer.gpu.device import on_gpu
-from scorer.gpu.encoder import DeviceSequence
-from scorer.gpu.recorded import room
-from scorer.gpu.selection import Selector
-from scorer.model import TransAct
-from scorer.selection import Selection
-from scorer.settings import Precision
-from scorer.variants import variant
-from tests.scorer.made import HEADS, SMALL, embeddings, encoding, history
-from tests.scorer.test_kernels import assert_equal
+from lifeline.scorer import selection
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import KernelsError
+from lifeline.scorer.features import History
+from lifeline.scorer.gpu.device import on_gpu
+from lifeline.scorer.gpu.encoder import DeviceSequence
+from lifeline.scorer.gpu.recorded import room
+from lifeline.scorer.gpu.selection import Selector
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.selection import Selection
+from lifeline.scorer.settings import Precision
+from lifeline.scorer.variants import variant
+from tests.scorer.kernels.test_kernels import assert_equal
+from tests.support.scorer_factories import HEADS, SMALL, embeddings, encoding, history
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PUBLISHED = ModelConfig(heads=HEADS)
@@ -28,8 +28,8 @@ PUBLISHED = ModelConfig(heads=HEADS)
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make no room for candidates that are not there: the interpreter is slow."""
-    monkeypatch.setattr("scorer.gpu.recorded._LEAST_CANDIDATES", 1)
-    monkeypatch.setattr("scorer.gpu.recorded._LEAST_TOKENS", 16)
+    monkeypatch.setattr("lifeline.scorer.gpu.recorded._LEAST_CANDIDATES", 1)
+    monkeypatch.setattr("lifeline.scorer.gpu.recorded._LEAST_TOKENS", 16)
 
 
 def selected(made: History, candidates: NDArray[np.int8], config: ModelConfig) -> Selection:

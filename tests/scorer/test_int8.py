@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from scorer import int8
-from scorer.encoder import EncoderBlock
-from scorer.errors import PrecisionError
-from scorer.inputs import Inputs
-from scorer.int8 import Calibration, Product, calibrate, operations, products, quantised
-from scorer.model import TransAct
-from scorer.variants import variant
-from tests.scorer.made import HEADS, SMALL, embeddings, history
+from lifeline.scorer import int8
+from lifeline.scorer.encoder import EncoderBlock
+from lifeline.scorer.errors import PrecisionError
+from lifeline.scorer.inputs import Inputs
+from lifeline.scorer.int8 import Calibration, Product, calibrate, operations, products, quantised
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.variants import variant
 from tests.scorer.test_model import made_inputs
+from tests.support.scorer_factories import HEADS, SMALL, embeddings, history
 
 
 def made(explicit: int = 40, seed: int = 0) -> tuple[TransAct, Inputs]:

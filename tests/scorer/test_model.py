@@ -5,14 +5,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from scorer.config import ModelConfig
-from scorer.encoder import EncoderBlock
-from scorer.features import History
-from scorer.inputs import Inputs, Pairs
-from scorer.model import TransAct
-from scorer.selection import Selection, Source, select
-from scorer.variants import NAMES, variant
-from tests.scorer.made import DAY, HEADS, SMALL, embeddings, history
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.encoder import EncoderBlock
+from lifeline.scorer.features import History
+from lifeline.scorer.inputs import Inputs, Pairs
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.selection import Selection, Source, select
+from lifeline.scorer.variants import NAMES, variant
+from tests.support.scorer_factories import DAY, HEADS, SMALL, embeddings, history
 
 
 def made_model(config: ModelConfig = SMALL, seed: int = 0) -> TransAct:

@@ -5,15 +5,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from scorer.errors import ModelMismatchError
-from scorer.features import History, RequestContext, read_history
-from scorer.inputs import Inputs, Pairs
-from scorer.model import TransAct
-from scorer.scorer import Scorer, Scores
-from scorer.selection import Source, restore
-from store.actions import Kind
-from store.vocabulary import Vocabulary
-from tests.scorer.made import DAY, HEADS, HOUR, SMALL, VOCABULARY, embeddings, loaded, sequence
+from lifeline.core.actions import Kind
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.scorer.errors import ModelMismatchError
+from lifeline.scorer.features import History, RequestContext, read_history
+from lifeline.scorer.inputs import Inputs, Pairs
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.scorer import Scorer, Scores
+from lifeline.scorer.selection import Source, restore
+from tests.support.scorer_factories import DAY, HEADS, HOUR, SMALL, VOCABULARY, embeddings, loaded, sequence
 
 RNG = np.random.default_rng(0)
 TABLE = dict(enumerate(embeddings(RNG, 50)))

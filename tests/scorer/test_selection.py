@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from scorer.config import ModelConfig
-from scorer.features import History
-from scorer.kernels.library import VARIABLE, Level, best_level
-from scorer.selection import CANDIDATES_AT_ONCE, Selection, Source, cosines, select, similarity_of
-from tests.scorer.made import HEADS, SMALL, embeddings, history, tokens
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.features import History
+from lifeline.scorer.kernels.library import VARIABLE, Level, best_level
+from lifeline.scorer.selection import CANDIDATES_AT_ONCE, Selection, Source, cosines, select, similarity_of
+from tests.support.scorer_factories import HEADS, SMALL, embeddings, history, tokens
 
 # Few small numbers in few places: most cosines tie.
 VECTOR = st.lists(st.integers(-1, 1), min_size=3, max_size=3)

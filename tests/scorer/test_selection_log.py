@@ -5,28 +5,28 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from lifeline.scorer.errors import SelectionRecordError
+from lifeline.scorer.feature_snapshot import FeatureSnapshot
+from lifeline.scorer.features import RequestContext, Tokens, read_history
+from lifeline.scorer.inputs import Inputs, Pairs
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.scorer import Scorer
+from lifeline.scorer.selection import Selection
+from lifeline.scorer.selection_log import LoggedRequest, check_selecting, decode, encode
+from lifeline.scorer.train.examples import Draw, ExampleSet, Outcome
 from lifeline.v1 import selection_pb2
-from scorer.errors import SelectionRecordError
-from scorer.features import RequestContext, Tokens, read_history
-from scorer.inputs import Inputs, Pairs
-from scorer.model import TransAct
-from scorer.scorer import Scorer
-from scorer.selected import SelectedRequest
-from scorer.selection import Selection
-from scorer.selection_log import LoggedRequest, check_selecting, decode, encode
-from scorer.train.examples import Draw, ExampleSet, Outcome
-from tests.scorer.made import DAY, HEADS, SMALL, VOCABULARY, loaded, population, vectors_of
 from tests.scorer.train.test_examples import gathered, made_requests, rngs
+from tests.support.scorer_factories import DAY, HEADS, SMALL, VOCABULARY, loaded, population, vectors_of
 
 
 def logged(sizes: tuple[int, int, int] = (40, 9, 5)) -> LoggedRequest:
     (request,) = made_requests(np.random.default_rng(0), [sizes])
-    selected, _ = SelectedRequest.of(request.history, request.item_id, request.embedding, request.context, SMALL)
+    selected, _ = FeatureSnapshot.of(request.history, request.item_id, request.embedding, request.context, SMALL)
     probability = np.random.default_rng(1).random((sizes[2], 4)).astype(np.float32)
     return LoggedRequest("ann", "transact", "7", SMALL.selecting, selected, probability)
 
 
-def same(one: SelectedRequest, other: SelectedRequest) -> bool:
+def same(one: FeatureSnapshot, other: FeatureSnapshot) -> bool:
     def equal(left: object, right: object) -> bool:
         if isinstance(left, Tokens) and isinstance(right, Tokens):
             return all(equal(getattr(left, f.name), getattr(right, f.name)) for f in fields(left))

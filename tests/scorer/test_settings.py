@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from scorer.settings import ScorerSettings, TrainSettings
+from lifeline.scorer.settings import ScorerSettings, TrainSettings
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b"])

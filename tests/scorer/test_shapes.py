@@ -1,11 +1,11 @@
 import pytest
 
-from scorer.config import ModelConfig
-from scorer.int8 import calibrate, tensors_of
-from scorer.model import TransAct
-from scorer.shapes import calibration_shapes, numbers, weight_shapes
-from scorer.variants import NAMES, variant
-from tests.scorer.made import HEADS, SMALL, encoding
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.int8 import calibrate, tensors_of
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.shapes import calibration_shapes, numbers, weight_shapes
+from lifeline.scorer.variants import NAMES, variant
+from tests.support.scorer_factories import HEADS, SMALL, encoding
 
 CONFIGS = {name: variant(name, HEADS) for name in NAMES} | {
     "small": SMALL,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from scorer.tensor_file import most_bytes, read_tensors
+from lifeline.scorer.tensor_file import most_bytes, read_tensors
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 

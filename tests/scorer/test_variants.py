@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from scorer.config import ModelConfig
-from scorer.variants import NAMES, PUBLISHED, variant
-from tests.scorer.made import HEADS
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.variants import NAMES, PUBLISHED, variant
+from tests.support.scorer_factories import HEADS
 
 
 def test_the_published_rows_are_there_and_v2_is_the_default() -> None:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from scorer.errors import ModelCorruptError, ModelNotFoundError
-from scorer.versions import Version, directories, find
+from lifeline.scorer.errors import ModelCorruptError, ModelNotFoundError
+from lifeline.scorer.versions import Version, directories, find
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save as bytes_of
 
-from scorer.config import ModelConfig
-from scorer.errors import ModelCorruptError, ModelExistsError, ModelMismatchError, ModelNotFoundError
-from scorer.int8 import Calibration
-from scorer.model import TransAct
-from scorer.settings import ScorerSettings
-from scorer.weights import (
+from lifeline.core.vocabulary import ActionType, Vocabulary
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import ModelCorruptError, ModelExistsError, ModelMismatchError, ModelNotFoundError
+from lifeline.scorer.int8 import Calibration
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.settings import ScorerSettings
+from lifeline.scorer.weights import (
     CALIBRATION,
     MANIFEST,
     PRECISION,
@@ -27,8 +28,7 @@ from scorer.weights import (
     save,
     save_precision,
 )
-from store.vocabulary import ActionType, Vocabulary
-from tests.scorer.made import SMALL, VOCABULARY
+from tests.support.scorer_factories import SMALL, VOCABULARY
 
 
 def saved(models: Path, version: str | None = None, config: ModelConfig = SMALL) -> tuple[TransAct, Manifest]:

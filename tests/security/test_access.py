@@ -12,17 +12,17 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 from structlog.testing import capture_logs
 
-from lifeline import callers as callers_module
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import load_settings
-from lifeline.errors import SecurityError
-from lifeline.loopback import is_loopback_peer, loopback_addresses, loopback_target
-from lifeline.methods import AUDIENCES, DESCRIPTORS, Audience, audience_of
-from lifeline.node import run_node
-from lifeline.security import CallSecurity, SecuritySettings, hash_of
-from lifeline.server import SERVICES, NodeServer
+from lifeline.core.errors import SecurityError
+from lifeline.core.loopback import is_loopback_peer, loopback_addresses, loopback_target
+from lifeline.core.methods import AUDIENCES, DESCRIPTORS, Audience, audience_of
+from lifeline.core.security import CallSecurity, SecuritySettings, hash_of
+from lifeline.node.node import run_node
+from lifeline.rpc import callers as callers_module
+from lifeline.rpc.server import SERVICES, NodeServer
 from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2
-from tests.lifeline.test_security import Authority, server_of, serving
+from tests.core.test_security import Authority, server_of, serving
 
 CALLS: Mapping[str, Callable[[LifelineClient], object]] = {
     "GetSequence": lambda client: client.get_sequence("ann"),

@@ -11,19 +11,19 @@ import pytest
 from aiokafka.codec import lz4_encode
 
 from benchmarks.hostile.batch import GZIP, LZ4, SNAPPY, ZSTD, RawProducer, batch, field, framed, record, varint
+from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.core.topics import create_topics
+from lifeline.store.partition import PartitionStore
+from lifeline.stream.dead_letter_headers import STUB_BYTES, STUB_SHA256, is_stub
+from lifeline.stream.dead_letter_reader import RetryOutcome, read_letters, retry_letters
+from lifeline.stream.items import ItemFollower, ItemProblem
+from lifeline.stream.record import UnreadableRecords, first_offset_of
+from lifeline.stream.replay import log_ranges, replay
+from lifeline.stream.topic_reader import read_topic
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
-from store.partition import PartitionStore
-from stream.dead_letter_headers import STUB_BYTES, STUB_SHA256, is_stub
-from stream.dead_letter_reader import RetryOutcome, read_letters, retry_letters
-from stream.items import ItemFollower, ItemProblem
-from stream.partitioner import partition_of
-from stream.record import UnreadableRecords, first_offset_of
-from stream.replay import log_ranges, replay
-from stream.settings import KafkaSettings, UpdaterSettings
-from stream.topic_reader import read_topic
-from stream.topics import create_topics
-from tests.stream.harness import Node, RecordingStore, until
+from tests.support.stream_harness import Node, RecordingStore, until
 
 pytestmark = pytest.mark.kafka
 

@@ -3,9 +3,9 @@
 import struct
 from pathlib import Path
 
-from store import keys
-from tests.store.disk import contents
-from tests.store.made import HOUR_MS, Event, batch_of, open_store, tiny
+from lifeline.store import keys
+from tests.support.disk import contents
+from tests.support.factories import HOUR_MS, Event, batch_of, open_store, tiny
 
 SHAPE = tiny(max_explicit=60, chunk_events=8, inline_events=4, max_explicit_age_days=9)
 USER = b"somebody-with-a-long-name@example.org"

@@ -12,12 +12,12 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from typer.testing import CliRunner
 
 from lifeline.cli import app
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.core.topics import create_topics
+from lifeline.stream import later_erasures
+from lifeline.stream.dead_letter_reader import RetryOutcome, StoredLetter, read_letters, retry_letters
 from lifeline.v1.action_pb2 import Action
-from stream import later_erasures
-from stream.dead_letter_reader import RetryOutcome, StoredLetter, read_letters, retry_letters
-from stream.partitioner import partition_of
-from stream.settings import KafkaSettings
-from stream.topics import create_topics
 
 pytestmark = pytest.mark.kafka
 HOUR_MS = 3_600_000

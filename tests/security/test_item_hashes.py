@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scorer.kernels import tokens as kernels
-from scorer.kernels.library import Level, best_level
-from store import id_index
-from store.id_hash import LEVELS, HashSeed
-from store.id_index import IdIndex
+from lifeline.scorer.kernels import tokens as kernels
+from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.store import id_index
+from lifeline.store.id_hash import LEVELS, HashSeed
+from lifeline.store.id_index import IdIndex
 from tests.store.test_id_hash import seed_of
 from tests.store.test_id_index import MEETING
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.scorer.sanitised import Sanitised
-from tests.security.fuzzed_models import fuzz
+from tests.support.fuzzed_models import fuzz
+from tests.support.sanitizers import Sanitised
 
 _SCRIPT = """
 import sys
 from pathlib import Path
-from scorer.kernels import library
+from lifeline.scorer.kernels import library
 library.PATH = Path(sys.argv[1])
-from tests.security.fuzzed_models import fuzz
+from tests.support.fuzzed_models import fuzz
 print(fuzz(Path(sys.argv[2]), seed=int(sys.argv[3]), seconds=float(sys.argv[4]), least=40))
 """
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from lifeline.client import LifelineClient, LifelineError
+from lifeline.rpc.model_service import ModelService
+from lifeline.rpc.score_service import ModelHolder
+from lifeline.scorer import weights
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import ModelCorruptError
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.scorer import Scorer
+from lifeline.scorer.settings import ScorerSettings
 from lifeline.v1 import model_pb2_grpc
-from scorer import weights
-from scorer.config import ModelConfig
-from scorer.errors import ModelCorruptError
-from scorer.model import TransAct
-from scorer.model_service import ModelService
-from scorer.scorer import Scorer
-from scorer.service import ModelHolder
-from scorer.settings import ScorerSettings
-from tests.scorer.made import SMALL, VOCABULARY
 from tests.scorer.test_selection_log import Table
+from tests.support.scorer_factories import SMALL, VOCABULARY
 
 MIB = 1 << 20
 

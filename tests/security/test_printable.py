@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 from rich.table import Table
 from typer.testing import CliRunner
 
-import stream.dead_letter_reader as reader
+import lifeline.stream.dead_letter_reader as reader
 from lifeline.cli import app, console
-from lifeline.config import NodeSettings
-from lifeline.logs import configure_logs
-from lifeline.paths import partition_dir
-from lifeline.printable import printable
-from stream.dead_letter_headers import origin_of
-from tests.store.inspected import SHAPE
-from tests.store.made import Event, batch_of, open_store
+from lifeline.cli.logs import configure_logs
+from lifeline.core.paths import partition_dir
+from lifeline.core.printable import printable
+from lifeline.rpc.settings import NodeSettings
+from lifeline.stream.dead_letter_headers import origin_of
+from tests.support.factories import Event, batch_of, open_store
+from tests.support.inspected import SHAPE
 
 # A title for the terminal, a colour, a C1 control, a reversal, a line of one's own, markup, an emoji code.
 EVIL = "bob\x1b]0;owned\x07\x1b[31m\x9b2J\u202egnp\nerror: forged [red]x[/red] [/y] :boom:"

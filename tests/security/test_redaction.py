@@ -9,11 +9,11 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifeline.config import NodeSettings
-from lifeline.logs import configure_logs
-from store.errors import SnapshotError
-from store.redaction import redacted
-from store.snapshots.remote import RemoteDirectory
+from lifeline.cli.logs import configure_logs
+from lifeline.core.redaction import redacted
+from lifeline.rpc.settings import NodeSettings
+from lifeline.store.errors import SnapshotError
+from lifeline.store.snapshots.remote import RemoteDirectory
 
 SECRET = "Zm9vYmFyYmF6"
 

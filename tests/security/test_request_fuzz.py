@@ -18,11 +18,11 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from lifeline.config import NodeSettings
-from lifeline.server import SERVICES
+from lifeline.rpc.server import SERVICES
+from lifeline.rpc.settings import NodeSettings
 from lifeline.v1 import score_pb2
-from tests.refusals import info_of
-from tests.security.serving import ADDRESS, ELSEWHERE, Node, node_at
+from tests.support.refusals import info_of
+from tests.support.serving import ADDRESS, ELSEWHERE, Node, node_at
 
 LIMIT = 4 << 20
 """Of gRPC's own, in bytes of a request after it is unpacked."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from lifeline.client import LifelineClient, LifelineError
-from lifeline.node_process import NodeProcess, settings_for
-from lifeline.security import CallSecurity, hash_of
-from store.vocabulary import Vocabulary
-from stream.settings import KafkaSettings
-from stream.topics import create_topics
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.security import CallSecurity, hash_of
+from lifeline.core.topics import create_topics
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.dev.node_process import NodeProcess, settings_for
 
 
 def wait_for(node: NodeProcess, event: str) -> dict[str, object]:

@@ -6,12 +6,12 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
-from lifeline.config import NodeSettings
-from lifeline.security import SecuritySettings, hash_of
-from lifeline.server import NodeServer, Services
-from tests.lifeline.operators import Models, Operators
-from tests.lifeline.test_hostile import END_HEADERS, HEADERS, PREFACE, RST_STREAM, SETTINGS, Raw, frame, headers
-from tests.lifeline.test_server import Scores, Sequences
+from lifeline.core.security import SecuritySettings, hash_of
+from lifeline.rpc.server import NodeServer, Services
+from lifeline.rpc.settings import NodeSettings
+from tests.rpc.test_hostile import END_HEADERS, HEADERS, PREFACE, RST_STREAM, SETTINGS, Raw, frame, headers
+from tests.rpc.test_server import Scores, Sequences
+from tests.support.operators import Models, Operators
 
 CALLS = 300
 """More than the server has threads."""
@@ -39,7 +39,7 @@ def silent_calls(server: NodeServer) -> bytes:
 
 
 def test_calls_without_a_request_shut_nobody_out(server: NodeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.arrivals._GRACE_S", 0.1)
+    monkeypatch.setattr("lifeline.rpc.arrivals._GRACE_S", 0.1)
     with ExitStack() as stack:
         stack.enter_context(Raw(server, silent_calls(server)))
         with grpc.insecure_channel(server.address) as channel:
@@ -49,7 +49,7 @@ def test_calls_without_a_request_shut_nobody_out(server: NodeServer, monkeypatch
 
 
 def test_a_call_without_a_request_ends(server: NodeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.arrivals._WITHIN_S", 0.2)
+    monkeypatch.setattr("lifeline.rpc.arrivals._WITHIN_S", 0.2)
     with Raw(server, silent_calls(server)) as raw:
         ended = 0
         for kind, _ in raw.frames():

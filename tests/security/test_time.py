@@ -12,27 +12,28 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from lifeline.config import Loaded, NodeSettings, Settings, load_settings
-from lifeline.deadline import Deadline
-from lifeline.node import Node
-from lifeline.replay import plan
-from lifeline.security_watch import SecurityWatch
+from lifeline.config import Loaded, Settings, load_settings
+from lifeline.core.actions import MAX_TIMESTAMP_MS
+from lifeline.core.kafka_errors import TopicMismatchError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.topics import check_log_time, ensure_topics
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.node.deadline import Deadline
+from lifeline.node.node import Node
+from lifeline.node.security_watch import SecurityWatch
+from lifeline.ops.replay import plan
+from lifeline.ops.verify import verify_log
+from lifeline.rpc.settings import NodeSettings
+from lifeline.store.partition import PartitionStore
+from lifeline.store.recount import recount
+from lifeline.store.settings import StoreSettings
+from lifeline.stream.decode import Rules, decode
+from lifeline.stream.replay import replay
+from lifeline.stream.updater import apply_steps
 from lifeline.v1.action_pb2 import Action
-from lifeline.verify import verify_log
-from store.actions import MAX_TIMESTAMP_MS
-from store.partition import PartitionStore
-from store.recount import recount
-from store.settings import StoreSettings
-from store.vocabulary import Vocabulary
-from stream.decode import Rules, decode
-from stream.errors import TopicMismatchError
-from stream.replay import replay
-from stream.settings import KafkaSettings
-from stream.topics import check_log_time, ensure_topics
-from stream.updater import apply_steps
 from tests.e2e.conftest import silent
-from tests.store.made import HOUR_MS, open_store, tiny
 from tests.stream.test_decode import FakeRecord
+from tests.support.factories import HOUR_MS, open_store, tiny
 
 AGES = tiny(max_explicit=40, max_explicit_age_days=2, max_impression_age_days=1)
 RULES = Rules(Vocabulary(), partitions=1, max_action_bytes=65_536, max_future_ms=24 * HOUR_MS)

@@ -16,17 +16,17 @@ from pydantic import BaseModel, SecretStr
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from lifeline import security_watch
 from lifeline.cli import app
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.config import ConfigError, Loaded, Settings, load_settings
-from lifeline.errors import SecurityError
-from lifeline.peer import ask_owner
-from lifeline.security import CallSecurity, SecuritySettings, hash_of
-from lifeline.security_watch import SecurityWatch
-from store.embeddings import EmbeddingTable
-from tests.lifeline.test_routing import COUNT, USERS, Node, owned_by
-from tests.lifeline.test_security import CALLERS, Authority, call, refusal, server_of, serving
+from lifeline.core.errors import SecurityError
+from lifeline.core.security import CallSecurity, SecuritySettings, hash_of
+from lifeline.node import security_watch
+from lifeline.node.peer import ask_owner
+from lifeline.node.security_watch import SecurityWatch
+from lifeline.store.embeddings import EmbeddingTable
+from tests.core.test_security import CALLERS, Authority, call, refusal, server_of, serving
+from tests.rpc.test_routing import COUNT, USERS, Node, owned_by
 from tests.security.test_access import resolving
 
 

@@ -13,15 +13,15 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from lifeline.client import LifelineClient, LifelineError
-from lifeline.config import NodeSettings
-from lifeline.security import CallSecurity, SecuritySettings, hash_of
+from lifeline.core.actions import ActionBatch
+from lifeline.core.security import CallSecurity, SecuritySettings, hash_of
+from lifeline.rpc.settings import NodeSettings
 from lifeline.v1.score_pb2 import ScoreRequest
 from lifeline.v1.score_pb2_grpc import ScoreServiceStub
 from lifeline.v1.sequence_pb2 import GetSequenceRequest
 from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
-from store.actions import ActionBatch
-from tests.refusals import info_of
-from tests.security.serving import ADDRESS, ELSEWHERE, Node, node_at
+from tests.support.refusals import info_of
+from tests.support.serving import ADDRESS, ELSEWHERE, Node, node_at
 
 SETTINGS = NodeSettings(grpc_address=ADDRESS, max_concurrent_rpcs=8, max_waits=4)
 AHEAD = 1_000
@@ -152,7 +152,7 @@ def test_a_wait_at_another_node_has_a_place_at_both(tmp_path: Path) -> None:
 
 
 def test_a_forwarded_call_without_a_deadline_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.routing._OWNER_MARGIN_S", 0.2)
+    monkeypatch.setattr("lifeline.rpc.routing._OWNER_MARGIN_S", 0.2)
     settings = SETTINGS.model_copy(update={"max_wait_ms": 100})
     with (
         # It is connected to, and never answers.

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from store.partition import PartitionStore
-from tests.store.made import SHAPE, open_store
+from lifeline.store.partition import PartitionStore
+from tests.support.factories import SHAPE, open_store
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from store import chunk
-from store.chunk import Chunk, EventColumns, Wanted
-from store.errors import CorruptRecordError, FormatVersionError
-from tests.store.made import columns_of, rows_of
-from tests.store.processes import child, said
+from lifeline.store import chunk
+from lifeline.store.chunk import Chunk, EventColumns, Wanted
+from lifeline.store.errors import CorruptRecordError, FormatVersionError
+from tests.support.factories import columns_of, rows_of
+from tests.support.processes import child, said
 
 SPAN = 1 << 32
 LOW, HIGH = -(1 << 63), (1 << 63) - 1
@@ -249,8 +249,8 @@ def test_a_hundred_thousand_damages_are_found() -> None:
 # believes up to 2^24 numbers, which it reserves 134 MB for.
 GARBAGE = """
 import collections, json, random, resource, sys
-from store import chunk
-from store.errors import CorruptRecordError, FormatVersionError
+from lifeline.store import chunk
+from lifeline.store.errors import CorruptRecordError, FormatVersionError
 from tests.store.test_chunk import CHUNKS, garbage, signed
 rng = random.Random(int(sys.argv[1]))
 for data in CHUNKS:

@@ -7,12 +7,22 @@ from typing import cast
 import pytest
 from rocksdict import Rdict
 
-from store.actions import ActionBatch
-from store.durability import GroupCommit
-from store.errors import StoreFailedError
-from store.partition import PartitionStore
-from store.reader import SequenceReader
-from tests.store.made import ANN, BOB, EVERYTHING, SHAPE, Model, batch_of, open_store, outcome_of_waiting, perform
+from lifeline.core.actions import ActionBatch
+from lifeline.store.durability import GroupCommit
+from lifeline.store.errors import StoreFailedError
+from lifeline.store.partition import PartitionStore
+from lifeline.store.reader import SequenceReader
+from tests.support.factories import (
+    ANN,
+    BOB,
+    EVERYTHING,
+    SHAPE,
+    Model,
+    batch_of,
+    open_store,
+    outcome_of_waiting,
+    perform,
+)
 
 POWER = SHAPE.model_copy(update={"durability": "power", "sync_every_ms": 1})
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from store import embedding_files
-from store.embedding_files import PENDING_ROWS, EmbeddingFiles, Synced, nonzero_rows
-from store.errors import StoreError, StoreLockedError
+from lifeline.store import embedding_files
+from lifeline.store.embedding_files import PENDING_ROWS, EmbeddingFiles, Synced, nonzero_rows
+from lifeline.store.errors import StoreError, StoreLockedError
 
 PAGE = 4_096
 CHANGES, ROWS = 2, 1

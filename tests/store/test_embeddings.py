@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from store.embedding_files import EmbeddingFiles
-from store.embeddings import EmbeddingFollower, Embeddings, EmbeddingTable
-from store.errors import CorruptRecordError, FormatVersionError, StoreError, StoreLockedError
-from tests.store.processes import child, last_acknowledged, said
+from lifeline.store.embedding_files import EmbeddingFiles
+from lifeline.store.embeddings import EmbeddingFollower, Embeddings, EmbeddingTable
+from lifeline.store.errors import CorruptRecordError, FormatVersionError, StoreError, StoreLockedError
+from tests.support.processes import child, last_acknowledged, said
 
 ROWS = st.lists(st.tuples(st.integers(0, 6) | st.integers(0, (1 << 64) - 1), st.integers(-127, 127)), max_size=12)
 
@@ -220,7 +220,7 @@ def test_a_new_version_of_everything_changes_what_every_reader_gives(tmp_path: P
 PUBLISHER = """
 import sys
 from pathlib import Path
-from store.embeddings import EmbeddingTable
+from lifeline.store.embeddings import EmbeddingTable
 from tests.store.test_embeddings import apply
 table = EmbeddingTable.open(Path(sys.argv[1]))
 print("ready", flush=True)
@@ -280,8 +280,8 @@ import sys
 from pathlib import Path
 import time
 import numpy as np
-from store.embedding_files import EmbeddingFiles
-from store.embeddings import EmbeddingTable
+from lifeline.store.embedding_files import EmbeddingFiles
+from lifeline.store.embeddings import EmbeddingTable
 from tests.store.test_embeddings import apply
 def put(matrix, rows, embedding):
     matrix[rows[:3]] = embedding[:3]
@@ -318,7 +318,7 @@ def test_a_process_killed_half_way_through_a_change_leaves_whole_rows(tmp_path: 
 APPLIER = """
 import sys
 from pathlib import Path
-from store.embeddings import EmbeddingTable
+from lifeline.store.embeddings import EmbeddingTable
 from tests.store.test_embeddings import apply, made
 table = EmbeddingTable.open(Path(sys.argv[1]), sync_every_s=0.01)
 print("ready", table.applied_offset(0), flush=True)

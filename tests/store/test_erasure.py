@@ -15,16 +15,17 @@ from typing import cast
 import pytest
 from rocksdict import DBCompressionType, Options, Rdict
 
-from store import erasure, keys, opening
-from store.actions import Kind
-from store.chunk import encode
-from store.memory import SharedMemory, compact_range, family_options
-from store.partition import PartitionStore
-from store.segment import pack_events
-from store.settings import StoreSettings
-from tests.store.made import BOB, HOUR_MS, Event, Model, batch_of, columns_of, open_store, tiny
-from tests.store.processes import child, said
+from lifeline.core.actions import Kind
+from lifeline.store import erasure, keys
+from lifeline.store import rocksdb as opening
+from lifeline.store.chunk import encode
+from lifeline.store.memory import SharedMemory, compact_range, family_options
+from lifeline.store.partition import PartitionStore
+from lifeline.store.segment import pack_events
+from lifeline.store.settings import StoreSettings
 from tests.store.test_sequence_editor import check_layout
+from tests.support.factories import BOB, HOUR_MS, Event, Model, batch_of, columns_of, open_store, tiny
+from tests.support.processes import child, said
 
 SHAPE = tiny(max_explicit=60, max_explicit_age_days=9, chunk_events=8, inline_events=4)
 # Between others in the order of keys: a table that holds them holds others too.
@@ -556,8 +557,8 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import structlog
-from store import erasure
-from tests.store.made import HOUR_MS, Event, batch_of, open_store
+from lifeline.store import erasure
+from tests.support.factories import HOUR_MS, Event, batch_of, open_store
 from tests.store.test_erasure import LONG, SHAPE, SINCE, own
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 erasure._RETRY_S = 0.05

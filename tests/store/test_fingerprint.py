@@ -4,9 +4,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from store import fingerprint as fp
-from store.actions import Kind
-from tests.store.made import Event, event_hash
+from lifeline.core.actions import Kind
+from lifeline.store import fingerprint as fp
+from tests.support.factories import Event, event_hash
 
 EVENTS = st.lists(
     st.builds(

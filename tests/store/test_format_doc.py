@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pcodec import standalone
 from rocksdict import AccessType, Options, Rdict
 
-from store import keys
-from store.actions import Kind
-from store.embeddings import EmbeddingTable
-from store.fingerprint import as_text
-from store.reader import SequenceReader
-from tests.store.made import EVERYTHING, Event, batch_of, event_hash, open_store, perform, tiny
+from lifeline.core.actions import Kind
+from lifeline.store import keys
+from lifeline.store.embeddings import EmbeddingTable
+from lifeline.store.fingerprint import as_text
+from lifeline.store.reader import SequenceReader
+from tests.support.factories import EVERYTHING, Event, batch_of, event_hash, open_store, perform, tiny
 
 PAGE = Path(__file__).parents[2] / "docs" / "store-format.md"
 EXAMPLE = tiny(

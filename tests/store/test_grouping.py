@@ -2,11 +2,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.actions import MAX_TIMESTAMP_MS, Identity, Kind
-from store.fingerprint import user_hash
-from store.grouping import GroupedBatch
-from store.keys import sequence_prefix, user_of
-from tests.store.made import Event, batch_of
+from lifeline.core.actions import MAX_TIMESTAMP_MS, Identity, Kind
+from lifeline.store.fingerprint import user_hash
+from lifeline.store.grouping import GroupedBatch
+from lifeline.store.keys import sequence_prefix, user_of
+from tests.support.factories import Event, batch_of
 
 EVENTS = st.lists(
     st.builds(

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.errors import CorruptRecordError, FormatVersionError
-from store.head import LOWEST, Head, SealedPart
-from store.segment import pack_events, unpack_events
-from tests.store.heads import IDS, SEALED, damaged, heads
-from tests.store.made import columns_of
+from lifeline.store.errors import CorruptRecordError, FormatVersionError
+from lifeline.store.head import LOWEST, Head, SealedPart
+from lifeline.store.segment import pack_events, unpack_events
+from tests.support.factories import columns_of
+from tests.support.heads import IDS, SEALED, damaged, heads
 
 
 def made(at: int | None, inline: bytes, **fields: Any) -> Head:

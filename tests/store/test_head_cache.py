@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import keys
-from store.actions import Kind
-from store.chunk import EventColumns
-from store.head import Head
-from store.head_cache import ENTRY_BYTES, HeadCache, HeadShare, Remembered
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from tests.store.made import Event, Model, batch_of, tiny
+from lifeline.core.actions import Kind
+from lifeline.store import keys
+from lifeline.store.chunk import EventColumns
+from lifeline.store.head import Head
+from lifeline.store.head_cache import ENTRY_BYTES, HeadCache, HeadShare, Remembered
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from tests.support.factories import Event, Model, batch_of, tiny
 
 NAMES = [bytes([letter]) for letter in b"abcdefgh"]
 RECORD = Head().pack()

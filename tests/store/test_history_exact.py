@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lifeline.history import BESIDE_THE_CHECKOUT, History, demo_history
-from store.actions import ActionBatch, Identity, Kind
-from store.reader import SequenceReader
-from store.settings import StoreSettings
-from tests.store.made import EVERYTHING, TINY_MEMORY, Event, event_hash, open_store
+from lifeline.core.actions import ActionBatch, Identity, Kind
+from lifeline.sources.history import BESIDE_THE_CHECKOUT, History, demo_history
+from lifeline.store.reader import SequenceReader
+from lifeline.store.settings import StoreSettings
+from tests.support.factories import EVERYTHING, TINY_MEMORY, Event, event_hash, open_store
 
 DISTINCT = 213_385
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from store.id_hash import LEVELS, SEED, HashSeed, hashed
+from lifeline.store.id_hash import LEVELS, SEED, HashSeed, hashed
 
 
 def seed_of(rng: np.random.Generator) -> HashSeed:

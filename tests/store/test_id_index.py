@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from store import id_index
-from store.id_hash import LEVELS, SEED, HashSeed
-from store.id_index import IdIndex
+from lifeline.store import id_index
+from lifeline.store.id_hash import LEVELS, SEED, HashSeed
+from lifeline.store.id_index import IdIndex
 
 IDS = st.integers(0, 9) | st.integers(0, (1 << 64) - 1) | st.sampled_from([0, 1 << 63, (1 << 64) - 1])
 

@@ -3,12 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.errors import ItemLimitError, StoreError
-from store.id_index import IdIndex
-from store.item_budget import ITEM_BYTES, ItemBudget
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from tests.store.made import Event, Model, batch_of, tiny
+from lifeline.store.errors import ItemLimitError, StoreError
+from lifeline.store.id_index import IdIndex
+from lifeline.store.item_budget import ITEM_BYTES, ItemBudget
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from tests.support.factories import Event, Model, batch_of, tiny
 
 SETTINGS = tiny(max_explicit=40, max_items=10)
 

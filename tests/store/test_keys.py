@@ -1,9 +1,9 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from store import keys
-from store.actions import Identity, Kind
-from tests.store.made import HOUR_MS, LAST_HOUR
+from lifeline.core.actions import Identity, Kind
+from lifeline.store import keys
+from tests.support.factories import HOUR_MS, LAST_HOUR
 
 EDGES = [0, 1, 255, 256, (1 << 31), (1 << 32) - 1, (1 << 63) - 1]
 TIMESTAMPS = st.sampled_from([*EDGES, *(-edge for edge in EDGES), -(1 << 63)]) | st.integers(-(1 << 63), (1 << 63) - 1)

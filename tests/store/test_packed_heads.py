@@ -4,12 +4,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.errors import CorruptRecordError, FormatVersionError
-from store.head import Head
-from store.packed_heads import PackedHeads
-from store.segment import EVENT_BYTES, pack_events
-from tests.store.heads import IDS, damaged, heads
-from tests.store.made import columns_of
+from lifeline.store.errors import CorruptRecordError, FormatVersionError
+from lifeline.store.head import Head
+from lifeline.store.packed_heads import PackedHeads
+from lifeline.store.segment import EVENT_BYTES, pack_events
+from tests.support.factories import columns_of
+from tests.support.heads import IDS, damaged, heads
 
 
 def read(data: bytes) -> Head | None:

@@ -6,15 +6,15 @@ from typing import cast
 import numpy as np
 import pytest
 
-from store import keys
-from store.actions import ActionBatch, Kind
-from store.errors import NotOwnerError, NotYetAppliedError, StoreError, StoreLockedError
-from store.open_partition import ITEMS_BLOCK
-from store.partition import ApplyResult, PartitionStore
-from store.reader import SequenceReader
-from store.state import State
-from tests.store.disk import contents
-from tests.store.made import (
+from lifeline.core.actions import ActionBatch, Kind
+from lifeline.store import keys
+from lifeline.store.errors import NotOwnerError, NotYetAppliedError, StoreError, StoreLockedError
+from lifeline.store.partition import ApplyResult, PartitionStore
+from lifeline.store.readable_partition import ITEMS_BLOCK
+from lifeline.store.reader import SequenceReader
+from lifeline.store.state import State
+from tests.support.disk import contents
+from tests.support.factories import (
     ANN,
     BOB,
     EVERYTHING,
@@ -28,7 +28,7 @@ from tests.store.made import (
     perform,
     tiny,
 )
-from tests.store.processes import child, said
+from tests.support.processes import child, said
 
 # Opening
 
@@ -68,8 +68,8 @@ def test_an_empty_batch_moves_the_offset_alone(tmp_path: Path, store: PartitionS
 OPENER = """
 import sys
 from pathlib import Path
-from store.errors import StoreError
-from tests.store.made import SHAPE, open_store
+from lifeline.store.errors import StoreError
+from tests.support.factories import SHAPE, open_store
 try:
     open_store(Path(sys.argv[1]), SHAPE).close()
     print("opened", flush=True)

@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from rocksdict import Rdict, WriteBatch
 
-from store import keys
-from store.actions import ActionBatch, Kind
-from store.chunk import encode
-from store.errors import CorruptRecordError, FormatVersionError, StoreFailedError
-from store.partition import PartitionStore
-from store.reader import SequenceReader
-from store.segment import RAW, RUN, pack_segment
-from store.sequence import SequenceQuery
-from tests.store.disk import contents, damage, record, rewrite
-from tests.store.made import (
+from lifeline.core.actions import ActionBatch, Kind
+from lifeline.core.sequence import SequenceQuery
+from lifeline.store import keys
+from lifeline.store.chunk import encode
+from lifeline.store.errors import CorruptRecordError, FormatVersionError, StoreFailedError
+from lifeline.store.partition import PartitionStore
+from lifeline.store.reader import SequenceReader
+from lifeline.store.segment import RAW, RUN, pack_segment
+from tests.store.test_chunk import signed
+from tests.store.test_sequence_editor import check_layout
+from tests.support.disk import contents, damage, record, rewrite
+from tests.support.factories import (
     AGED,
     ANN,
     BOB,
@@ -36,9 +38,7 @@ from tests.store.made import (
     tiny,
     work,
 )
-from tests.store.processes import child, last_acknowledged, said
-from tests.store.test_chunk import signed
-from tests.store.test_sequence_editor import check_layout
+from tests.support.processes import child, last_acknowledged, said
 
 # Damage and formats
 
@@ -308,7 +308,7 @@ def test_a_write_that_fails_poisons_the_store(
 FULL_DISK = """
 import json, resource, sys
 from pathlib import Path
-from tests.store.made import SHAPE, batch_of, open_store, work
+from tests.support.factories import SHAPE, batch_of, open_store, work
 path = Path(sys.argv[1])
 store = open_store(path, SHAPE)
 for at in range(20):
@@ -349,7 +349,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None
 APPLIER = """
 import sys
 from pathlib import Path
-from tests.store.made import AGED, SHAPE, open_store, perform
+from tests.support.factories import AGED, SHAPE, open_store, perform
 shape, step_ms = {"SHAPE": SHAPE, "AGED": AGED}[sys.argv[2]], int(sys.argv[3])
 store = open_store(Path(sys.argv[1]), shape)
 print("ready", store.applied_offset, flush=True)

@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from store.actions import MAX_TIMESTAMP_MS, ActionBatch, Kind
-from store.chunk import Chunk
-from store.embeddings import EmbeddingTable
-from store.open_partition import View
-from store.partition import PartitionStore
-from store.reader import SequenceReader
-from store.segment import RUN
-from store.sequence import AsOf, Column, Sequence, SequenceQuery
-from store.settings import StoreSettings
-from tests.store.made import EVERYTHING, Event, batch_of, open_store, tiny
+from lifeline.core.actions import MAX_TIMESTAMP_MS, ActionBatch, Kind
+from lifeline.core.sequence import AsOf, Column, Sequence, SequenceQuery
+from lifeline.store.chunk import Chunk
+from lifeline.store.embeddings import EmbeddingTable
+from lifeline.store.partition import PartitionStore
+from lifeline.store.readable_partition import View
+from lifeline.store.reader import SequenceReader
+from lifeline.store.segment import RUN
+from lifeline.store.settings import StoreSettings
+from tests.support.factories import EVERYTHING, Event, batch_of, open_store, tiny
 
 MOMENTS = [-(1 << 63), -3, 0, *range(5, 60, 5), MAX_TIMESTAMP_MS]
 TYPES = [1, 2, 5, 255]

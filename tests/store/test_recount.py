@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from store.actions import ActionBatch, Kind
-from store.keys import sequence_prefix
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from store.recount import Recount, recount
-from store.settings import StoreSettings
+from lifeline.core.actions import ActionBatch, Kind
+from lifeline.store.keys import sequence_prefix
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.recount import Recount, recount
+from lifeline.store.settings import StoreSettings
 
 SETTINGS = StoreSettings(chunk_events=8, inline_events=2, max_explicit=40, max_impressions=20)
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import chunk
-from store.errors import CorruptRecordError, FormatVersionError
-from store.segment import RAW, RUN, RUN_EVENTS, pack_events, pack_segment, unpack_events, unpack_segments
-from tests.store.made import columns_of, rows_of
+from lifeline.store import chunk
+from lifeline.store.errors import CorruptRecordError, FormatVersionError
+from lifeline.store.segment import RAW, RUN, RUN_EVENTS, pack_events, pack_segment, unpack_events, unpack_segments
 from tests.store.test_chunk import human, mutated
+from tests.support.factories import columns_of, rows_of
 
 ROWS = st.tuples(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 16) - 1))
 

@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from store import chunk, keys
-from store.actions import MAX_TIMESTAMP_MS, NO_LOG_TIME, ActionBatch, Identity, Kind
-from store.head import Head
-from store.head_cache import Remembered
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from store.segment import RAW, RUN_EVENTS, unpack_segments
-from store.settings import StoreSettings
-from store.statistics import files_in
-from tests.store.made import HOUR_MS, LAST_HOUR, Event, Model, batch_of, open_store, rows_of, tiny
+from lifeline.core.actions import MAX_TIMESTAMP_MS, NO_LOG_TIME, ActionBatch, Identity, Kind
+from lifeline.store import chunk, keys
+from lifeline.store.head import Head
+from lifeline.store.head_cache import Remembered
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.segment import RAW, RUN_EVENTS, unpack_segments
+from lifeline.store.settings import StoreSettings
+from lifeline.store.statistics import files_in
+from tests.support.factories import HOUR_MS, LAST_HOUR, Event, Model, batch_of, open_store, rows_of, tiny
 
 USERS = [b"ann", b"bob", "Ünal".encode()]
 CODES = [0, 257, 258, 0xFFFF]

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from store.actions import Kind
-from store.head import MAX_SEGMENTS, Head
-from store.keys import sequence_prefix
-from store.settings import StoreSettings
-from tests.store.made import TINY_MEMORY, Event, Model, batch_of, open_store
+from lifeline.core.actions import Kind
+from lifeline.store.head import MAX_SEGMENTS, Head
+from lifeline.store.keys import sequence_prefix
+from lifeline.store.settings import StoreSettings
 from tests.store.test_sequence_editor import check_layout
+from tests.support.factories import TINY_MEMORY, Event, Model, batch_of, open_store
 
 PREFIX = sequence_prefix(b"u", Kind.EXPLICIT)
 

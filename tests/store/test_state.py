@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.errors import CorruptRecordError, FormatVersionError
-from store.state import State
+from lifeline.store.errors import CorruptRecordError, FormatVersionError
+from lifeline.store.state import State
 
 I64 = st.integers(-(1 << 63), (1 << 63) - 1)
 

@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from store.open_partition import FAMILIES
-from store.partition import PartitionStore
-from store.reader import SequenceReader
-from store.statistics import files_in
-from tests.store.made import ANN, EVERYTHING, Event, batch_of
+from lifeline.store.partition import PartitionStore
+from lifeline.store.readable_partition import FAMILIES
+from lifeline.store.reader import SequenceReader
+from lifeline.store.statistics import files_in
+from tests.support.factories import ANN, EVERYTHING, Event, batch_of
 
 
 def test_a_partition_says_what_it_is_made_of(tmp_path: Path, store: PartitionStore) -> None:

@@ -9,24 +9,24 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
+from lifeline.core.kafka_errors import ClusterUnreachableError, TransportError
+from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.core.topics import create_topics
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.producer.producer import LifelineProducer
+from lifeline.rpc.directory import PartitionDirectory
+from lifeline.store.embeddings import EmbeddingTable
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.settings import StoreSettings
+from lifeline.stream.action_stream import ActionStream
+from lifeline.stream.dead_letters import DeadLetterPublisher
+from lifeline.stream.decode import DeadLetterReason, Rules
+from lifeline.stream.partition import PartitionState, StoreAccess
+from lifeline.stream.updater import Updater
 from lifeline.v1.action_pb2 import Action
-from store.directory import PartitionDirectory
-from store.embeddings import EmbeddingTable
-from store.memory import SharedMemory
-from store.partition import PartitionStore
-from store.settings import StoreSettings
-from store.vocabulary import Vocabulary
-from stream.action_stream import ActionStream
-from stream.dead_letters import DeadLetterPublisher
-from stream.decode import DeadLetterReason, Rules
-from stream.errors import ClusterUnreachableError, TransportError
-from stream.partition import PartitionState, StoreAccess
-from stream.partitioner import partition_of
-from stream.producer import LifelineProducer
-from stream.settings import KafkaSettings, UpdaterSettings
-from stream.topics import create_topics
-from stream.updater import Updater
-from tests.stream.harness import Node, RecordingStore, until
+from tests.support.stream_harness import Node, RecordingStore, until
 
 pytestmark = pytest.mark.kafka
 

@@ -3,10 +3,10 @@ from typing import Any, cast
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
+from lifeline.stream.assignor import LifelineAssignor, decode_member, decode_placement, encode_member
+from lifeline.stream.placement import NOWHERE, LocalPartition, Member, Placement
 from lifeline.v1.group_pb2 import GroupMember, GroupPlacement, PlacedPartition
 from lifeline.v1.group_pb2 import LocalPartition as LocalPartitionMessage
-from stream.assignor import LifelineAssignor, decode_member, decode_placement, encode_member
-from stream.placement import NOWHERE, LocalPartition, Member, Placement
 
 
 class Cluster:

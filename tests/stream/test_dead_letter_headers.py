@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.dead_letter_headers import Headers, Origin, origin_of, own_headers, retries_of
+from lifeline.stream.dead_letter_headers import Headers, Origin, origin_of, own_headers, retries_of
 
 CONNECT: Headers = [
     ("__connect.errors.topic", b"orders"),

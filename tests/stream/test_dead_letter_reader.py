@@ -8,12 +8,12 @@ from kafka import KafkaProducer
 from typer.testing import CliRunner
 
 from lifeline.cli import app
+from lifeline.core.kafka_errors import DeadLetterError, TopicMismatchError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.core.topics import create_topics
+from lifeline.stream.dead_letter_reader import RetryOutcome, read_letter, read_letters, retry_letters
 from lifeline.v1.action_pb2 import Action
-from stream.dead_letter_reader import RetryOutcome, read_letter, read_letters, retry_letters
-from stream.errors import DeadLetterError, TopicMismatchError
-from stream.partitioner import partition_of
-from stream.settings import KafkaSettings
-from stream.topics import create_topics
 from tests.stream.test_dead_letters import read
 
 pytestmark = pytest.mark.kafka

@@ -7,12 +7,12 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lifeline.core.actions import MAX_TIMESTAMP_MS, NO_LOG_TIME, Kind
+from lifeline.core.partitioner import partition_of
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.stream.decode import ActionRun, DeadLetterReason, Decoded, Erasure, Rules, decode, unframe
+from lifeline.stream.record import LOG_APPEND_TIME, UnreadableRecords
 from lifeline.v1.action_pb2 import Action
-from store.actions import MAX_TIMESTAMP_MS, NO_LOG_TIME, Kind
-from store.vocabulary import Vocabulary
-from stream.decode import ActionRun, DeadLetterReason, Decoded, Erasure, Rules, decode, unframe
-from stream.partitioner import partition_of
-from stream.record import LOG_APPEND_TIME, UnreadableRecords
 
 RULES = Rules(Vocabulary(), partitions=4, max_action_bytes=1_000, max_future_ms=1_000)
 LOGGED_MS = 1_700_000_000_000

@@ -3,7 +3,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.fingerprint_log import Fingerprint, FingerprintLog, Mismatch, first_difference
+from lifeline.stream.fingerprint_log import Fingerprint, FingerprintLog, Mismatch, first_difference
 
 
 class State(NamedTuple):

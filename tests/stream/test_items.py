@@ -11,14 +11,14 @@ from kafka import KafkaProducer
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
+from lifeline.core.kafka_errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.topics import create_topics
+from lifeline.producer.producer import LifelineProducer
+from lifeline.stream.items import ItemFollower, ItemProblem, decode_items
 from lifeline.v1.item_pb2 import Item
-from stream.errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
-from stream.items import ItemFollower, ItemProblem, decode_items
-from stream.producer import LifelineProducer
-from stream.settings import KafkaSettings
-from stream.topics import create_topics
-from tests.stream.harness import until
 from tests.stream.test_decode import FakeRecord
+from tests.support.stream_harness import until
 
 
 class RecordingTable:
@@ -109,8 +109,8 @@ def test_a_table_follows_the_topic_and_goes_on_where_it_was(kafka_settings: Kafk
 
 @pytest.mark.kafka
 def test_a_long_start_tells_how_far_it_is(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.items._TELL_S", 0.0)
-    monkeypatch.setattr("stream.items._BATCH", 100)
+    monkeypatch.setattr("lifeline.stream.items._TELL_S", 0.0)
+    monkeypatch.setattr("lifeline.stream.items._BATCH", 100)
     create_topics(kafka_settings)
     table = RecordingTable()
     with LifelineProducer(kafka_settings) as producer:

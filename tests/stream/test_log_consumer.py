@@ -14,11 +14,18 @@ from aiokafka.consumer.consumer import AIOKafkaConsumer
 from kafka import KafkaProducer
 
 from benchmarks.hostile.batch import batch, record
-from stream import log_consumer
-from stream.log_consumer import LogBytes, LogConsumer, LogFetcher, LogFetchResult, LogPartitionRecords, _Reading
-from stream.record import Record, UnreadableRecords
-from stream.settings import KafkaSettings
-from stream.topics import create_topics
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.topics import create_topics
+from lifeline.stream import log_consumer
+from lifeline.stream.log_consumer import (
+    LogBytes,
+    LogConsumer,
+    LogFetcher,
+    LogFetchResult,
+    LogPartitionRecords,
+    _Reading,
+)
+from lifeline.stream.record import Record, UnreadableRecords
 
 
 def test_aiokafka_looks_its_parts_up_where_they_are_replaced() -> None:

@@ -1,11 +1,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.fingerprint_log import FingerprintLog
-from stream.partition import HeldPartition, PartitionState, after
-from stream.record import size_of
-from tests.stream.harness import RecordingStore
+from lifeline.stream.fingerprint_log import FingerprintLog
+from lifeline.stream.partition import HeldPartition, PartitionState, after
+from lifeline.stream.record import size_of
 from tests.stream.test_decode import FakeRecord
+from tests.support.stream_harness import RecordingStore
 
 
 def never(_first: int) -> int:

@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stream.placement import LocalPartition, Member, Place, place
+from lifeline.stream.placement import LocalPartition, Member, Place, place
 
 
 @st.composite

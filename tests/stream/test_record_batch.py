@@ -23,9 +23,9 @@ from benchmarks.hostile.batch import (
     record,
     varint,
 )
-from stream.dead_letter_headers import HEADERS_CUT
-from stream.record import HEAD_BYTES, UnreadableRecords
-from stream.record_batch import (
+from lifeline.stream.dead_letter_headers import HEADERS_CUT
+from lifeline.stream.record import HEAD_BYTES, UnreadableRecords
+from lifeline.stream.record_batch import (
     HEADER_BYTES,
     LARGE_RECORD_BYTES,
     MAX_BATCH_BYTES,

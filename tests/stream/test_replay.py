@@ -6,14 +6,14 @@ from typing import Any, cast
 import pytest
 from aiokafka import TopicPartition
 
-from store.partition import PartitionStore
-from store.vocabulary import Vocabulary
-from stream import replay as module
-from stream.decode import Rules
-from stream.errors import ClusterUnreachableError
-from stream.replay import replay
-from stream.settings import KafkaSettings, UpdaterSettings
-from tests.stream.harness import RecordingStore
+from lifeline.core.kafka_errors import ClusterUnreachableError
+from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.store.partition import PartitionStore
+from lifeline.stream import replay as module
+from lifeline.stream.decode import Rules
+from lifeline.stream.replay import replay
+from tests.support.stream_harness import RecordingStore
 
 
 class SilentConsumer:

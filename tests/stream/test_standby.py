@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
-from store.errors import ItemLimitError
-from stream.dead_letters import DeadLetterPublisher
-from stream.decode import DeadLetter
-from stream.placement import LocalPartition
-from stream.settings import KafkaSettings, UpdaterSettings
-from stream.standby import StandbyState, StandbyStatus
-from stream.topics import create_topics
-from tests.stream.harness import Node, until
+from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.topics import create_topics
+from lifeline.store.errors import ItemLimitError
+from lifeline.stream.dead_letters import DeadLetterPublisher
+from lifeline.stream.decode import DeadLetter
+from lifeline.stream.placement import LocalPartition
+from lifeline.stream.standby import StandbyState, StandbyStatus
 from tests.stream.test_action_stream import actions, as_events, delete_before, publish
+from tests.support.stream_harness import Node, until
 
 pytestmark = pytest.mark.kafka
 WITHIN_S = 90.0
@@ -182,7 +182,7 @@ def test_a_standby_waits_for_the_dead_letter_of_a_bad_record(kafka: KafkaSetting
 def test_a_standby_whose_state_differs_says_so_and_is_not_offered(
     kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream.standby._COMPARE_S", 0.1)
+    monkeypatch.setattr("lifeline.stream.standby._COMPARE_S", 0.1)
     first, second = make_nodes(kafka, "a:1", "b:1", fingerprint_every=50)
 
     async def run() -> None:
@@ -260,7 +260,7 @@ def test_a_standby_without_room_for_new_items_refuses_and_its_node_goes_on(kafka
 def test_a_standby_that_began_where_the_log_was_trimmed_tells_what_it_lacks(
     kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream.standby._COMPARE_S", 0.1)
+    monkeypatch.setattr("lifeline.stream.standby._COMPARE_S", 0.1)
     first, second = make_nodes(kafka, "a:1", "b:1")
 
     async def run() -> None:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from stream.stopping import end_within
+from lifeline.stream.stopping import end_within
 
 
 async def cancelled() -> None:

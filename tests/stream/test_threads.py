@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from stream.threads import run_abandonable, run_to_end
+from lifeline.stream.threads import run_abandonable, run_to_end
 
 
 def test_it_returns_what_the_function_returns_and_raises_what_it_raises() -> None:

@@ -17,12 +17,12 @@ from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.topics import create_topics
+from lifeline.producer.producer import LifelineProducer
+from lifeline.stream import transport
 from lifeline.v1.action_pb2 import Action
-from stream import transport
-from stream.producer import LifelineProducer
-from stream.settings import KafkaSettings
-from stream.topics import create_topics
-from tests.stream.harness import Node, until
+from tests.support.stream_harness import Node, until
 
 CONSUMER, THREAD = driver.Consumer, driver.AIOKafkaConsumerThread
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaTimeoutError
 
+from lifeline.core.kafka_errors import DeadLetterError
+from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.partitioner import partition_of
+from lifeline.store.errors import ItemLimitError
+from lifeline.stream.partition import PartitionState
+from lifeline.stream.transport import Bounds, PartitionGoneError
+from lifeline.stream.updater import Updater
 from lifeline.v1.action_pb2 import Action
-from store.errors import ItemLimitError
-from stream.errors import DeadLetterError
-from stream.partition import PartitionState
-from stream.partitioner import partition_of
-from stream.settings import KafkaSettings, UpdaterSettings
-from stream.transport import Bounds, PartitionGoneError
-from stream.updater import Updater
-from tests.stream.harness import Node, RecordingStore, until
 from tests.stream.test_decode import FakeRecord
+from tests.support.stream_harness import Node, RecordingStore, until
 
 PARTITION = partition_of(b"ann", 4)
 
@@ -283,7 +283,7 @@ class Publisher:
 
 
 def test_a_dead_letter_that_is_not_safe_pauses_its_partition_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.updater._PAUSE_S", 0.01)
+    monkeypatch.setattr("lifeline.stream.updater._PAUSE_S", 0.01)
     node, log = make_node(bad_share_records=4, max_bad_share=0.5), FakeLog(0, 3)
     node.publisher = publisher = Publisher()
 
@@ -309,7 +309,7 @@ def test_a_dead_letter_that_is_not_safe_pauses_its_partition_until_it_is(monkeyp
 
 
 def test_a_pause_keeps_what_was_served_and_is_over_with_the_partition(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.updater._PAUSE_S", 30.0)
+    monkeypatch.setattr("lifeline.stream.updater._PAUSE_S", 30.0)
     node, log = make_node(), FakeLog(0, 1)
     node.publisher = Publisher()
 
@@ -565,7 +565,7 @@ def test_too_many_bad_records_stop_the_partition_before_they_are_dead_letters() 
 def test_a_store_without_room_for_new_items_pauses_its_partition_and_is_read_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stream.updater._PAUSE_S", 0.01)
+    monkeypatch.setattr("lifeline.stream.updater._PAUSE_S", 0.01)
     node, log = make_node(batch_max_records=5), FakeLog(0, 5)
     node.publisher = publisher = Publisher()
     publisher.fails = False

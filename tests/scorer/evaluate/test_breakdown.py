@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from scorer.evaluate.breakdown import dormancy_days, history_length, lift_by
-from scorer.evaluate.evaluation import Evaluation
-from scorer.features import History, RequestContext, Tokens
-from scorer.train.examples import ExampleSet
-from scorer.train.request import Request
-from tests.scorer.made import DAY, SMALL, embeddings, history
+from lifeline.scorer.evaluate.breakdown import dormancy_days, history_length, lift_by
+from lifeline.scorer.evaluate.evaluation import Evaluation
+from lifeline.scorer.features import History, RequestContext, Tokens
+from lifeline.scorer.train.examples import ExampleSet
+from lifeline.scorer.train.request import Request
 from tests.scorer.train.test_examples import made_requests
+from tests.support.scorer_factories import DAY, SMALL, embeddings, history
 
 
 def test_history_length_is_read_from_the_context() -> None:

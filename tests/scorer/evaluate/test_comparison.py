@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from scorer.evaluate.comparison import Comparison, compare_variants
-from scorer.evaluate.evaluation import evaluate
-from scorer.evaluate.simulator import Simulator, SimulatorSettings
-from scorer.evaluate.tasks import HistoryTask, SimulatedTask, Splits
-from scorer.model import TransAct
-from scorer.settings import TrainSettings
-from scorer.train.trainer import Data, fit, seeded
-from scorer.variants import variant
-from tests.scorer.made import VOCABULARY, population
+from lifeline.scorer.evaluate.comparison import Comparison, compare_variants
+from lifeline.scorer.evaluate.evaluation import evaluate
+from lifeline.scorer.evaluate.simulator import Simulator, SimulatorSettings
+from lifeline.scorer.evaluate.tasks import HistoryTask, SimulatedTask, Splits
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.trainer import Data, fit, seeded
+from lifeline.scorer.variants import variant
+from tests.support.scorer_factories import VOCABULARY, population
 
 SETTINGS = TrainSettings(steps=3, requests_per_step=4, candidates_drawn=8, min_history=5, candidates=8)
 WORLD = SimulatorSettings(users=24, min_actions=100, max_actions=300, train_requests=3, test_requests=2)

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from scorer.evaluate.evaluation import Evaluation, compare, evaluate, ranked, reliability, summary
-from scorer.evaluate.metrics import auc, hit_at
-from scorer.model import TransAct
-from scorer.train.examples import ExampleSet
-from scorer.train.request import labels
-from tests.scorer.made import HEADS, SMALL
+from lifeline.scorer.evaluate.evaluation import Evaluation, compare, evaluate, ranked, reliability, summary
+from lifeline.scorer.evaluate.metrics import auc, hit_at
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.train.examples import ExampleSet
+from lifeline.scorer.train.request import labels
 from tests.scorer.train.test_trainer import made_set
+from tests.support.scorer_factories import HEADS, SMALL
 
 
 def of_users(user: list[int], values: list[float]) -> Evaluation:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scorer.evaluate.metrics import auc, hit_at
+from lifeline.scorer.evaluate.metrics import auc, hit_at
 
 RNG = np.random.default_rng(0)
 

@@ -2,18 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from scorer.errors import PrecisionError
-from scorer.evaluate import precision
-from scorer.evaluate.evaluation import probabilities
-from scorer.evaluate.precision import BFLOAT16, INT8, Agreement, Bars, find
-from scorer.int8 import calibrate, of_kernels, products
-from scorer.kernels.library import Level, best_level
-from scorer.model import TransAct
-from scorer.selected import SelectedRequest
-from scorer.train.examples import ExampleSet, Outcome
-from scorer.variants import variant
-from tests.scorer.made import HEADS, SMALL
+from lifeline.scorer.errors import PrecisionError
+from lifeline.scorer.evaluate import precision
+from lifeline.scorer.evaluate.evaluation import probabilities
+from lifeline.scorer.evaluate.precision import BFLOAT16, INT8, Agreement, Bars, find
+from lifeline.scorer.feature_snapshot import FeatureSnapshot
+from lifeline.scorer.int8 import calibrate, of_kernels, products
+from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.train.examples import ExampleSet, Outcome
+from lifeline.scorer.variants import variant
 from tests.scorer.train.test_examples import made_requests
+from tests.support.scorer_factories import HEADS, SMALL
 
 
 def outcomes(count: int = 12) -> list[Outcome]:
@@ -22,7 +22,7 @@ def outcomes(count: int = 12) -> list[Outcome]:
     return [
         Outcome(
             one.user,
-            SelectedRequest.of(one.history, one.item_id, one.embedding, one.context, SMALL)[0],
+            FeatureSnapshot.of(one.history, one.item_id, one.embedding, one.context, SMALL)[0],
             one.action_types,
             {},
         )
@@ -126,7 +126,7 @@ def test_probabilities_do_not_depend_on_how_many_requests_are_measured_at_once(
     own = model()
     examples = ExampleSet.of_outcomes(outcomes())
     wanted = probabilities(own, examples)
-    monkeypatch.setattr("scorer.evaluate.evaluation._PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr("lifeline.scorer.evaluate.evaluation._PAIRS_AT_ONCE", 1)
     np.testing.assert_allclose(probabilities(own, examples), wanted, atol=1e-6)
 
 

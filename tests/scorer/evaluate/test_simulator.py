@@ -5,7 +5,9 @@ from typing import cast
 import numpy as np
 import pytest
 
-from scorer.evaluate.simulator import (
+from lifeline.core.embedding_codec import normalise
+from lifeline.core.vocabulary import ActionType, Vocabulary
+from lifeline.scorer.evaluate.simulator import (
     CANDIDATES,
     DAY_MS,
     KINDS,
@@ -15,8 +17,6 @@ from scorer.evaluate.simulator import (
     SimulatorSettings,
     response,
 )
-from scorer.quantise import normalise
-from store.vocabulary import ActionType, Vocabulary
 
 SMALL = SimulatorSettings(
     users=40, topics=32, items_per_topic=64, min_actions=400, max_actions=1_000, train_requests=6, test_requests=4

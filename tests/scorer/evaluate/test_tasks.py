@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from scorer.config import ModelConfig
-from scorer.evaluate.simulated_requests import requests_of
-from scorer.evaluate.simulator import KINDS, SimulatedUser, Simulator, SimulatorSettings
-from scorer.evaluate.tasks import cosine_rankings
-from scorer.train.request import Request, labels
-from tests.scorer.made import HEADS, tokens
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.evaluate.simulated_requests import requests_of
+from lifeline.scorer.evaluate.simulator import KINDS, SimulatedUser, Simulator, SimulatorSettings
+from lifeline.scorer.evaluate.tasks import cosine_rankings
+from lifeline.scorer.train.request import Request, labels
+from tests.support.scorer_factories import HEADS, tokens
 
 CONFIG = ModelConfig(heads=HEADS)
 

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from scorer.errors import TrainingDataError
-from scorer.features import History, tokenise
-from scorer.settings import TrainSettings
-from scorer.train.corpus import Corpus
-from scorer.train.request import Request, labels
-from store.actions import Kind
-from store.sequence import Sequence
-from tests.scorer.made import DAY, HOUR, MINUTE, SMALL, population, rows_of, sequence, vectors_of
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import Sequence
+from lifeline.scorer.errors import TrainingDataError
+from lifeline.scorer.features import History, tokenise
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.corpus import Corpus
+from lifeline.scorer.train.request import Request, labels
+from tests.support.scorer_factories import DAY, HOUR, MINUTE, SMALL, population, rows_of, sequence, vectors_of
 
 SETTINGS = TrainSettings(min_history=5, candidates=8, max_positives=3)
 

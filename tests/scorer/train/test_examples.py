@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from scorer import features
-from scorer.config import ModelConfig
-from scorer.features import History, RequestContext
-from scorer.inputs import Inputs, Pairs
-from scorer.selection import Source, select
-from scorer.settings import TrainSettings
-from scorer.train.corpus import Corpus
-from scorer.train.examples import CorpusSource, Draw, ExampleSet
-from scorer.train.request import Request, labels
-from tests.scorer.made import DAY, HEADS, HOUR, MINUTE, SMALL, embeddings, history, population
+from lifeline.scorer import features
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.features import History, RequestContext
+from lifeline.scorer.inputs import Inputs, Pairs
+from lifeline.scorer.selection import Source, select
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.corpus import Corpus
+from lifeline.scorer.train.examples import CorpusSource, Draw, ExampleSet
+from lifeline.scorer.train.request import Request, labels
+from tests.support.scorer_factories import DAY, HEADS, HOUR, MINUTE, SMALL, embeddings, history, population
 
 ALL = Draw(HEADS, None, ())
 

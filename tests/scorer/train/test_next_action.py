@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from scorer.config import ModelConfig
-from scorer.features import History
-from scorer.quantise import normalise
-from scorer.selection import Selection, Source, select
-from scorer.train.next_action import NextActions, Pool, next_action_losses, next_actions
-from tests.scorer.made import SMALL, embeddings, history
+from lifeline.core.embedding_codec import normalise
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.features import History
+from lifeline.scorer.selection import Selection, Source, select
+from lifeline.scorer.train.next_action import NextActions, Pool, next_action_losses, next_actions
+from tests.support.scorer_factories import SMALL, embeddings, history
 
 CONFIG = SMALL.model_copy(update={"nal_negatives": 4})
 

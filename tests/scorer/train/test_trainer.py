@@ -9,16 +9,16 @@ import torch
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.event_pb2 import Event
 
-from scorer.config import ModelConfig
-from scorer.errors import CheckpointError
-from scorer.model import TransAct
-from scorer.settings import TrainSettings
-from scorer.train.checkpoint import FILE, Checkpoint, Progress
-from scorer.train.examples import ExampleSet
-from scorer.train.parallel import Group
-from scorer.train.trainer import Data, Place, Step, fit, seeded, validation_loss
-from tests.scorer.made import SMALL
+from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import CheckpointError
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.checkpoint import FILE, Checkpoint, Progress
+from lifeline.scorer.train.examples import ExampleSet
+from lifeline.scorer.train.parallel import Group
+from lifeline.scorer.train.trainer import Data, Place, Step, fit, seeded, validation_loss
 from tests.scorer.train.test_examples import made_requests
+from tests.support.scorer_factories import SMALL
 
 SETTINGS = TrainSettings(
     steps=12, requests_per_step=4, candidates_drawn=3, validate_every=4, learning_rate=1e-2, patience=0
@@ -149,7 +149,7 @@ def test_two_processes_go_the_way_of_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
     subprocess.run(
-        [*command, "-m", "tests.scorer.train.train_together", str(tmp_path)],
+        [*command, "-m", "tests.support.train_together", str(tmp_path)],
         env=environment,
         check=True,
         timeout=120,

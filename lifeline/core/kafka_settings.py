@@ -1,0 +1,221 @@
+"""What can be set about Kafka and about the updater."""
+
+import ssl
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from lifeline.core.limits import MAX_PARTITIONS, MAX_STANDBY_REPLICAS
+
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,240}$")]
+
+
+class KafkaSettings(BaseModel):
+    """Where the cluster is, how to be let in, and the topics. One object serves every client library."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), hide_input_in_errors=True)
+
+    bootstrap_servers: Annotated[
+        str, Field(pattern=r"^[^,\s]+:\d{1,5}(\s*,\s*[^,\s]+:\d{1,5})*$", description="host:port, comma separated")
+    ] = "127.0.0.1:9092"
+    client_id: Annotated[str, Field(min_length=1, description="named in the broker's logs and quotas")] = "lifeline"
+    group_id: Annotated[str, Field(min_length=1, description="consumer group that the nodes share")] = "lifeline"
+    group_instance_id: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="static member: a restart within the session timeout moves no partition",
+        ),
+    ] = None
+    session_timeout_ms: Annotated[
+        int, Field(ge=1_000, le=1_800_000, description="silence after which the group gives up a node")
+    ] = 10_000
+    rebalance_timeout_ms: Annotated[
+        int, Field(ge=1_000, le=1_800_000, description="how long a rebalance waits for a node to let go")
+    ] = 60_000
+    max_poll_interval_ms: Annotated[
+        int, Field(ge=1_000, le=3_600_000, description="a node that takes no record for so long leaves the group")
+    ] = 300_000
+    connect_timeout_ms: Annotated[
+        int, Field(ge=0, le=600_000, description="how long to wait for a cluster that is not there")
+    ] = 10_000
+    request_timeout_ms: Annotated[
+        int, Field(ge=1_000, le=600_000, description="one request to the cluster, and its retries")
+    ] = 30_000
+
+    actions_topic: Annotated[TopicName, Field(description="the log of actions; key = user id")] = "actions"
+    items_topic: Annotated[TopicName, Field(description="compacted embeddings; key = item id")] = "items"
+    dead_letter_suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,9}$")] = "-dlq"
+    dead_letter_retention_days: Annotated[
+        int, Field(ge=1, le=3_650, description="how long dead letters are kept, and what they hold of a user")
+    ] = 30
+    selections_topic: Annotated[TopicName, Field(description="what models read of requests; key = user id")] = (
+        "selections"
+    )
+    exposures_topic: Annotated[TopicName, Field(description="who was in which arm; key = user id")] = "exposures"
+    side_retention_days: Annotated[
+        int, Field(ge=1, le=3_650, description="how long the records of these two are kept")
+    ] = 30
+    partitions: Annotated[
+        int, Field(ge=1, le=MAX_PARTITIONS, description="of the actions topic and its dead letters")
+    ] = 4
+    items_partitions: Annotated[int, Field(ge=1, le=4_096, description="of the items topic")] = 4
+    replication_factor: Annotated[int, Field(ge=1, le=15, description="copies of every topic")] = 1
+
+    compression: Annotated[
+        Literal["none", "gzip", "snappy", "lz4", "zstd"],
+        Field(description="of the producer's batches; the last three need their packages installed"),
+    ] = "none"
+
+    security_protocol: SecurityProtocol = "PLAINTEXT"
+    ssl_ca_file: Annotated[str | None, Field(description="PEM; the system's authorities when not given")] = None
+    ssl_cert_file: Annotated[str | None, Field(description="PEM of the client's certificate")] = None
+    ssl_key_file: Annotated[str | None, Field(description="PEM of the client's key")] = None
+    ssl_key_password: SecretStr | None = None
+    ssl_check_hostname: bool = True
+    sasl_mechanism: SaslMechanism | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.uses_sasl and not (self.sasl_mechanism and self.sasl_username and self.sasl_password):
+            raise ValueError(
+                f"{self.security_protocol} needs a login: set sasl_mechanism, sasl_username and sasl_password"
+            )
+        if self.ssl_key_file and not self.ssl_cert_file:
+            raise ValueError("ssl_key_file is given without a certificate: set ssl_cert_file too")
+        topics = (self.actions_topic, self.items_topic, self.selections_topic, self.exposures_topic)
+        if len(set(topics)) < len(topics):
+            raise ValueError(f"two of the topics {', '.join(topics)} are the same: give each a name of its own")
+        if self.uses_ssl:
+            self._make_ssl_context()
+        return self
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """The topic that takes the dead letters of the actions topic."""
+        return self.actions_topic + self.dead_letter_suffix
+
+    @property
+    def servers(self) -> list[str]:
+        """The bootstrap servers, one ``host:port`` each."""
+        return [server.strip() for server in self.bootstrap_servers.split(",") if server.strip()]
+
+    @property
+    def uses_ssl(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.security_protocol in {"SSL", "SASL_SSL"}
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether connections log in."""
+        return self.security_protocol in {"SASL_PLAINTEXT", "SASL_SSL"}
+
+    @cached_property
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """The TLS context that all clients share; None without TLS. Raises ValueError on a file that does not load."""
+        return self._make_ssl_context() if self.uses_ssl else None
+
+    def _make_ssl_context(self) -> ssl.SSLContext:
+        for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
+            path = getattr(self, name)
+            if path and not Path(path).is_file():
+                raise ValueError(f"kafka.{name} names {path}, which is not there: correct the path")
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_ca_file)
+        except OSError as error:
+            raise ValueError(
+                f"kafka.ssl_ca_file {self.ssl_ca_file} does not load ({error}): give certificates in PEM"
+            ) from error
+        context.check_hostname = self.ssl_check_hostname
+        if self.ssl_cert_file:
+            # Without a password the library would ask the terminal for one.
+            password = self.ssl_key_password.get_secret_value() if self.ssl_key_password else ""
+            try:
+                context.load_cert_chain(self.ssl_cert_file, self.ssl_key_file, password)
+            except OSError as error:
+                key = f" with kafka.ssl_key_file {self.ssl_key_file}" if self.ssl_key_file else ""
+                raise ValueError(
+                    f"kafka.ssl_cert_file {self.ssl_cert_file}{key} does not load ({error}): give a certificate and "
+                    "its key in PEM, and kafka.ssl_key_password when the key has one"
+                ) from error
+        return context
+
+    def client_options(self) -> dict[str, Any]:
+        """Return the connection's keyword arguments, which kafka-python and aiokafka name alike."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.servers,
+            "client_id": self.client_id,
+            "security_protocol": self.security_protocol,
+        }
+        if self.uses_ssl:
+            options["ssl_context"] = self.ssl_context
+        if self.uses_sasl and self.sasl_password is not None:
+            options |= {
+                "sasl_mechanism": self.sasl_mechanism,
+                "sasl_plain_username": self.sasl_username,
+                "sasl_plain_password": self.sasl_password.get_secret_value(),
+            }
+        return options
+
+    def consumer_options(self) -> dict[str, Any]:
+        """Return aiokafka's keyword arguments for a reader of the log: every reader must see the same records."""
+        return self.client_options() | {
+            "enable_auto_commit": False,
+            "isolation_level": "read_committed",
+            "request_timeout_ms": self.request_timeout_ms,
+        }
+
+
+class UpdaterSettings(BaseModel):
+    """The shape of a micro-batch, what an action may be, and how long things may take."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_max_records: Annotated[int, Field(ge=1, le=1 << 20, description="records applied as one write")] = 8_192
+    batch_max_wait_ms: Annotated[
+        int, Field(ge=0, le=60_000, description="how long a record may wait for others before it is applied")
+    ] = 20
+    fetch_max_bytes: Annotated[
+        int, Field(ge=1 << 16, le=1 << 30, description="fetched from one partition at a time")
+    ] = 4 << 20
+    max_action_bytes: Annotated[
+        int, Field(ge=64, le=4 << 20, description="a larger record is dead-lettered as oversized")
+    ] = 65_536
+    max_future_ms: Annotated[int, Field(ge=0, description="how far an action's time may lie ahead of its record's")] = (
+        86_400_000
+    )
+    commit_interval_ms: Annotated[
+        int, Field(ge=100, le=600_000, description="how often the group's commit follows the store")
+    ] = 2_000
+    dead_letter_timeout_ms: Annotated[
+        int,
+        Field(ge=1_000, le=600_000, description="how long a dead letter may wait for its acknowledgement"),
+    ] = 30_000
+    stall_after_ms: Annotated[
+        int, Field(ge=1_000, le=3_600_000, description="no progress for this long, with records to apply, is a stall")
+    ] = 30_000
+    max_waiting_mib: Annotated[
+        int, Field(ge=4, le=65_536, description="fetched and not applied, before the fetch is held back; a write: 1/4")
+    ] = 64
+    serve: Annotated[
+        Literal["caught_up", "stale"],
+        Field(description="answer once a partition has caught up, or at once: as_of says how far it is"),
+    ] = "caught_up"
+    standby_replicas: Annotated[
+        int, Field(ge=0, le=MAX_STANDBY_REPLICAS, description="how many nodes follow each partition besides its owner")
+    ] = 0
+    fingerprint_every: Annotated[
+        int, Field(ge=1, le=1 << 32, description="records between the fingerprints that owner and standbys compare")
+    ] = 65_536
+    max_bad_share: Annotated[
+        float, Field(gt=0, le=1, description="a partition stops when more of its last records than this are bad")
+    ] = 0.5
+    bad_share_records: Annotated[
+        int, Field(ge=1, le=1 << 20, description="how many of the last records that share is of")
+    ] = 1_000

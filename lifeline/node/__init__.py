@@ -1,0 +1,1 @@
+"""The process that holds partitions: its wiring, health, metrics, and how its state comes back."""

@@ -1,0 +1,67 @@
+"""What a node can tell of itself and of its group: the source of ListPartitions and ListFingerprints."""
+
+from collections.abc import Sequence
+
+from lifeline.rpc.owners import Owners
+from lifeline.store.fingerprint import as_text
+from lifeline.store.partition import PartitionStore
+from lifeline.stream.fingerprint_log import Fingerprint, FingerprintLog
+from lifeline.stream.partition import PartitionStatus
+from lifeline.stream.standby import StandbyFollower, StandbyStatus
+from lifeline.stream.updater import Updater
+from lifeline.v1 import group_pb2, operator_pb2
+
+
+class ClusterView:
+    """Reads updater, standby follower and owners. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        updater: Updater[PartitionStore],
+        standby: StandbyFollower[PartitionStore],
+        fingerprints: FingerprintLog,
+        owners: Owners,
+    ) -> None:
+        self._updater, self._standby = updater, standby
+        self._fingerprints, self._owners = fingerprints, owners
+
+    @property
+    def address(self) -> str:
+        """host:port at which others reach the node."""
+        return self._owners.own_address
+
+    def held(self) -> Sequence[operator_pb2.HeldPartition]:
+        """Return what the node owns and follows, ascending by partition."""
+        owned = [
+            _held(one, operator_pb2.ROLE_OWNER, self._updater.store_of(one.partition)) for one in self._updater.status()
+        ]
+        followed = [
+            _held(one, operator_pb2.ROLE_STANDBY, self._standby.store_of(one.partition))
+            for one in self._standby.status()
+        ]
+        return sorted(owned + followed, key=lambda one: one.partition)
+
+    def placed(self) -> Sequence[group_pb2.PlacedPartition]:
+        """Return where every partition is, ascending, as far as the node knows."""
+        return self._owners.placed()
+
+    def fingerprints(self, partition: int) -> Sequence[Fingerprint] | None:
+        """Return what is kept of a partition and its state of now; None when it is not open here."""
+        store = self._updater.store_of(partition) or self._standby.store_of(partition)
+        return None if store is None else self._fingerprints.of(partition, store.state)
+
+
+def _held(
+    status: PartitionStatus | StandbyStatus, role: operator_pb2.Role.ValueType, store: PartitionStore | None
+) -> operator_pb2.HeldPartition:
+    state = None if store is None else store.state
+    return operator_pb2.HeldPartition(
+        partition=status.partition,
+        role=role,
+        state=status.state.value,
+        reason=status.reason,
+        applied_offset=status.applied_offset,
+        lag_records=status.lag,
+        events=0 if state is None else state.events,
+        fingerprint="" if state is None else as_text(state.fingerprint),
+    )

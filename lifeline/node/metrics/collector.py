@@ -1,0 +1,207 @@
+"""The collector: it reads the node's parts when Prometheus asks, and costs nothing in between."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import NamedTuple
+
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from lifeline import __version__
+from lifeline.node.health import Health, holds
+from lifeline.node.metrics import catalogue as c
+from lifeline.node.metrics.catalogue import Described
+from lifeline.node.metrics.histogram import ColumnHistogram
+from lifeline.node.metrics.totals import StoreTotals, StreamTotals
+from lifeline.producer.best_effort_producer import BestEffortProducer
+from lifeline.rpc.waits import WaitStatistics
+from lifeline.scorer.history_cache import TokenTableStatistics
+from lifeline.store.errors import StoreError
+from lifeline.store.item_budget import ItemBudget
+from lifeline.store.partition import PartitionStore
+from lifeline.store.statistics import PartitionStatistics
+from lifeline.stream.partition import PartitionState, PartitionStatus
+from lifeline.stream.standby import StandbyState, StandbyStatus
+
+_LOW_BITS = (1 << 52) - 1
+
+Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+class ItemCounts(NamedTuple):
+    """What knows how many items the node has."""
+
+    ids: ItemBudget
+    embeddings: Sized
+
+
+class Sources(NamedTuple):
+    """Where the figures come from; every function may be called from any thread."""
+
+    partitions: Callable[[], Sequence[PartitionStatus]]
+    standbys: Callable[[], Sequence[StandbyStatus]]
+    standby_mismatches: Callable[[], int]
+    store_of: Callable[[int], PartitionStore | None]
+    """The open store of a partition, owned or followed."""
+    item_records: Callable[[], int]
+    item_problems: Callable[[], Mapping[str, int]]
+    side_topics: Sequence[BestEffortProducer]
+    """Those that the node writes."""
+    snapshot_ages: Callable[[], Mapping[int, float]]
+    """Seconds by partition."""
+    token_tables: Callable[[], TokenTableStatistics]
+    waits: Callable[[], WaitStatistics]
+    item_counts: ItemCounts
+    health: Health
+
+
+class NodeCollector(Collector):
+    """Everything in the catalogue but the gRPC calls."""
+
+    def __init__(self, sources: Sources, stream: StreamTotals, stores: StoreTotals) -> None:
+        self._sources, self._stream, self._stores = sources, stream, stores
+
+    def describe(self) -> Iterator[Metric]:
+        """Return no samples: reading the parts is for scrapes."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read every part once, and yield the families."""
+        health = self._sources.health
+        yield _family(c.INFO, [((__version__,), 1)])
+        yield _family(c.LIVE, [((), holds(health.live()))])
+        yield _family(c.READY, [((), holds(health.ready()))])
+        yield from self._of_stream()
+        owned = self._sources.partitions()
+        yield from _of_partitions(owned)
+        standbys = self._sources.standbys()
+        yield from self._of_standbys(standbys)
+        numbers = [*(one.partition for one in owned), *(one.partition for one in standbys)]
+        stores = [(number, store) for number in numbers if (store := self._sources.store_of(number)) is not None]
+        yield from self._of_stores(stores, frozenset(one.partition for one in owned))
+        yield _family(c.ITEM_RECORDS, [((), self._sources.item_records())])
+        yield _family(c.ITEM_PROBLEMS, (((name,), count) for name, count in self._sources.item_problems().items()))
+        ids, embeddings = self._sources.item_counts
+        yield _family(c.ITEM_IDS, [((), ids.used)])
+        yield _family(c.ITEM_EMBEDDINGS, [((), len(embeddings))])
+        yield _family(c.MAX_ITEMS, [((), ids.most or 0)])
+        yield _family(c.ITEMS_CAUGHT_UP, [((), health.items_synced)])
+        written = [((one.topic, "published"), one.published) for one in self._sources.side_topics]
+        written += [((one.topic, "dropped"), one.dropped) for one in self._sources.side_topics]
+        yield _family(c.SIDE_RECORDS, written)
+        tables = self._sources.token_tables()
+        yield _family(c.TOKEN_TABLE_READS, [(("found",), tables.found), (("made",), tables.made)])
+        yield _family(c.TOKEN_TABLES, [((), tables.tables)])
+        yield _family(c.TOKEN_TABLE_BYTES, [((), tables.bytes)])
+        waits = self._sources.waits()
+        yield _family(c.WAITS, [((), waits.waiting)])
+        yield _family(c.WAITS_REFUSED, [((), waits.refused)])
+        ages = self._sources.snapshot_ages()
+        yield _family(c.SNAPSHOT_AGE, (((str(number),), age) for number, age in ages.items()))
+
+    def _of_stream(self) -> Iterator[Metric]:
+        totals = self._stream
+        by_partition = {
+            c.RECORDS: totals.records,
+            c.RECORD_BYTES: totals.record_bytes,
+            c.ACTIONS: totals.actions,
+            c.ERASURES: totals.erasures,
+            c.BATCHES: totals.batches,
+        }
+        for metric, counts in by_partition.items():
+            yield _family(metric, (((str(number),), count) for number, count in sorted(counts.items())))
+        yield _family(c.DEAD_LETTERS, (((reason,), count) for reason, count in sorted(totals.dead_letters.items())))
+        yield _family(c.REBALANCES, [((), totals.rebalances)])
+        yield _histogram(c.BATCH_SECONDS, totals.batch_seconds)
+        yield _histogram(c.ACTION_TO_READABLE, totals.action_to_readable)
+        yield _histogram(c.REBALANCE_SECONDS, totals.rebalance_seconds)
+
+    def _of_standbys(self, standbys: Sequence[StandbyStatus]) -> Iterator[Metric]:
+        yield _states(c.STANDBY_STATE, [(one.partition, one.state.value) for one in standbys], StandbyState)
+        yield _family(c.STANDBY_LAG_RECORDS, (((str(one.partition),), one.lag) for one in standbys))
+        yield _family(c.STANDBY_MISMATCHES, [((), self._sources.standby_mismatches())])
+
+    def _of_stores(self, stores: Sequence[tuple[int, PartitionStore]], owned: frozenset[int]) -> Iterator[Metric]:
+        for _, store in stores:
+            self._stores.take(store)
+        totals = self._stores
+        yield _family(c.READS, [(("found",), totals.found), (("empty",), totals.empty)])
+        applied = totals.applied
+        counts = {
+            c.EVENTS_ADDED: applied.inserted,
+            c.EVENTS_REPEATED: applied.repeated,
+            c.EVENTS_TRIMMED: applied.trimmed,
+            c.EVENTS_EXPIRED: applied.expired,
+            c.EVENTS_ERASED: totals.erased,
+            c.CHUNKS_SEALED: applied.sealed_chunks,
+            c.LATE_REWRITES: applied.late_rewrites,
+        }
+        for metric, count in counts.items():
+            yield _family(metric, [((), count)])
+        states = {number: store.state for number, store in stores if number in owned}
+        yield _family(c.EVENTS, (((str(number),), state.events) for number, state in states.items()))
+        yield _family(
+            c.FINGERPRINT, (((str(number),), state.fingerprint & _LOW_BITS) for number, state in states.items())
+        )
+        found = list(_statistics(stores))
+        yield _family(c.STORE_BYTES, (((number,), one.directory_bytes) for number, one in found))
+        yield _family(c.WAL_BYTES, (((number,), one.wal_bytes) for number, one in found))
+        yield _family(
+            c.PENDING_COMPACTION,
+            (((n,), sum(family.pending_compaction_bytes for family in one.families.values())) for n, one in found),
+        )
+        yield _family(c.BACKGROUND_ERRORS, (((number,), one.background_errors) for number, one in found))
+        # Every partition tells of the one cache that all share.
+        yield _family(c.BLOCK_CACHE_BYTES, [((), one.block_cache_bytes) for _, one in found[:1]])
+
+
+def _of_partitions(owned: Sequence[PartitionStatus]) -> Iterator[Metric]:
+    now_ms = time.time() * 1000
+    yield _states(c.STATE, [(one.partition, one.state.value) for one in owned], PartitionState)
+    done = {one.partition: max(0, one.applied_offset + 1 - one.resumed_offset) for one in owned}
+    total = {one.partition: max(0, one.end_offset - one.resumed_offset) for one in owned}
+    rate = {one.partition: done[one.partition] / one.catching_up_s if one.catching_up_s > 0 else 0.0 for one in owned}
+    values: dict[Described, Callable[[PartitionStatus], float]] = {
+        c.LAG_RECORDS: lambda one: one.lag,
+        c.LAG_SECONDS: lambda one: max(0.0, now_ms - one.waiting_since_ms) / 1000 if one.waiting_since_ms else 0.0,
+        c.APPLIED_OFFSET: lambda one: one.applied_offset,
+        c.DURABLE_OFFSET: lambda one: one.durable_offset,
+        c.CATCH_UP_DONE: lambda one: done[one.partition],
+        c.CATCH_UP_TOTAL: lambda one: total[one.partition],
+        c.CATCH_UP_RATE: lambda one: rate[one.partition],
+        c.CATCH_UP_REMAINING: lambda one: (
+            one.lag / rate[one.partition]
+            if one.state is PartitionState.CATCHING_UP and rate[one.partition] > 0
+            else 0.0
+        ),
+    }
+    for metric, value in values.items():
+        yield _family(metric, (((str(one.partition),), value(one)) for one in owned))
+
+
+def _statistics(stores: Sequence[tuple[int, PartitionStore]]) -> Iterator[tuple[str, PartitionStatistics]]:
+    for number, store in stores:
+        try:
+            yield str(number), store.statistics()
+        except (StoreError, OSError):
+            # It was closed, or its directory went, while it was asked: it is another node's now.
+            continue
+
+
+def _family(metric: Described, samples: Samples) -> Metric:
+    family = metric.family()
+    for labels, value in samples:
+        family.add_metric(list(labels), value)  # type: ignore[attr-defined]
+    return family
+
+
+def _histogram(metric: Described, histogram: ColumnHistogram) -> Metric:
+    family = HistogramMetricFamily(metric.name, metric.help)
+    family.add_metric([], *histogram.buckets())
+    return family
+
+
+def _states(
+    metric: Described, held: Sequence[tuple[int, str]], states: type[PartitionState] | type[StandbyState]
+) -> Metric:
+    return _family(metric, (((str(number), one.value), one.value == now) for number, now in held for one in states))

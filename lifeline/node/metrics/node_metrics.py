@@ -1,0 +1,60 @@
+"""The metrics of one node, wired: what counts, what is read at a scrape, and the registry that serves both."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from lifeline.node.group import GroupPart
+from lifeline.node.health import Health
+from lifeline.node.metrics.collector import ItemCounts, NodeCollector, Sources
+from lifeline.node.metrics.grpc_calls import CallMetrics
+from lifeline.node.metrics.score_timings import ScoreTimings
+from lifeline.node.metrics.totals import StoreTotals, StreamTotals
+from lifeline.producer.best_effort_producer import BestEffortProducer
+from lifeline.rpc.waits import WaitStatistics
+from lifeline.scorer.history_cache import TokenTableStatistics
+from lifeline.stream.items import ItemFollower
+
+
+class NodeMetrics:
+    """Made first, for the parts tell it things from the start; `serve` puts it behind /metrics."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.stream = StreamTotals()
+        """What the updater tells."""
+        self.stores = StoreTotals()
+        self.calls = CallMetrics(self.registry)
+        """The server's interceptor."""
+        self.scores = ScoreTimings(self.registry)
+        """What Score tells."""
+
+    def serve(
+        self,
+        group: GroupPart,
+        items: ItemFollower,
+        health: Health,
+        side_topics: Sequence[BestEffortProducer],
+        snapshot_ages: Callable[[], Mapping[int, float]],
+        token_tables: Callable[[], TokenTableStatistics],
+        waits: Callable[[], WaitStatistics],
+        item_counts: ItemCounts,
+    ) -> None:
+        """Register everything that is read at a scrape."""
+        sources = Sources(
+            partitions=group.stream.status,
+            standbys=group.stream.standbys,
+            standby_mismatches=lambda: group.standby.mismatches,
+            store_of=group.store_of,
+            item_records=lambda: items.records,
+            item_problems=lambda: {problem.value: count for problem, count in dict(items.problems).items()},
+            side_topics=side_topics,
+            snapshot_ages=snapshot_ages,
+            token_tables=token_tables,
+            waits=waits,
+            item_counts=item_counts,
+            health=health,
+        )
+        self.registry.register(NodeCollector(sources, self.stream, self.stores))
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)

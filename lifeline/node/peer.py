@@ -1,0 +1,42 @@
+"""Another node of the group, asked for what only nodes ask each other."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from lifeline.client import LifelineClient, LifelineError
+from lifeline.core.errors import SecurityError
+from lifeline.core.reasons import Reason
+from lifeline.core.security import CallSecurity, SecuritySettings
+from lifeline.stream.fingerprint_log import Fingerprint
+
+_TIMEOUT_S = 3.0
+
+
+async def ask_owner(
+    address: str, partitions: Sequence[int], security: SecuritySettings
+) -> Mapping[int, Sequence[Fingerprint]]:
+    """Return the fingerprints that the node at `address` has, of the partitions that it holds.
+
+    Raises ConnectionError when it cannot be reached, and when this node's token must not go there.
+    """
+
+    def ask() -> dict[int, list[Fingerprint]]:
+        found = {}
+        calls = CallSecurity.between_nodes(security)
+        if calls.token is not None and not calls.trusts(address):
+            raise SecurityError(f"security.peer_token may not go to {address}: set security.ca to the CA of the nodes")
+        with LifelineClient(address, timeout_s=_TIMEOUT_S, security=calls, follow=False) as client:
+            for number in partitions:
+                try:
+                    found[number] = [Fingerprint(*each) for each in client.list_fingerprints(number)]
+                except LifelineError as error:
+                    if error.reason != Reason.NOT_OWNER:
+                        raise
+        return found
+
+    try:
+        return await asyncio.to_thread(ask)
+    except LifelineError as error:
+        raise ConnectionError(f"{error}: nothing to do, it is asked again") from error
+    except SecurityError as error:
+        raise ConnectionError(str(error)) from error

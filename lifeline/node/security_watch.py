@@ -1,0 +1,96 @@
+"""The callers of a running node: read again when the configuration's file has changed, so that tokens rotate.
+
+Of the whole configuration only `security.callers` and `security.peer_token` are taken. A file that does not validate
+changes nothing, and is an error in the log until it is mended; nor may a file take the last caller away, because a node
+without callers is open to everybody who reaches it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from lifeline.config import ConfigError, Loaded
+from lifeline.core.errors import SecurityError
+from lifeline.core.security import SecuritySettings, file_stamp
+
+_LOOK_S = 1.0
+_log = structlog.get_logger(__name__)
+
+
+class _Changes(NamedTuple):
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+
+
+class SecurityWatch:
+    """The [security] that holds now."""
+
+    def __init__(self, loaded: Loaded, use: Callable[[SecuritySettings], None] = lambda _: None) -> None:
+        """Begin with what was loaded; `use` is told of each change, in the event loop."""
+        self.current = loaded.settings.security
+        self.use = use
+        self._loaded, self._asked = loaded, asyncio.Event()
+        self._stamp: tuple[int, int, int] | None = None
+        self._stamp = self._look()
+
+    def ask(self) -> None:
+        """Have the file read whether it has changed or not; called in the event loop."""
+        self._asked.set()
+
+    async def follow(self) -> None:
+        """Look at the file once a second, for ever."""
+        while True:
+            try:
+                await asyncio.wait_for(self._asked.wait(), _LOOK_S)
+            except TimeoutError:
+                asked = False
+            else:
+                asked = True
+                self._asked.clear()
+            found = await asyncio.to_thread(self._look)
+            if asked or found != self._stamp:
+                self._stamp = found
+                await self._reload()
+
+    async def _reload(self) -> None:
+        try:
+            new = await asyncio.to_thread(self._read)
+        except (ConfigError, SecurityError) as error:
+            _log.error("callers not reloaded: those of before go on", why=str(error))
+            return
+        changes = _changes(self.current, new)
+        self.current = new
+        self.use(new)
+        _log.info("callers reloaded", callers=len(new.callers), **changes._asdict())
+
+    def _read(self) -> SecuritySettings:
+        """Return the settings with what may change in a running node. Raises ConfigError and SecurityError."""
+        settings = self._loaded.again().settings
+        new = self.current.model_copy(
+            update={"callers": settings.security.callers, "peer_token": settings.security.peer_token}
+        )
+        if self.current.callers and not new.callers:
+            raise SecurityError("the file names no callers any more, which would let everybody call: restart the node")
+        if new.callers and new.open:
+            raise SecurityError("callers were added to a node with security.open = true: restart the node")
+        new.listening_addresses(self._loaded.settings.node.grpc_address)
+        return new
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            return None if self._loaded.file is None else file_stamp(self._loaded.file)
+        except SecurityError:
+            # It is replaced at this moment, or has gone: what was read goes on.
+            return self._stamp
+
+
+def _changes(before: SecuritySettings, now: SecuritySettings) -> _Changes:
+    old, new = before.callers, now.callers
+    return _Changes(
+        sorted(new.keys() - old.keys()),
+        sorted(old.keys() - new.keys()),
+        sorted(name for name in old.keys() & new.keys() if old[name] != new[name]),
+    )

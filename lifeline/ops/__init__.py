@@ -1,0 +1,1 @@
+"""What operators do: replay, verify, swap, snapshots, fingerprints, load."""

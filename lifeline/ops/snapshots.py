@@ -1,0 +1,91 @@
+"""Snapshots of a data directory that no node holds, and back into one."""
+
+from collections.abc import Callable, Sequence
+
+from rich.progress import Progress
+
+from lifeline.config import Settings
+from lifeline.core.paths import partition_dir, partitions_in
+from lifeline.store.data_lock import locked
+from lifeline.store.errors import SnapshotError
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.snapshots.files import check_free
+from lifeline.store.snapshots.repository import CreatedSnapshot, RestoredSnapshot, SnapshotRepository
+
+_MIB = 1 << 20
+
+
+def create_offline(settings: Settings, partitions: Sequence[int], progress: Progress) -> list[CreatedSnapshot]:
+    """Make a snapshot of partitions of the data directory, all without any named; partitions ascending.
+
+    Raises DataDirError, StoreLockedError when a node holds the directory, and what opening a partition and
+    `SnapshotRepository.create` raise.
+    """
+    repository = SnapshotRepository.of(settings.snapshot)
+    there = partitions_in(settings.node.data_dir)
+    if not there:
+        raise SnapshotError(f"{settings.node.data_dir} holds no partition: name the node's directory with --data-dir")
+    _check_known(partitions, there, str(settings.node.data_dir))
+    made = []
+    with locked(settings.node.data_dir):
+        memory = SharedMemory(settings.store)
+        for number in sorted(set(partitions or there)):
+            path = partition_dir(settings.node.data_dir, number)
+            store = PartitionStore.open(path, partition=number, settings=settings.store, memory=memory)
+            try:
+                follow = _bar(progress, f"uploading partition {number}")
+                made.append(repository.create(store, topic=settings.kafka.actions_topic, progress=follow))
+            finally:
+                store.close()
+    return made
+
+
+def restore(
+    settings: Settings, partitions: Sequence[int], progress: Progress, *, snapshot: str | None, verify: bool
+) -> list[RestoredSnapshot]:
+    """Restore partitions, all that have snapshots without any named, into the data directory; ascending.
+
+    `snapshot` is the id of one of the only partition's; the newest without. Raises DataDirError, StoreLockedError
+    when a node holds the directory, and what `SnapshotRepository.restore` raises.
+    """
+    repository = SnapshotRepository.of(settings.snapshot)
+    there = sorted({one.partition for one in repository.snapshots()})
+    if not there:
+        raise SnapshotError(f"{repository.url} has no snapshots: make one with `lifeline snapshot create`")
+    _check_known(partitions, there, repository.url)
+    restored = []
+    with locked(settings.node.data_dir):
+        paths = {number: partition_dir(settings.node.data_dir, number) for number in sorted(set(partitions or there))}
+        for path in paths.values():
+            check_free(path)
+        for number, path in paths.items():
+            restored.append(
+                repository.restore(
+                    number,
+                    path,
+                    settings.store,
+                    snapshot=snapshot,
+                    topic=settings.kafka.actions_topic,
+                    verify=verify,
+                    progress=_bar(progress, f"downloading partition {number}"),
+                )
+            )
+    return restored
+
+
+def _check_known(partitions: Sequence[int], there: Sequence[int], where: str) -> None:
+    missing = sorted(set(partitions) - set(there))
+    if missing:
+        raise SnapshotError(
+            f"{where} has no partition {', '.join(map(str, missing))}: name some of {', '.join(map(str, there))}"
+        )
+
+
+def _bar(progress: Progress, what: str) -> Callable[[int, int], None]:
+    task = progress.add_task(what, total=None, note="MiB")
+
+    def follow(done: int, total: int) -> None:
+        progress.update(task, completed=done / _MIB, total=total / _MIB)
+
+    return follow

@@ -1,0 +1,115 @@
+"""A side topic: records that a node publishes beside its work, and never at its cost.
+
+Whoever offers a record never waits: a thread of its own publishes, and what comes while much is waiting, or while the
+cluster is away for long, is dropped and counted. The topic is made when it is not there, and its records go after
+`kafka.side_retention_days`: they hold what users did, and an erasure does not reach them.
+"""
+
+import queue
+import threading
+from typing import Any
+
+import structlog
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from lifeline.core.kafka_errors import StreamError
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.topics import MAX_RECORD_BYTES, ensure_side_topic
+from lifeline.producer.producer import KeyPartitioner
+
+_RETRY_S = 5.0
+_LOOK_S = 0.2
+
+_log = structlog.get_logger(__name__)
+
+
+class BestEffortProducer:
+    """Publishes to one topic. `offer` may be called from any thread."""
+
+    def __init__(self, settings: KafkaSettings, topic: str, *, max_waiting: int = 256) -> None:
+        """Connect in the background; raises nothing for a cluster that is away."""
+        self._settings, self.topic = settings, topic
+        self._waiting: queue.Queue[tuple[bytes, bytes]] = queue.Queue(max_waiting)
+        self._stopping = threading.Event()
+        self._counting = threading.Lock()
+        self.published = 0
+        """Records that all replicas have."""
+        self.dropped = 0
+        """Records that are in no log: too many waited, or the cluster refused them."""
+        self._thread = threading.Thread(target=self._run, name=f"lifeline-{topic}", daemon=True)
+        self._thread.start()
+
+    def offer(self, key: bytes, value: bytes) -> bool:
+        """Take a record to be published; False when it is dropped at once."""
+        if len(value) >= MAX_RECORD_BYTES or self._stopping.is_set():
+            self._drop()
+            return False
+        try:
+            self._waiting.put_nowait((key, value))
+        except queue.Full:
+            self._drop()
+            return False
+        return True
+
+    def close(self, timeout_s: float) -> None:
+        """Publish what waits, within the time, and disconnect. Idempotent."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        producer = None
+        while producer is None:
+            producer = self._connected()
+            if producer is None and self._stopping.wait(_RETRY_S):
+                return
+        try:
+            while not (self._stopping.is_set() and self._waiting.empty()):
+                try:
+                    key, value = self._waiting.get(timeout=_LOOK_S)
+                except queue.Empty:
+                    continue
+                self._send(producer, key, value)
+            producer.flush()
+        finally:
+            producer.close()
+
+    def _connected(self) -> Any:  # noqa: ANN401 - the library ships no types
+        try:
+            ensure_side_topic(self._settings, self.topic)
+            return KafkaProducer(
+                **self._settings.client_options(),
+                acks="all",
+                enable_idempotence=True,
+                partitioner=KeyPartitioner(),
+                linger_ms=50,
+                # A record has many columns that look alike: a third of the bytes, and no package is needed.
+                compression_type="gzip",
+                max_request_size=MAX_RECORD_BYTES,
+                request_timeout_ms=self._settings.request_timeout_ms,
+                max_block_ms=self._settings.request_timeout_ms,
+                bootstrap_timeout_ms=self._settings.request_timeout_ms,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        except (KafkaError, OSError, StreamError) as error:
+            _log.warning("a side topic cannot be written now", topic=self.topic, why=str(error))
+            return None
+
+    def _send(self, producer: Any, key: bytes, value: bytes) -> None:  # noqa: ANN401
+        try:
+            sent = producer.send(self.topic, key=key, value=value)
+        except KafkaError as error:
+            _log.warning("a record of a side topic was dropped", topic=self.topic, why=str(error))
+            self._drop()
+            return
+        sent.add_callback(self._count)
+        sent.add_errback(lambda _error: self._drop())
+
+    def _count(self, _acknowledged: object) -> None:
+        with self._counting:
+            self.published += 1
+
+    def _drop(self) -> None:
+        with self._counting:
+            self.dropped += 1

@@ -1,0 +1,119 @@
+"""Requests are measured, decoded and measured again before their handlers see them, whatever the service."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError
+
+from lifeline.core.limits import UNKNOWN_BYTES, LimitExceededError, MessageLimits
+from lifeline.core.reasons import Reason
+from lifeline.rpc.interceptor import Handler
+from lifeline.rpc.status import Refusal
+from lifeline.rpc.validation import invalid
+from lifeline.v1.group_pb2 import GroupMember, GroupPlacement
+
+
+class RequestLimits:
+    """The innermost stage: decoders of the handlers it returns raise a Refusal for a request beyond the limits."""
+
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        """Return a handler of the same behaviour with a decoder that holds requests to the limits."""
+        decode = handler.request_deserializer
+        if decode is None:
+            raise TypeError("what is not decoded cannot be checked: put this stage behind all others")
+        limits = MessageLimits(method_of(method).input_type)
+        # The library's handlers are named tuples, which their abstract type does not tell.
+        bounded: Handler = cast("Any", handler)._replace(request_deserializer=decoder(decode, limits))
+        return bounded
+
+
+def method_of(path: str) -> MethodDescriptor:
+    """Return the descriptor of a method that the server has, by its path: /package.Service/Method."""
+    found: MethodDescriptor = descriptor_pool.Default().FindMethodByName(path[1:].replace("/", "."))
+    return found
+
+
+def decoder(decode: Callable[[bytes], Any], limits: MessageLimits) -> Callable[[bytes], Any]:
+    """Return a decoder that raises Refusal in place of giving a request beyond the limits."""
+
+    def checked(raw: bytes) -> Any:  # noqa: ANN401 - any message
+        if len(raw) > limits.most_bytes:
+            raise _too_large(limits, len(raw))
+        try:
+            message = decode(raw)
+            limits.check(message)
+        except DecodeError:
+            raise invalid("request", "it does not decode: build the client from the node's own protos") from None
+        except LimitExceededError as error:
+            raise invalid(
+                error.field, str(error), error.bound.reason, length=str(error.length), limit=str(error.bound.most)
+            ) from error
+        return message
+
+    return checked
+
+
+def _too_large(limits: MessageLimits, size: int) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Reason.REQUEST_TOO_LARGE,
+        f"the request has {size:,} bytes, and no {limits.descriptor.name} needs more than {limits.most_bytes:,}: send "
+        "the fields of the node's own protos, within the bounds of docs/limits.md",
+        bytes=str(size),
+        limit=str(limits.most_bytes),
+    )
+
+
+def methods_of(services: Iterable[str]) -> list[MethodDescriptor]:
+    """Return the methods of services, by the services' full names."""
+    pool = descriptor_pool.Default()
+    return [method for name in services for method in pool.FindServiceByName(name).methods]
+
+
+def as_markdown(services: Iterable[str]) -> str:
+    """Return docs/limits.md: of the methods of these services, and of what members of the group tell each other."""
+    methods = methods_of(services)
+    requests = {method.input_type.full_name: MessageLimits(method.input_type) for method in methods}
+    told = (MessageLimits.of(GroupMember), MessageLimits.of(GroupPlacement))
+    lines = [
+        "# Limits of requests",
+        "",
+        "Made from `lifeline/core/limits.py` by `lifeline limits`; do not edit.",
+        "",
+        "A request is measured before it is decoded, and its fields are measured before Python goes through them. One",
+        "that is too long is refused with `RESOURCE_EXHAUSTED` (`REQUEST_TOO_LARGE`), and a field that holds too much",
+        "with `INVALID_ARGUMENT`; the details name the field, its length and its bound. Fields of a later version,",
+        f"which a node does not know, may have {UNKNOWN_BYTES:,} bytes together. A configuration may allow less:",
+        "`scorer.max_candidates`, `security.callers.NAME.max_message_kib`. gRPC itself refuses what has more than",
+        "`node.max_message_mib` unpacked, and metadata of more than 16 KiB. Fields that are not named here are single",
+        "numbers.",
+        "",
+        "## Methods",
+        "",
+        "| method | largest request, bytes |",
+        "|---|---|",
+    ]
+    lines += [f"| `{one.full_name}` | {requests[one.input_type.full_name].most_bytes:,} |" for one in methods]
+    lines += ["", "## Fields", "", *_table(requests.values())]
+    lines += [
+        "",
+        "## The consumer group",
+        "",
+        "What a node says of itself, and what the group's leader tells, have bounds too. What is beyond them counts as",
+        "nothing said.",
+        "",
+        *_table(told),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(messages: Iterable[MessageLimits]) -> Iterator[str]:
+    yield "| field | most | what so many are |"
+    yield "|---|---|---|"
+    for row in dict.fromkeys(row for limits in messages for row in limits.rows()):
+        name, unit, bound = row
+        each = f", each of {bound.each:,} bytes" if bound.each else ""
+        yield f"| `{name}` | {bound.most:,} {unit}{each} | {bound.what} |"

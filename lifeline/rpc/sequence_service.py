@@ -1,0 +1,101 @@
+"""gRPC: GetSequence, packed columns of a user's sequences."""
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from lifeline.core.actions import Kind
+from lifeline.core.reasons import Reason
+from lifeline.core.sequence import Column, Sequence, SequenceQuery
+from lifeline.core.wire import COLUMNS, KINDS, WIRE_KINDS
+from lifeline.rpc.directory import PartitionDirectory
+from lifeline.rpc.status import Refusal
+from lifeline.rpc.validation import as_of_message, check_user_id, invalid, reader_at, refusals
+from lifeline.v1 import sequence_pb2, sequence_pb2_grpc
+
+SERVICE = sequence_pb2.DESCRIPTOR.services_by_name["SequenceService"].full_name
+
+
+class SequenceService(sequence_pb2_grpc.SequenceServiceServicer):
+    """Serves the partitions of a directory."""
+
+    def __init__(self, directory: PartitionDirectory, *, max_reply_bytes: int) -> None:
+        """Refuse replies larger than `max_reply_bytes`."""
+        self._directory, self._max_reply_bytes = directory, max_reply_bytes
+
+    def GetSequence(  # noqa: N802 - the name of the method on the wire
+        self, request: sequence_pb2.GetSequenceRequest, context: grpc.ServicerContext
+    ) -> sequence_pb2.GetSequenceResponse:
+        """Answer GetSequence; sequence.proto says how."""
+        with refusals(context):
+            check_user_id(request.user_id)
+            query = parse_query(request)
+            min_offset = request.min_offset if request.HasField("min_offset") else None
+            reader = reader_at(self._directory, request.user_id, min_offset, context)
+            as_of, sequences = reader.read(request.user_id, query)
+            reply = sequence_pb2.GetSequenceResponse(
+                sequences=[pack_sequence(kind, sequences[kind]) for kind in query.kinds],
+                as_of=as_of_message(as_of),
+            )
+            size = reply.ByteSize()
+            if size > self._max_reply_bytes:
+                raise Refusal(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    Reason.REPLY_TOO_LARGE,
+                    f"the reply has {size} bytes and the limit is {self._max_reply_bytes}: ask for fewer events "
+                    "(newest) or fewer columns",
+                    bytes=str(size),
+                    limit=str(self._max_reply_bytes),
+                )
+            return reply
+
+
+def parse_query(request: sequence_pb2.GetSequenceRequest) -> SequenceQuery:
+    """Return what the request asks for; raises Refusal on a field that means nothing."""
+    kinds = []
+    for kind in request.kinds or [sequence_pb2.KIND_EXPLICIT]:
+        if kind == sequence_pb2.KIND_UNSPECIFIED:
+            kind = sequence_pb2.KIND_EXPLICIT  # noqa: PLW2901 - as the enum's comment says
+        if kind not in KINDS:
+            raise invalid("kinds", f"{kind} is not a Kind: use KIND_EXPLICIT or KIND_IMPRESSION")
+        kinds.append(KINDS[kind])
+    if len(set(kinds)) != len(kinds):
+        raise invalid("kinds", "a kind is given twice: give each once")
+    columns = Column(0)
+    for column in request.columns:
+        if column not in COLUMNS:
+            raise invalid("columns", f"{column} is not a Column: use the values of the enum but 0")
+        columns |= COLUMNS[column]
+    for value in request.action_types:
+        if not 1 <= value <= 64:
+            raise invalid("action_types", f"{value} is not an action type: they are 1 to 64")
+    since = request.from_timestamp_ms if request.HasField("from_timestamp_ms") else None
+    until = request.to_timestamp_ms if request.HasField("to_timestamp_ms") else None
+    if since is not None and until is not None and since > until:
+        raise invalid("from_timestamp_ms", f"{since} is after to_timestamp_ms {until}: swap them")
+    return SequenceQuery(
+        kinds=tuple(kinds),
+        newest=request.newest or None,
+        from_timestamp_ms=since,
+        to_timestamp_ms=until,
+        action_types=frozenset(request.action_types),
+        columns=columns or Column.EVENT,
+    )
+
+
+def pack_sequence(kind: Kind, sequence: Sequence) -> sequence_pb2.Sequence:
+    """Return the message of one sequence: each column as little-endian bytes."""
+    return sequence_pb2.Sequence(
+        kind=WIRE_KINDS[kind],
+        length=sequence.length,
+        stored=sequence.stored,
+        timestamp_ms=_bytes(sequence.timestamp_ms),
+        item_id=_bytes(sequence.item_id),
+        action_type=_bytes(sequence.action_type),
+        surface=_bytes(sequence.surface),
+        embedding=_bytes(sequence.embedding),
+    )
+
+
+def _bytes(column: NDArray[np.generic] | None) -> bytes:
+    return b"" if column is None else column.astype(column.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -1,0 +1,115 @@
+"""Waits: a call that waits for an offset leaves its place among the calls that are worked on, and takes one of a few.
+
+So calls that wait never keep others from being answered, and one caller never takes every place. A wait holds a
+thread, and the server has as many threads more as there are such places.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import grpc
+
+from lifeline.core.reasons import Reason
+from lifeline.rpc.status import Refusal
+
+RETRY_AFTER_S = 0.5
+CALLER: ContextVar[str] = ContextVar("caller", default="")
+"""The name of the caller of the call at hand; empty where callers have no names."""
+SLOT: ContextVar["Slot | None"] = ContextVar("slot", default=None)
+"""The slot of the call at hand; None where nobody counts calls."""
+
+
+class Slot:
+    """The place of one call among those that are worked on. It belongs to the call's thread."""
+
+    def __init__(self, free: threading.Semaphore, full: Callable[[], Refusal]) -> None:
+        """`free` counts the places left; `full` gives the refusal of a call when there is none."""
+        self._free, self._full, self._taken = free, full, False
+
+    def take(self, timeout_s: float = 0.0) -> None:
+        """Take a place, within `timeout_s` seconds; raises Refusal."""
+        if not self._free.acquire(timeout=timeout_s):
+            raise self._full()
+        self._taken = True
+
+    def give_back(self) -> None:
+        """Leave the place to another call. Idempotent."""
+        if self._taken:
+            self._taken = False
+            self._free.release()
+
+
+class WaitStatistics(NamedTuple):
+    """What happened to waits."""
+
+    waiting: int
+    """Calls that wait now."""
+    refused: int
+    """Calls that found no place."""
+
+
+class Waits:
+    """The places of calls that wait. Every method may be called from any thread."""
+
+    def __init__(self, most: int = 32, max_wait_s: float = 30.0) -> None:
+        """Allow `most` calls to wait at once, half of them for one caller, each for `max_wait_s` seconds at most."""
+        self.most, self.max_wait_s = most, max_wait_s
+        self.most_of_caller = most - most // 2
+        self._of_caller: Counter[str] = Counter()
+        self._waiting = self._refused = 0
+        self._lock = threading.Lock()
+
+    def statistics(self) -> WaitStatistics:
+        """Return the numbers of this moment."""
+        with self._lock:
+            return WaitStatistics(self._waiting, self._refused)
+
+    @contextmanager
+    def place(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Hold a place while the call waits, and give its slot back; raises Refusal where there is none.
+
+        The slot stays with others afterwards: `resume` takes one again.
+        """
+        caller = CALLER.get() or _host_of(context)
+        with self._lock:
+            most = self.most_of_caller if self._of_caller[caller] >= self.most_of_caller else self.most
+            full = self._of_caller[caller] >= self.most_of_caller or self._waiting >= self.most
+            self._refused += full
+            if not full:
+                self._waiting += 1
+                self._of_caller[caller] += 1
+        if full:
+            raise Refusal(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                Reason.WAITS_FULL,
+                f"{most} calls {f'of {caller} ' if most < self.most else ''}wait for an offset: retry with exponential "
+                "back-off, leave min_offset out, or raise node.max_waits",
+                limit=str(most),
+            ).after(RETRY_AFTER_S)
+        slot = SLOT.get()
+        if slot is not None:
+            slot.give_back()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                self._of_caller[caller] -= 1
+                if not self._of_caller[caller]:
+                    del self._of_caller[caller]
+
+
+def resume(timeout_s: float) -> None:
+    """Take a slot for the call that has waited, within `timeout_s` seconds; raises Refusal."""
+    slot = SLOT.get()
+    if slot is not None:
+        slot.take(timeout_s)
+
+
+def _host_of(context: grpc.ServicerContext) -> str:
+    """Return the peer without its port, which every connection has anew."""
+    return str(context.peer()).rpartition(":")[0]

@@ -1,0 +1,255 @@
+"""Sources: files of actions as streams of `Action`, for ``lifeline produce``.
+
+CSV and JSON Lines (either may be gzipped) and Parquet. The columns are user_id, item_id, timestamp_ms and
+action_type (a name or an id); surface (a name or an id) and event_id may be there too; others are passed
+over.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lifeline import INSTALL
+from lifeline.core.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES
+from lifeline.core.vocabulary import Vocabulary
+from lifeline.v1.action_pb2 import Action
+
+NEEDED = ("user_id", "item_id", "timestamp_ms", "action_type")
+COLUMNS = (*NEEDED, "surface", "event_id")
+FORMATS = ".csv, .csv.gz, .jsonl, .jsonl.gz, .ndjson, .ndjson.gz or .parquet"
+MAX_ITEM_ID = (1 << 64) - 1
+
+
+class SourceError(Exception):
+    """A source cannot be read; the message has the file, the line, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A stream of actions that can be read again and again, each time from its start.
+
+    `total` is how many there are, for a progress bar: None where only reading would tell, and too many where
+    a text file has blank lines, or fields with line breaks. Reading raises SourceError.
+    """
+
+    name: str
+    total: int | None
+    read: Callable[[], Iterator[Action]]
+
+    def __iter__(self) -> Iterator[Action]:
+        return self.read()
+
+
+def open_source(path: Path, vocabulary: Vocabulary) -> Source:
+    """Return the source of a file by its endings; raises SourceError without such a file or format."""
+    if not path.is_file():
+        raise SourceError(f"{path} is not a file: name a {FORMATS} file")
+    endings = [ending.lower() for ending in path.suffixes]
+    zipped = endings[-1:] == [".gz"]
+    rows = _Rows(vocabulary)
+    match endings[-2 if zipped else -1 :][:1]:
+        case [".csv"]:
+            return Source(path.name, max(_count_lines(path) - 1, 0), lambda: _read_csv(path, rows))
+        case [".jsonl" | ".ndjson"]:
+            return Source(path.name, _count_lines(path), lambda: _read_json_lines(path, rows))
+        case [".parquet" | ".pq"] if not zipped:
+            return _parquet(path, rows)
+        case _:
+            raise SourceError(f"{path} has no format that is known: name a {FORMATS} file")
+
+
+class _Rows:
+    """Turns rows into actions; whatever is wrong with one is a ValueError that ends in what to do."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        types = {name: action.id for name, action in vocabulary.action_types.items()}
+        self._types = _by_name_and_id(types)
+        self._surfaces = {"": 0, None: 0, "unknown": 0} | _by_name_and_id({"0": 0} | vocabulary.surfaces)
+
+    def action(
+        self,
+        user_id: object,
+        item_id: object,
+        timestamp_ms: object,
+        action_type: object,
+        surface: object = None,
+        event_id: object = None,
+    ) -> Action:
+        return Action(
+            user_id=_user_id(user_id),
+            item_id=_whole("item_id", item_id, MAX_ITEM_ID),
+            timestamp_ms=_whole("timestamp_ms", timestamp_ms, MAX_TIMESTAMP_MS, least=1),
+            action_type=_known("action_type", action_type, self._types),
+            surface=_known("surface", surface, self._surfaces),
+            event_id=None if event_id is None or event_id == "" else str(event_id),
+        )
+
+
+def _by_name_and_id(ids: Mapping[str, int]) -> dict[object, int]:
+    """Return what a row may say for each id: its name, or else the number or its digits."""
+    said: dict[object, int] = {}
+    for number in ids.values():
+        said[number] = said[str(number)] = number
+    said.update(ids)
+    return said
+
+
+def _known(name: str, value: object, known: Mapping[object, int]) -> int:
+    # True equals 1, and 1.0 does too: neither is an id.
+    number = known.get(value) if value is None or type(value) in {int, str} else None
+    if number is None:
+        raise ValueError(
+            f"{name} {value!r} is not in the vocabulary: correct it, or add it under "
+            f"[vocabulary.{name}s] of the configuration"
+        )
+    return number
+
+
+def _user_id(value: object) -> str:
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or not 0 < len(text.encode(errors="replace")) <= MAX_USER_ID_BYTES:
+        raise ValueError(f"user_id is {value!r}: give 1 to {MAX_USER_ID_BYTES} bytes of text")
+    if not text.isascii() and text.encode(errors="ignore").decode() != text:
+        raise ValueError(f"user_id {value!r} has half a character in it: give text that UTF-8 can hold")
+    return text
+
+
+def _whole(name: str, value: object, largest: int, *, least: int = 0) -> int:
+    number = None
+    if type(value) is int:
+        number = value
+    elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
+        number = int(value)
+    if number is None or not least <= number <= largest:
+        raise ValueError(f"{name} is {value!r}: give a whole number from {least} to {largest}")
+    return number
+
+
+def _read_csv(path: Path, rows: _Rows) -> Iterator[Action]:
+    with _opened(path) as file:
+        lines = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
+        try:
+            header = [name.strip() for name in next(lines, [])]
+            _check_columns(header)
+            at = [(name, header.index(name)) for name in COLUMNS if name in header]
+            for row in lines:
+                _check_width(row, header)
+                yield rows.action(**{name: row[index] for name, index in at})
+        except (ValueError, csv.Error) as error:
+            raise _located(path, f"line {max(lines.line_num, 1)}", error) from None
+
+
+def _read_json_lines(path: Path, rows: _Rows) -> Iterator[Action]:
+    number = 1
+    with _opened(path) as file:
+        try:
+            for number, line in enumerate(file, 1):  # noqa: B007 - the error names the line
+                if not line.strip():
+                    continue
+                row = _json_object(line)
+                _check_columns(row)
+                yield rows.action(**{name: row[name] for name in COLUMNS if name in row})
+        except ValueError as error:
+            raise _located(path, f"line {number}", error) from None
+
+
+def _parquet(path: Path, rows: _Rows) -> Source:
+    """Return the source of a Parquet file; pyarrow is looked for here, so that nothing else needs it."""
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - a bare install has no pyarrow
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError:
+        raise SourceError(
+            f"reading {path} needs pyarrow: {INSTALL.format(extra='all')}, or convert the file to CSV"
+        ) from None
+    try:
+        metadata = parquet.read_metadata(path)
+        schema = parquet.read_schema(path)
+        _check_columns(schema.names)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _located(path, "its schema", error) from None
+
+    def read() -> Iterator[Action]:
+        number = 0
+        names = [name for name in COLUMNS if name in schema.names]
+        try:
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=names):
+                    columns = [batch.column(name) for name in names]
+                    values = [
+                        # A time column counts milliseconds once it is cast to them.
+                        (c.cast(pa.timestamp("ms")).cast(pa.int64()) if pa.types.is_timestamp(c.type) else c)
+                        .to_pylist()
+                        for c in columns
+                    ]  # fmt: skip
+                    for row in zip(*values, strict=True):
+                        number += 1
+                        yield rows.action(**dict(zip(names, row, strict=True)))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _located(path, f"row {number}", error) from None
+
+    return Source(path.name, metadata.num_rows, read)
+
+
+def _check_width(row: list[str], header: list[str]) -> None:
+    if len(row) != len(header):
+        raise ValueError(f"the row has {len(row)} fields and the header {len(header)}: give every row as many")
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
+    row = json.loads(line)
+    if isinstance(row, dict):
+        return row
+    raise ValueError("the line is no JSON object: give one object a line")
+
+
+def _check_columns(names: Mapping[str, Any] | list[str]) -> None:
+    missing = [name for name in NEEDED if name not in names]
+    if missing:
+        raise ValueError(f"there is no {' and no '.join(missing)}: name the columns {', '.join(COLUMNS)}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, gzipped or not, in binary; a read that fails becomes a SourceError."""
+    try:
+        with path.open("rb") as raw:
+            if path.suffix.lower() == ".gz":
+                with gzip.GzipFile(fileobj=raw) as unzipped:
+                    yield io.BufferedReader(unzipped, 1 << 20)
+            else:
+                yield raw
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SourceError(f"{path} is cut short, or no gzip file ({error}): fetch or make it again") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}): check the file and its rights") from None
+
+
+def _count_lines(path: Path) -> int:
+    lines, last = 0, b"\n"
+    with _opened(path) as file:
+        while block := file.read(1 << 20):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return lines + (last != b"\n")
+
+
+def _located(path: Path, where: str, error: Exception) -> SourceError:
+    said = str(error)
+    match error:
+        case UnicodeDecodeError():
+            said = f"the text is not UTF-8 ({error.reason}): save it as UTF-8"
+        case json.JSONDecodeError():
+            said = f"the line is not JSON ({error}): correct it"
+        case csv.Error():
+            said = f"the row is not CSV ({error}): correct it"
+        case OSError():
+            said = f"{error}: make the file again"
+    return SourceError(f"{path}, {where}: {said}")

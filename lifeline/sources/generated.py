@@ -1,0 +1,156 @@
+"""A generated history, for machines that have no real one: deterministic, and with a real one's habits.
+
+Items have Zipf popularity inside clusters that their embeddings show; a user has a few favourite clusters
+and acts in visits, a visit keeping to one cluster; some of what was shown is acted on and some is not; some
+events arrive late, some twice; one user's history is longer than the store's cap.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lifeline.core.embedding_codec import quantise
+from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.vocabulary import Vocabulary
+
+SEED = 20_250_701
+USERS = 2_000
+ITEMS = 12_000
+CLUSTERS = 64
+LONGEST = 20_000
+"""Explicit actions of the user who has the most."""
+EXPLICIT = 160_000
+IMPRESSIONS = 40_000
+ACTIONS_PER_VISIT = 8
+FAVOURITES = 3
+END_MS = 1_751_328_000_000
+"""2025-07-01T00:00:00Z; nothing in the generated history is later."""
+SPAN_MS = 540 * 86_400_000
+HOUR_MS = 3_600_000
+
+Ints = NDArray[np.int64]
+
+
+class Generated(NamedTuple):
+    """The columns of `History`, in order of arrival."""
+
+    user_id: list[str]
+    timestamp_ms: NDArray[np.int64]
+    item_id: NDArray[np.uint64]
+    action_type: NDArray[np.uint8]
+    surface: NDArray[np.uint8]
+    embedded_item_id: NDArray[np.uint64]
+    embedding: NDArray[np.int8]
+    vocabulary: Vocabulary
+
+
+class _Items(NamedTuple):
+    """The items, those of a cluster side by side."""
+
+    ids: NDArray[np.uint64]
+    cluster: Ints
+    popularity: NDArray[np.float64]
+    """Summed up over the items before and with each."""
+
+    def draw(self, rng: np.random.Generator, cluster: Ints) -> Ints:
+        """Return an item (its place) of each of the clusters, by popularity."""
+        first = np.searchsorted(self.cluster, cluster)
+        last = np.searchsorted(self.cluster, cluster, side="right") - 1
+        before = np.where(first > 0, self.popularity[first - 1], 0.0)
+        mark = before + rng.random(len(cluster)) * (self.popularity[last] - before)
+        return np.clip(np.searchsorted(self.popularity, mark, side="right"), first, last)
+
+
+def generate(seed: int = SEED) -> Generated:
+    """Return the history that `seed` gives, 202,000 actions or so."""
+    rng = np.random.default_rng(seed)
+    vocabulary = Vocabulary()
+    items = _make_items(rng)
+    embedded, embedding = _make_embeddings(rng, items)
+    favourites = rng.integers(0, CLUSTERS, (USERS, FAVOURITES))
+
+    lengths = rng.lognormal(0.0, 1.4, USERS)
+    lengths[0] = 0
+    lengths = np.maximum(1, lengths / lengths.sum() * (EXPLICIT - LONGEST)).astype(np.int64)
+    lengths[0] = LONGEST
+    user = np.repeat(np.arange(USERS), lengths)
+
+    # A visit starts with a user's first action, and then at about every eighth.
+    starts = rng.random(len(user)) < 1 / ACTIONS_PER_VISIT
+    starts |= np.diff(user, prepend=-1) > 0
+    visit = np.cumsum(starts) - 1
+    opening = np.flatnonzero(starts)
+    visit_user = user[opening]
+    liked = rng.random(len(opening)) < 0.85
+    visit_cluster = np.where(
+        liked,
+        favourites[visit_user, rng.integers(0, FAVOURITES, len(opening))],
+        rng.integers(0, CLUSTERS, len(opening)),
+    )
+    visit_start = END_MS - SPAN_MS + (rng.random(len(opening)) * (SPAN_MS - 24 * HOUR_MS)).astype(np.int64)
+    pause = np.cumsum(rng.exponential(25_000, len(user)).astype(np.int64) + 1)
+    timestamp_ms = visit_start[visit] + pause - pause[opening][visit]
+    cluster = visit_cluster[visit]
+    is_favourite = (favourites[user] == cluster[:, None]).any(axis=1)
+    action_type = _pick_types(rng, vocabulary, is_favourite)
+    place = items.draw(rng, cluster)
+    surface = rng.integers(0, len(vocabulary.surfaces) + 1, len(opening))[visit]
+
+    # Shown in some visit: for half of them an item that was acted on a moment later, else any other.
+    shown = rng.integers(0, len(user), IMPRESSIONS)
+    elsewhere = items.draw(rng, rng.integers(0, CLUSTERS, IMPRESSIONS))
+    acted_on = rng.random(IMPRESSIONS) < 0.5
+    impression = vocabulary.action_types["impression"].id
+    user = np.concatenate([user, user[shown]])
+    place = np.concatenate([place, np.where(acted_on, place[shown], elsewhere)])
+    timestamp_ms = np.concatenate([timestamp_ms, timestamp_ms[shown] - rng.integers(500, 9_000, IMPRESSIONS)])
+    action_type = np.concatenate([action_type, np.full(IMPRESSIONS, impression)])
+    surface = np.concatenate([surface, surface[shown]])
+
+    order = _arrivals(rng, timestamp_ms)
+    return Generated(
+        user_id=[f"user{number:04d}" for number in user[order].tolist()],
+        timestamp_ms=timestamp_ms[order],
+        item_id=items.ids[place[order]],
+        action_type=action_type[order].astype(np.uint8),
+        surface=surface[order].astype(np.uint8),
+        embedded_item_id=embedded,
+        embedding=embedding,
+        vocabulary=vocabulary,
+    )
+
+
+def _make_items(rng: np.random.Generator) -> _Items:
+    ids = np.unique(rng.integers(0, np.iinfo(np.uint64).max, ITEMS, dtype=np.uint64))
+    ids = rng.permutation(ids)
+    cluster = np.sort(rng.integers(0, CLUSTERS, len(ids)))
+    rank = np.arange(len(ids)) - np.searchsorted(cluster, cluster)
+    return _Items(ids, cluster, np.cumsum(1.0 / (rank + 3.0)))
+
+
+def _make_embeddings(rng: np.random.Generator, items: _Items) -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
+    """Return unit vectors about the cluster's centre, quantised; one item in ten has none."""
+    centre = rng.standard_normal((CLUSTERS, EMBEDDING_DIM))
+    rows = centre[items.cluster] + 0.7 * rng.standard_normal((len(items.ids), EMBEDDING_DIM))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    known = rng.random(len(items.ids)) < 0.9
+    return items.ids[known], quantise(rows[known])
+
+
+def _pick_types(rng: np.random.Generator, vocabulary: Vocabulary, is_favourite: NDArray[np.bool_]) -> Ints:
+    """Return an explicit action type for each action: what a user likes is kept, what not is hidden."""
+    types = np.array([vocabulary.action_types[name].id for name in ("repin", "click", "closeup", "hide")])
+    liked = rng.choice(types, len(is_favourite), p=[0.35, 0.35, 0.27, 0.03])
+    other = rng.choice(types, len(is_favourite), p=[0.08, 0.32, 0.35, 0.25])
+    return np.where(is_favourite, liked, other)
+
+
+def _arrivals(rng: np.random.Generator, timestamp_ms: Ints) -> Ints:
+    """Return rows in order of arrival: one in ten up to days late, one in a hundred a second time."""
+    rows = len(timestamp_ms)
+    late = rng.random(rows) < 0.1
+    arrival = timestamp_ms + rng.exponential(np.where(late, 8 * HOUR_MS, 300)).astype(np.int64)
+    again = np.flatnonzero(rng.random(rows) < 0.01)
+    arrival = np.concatenate([arrival, arrival[again] + rng.exponential(2_000, len(again)).astype(np.int64)])
+    return np.concatenate([np.arange(rows), again])[np.argsort(arrival, kind="stable")]

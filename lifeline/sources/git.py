@@ -1,0 +1,143 @@
+"""The history of a git repository as actions: who touched which file, when.
+
+A user is an author (a hash of the e-mail address), an item is a file (a hash of its path), the surface is the
+top directory (hashed to one of 16), and the time is the author's clock. Actions come in the order of the
+commits, so some of them are late, as in any real stream.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, cast
+
+from lifeline.core.vocabulary import ActionType, Role, Vocabulary
+from lifeline.sources.files import Source, SourceError
+from lifeline.v1.action_pb2 import Action
+
+SURFACES = 16
+FILES_VOCABULARY = Vocabulary(
+    action_types={
+        "add": ActionType(id=1, role=Role.POSITIVE),
+        "modify": ActionType(id=2, role=Role.POSITIVE),
+        "delete": ActionType(id=3, role=Role.NEGATIVE),
+    },
+    surfaces={f"dir{number:02d}": number + 1 for number in range(SURFACES)},
+)
+"""What the history of files is told in."""
+
+# T is a file that became a link, or the reverse.
+_NAMES = {b"A": "add", b"M": "modify", b"T": "modify", b"D": "delete"}
+_COMMIT = b"\x01"
+
+
+def git_source(repository: Path, vocabulary: Vocabulary) -> Source:
+    """Return the actions of `repository`'s current branch, merges left out, oldest first.
+
+    `vocabulary` must have the names of FILES_VOCABULARY; its ids are used. Raises SourceError when it has
+    not, and when git, or the repository, is not there.
+    """
+    missing = [name for name in FILES_VOCABULARY.action_types if name not in vocabulary.action_types]
+    missing += [name for name in FILES_VOCABULARY.surfaces if name not in vocabulary.surfaces]
+    if missing:
+        raise SourceError(
+            f"the vocabulary has no {', '.join(missing)}: give the configuration the [vocabulary] of "
+            "deploy/git-vocabulary.toml"
+        )
+    _git(repository, "rev-parse", "--verify", "--quiet", "HEAD")
+    return Source(f"git {repository.resolve().name}", None, lambda: _read(repository, vocabulary))
+
+
+def user_of(email: bytes) -> str:
+    """Return the user id of an author: "u" and 12 hex digits."""
+    return "u" + blake2b(email.strip().lower(), digest_size=6).hexdigest()
+
+
+def item_of(path: bytes) -> int:
+    """Return the item id of a path: 64 bits."""
+    return int.from_bytes(blake2b(path, digest_size=8).digest(), "little")
+
+
+def surface_of(path: bytes) -> str:
+    """Return the surface's name of a path; files at the top share one."""
+    directory, slash, _ = path.partition(b"/")
+    top = directory if slash else b""
+    return f"dir{blake2b(top, digest_size=1).digest()[0] % SURFACES:02d}"
+
+
+def _read(repository: Path, vocabulary: Vocabulary) -> Iterator[Action]:
+    types = {letter: vocabulary.action_types[name].id for letter, name in _NAMES.items()}
+    user_id, timestamp_ms = "", 0
+    known_user, known_item = cache(user_of), cache(item_of)
+    known_surface = cache(lambda path: vocabulary.surfaces[surface_of(path)])
+    tokens = _tokens(repository)
+    for token in tokens:
+        if token.startswith(_COMMIT):
+            user_id = known_user(token.removeprefix(_COMMIT))
+            # A broken commit has no author time, or an absurd one: the beginning of time is as good as any.
+            seconds = next(tokens, b"")
+            timestamp_ms = int(seconds) * 1000 if seconds.isdigit() and len(seconds) < 13 else 1
+        elif status := token.strip():
+            path = next(tokens, b"")
+            if status in types:
+                yield Action(
+                    user_id=user_id,
+                    item_id=known_item(path),
+                    timestamp_ms=timestamp_ms,
+                    action_type=types[status],
+                    surface=known_surface(path),
+                )
+
+
+def _tokens(repository: Path) -> Iterator[bytes]:
+    """Yield what git log prints between NULs, as it prints it."""
+    command = _command(
+        repository,
+        *(
+            "-c",
+            "log.showSignature=false",
+            "log",
+            "--reverse",
+            "--no-merges",
+            "--no-renames",
+            "--name-status",
+        ),
+        *("-z", f"--format={_COMMIT.decode()}%aE%x00%at"),
+    )
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process,  # noqa: S603 - no shell
+    ):
+        printed = cast("IO[bytes]", process.stdout)
+        try:
+            rest = b""
+            while block := printed.read(1 << 16):
+                *whole, rest = (rest + block).split(b"\0")
+                yield from whole
+        except GeneratorExit:
+            # The reader has seen enough; git would else wait for a reader of its pipe.
+            process.kill()
+            raise
+        if process.wait():
+            said.seek(0)
+            raise _failed(repository, said.read())
+
+
+def _git(repository: Path, *arguments: str) -> None:
+    try:
+        subprocess.run(_command(repository, *arguments), check=True, capture_output=True)  # noqa: S603
+    except FileNotFoundError:
+        raise SourceError("git is not installed: install it (Debian: apt-get install git)") from None
+    except subprocess.CalledProcessError as error:
+        raise _failed(repository, error.stderr) from None
+
+
+def _command(repository: Path, *arguments: str) -> list[str]:
+    return ["git", "--no-pager", "-C", str(repository), *arguments]
+
+
+def _failed(repository: Path, said: bytes) -> SourceError:
+    reason = said.decode(errors="replace").strip() or "it has no commit yet"
+    return SourceError(f"git cannot read the history of {repository} ({reason}): name a clone with commits")

@@ -1,0 +1,150 @@
+"""Training a model on histories, and its measure on requests that are later than all training.
+
+The newest share of the requests is held out, after a gap, and never trained on; nor are the requests of some users, by
+which training stops. Popularity and last touch, the two baselines, are counted from the same data.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lifeline.core.actions import Kind
+from lifeline.core.sequence import Sequence
+from lifeline.core.vocabulary import Role, Vocabulary
+from lifeline.scorer import features
+from lifeline.scorer.config import ModelConfig, default_heads
+from lifeline.scorer.errors import TrainingDataError
+from lifeline.scorer.evaluate.evaluation import evaluate, ranked, summary
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.settings import TrainSettings
+from lifeline.scorer.train.checkpoint import Progress
+from lifeline.scorer.train.corpus import Corpus
+from lifeline.scorer.train.examples import CorpusSource, ExampleSet, Outcome
+from lifeline.scorer.train.parallel import Group
+from lifeline.scorer.train.request import Request
+from lifeline.scorer.train.split import split_by_time, split_requests
+from lifeline.scorer.train.trainer import Data, Place, ScalarWriter, Step, fit, seeded
+from lifeline.scorer.weights import DataRange
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training gives."""
+
+    model: TransAct
+    """In evaluation mode."""
+    metrics: dict[str, float]
+    """On the held-out requests, and how many requests of each part there were."""
+    data: DataRange
+    """The oldest and the newest explicit token of the histories."""
+    progress: Progress
+
+
+def train(
+    histories: Iterable[Mapping[Kind, Sequence]],
+    vocabulary: Vocabulary,
+    settings: TrainSettings,
+    config: ModelConfig | None = None,
+    tell: Callable[[Step], None] = lambda _: None,
+    *,
+    checkpoints: Path | None = None,
+    curves: ScalarWriter | None = None,
+    group: Group | None = None,
+) -> Trained:
+    """Train a model on users' sequences, read with all columns, and measure it.
+
+    Without `config`: the published model with `default_heads`. With `checkpoints` a run that was interrupted is gone
+    on from. Raises TrainingDataError where the histories give too few requests, and CheckpointError.
+    """
+    config = config or ModelConfig(heads=default_heads(vocabulary))
+    corpus = Corpus.of(histories, config)
+    split = split_requests(corpus, settings)
+    with seeded(settings):
+        model = TransAct(config)
+        validation = None
+        if len(split.validation):
+            rngs = (np.random.default_rng([settings.seed, 4, int(row)]) for row in split.validation)
+            requests = (
+                corpus.request(int(row), settings, rng) for row, rng in zip(split.validation, rngs, strict=False)
+            )
+            validation = ExampleSet.of(requests, config)
+        training = CorpusSource(corpus, split.training, config, settings)
+        data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
+        tokens = corpus.explicit
+        run = _run_of((tokens.timestamp_ms, tokens.item_id, tokens.action_types), settings, config)
+        place = Place(checkpoints, run, curves)
+        progress = fit(model, data, settings, tell=tell, place=place, group=group)
+        rng = np.random.default_rng([settings.seed, 3])
+        until_ms = int(corpus.timestamp_ms[split.training[-1]])
+        held_out = ExampleSet.of(
+            (_with_baselines(corpus, corpus.request(int(row), settings, rng), until_ms) for row in split.held_out),
+            config,
+        )
+        metrics = summary(evaluate(model, held_out))
+        for name in ("popularity", "last_touch"):
+            found = summary(ranked(held_out, held_out.rankings[name], config.heads))
+            metrics |= {f"{name}_{measure}": value for measure, value in found.items()}
+    times = corpus.explicit.timestamp_ms
+    counts = {"train_requests": float(len(split.training)), "held_out_requests": float(len(split.held_out))}
+    seen = DataRange(from_timestamp_ms=times.min(), to_timestamp_ms=times.max())
+    return Trained(model, metrics | counts, seen, progress)
+
+
+def train_on_outcomes(
+    outcomes: Iterable[Outcome],
+    vocabulary: Vocabulary,
+    settings: TrainSettings,
+    config: ModelConfig,
+    tell: Callable[[Step], None] = lambda _: None,
+    *,
+    checkpoints: Path | None = None,
+    curves: ScalarWriter | None = None,
+    group: Group | None = None,
+) -> Trained:
+    """Train a model on requests that were selected before, as serving did, and whose outcome is known.
+
+    Split like those of histories. Raises TrainingDataError where there are too few, and CheckpointError.
+    """
+    ordered = sorted(outcomes, key=lambda one: (one.selected.context.timestamp_ms, one.user))
+    times = np.array([one.selected.context.timestamp_ms for one in ordered], np.int64)
+    users = np.array([one.user for one in ordered], np.int64)
+    split = split_by_time(np.arange(len(ordered)), times, users, settings)
+    if len(split.training) == 0:
+        raise TrainingDataError(
+            f"{len(ordered)} logged requests are too few: log a larger share (scorer.log_share), or wait for more"
+        )
+
+    def examples(rows: NDArray[np.int64]) -> ExampleSet:
+        return ExampleSet.of_outcomes(ordered[row] for row in rows.tolist())
+
+    with seeded(settings):
+        model = TransAct(config)
+        training = examples(split.training)
+        validation = examples(split.validation) if len(split.validation) else None
+        data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
+        place = Place(checkpoints, _run_of((times, training.item_id, training.action_types), settings, config), curves)
+        progress = fit(model, data, settings, tell=tell, place=place, group=group)
+        metrics = summary(evaluate(model, examples(split.held_out)))
+    counts = {"train_requests": float(len(split.training)), "held_out_requests": float(len(split.held_out))}
+    seen = DataRange(from_timestamp_ms=int(times[0]), to_timestamp_ms=int(times[-1]))
+    return Trained(model, metrics | counts, seen, progress)
+
+
+def _run_of(columns: Iterable[NDArray[np.generic]], settings: TrainSettings, config: ModelConfig) -> str:
+    """Return what names a run: anything else would have other weights."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    digest.update(config.model_dump_json().encode())
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
+
+
+def _with_baselines(corpus: Corpus, request: Request, until_ms: int) -> Request:
+    """Return a request with what popularity up to a time, and the user's last touch, say of it."""
+    touched = features.last_touch(request.history.explicit, request.item_id).astype(np.float32)
+    rankings = {"popularity": corpus.popularity(request.item_id, until_ms), "last_touch": touched}
+    return replace(request, rankings=rankings)

@@ -1,0 +1,79 @@
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from lifeline.node.health import Check, Health, holds
+from lifeline.stream.partition import PartitionState, PartitionStatus
+from lifeline.stream.standby import StandbyState, StandbyStatus
+
+SERVING = PartitionStatus(
+    partition=3,
+    state=PartitionState.SERVING,
+    applied_offset=9,
+    lag=0,
+    records=1,
+    events=1,
+    erasures=0,
+    batches=1,
+    dead_letters={},
+    reason="",
+)
+
+
+def health(*partitions: PartitionStatus, standbys: Sequence[StandbyStatus] = (), stall_after_s: float = 30.0) -> Health:
+    made = Health(lambda: partitions, lambda: standbys, stall_after_s=stall_after_s)
+    made.assigned = made.items_synced = True
+    return made
+
+
+def failed(checks: list[Check]) -> list[str]:
+    return [check.name for check in checks if not check.ok]
+
+
+@pytest.mark.parametrize("state", PartitionState)
+def test_a_node_is_ready_when_all_it_has_serves_and_dead_only_when_one_is_stalled(state: PartitionState) -> None:
+    node = health(SERVING, replace(SERVING, partition=4, state=state, reason="because"))
+    assert holds(node.ready()) == (state is PartitionState.SERVING)
+    assert holds(node.live()) == (state is not PartitionState.STALLED)
+    if state is not PartitionState.SERVING:
+        assert failed(node.ready()) == ["partition-4"]
+        assert Check("partition-4", ok=False, detail=f"{state.value}: because") in node.ready()
+
+
+def test_a_pause_takes_a_node_that_answers_out_of_nothing() -> None:
+    paused = replace(SERVING, state=PartitionState.PAUSED, reason="no dead letter is acknowledged", is_served=True)
+    assert holds(health(paused).ready())
+    assert holds(health(paused).live())
+    assert failed(health(replace(paused, is_served=False)).ready()) == ["partition-3"]
+
+
+def test_before_the_assignment_the_items_and_after_the_stop_it_is_not_ready() -> None:
+    node = health()
+    assert holds(node.ready())
+    node.assigned = False
+    assert failed(node.ready()) == ["assigned"]
+    node.assigned, node.items_synced = True, False
+    assert failed(node.ready()) == ["items"]
+    node.items_synced, node.leaving = True, True
+    assert failed(node.ready()) == ["running"]
+    assert holds(node.live())
+
+
+def test_an_event_loop_that_hangs_is_dead() -> None:
+    node = health(SERVING, stall_after_s=0.0)
+    assert failed(node.live()) == ["event-loop"]
+    alive = health(SERVING)
+    alive.tick()
+    assert holds(alive.live())
+
+
+def test_standbys_are_remarks() -> None:
+    standbys = [
+        StandbyStatus(number, state, 9, 0, "why" if state is StandbyState.DIVERGED else "")
+        for number, state in enumerate(StandbyState)
+    ]
+    node = health(SERVING, standbys=standbys)
+    assert holds(node.ready())
+    assert failed(node.remarks()) == ["standby-2", "standby-3"]
+    assert node.remarks()[3].detail == "diverged: why"

@@ -1,0 +1,90 @@
+"""A partition's store comes from the local disk, else from the newest snapshot that is whole, else from nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from lifeline.node.restore import open_partition
+from lifeline.store.errors import SnapshotError
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.settings import StoreSettings
+from lifeline.store.snapshots.repository import SnapshotRepository
+from tests.support.snapshots import P, fill
+
+SETTINGS = StoreSettings(max_explicit=50, chunk_events=16, keep_unsealed=8)
+PARTITION = 3
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> SnapshotRepository:
+    return SnapshotRepository(f"file://{tmp_path}/snapshots", keep=5)
+
+
+@pytest.fixture
+def made(repository: SnapshotRepository, tmp_path: Path) -> list[tuple[str, int]]:
+    """Two snapshots of one store: id and fingerprint, the older one first."""
+    store = opened(tmp_path / "source", None)
+    found = []
+    for offsets in (range(20), range(20, 30)):
+        fill(store, offsets)
+        found.append((repository.create(store, topic="actions").manifest.id, store.fingerprint))
+    store.close()
+    return found
+
+
+def opened(path: Path, snapshots: SnapshotRepository | None, settings: StoreSettings = SETTINGS) -> PartitionStore:
+    return open_partition(
+        path, PARTITION, settings=settings, memory=SharedMemory(settings), snapshots=snapshots, topic="actions"
+    )
+
+
+def state_of(path: Path, snapshots: SnapshotRepository, settings: StoreSettings = SETTINGS) -> tuple[int, int]:
+    """Return the applied offset and the fingerprint."""
+    store = opened(path, snapshots, settings)
+    try:
+        return store.applied_offset, store.fingerprint
+    finally:
+        store.close()
+
+
+def test_the_newest_snapshot_is_restored_where_there_is_no_directory(
+    repository: SnapshotRepository, made: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    assert state_of(tmp_path / P, repository) == (29, made[1][1])
+
+
+def test_what_is_on_the_disk_stays(repository: SnapshotRepository, made: list[tuple[str, int]], tmp_path: Path) -> None:
+    store = opened(tmp_path / P, None)
+    fill(store, range(3))
+    fingerprint = store.fingerprint
+    store.close()
+    assert state_of(tmp_path / P, repository) == (2, fingerprint)
+    assert len(made) == 2
+
+
+def test_a_snapshot_that_was_tampered_with_is_passed_over_for_the_one_before(
+    repository: SnapshotRepository, made: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    newest, older = repository.snapshots(PARTITION)
+    assert newest.manifest is not None
+    assert older.manifest is not None
+    only = {one.sha256 for one in newest.manifest.files} - {one.sha256 for one in older.manifest.files}
+    (tmp_path / "snapshots" / P / "files" / min(only)).write_bytes(b"something else")
+    assert state_of(tmp_path / P, repository) == (19, made[0][1])
+
+
+def test_without_one_that_fits_the_log_gives_it_all(
+    repository: SnapshotRepository, made: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    assert made
+    assert state_of(tmp_path / P, repository, SETTINGS.model_copy(update={"max_explicit": 60})) == (-1, 0)
+    nothing = SnapshotRepository(f"file://{tmp_path}/elsewhere")
+    assert state_of(tmp_path / "again" / P, nothing) == (-1, 0)
+
+
+def test_a_place_that_does_not_answer_is_an_error_and_no_reason_to_begin_anew(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SnapshotError):
+        opened(tmp_path / P, SnapshotRepository(f"file://{tmp_path}/file/below"))
+    assert not (tmp_path / P).exists()

@@ -1,0 +1,303 @@
+"""Two servers in one process: a call for the other one's user goes on to it, or its caller is told."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from lifeline.client import LifelineClient, LifelineError
+from lifeline.core.metadata import FORWARDED, OWNER, PARTITIONS
+from lifeline.core.partitioner import partition_of
+from lifeline.core.reasons import Reason
+from lifeline.core.security import AUTHORIZATION, SecuritySettings
+from lifeline.rpc.directory import PartitionDirectory
+from lifeline.rpc.owners import Owners, advertised_address
+from lifeline.rpc.routing import Routing
+from lifeline.rpc.server import ROUTED, NodeServer, Services
+from lifeline.rpc.settings import EVERYWHERE, NodeSettings
+from lifeline.rpc.status import Refusal, abort
+from lifeline.store.embeddings import EmbeddingTable
+from lifeline.stream.placement import Placement
+from lifeline.v1 import score_pb2, score_pb2_grpc, sequence_pb2, sequence_pb2_grpc
+from tests.support.operators import Models, Operators
+from tests.support.refusals import info_of
+
+COUNT = 4
+USERS = {partition_of(user.encode(), COUNT): user for user in map(str, range(40))}
+"""A user of each partition."""
+
+
+class Answers(sequence_pb2_grpc.SequenceServiceServicer, score_pb2_grpc.ScoreServiceServicer):
+    """Answers with the partition of the test's choice, and remembers how it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bool, float]] = []
+        self.tokens: list[str] = []
+        self.refusal: Refusal | None = None
+        self.hold = threading.Event()
+        self.hold.set()
+        self.gone = threading.Event()
+
+    def GetSequence(  # noqa: N802
+        self, request: sequence_pb2.GetSequenceRequest, context: grpc.ServicerContext
+    ) -> sequence_pb2.GetSequenceResponse:
+        self._answer(request.user_id, context)
+        return sequence_pb2.GetSequenceResponse(as_of=sequence_pb2.AsOf(partition=1, lag_records=9))
+
+    def Score(  # noqa: N802
+        self, request: score_pb2.ScoreRequest, context: grpc.ServicerContext
+    ) -> score_pb2.ScoreResponse:
+        self._answer(request.user_id, context)
+        return score_pb2.ScoreResponse(heads=["click"])
+
+    def _answer(self, user_id: str, context: grpc.ServicerContext) -> None:
+        context.add_callback(self.gone.set)
+        marked = any(key == FORWARDED for key, _ in context.invocation_metadata())
+        self.tokens += [str(value) for key, value in context.invocation_metadata() if key == AUTHORIZATION]
+        self.asked.append((user_id, marked, context.time_remaining() or 0.0))
+        assert self.hold.wait(60)
+        if self.refusal:
+            abort(context, self.refusal)
+
+
+class Node:
+    """One server with its routing; it has no store, and says that it has the partitions of the test's choice."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        table: EmbeddingTable,
+        misrouted: Literal["forward", "redirect"],
+        security: SecuritySettings | None = None,
+    ) -> None:
+        self.directory = PartitionDirectory(lambda key: partition_of(key, COUNT), table)
+        self.owners = Owners(COUNT)
+        self.services = Answers()
+        routing = Routing(self.directory, self.owners, ROUTED, misrouted=misrouted, security=security)
+        stack.callback(routing.close)
+        settings = NodeSettings(grpc_address="127.0.0.1:0")
+        services = Services(self.services, self.services, Operators(), Models())
+        self.server = NodeServer(settings, services, routing, security=security)
+        stack.callback(self.server.stop, 5)
+        stack.callback(self.services.hold.set)
+        self.owners.own_address = self.address
+
+    @property
+    def address(self) -> str:
+        return self.server.address
+
+    def call(self, user_id: str, timeout_s: float = 60.0) -> tuple[sequence_pb2.GetSequenceResponse, dict[str, str]]:
+        with grpc.insecure_channel(self.address) as channel:
+            stub = sequence_pb2_grpc.SequenceServiceStub(channel)
+            request = sequence_pb2.GetSequenceRequest(user_id=user_id)
+            reply, call = stub.GetSequence.with_call(request, timeout=timeout_s)
+            return reply, {key: str(value) for key, value in call.initial_metadata()}
+
+    def refused(self, user_id: str) -> tuple[grpc.StatusCode, error_details_pb2.ErrorInfo]:
+        with pytest.raises(grpc.RpcError) as caught:
+            self.call(user_id)
+        return cast("grpc.Call", caught.value).code(), info_of(caught.value)
+
+
+def owned_by(*owners: str) -> Placement:
+    return Placement(dict(enumerate(owners)), {}, frozenset())
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[EmbeddingTable]:
+    opened = EmbeddingTable.open(tmp_path / "items")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["forward"])
+def nodes(request: pytest.FixtureRequest, table: EmbeddingTable) -> Iterator[tuple[Node, Node]]:
+    """The first has partition 0, the second the other ones; both know."""
+    with ExitStack() as stack:
+        pair = Node(stack, table, request.param), Node(stack, table, request.param)
+        pair[0].directory.announce(0)
+        for number in range(1, COUNT):
+            pair[1].directory.announce(number)
+        for node in pair:
+            node.owners.update(owned_by(pair[0].address, *[pair[1].address] * (COUNT - 1)))
+        yield pair
+
+
+redirecting = pytest.mark.parametrize("nodes", ["redirect"], indirect=True)
+
+
+def test_a_call_goes_on_to_the_owner_and_its_answer_comes_back(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    reply, told = first.call(USERS[2])
+    assert (reply.as_of.partition, reply.as_of.lag_records) == (1, 9)
+    assert (told[OWNER], told[PARTITIONS]) == (second.address, str(COUNT))
+    assert first.services.asked == []
+    ((user, marked, left_s),) = second.services.asked
+    assert (user, marked) == (USERS[2], True)
+    # gRPC rounds up what it writes of a deadline.
+    assert 0 < left_s <= 62
+    with grpc.insecure_channel(first.address) as channel:
+        scored = score_pb2_grpc.ScoreServiceStub(channel).Score(score_pb2.ScoreRequest(user_id=USERS[1]), timeout=60)
+    assert list(scored.heads) == ["click"]
+
+
+def test_a_call_for_a_user_who_is_here_stays(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    _, told = first.call(USERS[0])
+    assert OWNER not in told
+    assert [(user, marked) for user, marked, _ in first.services.asked] == [(USERS[0], False)]
+    assert second.services.asked == []
+
+
+def test_what_the_owner_refuses_is_refused_in_its_own_words(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    second.services.refusal = Refusal(
+        grpc.StatusCode.DATA_LOSS, Reason.STATE_CORRUPT, "set the directory aside", record="x"
+    )
+    code, info = first.refused(USERS[1])
+    assert (code, info.reason, dict(info.metadata)) == (grpc.StatusCode.DATA_LOSS, "STATE_CORRUPT", {"record": "x"})
+
+
+def test_no_call_travels_twice(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    # Each thinks that the other one has partition 3.
+    second.directory.remove(3)
+    second.owners.update(owned_by(*[first.address] * COUNT))
+    code, info = first.refused(USERS[3])
+    assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
+    assert info.metadata["owner"] == first.address
+    assert first.services.asked == second.services.asked == []
+
+
+def test_the_deadline_goes_with_the_call(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    second.services.hold.clear()
+    with pytest.raises(grpc.RpcError) as caught:
+        first.call(USERS[1], timeout_s=0.5)
+    assert cast("grpc.Call", caught.value).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert second.services.gone.wait(60)
+    assert 0 < second.services.asked[0][2] <= 0.6
+
+
+def test_a_caller_that_goes_takes_its_call_at_the_owner_with_it(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    second.services.hold.clear()
+    with grpc.insecure_channel(first.address) as channel:
+        call: Any = sequence_pb2_grpc.SequenceServiceStub(channel).GetSequence.future(
+            sequence_pb2.GetSequenceRequest(user_id=USERS[1]), timeout=120
+        )
+        deadline = time.monotonic() + 60
+        while not second.services.asked:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        call.cancel()
+        assert second.services.gone.wait(60)
+
+
+def test_an_owner_that_does_not_answer_is_named(nodes: tuple[Node, Node]) -> None:
+    first, _ = nodes
+    first.owners.update(owned_by(first.address, *["127.0.0.1:1"] * 3))
+    code, info = first.refused(USERS[1])
+    assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "OWNER_UNREACHABLE")
+    assert dict(info.metadata) == {"partition": "1", "owner": "127.0.0.1:1"}
+
+
+def test_while_nobody_is_known_the_caller_is_told_to_come_again(nodes: tuple[Node, Node]) -> None:
+    first, _ = nodes
+    first.owners.update(Placement({}, {}, frozenset()))
+    code, info = first.refused(USERS[1])
+    assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
+    assert dict(info.metadata) == {"partition": "1", "partitions": str(COUNT)}
+
+
+def test_a_partition_that_is_given_to_this_node_and_not_open_yet_is_catching_up(nodes: tuple[Node, Node]) -> None:
+    first, _ = nodes
+    first.owners.update(owned_by(*[first.address] * COUNT))
+    assert first.refused(USERS[1])[1].reason == "CATCHING_UP"
+
+
+def test_a_request_that_does_not_decode_is_the_callers_fault(nodes: tuple[Node, Node]) -> None:
+    with grpc.insecure_channel(nodes[0].address) as channel:
+        ask: Any = channel.unary_unary("/lifeline.v1.SequenceService/GetSequence", None, None)
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(b"\xff\xff\xff", timeout=60)
+    assert cast("grpc.Call", caught.value).code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@redirecting
+def test_redirecting_nodes_tell_who_has_the_user(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    code, info = first.refused(USERS[2])
+    assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
+    assert dict(info.metadata) == {"partition": "2", "partitions": str(COUNT), "owner": second.address}
+    assert second.services.asked == []
+
+
+@redirecting
+def test_the_client_goes_where_it_is_told_and_remembers(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    with LifelineClient(first.address, timeout_s=60) as client:
+        for _ in range(5):
+            assert client.get_sequence(USERS[2]).as_of.lag_records == 9
+        assert len(second.services.asked) == 5
+        # Of a partition that was never asked for it has been told nothing yet.
+        client.get_sequence(USERS[3])
+        # It comes to the first node.
+        first.directory.announce(2)
+        second.directory.remove(2)
+        for node in nodes:
+            node.owners.update(owned_by(first.address, second.address, first.address, second.address))
+        client.get_sequence(USERS[2])
+        assert len(first.services.asked) == 1
+    with (
+        LifelineClient(first.address, timeout_s=1, follow=False) as client,
+        pytest.raises(LifelineError, match=f"ask its owner at {second.address}"),
+    ):
+        client.get_sequence(USERS[3])
+
+
+def test_the_client_spares_the_detour_once_a_connection_stands(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    with LifelineClient(first.address, timeout_s=60) as client:
+        deadline = time.monotonic() + 60
+        while not second.services.asked or second.services.asked[-1][1]:
+            assert time.monotonic() < deadline
+            client.get_sequence(USERS[2])
+    with LifelineClient(first.address, timeout_s=60, follow=False) as client:
+        for _ in range(20):
+            client.get_sequence(USERS[2])
+            assert second.services.asked[-1][1]
+
+
+def test_an_owner_whose_address_cannot_be_reached_costs_nothing_where_nodes_forward(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    with LifelineClient(first.address, timeout_s=60) as client:
+        client._places.learn(USERS[2], "192.0.2.1:1", str(COUNT))
+        assert client.get_sequence(USERS[2], timeout_s=30).as_of.lag_records == 9
+    assert second.services.asked[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("configured", "bound", "told"),
+    [
+        ("shop-3.internal:50051", "0.0.0.0:50051", "shop-3.internal:50051"),
+        ("", "10.0.0.7:50051", "10.0.0.7:50051"),
+    ],
+)
+def test_the_address_that_others_are_told(configured: str, bound: str, told: str) -> None:
+    assert advertised_address(NodeSettings(advertised_address=configured), bound) == told
+
+
+@pytest.mark.parametrize("bound", ["0.0.0.0:50051", "[::]:50051"])
+def test_all_interfaces_are_no_address(bound: str) -> None:
+    host, _, port = advertised_address(NodeSettings(), bound).rpartition(":")
+    assert port == "50051"
+    assert host not in {"", *EVERYWHERE}
+    with pytest.raises(ValueError, match="advertised_address"):
+        NodeSettings(advertised_address=bound)

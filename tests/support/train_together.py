@@ -1,0 +1,38 @@
+"""One of the processes of a data-parallel run: started by torchrun, in a test."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lifeline.scorer.model import TransAct
+from lifeline.scorer.train.parallel import Group
+from lifeline.scorer.train.trainer import Data, Step, fit, seeded
+from tests.scorer.train.test_trainer import SETTINGS, made_set
+from tests.support.scorer_factories import SMALL
+
+
+def main(directory: Path) -> None:
+    config = SMALL.model_copy(update={"nal_source": "in_batch"})
+    told: list[Step] = []
+    with Group.joined() as group, seeded(SETTINGS):
+        assert group.size == 2
+        model = TransAct(config)
+        progress = fit(
+            model,
+            Data(made_set(0, 10, config), made_set(1, 6, config), [1, 2]),
+            SETTINGS,
+            tell=told.append,
+            group=group,
+        )
+        np.savez(
+            directory / f"{group.rank}.npz",
+            losses=[at.loss for at in told],
+            validation=[loss for *_, loss in progress.curve],
+            weights=torch.cat([weight.reshape(-1) for weight in model.state_dict().values()]).numpy(),
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
