@@ -1,6 +1,6 @@
 """The model, in its quick form: is a trained one worth its while on the simulator, and how fast is training.
 
-One world of 300 users, one training seed and few steps: twenty minutes. `docs/model.md` has the full form.
+One world of 300 users, one training seed and few steps: twenty minutes. `docs/model-report.md` has the full form.
 """
 
 import time

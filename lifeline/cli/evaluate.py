@@ -15,7 +15,9 @@ _TASKS = ("simulator", "history", "movielens")
 
 
 def evaluate(
-    directory: Annotated[Path, typer.Argument(help="where the report goes: model.md, and model/ with its plots")],
+    directory: Annotated[
+        Path, typer.Argument(help="where the report goes: model-report.md, and model-report/ with its plots")
+    ],
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="simulator, history or movielens; without: all")
     ] = None,

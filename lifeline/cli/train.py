@@ -31,7 +31,7 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="optimiser steps instead: repeatable", show_default=False)
     ] = None,
-    variant: Annotated[str, typer.Option(help="a row of the tables in docs/model.md")] = "v2",
+    variant: Annotated[str, typer.Option(help="a row of the tables in docs/model-report.md")] = "v2",
     from_log: Annotated[
         bool, typer.Option("--from-log", help="train on requests that nodes have logged, not on visits in histories")
     ] = False,

@@ -66,13 +66,13 @@ _HEAD = (
 
 
 def write_report(directory: Path, comparisons: Sequence[Comparison], command: str, *, append: bool = False) -> Path:
-    """Write `model.md`, and its plots into `model/`; returns the path of the first. Needs matplotlib.
+    """Write `model-report.md`, and its plots into `model-report/`; returns the path of the first. Needs matplotlib.
 
     With `append` the tasks come behind those of the report that is there.
     """
-    plots = directory / "model"
+    plots = directory / "model-report"
     plots.mkdir(parents=True, exist_ok=True)
-    path = directory / "model.md"
+    path = directory / "model-report.md"
     lines = [path.read_text()] if append and path.exists() else [*_HEAD, ""]
     for comparison in comparisons:
         lines += _section(comparison, command)
@@ -241,4 +241,4 @@ def _plots(comparison: Comparison, directory: Path, prefix: str) -> list[str]:
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
     figure.savefig(directory / f"{prefix}.png", dpi=90, metadata={"Software": None})
-    return [f"![Lifts by history length and dormancy, reliability, validation loss](model/{prefix}.png)", ""]
+    return [f"![Lifts by history length and dormancy, reliability, validation loss](model-report/{prefix}.png)", ""]

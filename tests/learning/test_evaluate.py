@@ -22,7 +22,7 @@ def test_a_report_has_every_row_the_comparisons_and_the_plots(tmp_path: Path) ->
     rows = [part for name in ("none", "v1", "statistics") for part in ("--variant", name)]
     result = run(tmp_path, "--task", "simulator", "--world", 3, "--users", 40, "--seed", 0, "--steps", 2, *rows)
     assert result.exit_code == 0, result.output
-    text = (tmp_path / "model.md").read_text()
+    text = (tmp_path / "model-report.md").read_text()
     assert "## Simulator, world 3" in text
     for name in ("*oracle*", "*popularity*", "*mean_of_top_64*", "none", "v1", "statistics"):
         assert re.search(rf"^\| {re.escape(name)} \| 0\.\d{{4}} ", text, re.MULTILINE), name
@@ -31,18 +31,18 @@ def test_a_report_has_every_row_the_comparisons_and_the_plots(tmp_path: Path) ->
         r"^\| v1 - none \| [+-]0\.\d{4} \[[+-]0\.\d{4}, [+-]0\.\d{4}\], p \d\.\d{3} \|", text, re.MULTILINE
     )
     assert "gap from `none` to the oracle" in text
-    (plot,) = re.findall(r"\]\((model/.*\.png)\)", text)
+    (plot,) = re.findall(r"\]\((model-report/.*\.png)\)", text)
     assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
 
     # Another task comes behind it, with the command that made it.
     more = ("--world", 4, "--users", 40, "--seed", 0, "--steps", 1, "--variant", "none", "--append")
     result = run(tmp_path, "--task", "simulator", *more)
     assert result.exit_code == 0, result.output
-    longer = (tmp_path / "model.md").read_text()
+    longer = (tmp_path / "model-report.md").read_text()
     assert longer.startswith(text.rstrip())
     assert "## Simulator, world 4" in longer
     assert longer.count("Made by") == 2
-    assert len(list((tmp_path / "model").glob("*.png"))) == 2
+    assert len(list((tmp_path / "model-report").glob("*.png"))) == 2
 
 
 def test_requests_of_a_history_come_after_what_its_embeddings_know() -> None:

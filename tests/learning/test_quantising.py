@@ -71,7 +71,7 @@ def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Pat
 
 def test_a_report_gets_the_tables_in_the_place_of_those_before(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "models")
-    report = tmp_path / "model.md"
+    report = tmp_path / "model-report.md"
     report.write_text("# A report\n\ntext\n")
     for _ in range(2):
         done = quantize(data, tmp_path / "models", "--report", str(report))
@@ -84,7 +84,7 @@ def test_a_report_gets_the_tables_in_the_place_of_those_before(data: Path, tmp_p
 
 
 def test_what_follows_the_section_stays(tmp_path: Path) -> None:
-    report = tmp_path / "model.md"
+    report = tmp_path / "model-report.md"
     report.write_text(f"# A\n\n{HEADING}\n\nold\n\n## B\n\ntext\n")
     write_report(report, f"{HEADING}\n\nnew\n")
     assert report.read_text() == f"# A\n\n{HEADING}\n\nnew\n\n## B\n\ntext\n"
