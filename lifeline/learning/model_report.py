@@ -57,11 +57,11 @@ PAIRS = (
 _HEAD = (
     "# The model, measured",
     "",
-    f"HIT@{TOP} of a head: the share of a request's true actions of that kind among the {TOP} candidates with the",
-    "highest score, the sum over heads of utility times probability; of hide, lower is better. AUC, log-loss and",
+    f"HIT@{TOP} of a head is the share of a request's true actions of that kind among the {TOP} candidates with the",
+    "highest score (the sum over heads of utility times probability). For hide, lower is better. AUC, log-loss and",
     "calibration error are of a head's own probability. Figures of models are means over the training seeds.",
     "Differences are on the same requests, by a paired bootstrap over users, seed by seed; intervals hold 95 %.",
-    "Training and test are apart in time, with a gap; training stops by users that it never sees.",
+    "Training and test are apart in time, with a gap. Early stopping goes by users that training never sees.",
 )
 
 
@@ -104,7 +104,7 @@ def _section(comparison: Comparison, command: str) -> list[str]:
     lines = [
         f"## {comparison.task[0].upper()}{comparison.task[1:]}",
         "",
-        f"{training:,} requests to train on, {stopping:,} to stop by, {test:,} to measure on; training seeds {seeds}.",
+        f"{training:,} training requests, {stopping:,} for early stopping, {test:,} for the figures; seeds {seeds}.",
         f"Training: {_told_settings(comparison.settings)}.",
         "Made by",
         "",
@@ -168,7 +168,7 @@ def _differences(comparison: Comparison) -> list[str]:
             rows.append([f"{ours} - {theirs}", *("<br>".join(map(_told, of_head)) for of_head in found)])
     if not rows or not heads:
         return []
-    return [f"Differences in HIT@{TOP}, a line a training seed:", "", *_markdown(["", *heads], rows)]
+    return [f"Differences in HIT@{TOP}, one line for each training seed:", "", *_markdown(["", *heads], rows)]
 
 
 def _gaps(comparison: Comparison) -> list[str]:
