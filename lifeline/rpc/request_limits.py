@@ -83,12 +83,12 @@ def as_markdown(services: Iterable[str]) -> str:
         "",
         "Made from `lifeline/core/limits.py` by `lifeline limits`; do not edit.",
         "",
-        "A request is measured before it is decoded, and its fields are measured before Python goes through them. One",
-        "that is too long is refused with `RESOURCE_EXHAUSTED` (`REQUEST_TOO_LARGE`), and a field that holds too much",
-        "with `INVALID_ARGUMENT`; the details name the field, its length and its bound. Fields of a later version,",
+        "A request is measured before it is decoded, and its fields are measured before Python goes through them. A",
+        "request that is too long is refused with `RESOURCE_EXHAUSTED` (`REQUEST_TOO_LARGE`), and a field that holds",
+        "too much with `INVALID_ARGUMENT`; the details name field, length and bound. Fields of a later version,",
         f"which a node does not know, may have {UNKNOWN_BYTES:,} bytes together. A configuration may allow less:",
-        "`scorer.max_candidates`, `security.callers.NAME.max_message_kib`. gRPC itself refuses what has more than",
-        "`node.max_message_mib` unpacked, and metadata of more than 16 KiB. Fields that are not named here are single",
+        "`scorer.max_candidates`, `security.callers.NAME.max_message_kib`. gRPC itself refuses messages of more than",
+        "`node.max_message_mib` unpacked, and metadata of more than 16 KiB. Fields that are not listed here are single",
         "numbers.",
         "",
         "## Methods",
@@ -102,8 +102,8 @@ def as_markdown(services: Iterable[str]) -> str:
         "",
         "## The consumer group",
         "",
-        "What a node says of itself, and what the group's leader tells, have bounds too. What is beyond them counts as",
-        "nothing said.",
+        "What a node says of itself, and what the group's leader tells, have bounds too. A message that exceeds them",
+        "is ignored.",
         "",
         *_table(told),
     ]
@@ -111,7 +111,7 @@ def as_markdown(services: Iterable[str]) -> str:
 
 
 def _table(messages: Iterable[MessageLimits]) -> Iterator[str]:
-    yield "| field | most | what so many are |"
+    yield "| field | bound | what the bound is |"
     yield "|---|---|---|"
     for row in dict.fromkeys(row for limits in messages for row in limits.rows()):
         name, unit, bound = row
