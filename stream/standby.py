@@ -221,7 +221,9 @@ class StandbyFollower(Generic[StoreT]):
             if not ready:
                 self._wake.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _IDLE_S if self._wanted else None)
+                    # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets the event.
+                    async with asyncio.timeout(_IDLE_S if self._wanted else None):
+                        await self._wake.wait()
                 continue
             try:
                 await self._read(ready)

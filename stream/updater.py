@@ -387,7 +387,9 @@ class Updater(Generic[StoreT]):
             if full is None and left_s > 0 and not self._stopping:
                 # A few milliseconds more make one write of what would be many.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._arrived.wait(), left_s)
+                    # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets the event.
+                    async with asyncio.timeout(left_s):
+                        await self._arrived.wait()
                 continue
             await self._apply_some(held if left_s <= 0 or full is None else full)
 
@@ -415,7 +417,9 @@ class Updater(Generic[StoreT]):
             elif is_too_bad:
                 self._refuse_bad_records(held, decoded)
             else:
-                self._spawn(self._publish_and_apply(held, store, records, decoded))
+                task = self._spawn(self._publish_and_apply(held, store, records, decoded))
+                # Not in the task: one that is cancelled before its first step runs none of its own code.
+                task.add_done_callback(lambda _: self._end_batch(held))
                 is_handed_on = True
         except ItemLimitError as error:
             self._pause(held, str(error))
@@ -423,10 +427,14 @@ class Updater(Generic[StoreT]):
             if not is_handed_on:
                 held.applying.release()
 
+    def _end_batch(self, held: HeldPartition[StoreT]) -> None:
+        held.applying.release()
+        self._arrived.set()
+
     async def _publish_and_apply(
         self, held: HeldPartition[StoreT], store: StoreT, records: Sequence[Record], decoded: Decoded
     ) -> None:
-        """Apply a batch once its dead letters are safe; releases `held.applying`."""
+        """Apply a batch once its dead letters are safe."""
         try:
             await self._dead_letters.publish(
                 [letter for letter in decoded.dead_letters if letter.record.offset > held.published_offset]
@@ -436,9 +444,6 @@ class Updater(Generic[StoreT]):
             self._count(held, records, decoded)
         except (DeadLetterError, ItemLimitError) as error:
             self._pause(held, str(error))
-        finally:
-            held.applying.release()
-            self._arrived.set()
 
     async def _in_thread(self, function: Callable[..., _ResultT], *args: object) -> _ResultT:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)

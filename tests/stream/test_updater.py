@@ -356,6 +356,27 @@ def test_no_other_partition_waits_for_a_dead_letter() -> None:
     asyncio.run(run())
 
 
+def test_close_returns_when_the_publication_of_dead_letters_has_not_begun() -> None:
+    node, log = make_node(), FakeLog(0, 1)
+    node.publisher = publisher = Publisher()
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            before = asyncio.all_tasks()
+            await updater.on_records(PARTITION, [FakeRecord(offset=0, value=b"\xff")])
+            while asyncio.all_tasks() <= before:  # noqa: ASYNC110 - the very next step of the loop counts
+                await asyncio.sleep(0)
+            # The task that publishes exists, and its first step comes after this one.
+            assert publisher.asked == 0
+            async with asyncio.timeout(10):
+                await updater.close()
+
+    asyncio.run(run())
+    assert publisher.asked == 0
+    assert not node.disks[PARTITION].open
+
+
 def test_the_commit_follows_the_store_and_is_made_once() -> None:
     node, log = make_node(applied=4), FakeLog(0, 7)
 
