@@ -26,7 +26,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.redaction import redacted
 from lifeline.core.security import Caller, SecuritySettings
 from lifeline.core.vocabulary import Vocabulary
@@ -36,6 +36,7 @@ from lifeline.scorer.settings import ScorerSettings
 from lifeline.sources.history import HISTORY_VARIABLE
 from lifeline.store.settings import StoreSettings
 from lifeline.store.snapshots.settings import SnapshotSettings
+from lifeline.stream.settings import UpdaterSettings
 
 PREFIX = "LIFELINE_"
 DELIMITER = "__"

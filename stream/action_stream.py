@@ -9,11 +9,12 @@ from aiokafka.errors import KafkaError
 
 from lifeline.core.kafka_cluster import check_reachable
 from lifeline.core.kafka_errors import ClusterUnreachableError, StreamError, TransportError
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.stream.aio import end_within
 from lifeline.stream.membership import Membership
 from lifeline.stream.partition import PartitionStatus, StoreT
+from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.standby import StandbyFollower, StandbyStatus
-from lifeline.stream.stopping import end_within
 from lifeline.stream.transport import FaustApp
 from lifeline.stream.updater import Updater
 

@@ -18,8 +18,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import BrokerResponseError, KafkaError
 
 from lifeline.core.kafka_errors import DeadLetterError
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import MAX_RECORD_BYTES
+from lifeline.stream.aio import end_within
 from lifeline.stream.dead_letter_headers import (
     CONNECT,
     HEADERS_CUT,
@@ -33,7 +34,7 @@ from lifeline.stream.dead_letter_headers import (
 )
 from lifeline.stream.decode import DeadLetter, DeadLetterReason
 from lifeline.stream.record import HEAD_BYTES, UnreadableRecords, first_offset_of, size_of
-from lifeline.stream.stopping import end_within
+from lifeline.stream.settings import UpdaterSettings
 
 _STAGES: Final = {
     DeadLetterReason.UNREADABLE: "VALUE_CONVERTER",

@@ -21,11 +21,11 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from lifeline.core.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES, NO_LOG_TIME, ActionBatch, pack_code
-from lifeline.core.kafka_settings import UpdaterSettings
 from lifeline.core.partitioner import partitions_of
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.stream.action_codec import ActionColumns, read
 from lifeline.stream.record import LOG_APPEND_TIME, Record, UnreadableRecords
+from lifeline.stream.settings import UpdaterSettings
 from lifeline.v1.action_pb2 import Action
 
 _FRAME_BYTES = 5

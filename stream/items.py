@@ -25,10 +25,9 @@ from lifeline.core.kafka_cluster import check_reachable
 from lifeline.core.kafka_errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError, TransportError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.stream.aio import end_within, run_to_end
 from lifeline.stream.log_consumer import LogConsumer, partitions_of
 from lifeline.stream.record import Record, UnreadableRecords
-from lifeline.stream.stopping import end_within
-from lifeline.stream.threads import run_to_end
 from lifeline.v1.item_pb2 import Item
 
 _BATCH = 8_192

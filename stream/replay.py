@@ -14,10 +14,10 @@ from aiokafka.errors import KafkaError
 from lifeline.core.kafka_errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.store.partition import PartitionStore
+from lifeline.stream.aio import end_within
+from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Rules, decode
 from lifeline.stream.log_consumer import LogConsumer
-from lifeline.stream.stopping import end_within
-from lifeline.stream.updater import apply_steps
 
 _BATCH = 8_192
 _POLL_MS = 1_000

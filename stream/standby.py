@@ -23,17 +23,17 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from lifeline.core.kafka_errors import TransportError
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.store.errors import ItemLimitError
+from lifeline.stream.aio import end_within, run_to_end
+from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Rules, decode
 from lifeline.stream.fingerprint_log import Fingerprint, FingerprintLog, first_difference
 from lifeline.stream.log_consumer import LogConsumer
 from lifeline.stream.partition import Store, StoreAccess, StoreT, after
 from lifeline.stream.placement import LocalPartition, Placement
 from lifeline.stream.record import Record
-from lifeline.stream.stopping import end_within
-from lifeline.stream.threads import run_to_end
-from lifeline.stream.updater import apply_steps
+from lifeline.stream.settings import UpdaterSettings
 
 _IDLE_S = 0.1
 _POLL_MS = 250

@@ -12,9 +12,9 @@ from aiokafka.errors import KafkaError
 from lifeline.core.kafka_cluster import check_reachable
 from lifeline.core.kafka_errors import ClusterUnreachableError, TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.stream.aio import end_within
 from lifeline.stream.log_consumer import LogConsumer, partitions_of
 from lifeline.stream.record import Record
-from lifeline.stream.stopping import end_within
 
 _POLL_MS = 500
 _FETCH_WAIT_MS = 10

@@ -24,18 +24,19 @@ import structlog
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from lifeline.core.kafka_errors import DeadLetterError, StreamError
-from lifeline.core.kafka_settings import UpdaterSettings
 from lifeline.store.errors import ItemLimitError
+from lifeline.stream.aio import run_to_end
+from lifeline.stream.apply import apply_steps
 from lifeline.stream.bad_record_breaker import BadShare
 from lifeline.stream.dead_letters import DeadLetterPublisher
-from lifeline.stream.decode import ActionRun, Decoded, Erasure, Rules, decode
+from lifeline.stream.decode import Decoded, Erasure, Rules, decode
 from lifeline.stream.fingerprint_log import FingerprintLog
+from lifeline.stream.log import Bounds, LogReader, PartitionGoneError
 from lifeline.stream.observer import AppliedBatch, NoObserver, Observer
-from lifeline.stream.partition import HeldPartition, PartitionState, PartitionStatus, Store, StoreAccess, StoreT, after
+from lifeline.stream.partition import HeldPartition, PartitionState, PartitionStatus, StoreAccess, StoreT, after
 from lifeline.stream.placement import LocalPartition
 from lifeline.stream.record import Record, first_offset_of
-from lifeline.stream.threads import run_to_end
-from lifeline.stream.transport import Bounds, LogReader, PartitionGoneError
+from lifeline.stream.settings import UpdaterSettings
 
 _WATCH_S = 0.25
 _LOG_END_S = 1.0
@@ -68,16 +69,6 @@ class Directory(Protocol[_StoreT_contra]):
 
     def remove(self, partition: int, why: str = "") -> None:
         """Stop serving a partition; with `why` this node keeps it, and refuses."""
-
-
-def apply_steps(store: Store, steps: Sequence[ActionRun | Erasure]) -> None:
-    """Apply decoded steps in their order; each is one write, which moves the applied offset with it."""
-    for step in steps:
-        match step:
-            case ActionRun(batch, offset):
-                store.apply(batch, offset=offset)
-            case Erasure(user_id, offset):
-                store.erase(user_id, offset=offset)
 
 
 class Updater(Generic[StoreT]):

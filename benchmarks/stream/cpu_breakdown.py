@@ -13,16 +13,16 @@ import numpy as np
 
 from benchmarks.store.workloads import Workload
 from benchmarks.stream.load import values
-from lifeline.core.kafka_settings import UpdaterSettings
 from lifeline.core.partitioner import partitions_of
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.store.gc_tuning import keep_collector_away
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from lifeline.store.settings import StoreSettings
+from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Decoded, Rules, decode
 from lifeline.stream.record import LOG_APPEND_TIME
-from lifeline.stream.updater import apply_steps
+from lifeline.stream.settings import UpdaterSettings
 
 PARTITIONS = 4
 

@@ -49,9 +49,9 @@ from lifeline.store.gc_tuning import keep_collector_away
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from lifeline.store.snapshots.repository import SnapshotRepository
+from lifeline.stream.aio import run_abandonable
 from lifeline.stream.items import ItemFollower
 from lifeline.stream.partition import StoreAccess
-from lifeline.stream.threads import run_abandonable
 
 _PROGRESS_S = 0.5
 _WATCH_S = 0.05

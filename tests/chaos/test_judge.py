@@ -16,8 +16,8 @@ from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from lifeline.store.recount import recount
 from lifeline.store.settings import StoreSettings
+from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Rules, decode
-from lifeline.stream.updater import apply_steps
 from lifeline.v1.action_pb2 import Action
 from tests.support.chaos.cluster import TINY
 from tests.support.chaos.judge import Law, PartitionJudge, Verdict, event_hash

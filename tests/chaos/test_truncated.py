@@ -23,8 +23,8 @@ from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from lifeline.store.recount import recount
 from lifeline.store.settings import StoreSettings
+from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Rules, decode
-from lifeline.stream.updater import apply_steps
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
 from tests.chaos.test_judge import Logged
 from tests.support.chaos.cluster import TINY

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 
 
 def test_the_defaults_need_nothing() -> None:
@@ -16,7 +16,6 @@ def test_the_defaults_need_nothing() -> None:
         "security_protocol": "PLAINTEXT",
     }
     assert settings.dead_letter_topic == "actions-dlq"
-    assert UpdaterSettings().max_action_bytes == 65_536
 
 
 def test_a_login_over_tls_is_named_as_both_client_libraries_name_it() -> None:

@@ -11,7 +11,7 @@ import pytest
 from aiokafka.codec import lz4_encode
 
 from benchmarks.hostile.batch import GZIP, LZ4, SNAPPY, ZSTD, RawProducer, batch, field, framed, record, varint
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.topics import create_topics
 from lifeline.store.partition import PartitionStore
@@ -20,6 +20,7 @@ from lifeline.stream.dead_letter_reader import RetryOutcome, read_letters, retry
 from lifeline.stream.items import ItemFollower, ItemProblem
 from lifeline.stream.record import UnreadableRecords, first_offset_of
 from lifeline.stream.replay import log_ranges, replay
+from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.topic_reader import read_topic
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item

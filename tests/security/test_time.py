@@ -27,9 +27,9 @@ from lifeline.rpc.settings import NodeSettings
 from lifeline.store.partition import PartitionStore
 from lifeline.store.recount import recount
 from lifeline.store.settings import StoreSettings
+from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Rules, decode
 from lifeline.stream.replay import replay
-from lifeline.stream.updater import apply_steps
 from lifeline.v1.action_pb2 import Action
 from tests.e2e.conftest import silent
 from tests.stream.test_decode import FakeRecord

@@ -10,7 +10,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from lifeline.core.kafka_errors import ClusterUnreachableError, TransportError
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.topics import create_topics
 from lifeline.core.vocabulary import Vocabulary
@@ -24,6 +24,7 @@ from lifeline.stream.action_stream import ActionStream
 from lifeline.stream.dead_letters import DeadLetterPublisher
 from lifeline.stream.decode import DeadLetterReason, Rules
 from lifeline.stream.partition import PartitionState, StoreAccess
+from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.updater import Updater
 from lifeline.v1.action_pb2 import Action
 from tests.support.stream_harness import Node, RecordingStore, until

@@ -8,13 +8,14 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from lifeline.core.kafka_errors import DeadLetterError
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import create_topics
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.stream.dead_letter_headers import HEADERS_CUT, REASON, STUB_BYTES, STUB_SHA256, STUB_UNTIL, is_stub
 from lifeline.stream.dead_letters import DeadLetterPublisher, _chunks, error_headers
 from lifeline.stream.decode import DeadLetter, DeadLetterReason, Rules, decode
 from lifeline.stream.record import UnreadableRecords
+from lifeline.stream.settings import UpdaterSettings
 from tests.stream.test_decode import PARTITION, FakeRecord
 
 pytestmark = pytest.mark.kafka

@@ -7,12 +7,13 @@ import pytest
 from aiokafka import TopicPartition
 
 from lifeline.core.kafka_errors import ClusterUnreachableError
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.store.partition import PartitionStore
 from lifeline.stream import replay as module
 from lifeline.stream.decode import Rules
 from lifeline.stream.replay import replay
+from lifeline.stream.settings import UpdaterSettings
 from tests.support.stream_harness import RecordingStore
 
 

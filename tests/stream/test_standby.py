@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import create_topics
 from lifeline.store.errors import ItemLimitError
 from lifeline.stream.dead_letters import DeadLetterPublisher
 from lifeline.stream.decode import DeadLetter
 from lifeline.stream.placement import LocalPartition
+from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.standby import StandbyState, StandbyStatus
 from tests.stream.test_action_stream import actions, as_events, delete_before, publish
 from tests.support.stream_harness import Node, until

@@ -10,11 +10,12 @@ import pytest
 from aiokafka.errors import KafkaTimeoutError
 
 from lifeline.core.kafka_errors import DeadLetterError
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
 from lifeline.store.errors import ItemLimitError
+from lifeline.stream.log import Bounds, PartitionGoneError
 from lifeline.stream.partition import PartitionState
-from lifeline.stream.transport import Bounds, PartitionGoneError
+from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.updater import Updater
 from lifeline.v1.action_pb2 import Action
 from tests.stream.test_decode import FakeRecord

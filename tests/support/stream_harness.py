@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lifeline.core.actions import ActionBatch
-from lifeline.core.kafka_settings import KafkaSettings, UpdaterSettings
+from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.stream.action_stream import ActionStream
 from lifeline.stream.dead_letters import DeadLetterPublisher
@@ -18,6 +18,7 @@ from lifeline.stream.membership import Membership
 from lifeline.stream.observer import NoObserver
 from lifeline.stream.partition import PartitionState, StoreAccess
 from lifeline.stream.placement import NOWHERE, Placement
+from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.standby import StandbyFollower
 from lifeline.stream.updater import Updater
 

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from lifeline.core.kafka_settings import UpdaterSettings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.sequence import SequenceQuery
 from lifeline.core.vocabulary import Vocabulary
@@ -11,6 +10,7 @@ from lifeline.node.metrics.totals import StoreTotals, StreamTotals
 from lifeline.store.reader import SequenceReader
 from lifeline.stream.decode import Rules, decode
 from lifeline.stream.observer import AppliedBatch
+from lifeline.stream.settings import UpdaterSettings
 from lifeline.v1.action_pb2 import Action
 from tests.stream.test_decode import FakeRecord
 from tests.support.factories import SHAPE, Event, batch_of, open_store

@@ -1,13 +1,16 @@
-"""Blocking work in threads: such whose end is always awaited, and such that nothing waits for."""
+"""Blocking calls in threads, and the end of a client library's work under a deadline."""
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
+
+from aiokafka.errors import KafkaError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_GRACE_S = 0.5
 
 
 async def run_to_end(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -48,3 +51,26 @@ async def run_abandonable(function: Callable[_P, _R], *args: _P.args, **kwargs: 
 
     threading.Thread(target=work, name="lifeline-ask", daemon=True).start()
     return await answer
+
+
+async def end_within(work: Coroutine[Any, Any, Any], timeout_s: float) -> bool:
+    """Run `work`, the last thing asked of a client; True when it ended within `timeout_s`, else it is cancelled.
+
+    A cluster that is away is no error here, and a cancellation inside of `work` is not ours: CancelledError is
+    raised only when the caller is cancelled. Whatever else `work` raises, is raised.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=max(timeout_s, 0.0))
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    ended = task.done()
+    if not ended:
+        task.cancel()
+        await asyncio.wait({task}, timeout=_GRACE_S)
+    if task.done() and not task.cancelled():
+        error = task.exception()
+        if error is not None and not isinstance(error, KafkaError | OSError):
+            raise error
+    return ended

@@ -2,8 +2,9 @@ import asyncio
 import threading
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
-from lifeline.stream.threads import run_abandonable, run_to_end
+from lifeline.stream.aio import end_within, run_abandonable, run_to_end
 
 
 def test_it_returns_what_the_function_returns_and_raises_what_it_raises() -> None:
@@ -55,3 +56,33 @@ def test_an_abandoned_thread_holds_up_neither_the_caller_nor_the_end_of_the_loop
     with pytest.raises(TimeoutError):
         asyncio.run(ask())
     never.set()
+
+
+async def cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+async def fails(error: Exception) -> None:
+    raise error
+
+
+def test_cancellations_and_a_cluster_that_is_away_stay_inside() -> None:
+    async def run() -> None:
+        assert await end_within(cancelled(), 5)
+        assert await end_within(fails(KafkaConnectionError()), 5)
+        with pytest.raises(ValueError, match="bug"):
+            await end_within(fails(ValueError("bug")), 5)
+
+    asyncio.run(run())
+
+
+def test_what_does_not_end_is_cancelled_and_our_own_cancellation_passes() -> None:
+    async def run() -> None:
+        assert not await end_within(asyncio.Event().wait(), 0)
+        ours = asyncio.create_task(end_within(asyncio.Event().wait(), 60))
+        await asyncio.sleep(0)
+        ours.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ours
+
+    asyncio.run(run())
