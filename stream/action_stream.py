@@ -12,9 +12,10 @@ from lifeline.core.kafka_errors import ClusterUnreachableError, StreamError, Tra
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.stream.aio import end_within
 from lifeline.stream.membership import Membership
-from lifeline.stream.partition import PartitionStatus, StoreT
+from lifeline.stream.partition import PartitionStatus
 from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.standby import StandbyFollower, StandbyStatus
+from lifeline.stream.stores import StoreT
 from lifeline.stream.transport import FaustApp
 from lifeline.stream.updater import Updater
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lifeline.stream.decode import ActionRun, Erasure
-from lifeline.stream.partition import Store
+from lifeline.stream.stores import Store
 
 
 def apply_steps(store: Store, steps: Sequence[ActionRun | Erasure]) -> None:

@@ -1,23 +1,23 @@
-"""The share of bad records among a partition's last ones: above a limit the fault is not in the records.
+"""A circuit breaker: it stops a partition when too many of its last records are bad.
 
-A producer with another schema, or a topic that is not what the settings name, makes every record bad. To move them
-all into the dead letters would end in a state without its newest actions, and a topic that looks consumed.
+A producer with another schema, or a wrong topic in the settings, makes every record bad. Dead-lettering all of them
+would leave a state without its newest actions, and a topic that looks consumed.
 """
 
 from collections import deque
 
 
-class BadShare:
-    """Counts whole batches: as few of the last ones as hold `records` records."""
+class BadRecordBreaker:
+    """Counts the bad records of the last batches: as few batches as hold `records` records."""
 
-    def __init__(self, records: int, most: float) -> None:
-        """`most` is the largest share, 0 to 1, that is no reason to stop."""
-        self._records, self._most = records, most
+    def __init__(self, records: int, max_share: float) -> None:
+        """`max_share`, 0 to 1, is the largest share that does not trip the breaker."""
+        self._records, self._max_share = records, max_share
         self._batches: deque[tuple[int, int]] = deque()
         self.seen = 0
         """Records of the batches that count."""
         self.bad = 0
-        """Bad ones among them."""
+        """Bad records among them."""
 
     def add(self, records: int, bad: int) -> None:
         """Count a batch of at least one record."""
@@ -25,11 +25,11 @@ class BadShare:
         self.seen += records
         self.bad += bad
         while self.seen - self._batches[0][0] >= self._records:
-            gone, gone_bad = self._batches.popleft()
-            self.seen -= gone
-            self.bad -= gone_bad
+            oldest, oldest_bad = self._batches.popleft()
+            self.seen -= oldest
+            self.bad -= oldest_bad
 
     @property
-    def is_exceeded(self) -> bool:
+    def is_tripped(self) -> bool:
         """Whether enough records have been seen, and too many of them were bad."""
-        return self.seen >= self._records and self.bad > self._most * self.seen
+        return self.seen >= self._records and self.bad > self._max_share * self.seen

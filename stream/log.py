@@ -56,8 +56,8 @@ class Handler(Protocol):
     async def wait_for_room(self) -> None:
         """Return when more records may be handed over: the back-pressure."""
 
-    async def on_records(self, partition: int, records: Sequence[Record]) -> None:
-        """Take records of one partition, ascending by offset, at least one.
+    async def on_records(self, number: int, records: Sequence[Record]) -> None:
+        """Take records of partition `number`, ascending by offset, at least one.
 
         Around a rebalance they may be what was fetched before it: only their offsets tell whether they are next.
         """

@@ -1,20 +1,44 @@
-"""A partition in the hands of this node: its state, what it has done, and what waits to be applied."""
+"""A partition that this node owns: a state machine, its queue of records, and its counters.
+
+Each transition is a method, and the only place where the state changes::
+
+    from                                    method      to
+    any state                               assign      ASSIGNED
+    ASSIGNED                                restore     RESTORING
+    ASSIGNED, RESTORING                     catch_up    CATCHING_UP
+    CATCHING_UP, SERVING, STALLED, PAUSED   serve       SERVING       the end of the log is reached
+    CATCHING_UP, SERVING                    stall       STALLED       records wait, and none is applied
+    STALLED                                 unstall     CATCHING_UP
+    CATCHING_UP, SERVING, STALLED, PAUSED   pause       PAUSED        consumes nothing
+    PAUSED                                  retry       PAUSED        consumes again
+    PAUSED                                  recover     the state that the pause interrupted
+    any state but REVOKED                   refuse      REFUSING
+    any state                               revoke      REVOKED
+
+`assign`, `pause`, `refuse` and `revoke` end the *epoch*: they void every record that waits, and work that began in an
+earlier epoch must not touch the partition any more. Only `catch_up` and `retry` let it consume records again. A
+partition that consumes is in CATCHING_UP, SERVING, STALLED or PAUSED.
+"""
 
 import asyncio
 import time
-from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic
 
-from lifeline.core.actions import ActionBatch
-from lifeline.stream.bad_record_breaker import BadShare
-from lifeline.stream.decode import DeadLetter, DeadLetterReason
-from lifeline.stream.fingerprint_log import StateAt
-from lifeline.stream.record import Record, size_of
+import structlog
+
+from lifeline.stream.bad_record_breaker import BadRecordBreaker
+from lifeline.stream.decode import DeadLetter, DeadLetterReason, Decoded, Erasure
+from lifeline.stream.log import LogReader
+from lifeline.stream.pending import Batch, IntakeLimit, PendingRecords
+from lifeline.stream.record import Record, records_from
+from lifeline.stream.stores import Directory, StoreT
+
+_log = structlog.get_logger(__name__)
 
 
 class PartitionState(StrEnum):
@@ -41,40 +65,6 @@ class PartitionState(StrEnum):
     """The group has taken it away, or is about to say who gets it."""
 
 
-class Store(Protocol):
-    """What the updater needs of a partition's store: `store.partition.PartitionStore` has it."""
-
-    @property
-    def state(self) -> StateAt:
-        """Applied offset and fingerprint, of one moment."""
-
-    @property
-    def applied_offset(self) -> int:
-        """The last offset that is part of the state; -1 before the first."""
-
-    @property
-    def durable_offset(self) -> int:
-        """The last offset that survives what the store promises; at or below the applied one."""
-
-    def apply(self, batch: ActionBatch, *, offset: int) -> Any:  # noqa: ANN401 - the caller's own result
-        """Add the batch's events and move the applied offset, as one write."""
-
-    def erase(self, user_id: bytes, *, offset: int) -> int:
-        """Remove a user's events and move the applied offset, as one write; return how many there were."""
-
-
-StoreT = TypeVar("StoreT", bound=Store)
-
-
-@dataclass(frozen=True, slots=True)
-class StoreAccess(Generic[StoreT]):
-    """How a partition's store is opened and closed; both are called in threads."""
-
-    open: Callable[[int], StoreT]
-    """Opens a partition's store, or restores it first: it may take as long as that takes."""
-    close: Callable[[StoreT], None]
-
-
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
     """One partition at one moment. Counts are since the partition was assigned."""
@@ -94,8 +84,8 @@ class PartitionStatus:
     reason: str
     """Why it is paused, refusing or stalled, or what it waits for; empty otherwise."""
     waiting_since_ms: int = 0
-    """A time, milliseconds since 1970, at or before that of the oldest record that waits to be applied: that record's
-    own once it has been fetched. 0 while none waits, or when nothing is known of it."""
+    """The time of the oldest record that waits to be applied, or an earlier one while that record is not fetched;
+    milliseconds since 1970. 0 while none waits, or when it is not known."""
     durable_offset: int = -1
     """The last offset that survives what the store promises."""
     resumed_offset: int = 0
@@ -103,85 +93,264 @@ class PartitionStatus:
     end_offset: int = 0
     """The offset behind the last record that is known to be in the log."""
     is_served: bool = False
-    """Whether readers are answered: it has met the end of its log once."""
+    """Whether readers are answered: it has reached the end of its log once."""
     catching_up_s: float = 0.0
-    """Seconds since it was assigned and open, until it met the end of the log."""
+    """Seconds from when it was assigned and open until it reached the end of the log."""
 
 
-class Taken(NamedTuple):
-    """A batch on its way into the store."""
+ALARMS = frozenset({PartitionState.PAUSED, PartitionState.REFUSING, PartitionState.STALLED})
+"""States that an operator has to know of."""
 
-    at: float
-    """When it was taken, on the monotonic clock."""
-    bytes: int
-    first_ms: int
-    """The timestamp of its first record."""
+_CONSUMING = frozenset(
+    {PartitionState.CATCHING_UP, PartitionState.SERVING, PartitionState.STALLED, PartitionState.PAUSED}
+)
+_ANY = frozenset(PartitionState)
 
 
-_NOTHING = Taken(0.0, 0, 0)
+class TransitionError(RuntimeError):
+    """A partition was asked for a transition that its state does not allow: a fault of this program."""
 
 
 @dataclass(slots=True)
-class HeldPartition(Generic[StoreT]):
-    """A partition's records on their way, and its counters. It lives in the event loop alone."""
+class AppliedCounts:
+    """What was applied since the partition was first assigned."""
 
-    number: int
-    state: PartitionState = PartitionState.ASSIGNED
-    reason: str = ""
-    store: StoreT | None = None
-    epoch: int = 0
-    """Grows whenever what was fetched before has become void."""
-    consuming: bool = False
-    pauses: int = 0
-    """How often it has been paused since it last applied a batch."""
-    pause_ends_in: PartitionState = PartitionState.CATCHING_UP
-    """The state that a pause interrupted."""
-    judged_offset: int = -1
-    """The last offset that `bad_share` has counted: what comes again after a pause does not count twice."""
-    published_offset: int = -1
-    """The last offset whose dead letter is safe: what comes again after a pause is not published again."""
-    refused: bool = False
-    """Whether it refuses, or did when it was revoked."""
-    served: bool = False
-    """Whether readers find its store."""
-    next_offset: int = 0
-    """The offset that the next record handed over must have."""
-    seen_gap: int = -1
-    """The first offset behind a gap that was met once."""
-    end_offset: int = 0
-    passed_offset: int = 0
-    """Below it the log holds nothing more to apply: what is not applied are control records."""
-    seen_end: tuple[int, float] = (-1, 0.0)
-    """The end of the log at which nothing came though all was fetched, and when that was met first."""
-    pending: deque[tuple[Sequence[Record], int]] = field(default_factory=deque)
-    """Runs of records, each with its bytes."""
-    pending_records: int = 0
-    pending_bytes: int = 0
-    pending_since: float = 0.0
-    taken: Taken = _NOTHING
-    """What is being applied, or was last."""
-    newest_ms: int = 0
-    """The timestamp of the last record applied; 0 before the first."""
-    resumed_offset: int = 0
-    """The first offset that was still to be applied when it was assigned."""
-    resumed_at: float = 0.0
-    """When that was, on the monotonic clock; 0 before."""
-    met_end_at: float = 0.0
-    """When the end of the log was met first since then; 0 before."""
-    caught_up_ms: int = 0
-    """When nothing was known to wait last, milliseconds since 1970."""
-    progress_at: float = field(default_factory=time.monotonic)
-    lifecycle: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the store is being opened or closed."""
-    applying: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a batch is being applied."""
-    bad_share: BadShare = field(default_factory=lambda: BadShare(1, 1.0))
-    """Set anew by each assignment."""
     records: int = 0
     events: int = 0
     erasures: int = 0
     batches: int = 0
     dead_letters: Counter[DeadLetterReason] = field(default_factory=Counter)
+
+    def add(self, records: int, decoded: Decoded) -> int:
+        """Count a batch; return its erasures."""
+        erasures = sum(isinstance(step, Erasure) for step in decoded.steps)
+        self.batches += 1
+        self.records += records
+        self.events += decoded.actions
+        self.erasures += erasures
+        self.dead_letters.update(letter.reason for letter in decoded.dead_letters)
+        return erasures
+
+
+class HeldPartition(Generic[StoreT]):
+    """One partition of this node. It lives in the event loop; `status` and the properties may be read in any thread."""
+
+    def __init__(
+        self,
+        number: int,
+        limit: IntakeLimit,
+        directory: Directory[StoreT],
+        on_state: Callable[[int, PartitionState], None] = lambda _number, _state: None,
+    ) -> None:
+        self.number = number
+        self._directory, self._on_state = directory, on_state
+        self.state = PartitionState.ASSIGNED
+        self.reason = ""
+        self.epoch = 0
+        self.is_consuming = False
+        self.is_served = False
+        """Whether readers find its store."""
+        self.is_spoiled = False
+        """Whether it refuses, or did when it was revoked: another node's store may do better."""
+        self.store: StoreT | None = None
+        self.reader: LogReader | None = None
+        """The log, of the last assignment."""
+        self.lifecycle = asyncio.Lock()
+        """Held while the store is being opened or closed."""
+        self.applying = asyncio.Lock()
+        """Held while a batch is being applied."""
+        self.pending = PendingRecords(limit)
+        self.batch = Batch()
+        """What is being applied."""
+        self.counts = AppliedCounts()
+        self.breaker = BadRecordBreaker(1, 1.0)
+        self.published_offset = -1
+        """The last offset whose dead letter is safe: what comes again after a pause is not published again."""
+        self.next_offset = 0
+        """The offset that the next record handed over must have."""
+        self.gap_offset = -1
+        """The first offset behind a gap that was read once."""
+        self.end_offset = 0
+        self.control_offset = 0
+        """Below it the log holds nothing more to apply: what is not applied are control records."""
+        self.idle_end: tuple[int, float] = (-1, 0.0)
+        """The end of the log at which nothing came though all was fetched, and when that was seen first."""
+        self.progress_at = time.monotonic()
+        self._judged_offset = -1
+        self._pauses = 0
+        self._interrupted = PartitionState.CATCHING_UP
+        self._resumed_offset = 0
+        self._resumed_at = self._reached_end_at = 0.0
+        self._caught_up_ms = self._newest_ms = 0
+
+    # -- transitions -------------------------------------------------------------------------------------------
+
+    def assign(self, reader: LogReader, breaker: BadRecordBreaker) -> None:
+        """From any state to ASSIGNED: the group gave it to this node. Its store may be open from before."""
+        self._end_epoch()
+        self.reader, self.breaker = reader, breaker
+        self._judged_offset = self.published_offset = -1
+        self.is_spoiled = False
+        self._enter(PartitionState.ASSIGNED, _ANY)
+
+    def restore(self) -> None:
+        """From ASSIGNED to RESTORING: its store is being opened."""
+        self._enter(PartitionState.RESTORING, {PartitionState.ASSIGNED})
+
+    def catch_up(self, position: int) -> None:
+        """From ASSIGNED or RESTORING to CATCHING_UP: its store is open; consume from `position` on."""
+        self._enter(PartitionState.CATCHING_UP, {PartitionState.ASSIGNED, PartitionState.RESTORING})
+        self._consume_from(position)
+        self._resumed_offset = position
+        self.progress_at = self._resumed_at = time.monotonic()
+        self._reached_end_at = 0.0
+
+    def serve(self) -> None:
+        """From any state that consumes to SERVING: everything that the log holds is applied."""
+        self.progress_at = time.monotonic()
+        self._caught_up_ms = time.time_ns() // 1_000_000
+        self._reached_end_at = self._reached_end_at or self.progress_at
+        self.open_to_readers()
+        self._enter(PartitionState.SERVING, _CONSUMING)
+
+    def stall(self, why: str) -> None:
+        """From CATCHING_UP or SERVING to STALLED: records wait, and none was applied for too long."""
+        self._enter(PartitionState.STALLED, {PartitionState.CATCHING_UP, PartitionState.SERVING}, why)
+
+    def unstall(self) -> None:
+        """From STALLED to CATCHING_UP: records are applied again, or the cluster is away."""
+        self._enter(PartitionState.CATCHING_UP, {PartitionState.STALLED})
+
+    def pause(self, why: str) -> int:
+        """From any state that consumes to PAUSED: consume nothing for now; readers are answered.
+
+        Returns how many pauses came before it since a batch was applied.
+        """
+        if self.state is not PartitionState.PAUSED:
+            self._interrupted = self.state
+        self._enter(PartitionState.PAUSED, _CONSUMING, why)
+        # Nothing reads the end of the log during the pause, and readers are told how far behind they are.
+        self.end_offset = max(self.end_offset, self.next_offset)
+        self._end_epoch()
+        self._pauses += 1
+        return self._pauses - 1
+
+    def retry(self) -> None:
+        """Stay in PAUSED, and consume again behind what is applied; `recover` follows the first batch."""
+        self._enter(PartitionState.PAUSED, {PartitionState.PAUSED}, self.reason)
+        self._consume_from(self.retry_position)
+
+    def recover(self) -> None:
+        """From PAUSED to the state that the pause interrupted: a batch is applied."""
+        self._enter(self._interrupted, {PartitionState.PAUSED})
+
+    def refuse(self, why: str) -> None:
+        """From any state but REVOKED to REFUSING: consume nothing and answer nobody, until an operator has acted."""
+        self._end_epoch()
+        self.close_to_readers(why)
+        self.is_spoiled = True
+        self._enter(PartitionState.REFUSING, _ANY - {PartitionState.REVOKED}, why)
+
+    def revoke(self) -> None:
+        """From any state to REVOKED: the group took it away. The store stays open, for most partitions come back."""
+        self._end_epoch()
+        self._enter(PartitionState.REVOKED, _ANY)
+
+    def _enter(self, state: PartitionState, sources: AbstractSet[PartitionState], reason: str = "") -> None:
+        if self.state not in sources:
+            raise TransitionError(f"partition {self.number} cannot go from {self.state.value} to {state.value}")
+        if (self.state, self.reason) == (state, reason) and state is not PartitionState.ASSIGNED:
+            return
+        self.state, self.reason = state, reason
+        self._report()
+
+    def explain(self, reason: str) -> None:
+        """Say what the partition waits for in its state; empty when it does not wait any more."""
+        if self.reason != reason:
+            self.reason = reason
+            self._report()
+
+    def _report(self) -> None:
+        log = _log.error if self.state in ALARMS else _log.info
+        why = {"why": self.reason} if self.reason else {}
+        log("partition", partition=self.number, state=self.state.value, applied_offset=self.applied_offset, **why)
+        self._on_state(self.number, self.state)
+
+    def _end_epoch(self) -> None:
+        self.pending.clear()
+        self.epoch += 1
+        self.is_consuming = False
+        self.gap_offset = -1
+
+    def _consume_from(self, position: int) -> None:
+        self.next_offset, self.is_consuming = position, True
+
+    # -- readers -----------------------------------------------------------------------------------------------
+
+    def open_to_readers(self) -> None:
+        """Let readers find the store. Idempotent."""
+        if self.store is not None and not self.is_served:
+            self.is_served = True
+            self._directory.add(self.store, lambda: self.lag)
+
+    def announce(self) -> None:
+        """Tell readers that the partition is here and will be served, unless it is served."""
+        if not self.is_served:
+            self._directory.announce(self.number)
+
+    def close_to_readers(self, why: str = "") -> None:
+        """Take the store away from readers; with `why` they are told that this node refuses."""
+        self.is_served = False
+        self._directory.remove(self.number, why)
+
+    # -- records -----------------------------------------------------------------------------------------------
+
+    def push(self, records: Sequence[Record]) -> None:
+        """Append records that follow those in the queue."""
+        self.pending.push(records)
+        self.next_offset = records[-1].offset + 1
+        self.gap_offset = -1
+
+    def judge(self, records: Sequence[Record], dead_letters: Sequence[DeadLetter]) -> bool:
+        """Count a batch's bad records once, however often it comes; say whether there have been too many."""
+        fresh = len(records_from(records, self._judged_offset + 1))
+        if fresh:
+            self.breaker.add(fresh, sum(letter.record.offset > self._judged_offset for letter in dead_letters))
+            self._judged_offset = records[-1].offset
+        return self.breaker.is_tripped
+
+    def count(self, batch: Batch, decoded: Decoded) -> int:
+        """Count a batch that is applied; return its erasures. A pause ends here."""
+        erasures = self.counts.add(len(batch.records), decoded)
+        self._newest_ms = batch.records[-1].timestamp
+        self.progress_at = time.monotonic()
+        self._pauses = 0
+        if self.state is PartitionState.PAUSED:
+            self.recover()
+        return erasures
+
+    def observe(self, *, has_room: bool, stall_after_s: float) -> None:
+        """Compare the partition with the log: it serves at its end, and stalls when nothing is applied for long."""
+        if self.reader is None or not self.is_consuming:
+            return
+        self.end_offset = max(self.end_offset, self.reader.known_end(self.number) or 0, self.applied_offset + 1)
+        if self.lag == 0:
+            self.serve()
+            return
+        if self.state is PartitionState.PAUSED:
+            return
+        has_work = self.pending.records or self.applying.locked() or not has_room
+        if not has_work and not self.reader.connected(self.number):
+            # The cluster is away: nothing can be applied, so this time does not count.
+            self.progress_at = time.monotonic()
+        idle_s = time.monotonic() - self.progress_at
+        if idle_s <= stall_after_s:
+            if self.state is PartitionState.STALLED:
+                self.unstall()
+        elif self.state is not PartitionState.STALLED:
+            self.stall(f"{self.lag} records wait, and none was applied for {idle_s:.0f} s: see to disk and cluster")
+
+    # -- what is known of it -----------------------------------------------------------------------------------
 
     @property
     def applied_offset(self) -> int:
@@ -196,111 +365,41 @@ class HeldPartition(Generic[StoreT]):
     @property
     def lag(self) -> int:
         """Records that are known to be in the log and are not applied."""
-        return max(0, self.end_offset - max(self.applied_offset + 1, self.passed_offset))
+        return max(0, self.end_offset - max(self.applied_offset + 1, self.control_offset))
+
+    @property
+    def retry_position(self) -> int:
+        """The offset behind what is applied, from which a paused partition goes on."""
+        return max(self.applied_offset + 1, self._resumed_offset)
 
     @property
     def waiting_since_ms(self) -> int:
-        """See `PartitionStatus`. The log was empty behind us at `caught_up_ms`, so what waits came after."""
+        """See `PartitionStatus`. Nothing waited at `_caught_up_ms`, so what waits now came later."""
         if self.lag == 0:
             return 0
         if self.applying.locked():
-            return self.taken.first_ms
-        with suppress(IndexError):
-            # Whoever asks from another thread may find nothing waiting any more.
-            return self.pending[0][0][0].timestamp
-        return max(self.newest_ms, self.caught_up_ms)
-
-    def void(self) -> tuple[int, int]:
-        """Forget what was fetched and stop consuming; return how many records and bytes were waiting."""
-        dropped = self.pending_records, self.pending_bytes
-        self.pending_records = self.pending_bytes = 0
-        self.pending.clear()
-        self.epoch += 1
-        self.consuming = False
-        self.seen_gap = -1
-        return dropped
-
-    def push(self, records: Sequence[Record]) -> int:
-        """Add records that follow what is here; return their bytes."""
-        size = sum(map(size_of, records))
-        if not self.pending:
-            self.pending_since = time.monotonic()
-        self.pending.append((records, size))
-        self.pending_records += len(records)
-        self.pending_bytes += size
-        self.next_offset = records[-1].offset + 1
-        self.seen_gap = -1
-        return size
-
-    def take(self, limit: int, max_bytes: int, end_of: Callable[[int], int]) -> tuple[list[Record], int]:
-        """Remove and return the first records, and their bytes: at most `limit` and `max_bytes`, but at least one.
-
-        `end_of` gives the offset before which a batch with this first offset has to end.
-        """
-        taken: list[Record] = []
-        size = 0
-        while self.pending and len(taken) < limit:
-            records, run_size = self.pending.popleft()
-            if len(records) <= limit - len(taken) and size + run_size <= max_bytes:
-                taken += records
-                size += run_size
-                continue
-            before = size
-            for at, record in enumerate(records):
-                one = size_of(record)
-                if taken and (len(taken) >= limit or size + one > max_bytes):
-                    self.pending.appendleft((records[at:], run_size - (size - before)))
-                    break
-                taken.append(record)
-                size += one
-            else:
-                continue
-            break
-        if taken and taken[-1].offset >= (end := end_of(taken[0].offset)):
-            tail = after(taken, end)
-            tail_size = sum(map(size_of, tail))
-            self.pending.appendleft((tail, tail_size))
-            del taken[-len(tail) :]
-            size -= tail_size
-        self.pending_records -= len(taken)
-        self.pending_bytes -= size
-        if taken:
-            self.taken = Taken(time.monotonic(), size, taken[0].timestamp)
-        # What stays has waited already: it goes with the next batch, at once.
-        return taken, size
-
-    def judge(self, records: Sequence[Record], dead_letters: Sequence[DeadLetter]) -> bool:
-        """Count a batch's bad records; say whether there have been too many."""
-        fresh = len(after(records, self.judged_offset + 1))
-        if fresh:
-            self.bad_share.add(fresh, sum(letter.record.offset > self.judged_offset for letter in dead_letters))
-            self.judged_offset = records[-1].offset
-        return self.bad_share.is_exceeded
+            return self.batch.first_ms
+        first_ms = self.pending.first_ms
+        return max(self._newest_ms, self._caught_up_ms) if first_ms is None else first_ms
 
     def status(self) -> PartitionStatus:
         """Return a snapshot."""
+        reached_end_at = self._reached_end_at or time.monotonic()
         return PartitionStatus(
             partition=self.number,
             state=self.state,
             applied_offset=self.applied_offset,
             lag=self.lag,
-            records=self.records,
-            events=self.events,
-            erasures=self.erasures,
-            batches=self.batches,
-            dead_letters=dict(self.dead_letters),
+            records=self.counts.records,
+            events=self.counts.events,
+            erasures=self.counts.erasures,
+            batches=self.counts.batches,
+            dead_letters=dict(self.counts.dead_letters),
             reason=self.reason,
             waiting_since_ms=max(0, self.waiting_since_ms),
             durable_offset=self.durable_offset,
-            resumed_offset=self.resumed_offset,
+            resumed_offset=self._resumed_offset,
             end_offset=self.end_offset,
-            is_served=self.served,
-            catching_up_s=(self.met_end_at or time.monotonic()) - self.resumed_at if self.resumed_at else 0.0,
+            is_served=self.is_served,
+            catching_up_s=reached_end_at - self._resumed_at if self._resumed_at else 0.0,
         )
-
-
-def after(records: Sequence[Record], offset: int) -> Sequence[Record]:
-    """Return the records at or above `offset` of a run that ascends by offset."""
-    if not records or records[0].offset >= offset:
-        return records
-    return records[bisect_left(records, offset, key=lambda record: record.offset) :]

@@ -1,6 +1,7 @@
 """What the stream needs of a record, whichever client library read it."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
@@ -90,3 +91,10 @@ def size_of(record: Record) -> int:
     if record.headers:
         size += sum(_HEADER_COST + len(name) + len(value or b"") for name, value in record.headers)
     return size
+
+
+def records_from(records: Sequence[Record], offset: int) -> Sequence[Record]:
+    """Return the records at or above `offset` of a run that ascends by offset."""
+    if not records or records[0].offset >= offset:
+        return records
+    return records[bisect_left(records, offset, key=lambda record: record.offset) :]

@@ -30,10 +30,10 @@ from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Rules, decode
 from lifeline.stream.fingerprint_log import Fingerprint, FingerprintLog, first_difference
 from lifeline.stream.log_consumer import LogConsumer
-from lifeline.stream.partition import Store, StoreAccess, StoreT, after
 from lifeline.stream.placement import LocalPartition, Placement
-from lifeline.stream.record import Record
+from lifeline.stream.record import Record, records_from
 from lifeline.stream.settings import UpdaterSettings
+from lifeline.stream.stores import Store, StoreAccess, StoreT
 
 _IDLE_S = 0.1
 _POLL_MS = 250
@@ -341,7 +341,7 @@ class StandbyFollower(Generic[StoreT]):
 
     async def _apply(self, one: _Followed[StoreT], fetched: Sequence[Record]) -> None:
         async with one.busy:
-            records = after(fetched, one.next_offset)
+            records = records_from(fetched, one.next_offset)
             if self._followed.get(one.number) is not one or not one.state.at_work:
                 # It was given away or given up while this was fetched.
                 return

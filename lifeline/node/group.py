@@ -18,9 +18,9 @@ from lifeline.stream.decode import Rules
 from lifeline.stream.fingerprint_log import FingerprintLog
 from lifeline.stream.membership import Membership
 from lifeline.stream.observer import Observer
-from lifeline.stream.partition import StoreAccess
 from lifeline.stream.placement import Placement
 from lifeline.stream.standby import StandbyFollower
+from lifeline.stream.stores import StoreAccess
 from lifeline.stream.updater import Updater
 
 

@@ -51,7 +51,7 @@ from lifeline.store.partition import PartitionStore
 from lifeline.store.snapshots.repository import SnapshotRepository
 from lifeline.stream.aio import run_abandonable
 from lifeline.stream.items import ItemFollower
-from lifeline.stream.partition import StoreAccess
+from lifeline.stream.stores import StoreAccess
 
 _PROGRESS_S = 0.5
 _WATCH_S = 0.05

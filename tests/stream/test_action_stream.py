@@ -23,8 +23,9 @@ from lifeline.store.settings import StoreSettings
 from lifeline.stream.action_stream import ActionStream
 from lifeline.stream.dead_letters import DeadLetterPublisher
 from lifeline.stream.decode import DeadLetterReason, Rules
-from lifeline.stream.partition import PartitionState, StoreAccess
+from lifeline.stream.partition import PartitionState
 from lifeline.stream.settings import UpdaterSettings
+from lifeline.stream.stores import StoreAccess
 from lifeline.stream.updater import Updater
 from lifeline.v1.action_pb2 import Action
 from tests.support.stream_harness import Node, RecordingStore, until
@@ -344,7 +345,7 @@ def test_slow_writes_hold_the_fetch_back_and_a_stall_is_told(kafka: KafkaSetting
         async with node.running():
             await until(lambda: PartitionState.STALLED in node.state_of().values())
             updater = node.stream._updater
-            assert updater._waiting <= updater.max_waiting + 500
+            assert updater.intake.records <= updater.intake.max_records + 500
             gate.set()
             await caught_up(node, 30_000)
 
@@ -359,7 +360,7 @@ def test_a_graceful_stop_applies_what_waits(kafka: KafkaSettings) -> None:
     async def run() -> None:
         async with node.running():
             updater = node.stream._updater
-            await until(lambda: updater._waiting == 4_000)
+            await until(lambda: updater.intake.records == 4_000)
             assert node.events() == []
 
     asyncio.run(run())

@@ -1,36 +1,36 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifeline.stream.bad_record_breaker import BadShare
+from lifeline.stream.bad_record_breaker import BadRecordBreaker
 
 
 def test_a_few_records_are_no_reason_to_stop_however_bad() -> None:
-    share = BadShare(100, 0.5)
-    share.add(99, 99)
-    assert not share.is_exceeded
-    share.add(1, 0)
-    assert share.is_exceeded
+    breaker = BadRecordBreaker(100, 0.5)
+    breaker.add(99, 99)
+    assert not breaker.is_tripped
+    breaker.add(1, 0)
+    assert breaker.is_tripped
 
 
 def test_the_limit_itself_is_not_above_it() -> None:
-    share = BadShare(10, 0.5)
-    share.add(10, 5)
-    assert not share.is_exceeded
-    share.add(10, 6)
-    assert share.is_exceeded
+    breaker = BadRecordBreaker(10, 0.5)
+    breaker.add(10, 5)
+    assert not breaker.is_tripped
+    breaker.add(10, 6)
+    assert breaker.is_tripped
 
 
 def test_good_batches_of_long_ago_do_not_hide_what_is_bad_now() -> None:
-    share = BadShare(100, 0.5)
-    share.add(8_192, 0)
+    breaker = BadRecordBreaker(100, 0.5)
+    breaker.add(8_192, 0)
     for _ in range(99):
-        share.add(1, 1)
-        assert not share.is_exceeded
-    share.add(1, 1)
-    assert share.is_exceeded
+        breaker.add(1, 1)
+        assert not breaker.is_tripped
+    breaker.add(1, 1)
+    assert breaker.is_tripped
     for _ in range(50):
-        share.add(1, 0)
-    assert not share.is_exceeded
+        breaker.add(1, 0)
+    assert not breaker.is_tripped
 
 
 @given(
@@ -41,14 +41,14 @@ def test_good_batches_of_long_ago_do_not_hide_what_is_bad_now() -> None:
 def test_it_counts_the_fewest_last_batches_that_hold_enough(
     records: int, most: float, batches: list[tuple[int, int]]
 ) -> None:
-    share = BadShare(records, most)
+    breaker = BadRecordBreaker(records, most)
     for end, batch in enumerate(batches, start=1):
-        share.add(*batch)
+        breaker.add(*batch)
         last: list[tuple[int, int]] = []
         for one in reversed(batches[:end]):
             if sum(seen for seen, _ in last) >= records:
                 break
             last.append(one)
         seen, bad = sum(one[0] for one in last), sum(one[1] for one in last)
-        assert (share.seen, share.bad) == (seen, bad)
-        assert share.is_exceeded == (seen >= records and bad > most * seen)
+        assert (breaker.seen, breaker.bad) == (seen, bad)
+        assert breaker.is_tripped == (seen >= records and bad > most * seen)

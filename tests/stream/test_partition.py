@@ -1,105 +1,148 @@
-from hypothesis import given
-from hypothesis import strategies as st
+from collections.abc import Callable
+from typing import Any, cast
 
-from lifeline.stream.fingerprint_log import FingerprintLog
-from lifeline.stream.partition import HeldPartition, PartitionState, after
-from lifeline.stream.record import size_of
+import pytest
+
+from lifeline.stream.bad_record_breaker import BadRecordBreaker
+from lifeline.stream.log import LogReader
+from lifeline.stream.partition import HeldPartition, PartitionState, TransitionError
+from lifeline.stream.pending import IntakeLimit
 from tests.stream.test_decode import FakeRecord
-from tests.support.stream_harness import RecordingStore
+from tests.support.stream_harness import RecordingDirectory, RecordingStore
+
+Held = HeldPartition[RecordingStore]
+States = PartitionState
+
+TRANSITIONS: dict[str, Callable[[Held], Any]] = {
+    "assign": lambda held: held.assign(cast("LogReader", Log()), BadRecordBreaker(1, 1.0)),
+    "restore": lambda held: held.restore(),
+    "catch_up": lambda held: held.catch_up(0),
+    "serve": lambda held: held.serve(),
+    "stall": lambda held: held.stall("nothing comes"),
+    "unstall": lambda held: held.unstall(),
+    "pause": lambda held: held.pause("no room"),
+    "retry": lambda held: held.retry(),
+    "recover": lambda held: held.recover(),
+    "refuse": lambda held: held.refuse("a gap"),
+    "revoke": lambda held: held.revoke(),
+}
+PATHS: dict[States, tuple[str, ...]] = {
+    States.ASSIGNED: ("assign",),
+    States.RESTORING: ("assign", "restore"),
+    States.CATCHING_UP: ("assign", "restore", "catch_up"),
+    States.SERVING: ("assign", "restore", "catch_up", "serve"),
+    States.STALLED: ("assign", "restore", "catch_up", "stall"),
+    States.PAUSED: ("assign", "restore", "catch_up", "pause"),
+    States.REFUSING: ("assign", "refuse"),
+    States.REVOKED: ("assign", "revoke"),
+}
+CONSUMING = {States.CATCHING_UP, States.SERVING, States.STALLED, States.PAUSED}
+# The table of the module's docstring.
+TABLE: dict[str, tuple[set[States], States]] = {
+    "assign": (set(States), States.ASSIGNED),
+    "restore": ({States.ASSIGNED}, States.RESTORING),
+    "catch_up": ({States.ASSIGNED, States.RESTORING}, States.CATCHING_UP),
+    "serve": (CONSUMING, States.SERVING),
+    "stall": ({States.CATCHING_UP, States.SERVING}, States.STALLED),
+    "unstall": ({States.STALLED}, States.CATCHING_UP),
+    "pause": (CONSUMING, States.PAUSED),
+    "retry": ({States.PAUSED}, States.PAUSED),
+    "recover": ({States.PAUSED}, States.CATCHING_UP),
+    "refuse": (set(States) - {States.REVOKED}, States.REFUSING),
+    "revoke": (set(States), States.REVOKED),
+}
 
 
-def never(_first: int) -> int:
-    return 1 << 62
+class Log:
+    """A log whose end was never fetched."""
+
+    end: int | None = None
+    is_connected = True
+
+    def known_end(self, partition: int) -> int | None:  # noqa: ARG002
+        return self.end
+
+    def connected(self, partition: int) -> bool:  # noqa: ARG002
+        return self.is_connected
 
 
-def run(start: int, count: int) -> list[FakeRecord]:
-    return [FakeRecord(offset=offset) for offset in range(start, start + count)]
+def make_partition(*transitions: str) -> Held:
+    partition: Held = HeldPartition(3, IntakeLimit(1 << 20, 1 << 30), RecordingDirectory())
+    partition.store = RecordingStore(3)
+    for name in transitions:
+        TRANSITIONS[name](partition)
+    return partition
 
 
-@given(st.lists(st.integers(1, 20), max_size=12), st.integers(1, 30))
-def test_batches_keep_the_order_and_lose_nothing(sizes: list[int], limit: int) -> None:
-    held: HeldPartition[RecordingStore] = HeldPartition(0)
-    start = 0
-    for size in sizes:
-        held.push(run(start, size))
-        start += size
-    assert (held.pending_records, held.next_offset) == (start, start)
-    taken: list[int] = []
-    while held.pending:
-        batch, _ = held.take(limit, 1 << 30, never)
-        assert len(batch) == min(limit, start - len(taken))
-        taken += [record.offset for record in batch]
-        assert held.pending_records == start - len(taken)
-    assert taken == list(range(start))
-    assert held.take(limit, 1 << 30, never) == ([], 0)
+@pytest.mark.parametrize("state", States)
+@pytest.mark.parametrize("name", TABLE)
+def test_every_transition_comes_from_the_states_of_the_table(name: str, state: States) -> None:
+    partition = make_partition(*PATHS[state])
+    assert partition.state is state
+    sources, target = TABLE[name]
+    if state in sources:
+        TRANSITIONS[name](partition)
+        assert partition.state is target
+    else:
+        with pytest.raises(TransitionError, match=f"from {state.value} to "):
+            TRANSITIONS[name](partition)
+        assert partition.state is state
 
 
-@given(st.lists(st.integers(1, 20), max_size=12), st.integers(1, 30), st.integers(1, 25))
-def test_a_batch_ends_where_it_has_to(sizes: list[int], limit: int, every: int) -> None:
-    held: HeldPartition[RecordingStore] = HeldPartition(0)
-    start = 7
-    for size in sizes:
-        held.push(run(start, size))
-        start += size
-    end_of = FingerprintLog(every).end_of_batch
-    taken: list[int] = []
-    while held.pending:
-        batch, size = held.take(limit, 1 << 30, end_of)
-        offsets = [record.offset for record in batch]
-        assert len({offset // every for offset in offsets}) == 1
-        assert len(batch) == limit or offsets[-1] + 1 in {start, end_of(offsets[0])}
-        taken += offsets
-        assert held.pending_records == start - 7 - len(taken)
-        assert held.pending_bytes == sum(size_of(record) for records, _ in held.pending for record in records)
-    assert taken == list(range(7, start))
+@pytest.mark.parametrize("name", ["assign", "pause", "refuse", "revoke"])
+def test_the_end_of_an_epoch_voids_what_waits(name: str) -> None:
+    partition = make_partition(*PATHS[States.SERVING])
+    partition.push([FakeRecord(offset=offset) for offset in range(5)])
+    epoch = partition.epoch
+    TRANSITIONS[name](partition)
+    assert (partition.pending.records, partition.is_consuming, partition.epoch) == (0, False, epoch + 1)
 
 
-def test_what_is_void_is_gone_and_the_epoch_tells() -> None:
-    held: HeldPartition[RecordingStore] = HeldPartition(0, consuming=True)
-    held.push(run(0, 5))
-    assert held.void()[0] == 5
-    assert (held.pending_records, held.epoch, held.consuming, held.take(9, 9, never)) == (0, 1, False, ([], 0))
+def test_a_pause_ends_in_the_state_that_it_interrupted_and_counts_until_a_batch_is_applied() -> None:
+    partition = make_partition(*PATHS[States.SERVING])
+    assert [partition.pause("no room") for _ in range(3)] == [0, 1, 2]
+    partition.retry()
+    assert (partition.is_consuming, partition.reason) == (True, "no room")
+    partition.recover()
+    assert partition.status().state is States.SERVING
 
 
-@given(st.lists(st.integers(0, 60), unique=True).map(sorted), st.integers(0, 70))
-def test_after_keeps_what_lies_at_or_above(offsets: list[int], offset: int) -> None:
-    records = [FakeRecord(offset=each) for each in offsets]
-    assert [record.offset for record in after(records, offset)] == [each for each in offsets if each >= offset]
+def test_what_waits_stalls_only_where_it_could_be_applied() -> None:
+    partition = make_partition(*PATHS[States.CATCHING_UP])
+    log = Log()
+    partition.reader = cast("LogReader", log)
+    log.end, log.is_connected = 5, False
+    partition.progress_at -= 100
+    partition.observe(has_room=True, stall_after_s=30)
+    states = [partition.state]
+    log.is_connected = True
+    partition.progress_at -= 100
+    partition.observe(has_room=True, stall_after_s=30)
+    states.append(partition.state)
+    assert partition.reason.startswith("5 records wait")
+    log.is_connected = False
+    partition.observe(has_room=True, stall_after_s=30)
+    assert [*states, partition.state] == [States.CATCHING_UP, States.STALLED, States.CATCHING_UP]
+
+
+def test_a_refusal_is_remembered_through_a_revocation_and_ends_with_the_next_assignment() -> None:
+    partition = make_partition("assign", "restore", "catch_up", "serve")
+    seen = [(partition.is_served, partition.is_spoiled)]
+    for name in ("refuse", "revoke", "assign"):
+        TRANSITIONS[name](partition)
+        seen.append((partition.is_served, partition.is_spoiled))
+    assert seen == [(True, False), (False, True), (False, True), (False, False)]
 
 
 def test_lag_counts_what_the_log_is_known_to_hold() -> None:
-    held: HeldPartition[RecordingStore] = HeldPartition(3)
-    assert (held.applied_offset, held.lag) == (-1, 0)
-    held.end_offset = 10
-    assert held.lag == 10
-    held.store = RecordingStore(3, applied_offset=6)
-    assert held.lag == 3
-    held.passed_offset = 10
-    assert held.lag == 0
-    status = held.status()
-    assert (status.partition, status.state, status.applied_offset) == (3, PartitionState.ASSIGNED, 6)
-
-
-@given(
-    st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), max_size=8), st.integers(1, 9), st.integers(1, 99)
-)
-def test_a_batch_is_bounded_by_bytes_too_and_takes_at_least_one(
-    runs: list[list[int]], limit: int, max_bytes: int
-) -> None:
-    held: HeldPartition[RecordingStore] = HeldPartition(0)
-    sizes: list[int] = []
-    for each in runs:
-        records = [FakeRecord(offset=len(sizes) + at, key=b"", value=bytes(size)) for at, size in enumerate(each)]
-        assert held.push(records) == sum(each)
-        sizes += each
-    taken: list[int] = []
-    while held.pending:
-        batch, size = held.take(limit, max_bytes, never)
-        assert size == sum(len(record.value or b"") for record in batch)
-        assert 1 <= len(batch) <= limit
-        assert size <= max_bytes or len(batch) == 1
-        taken += [record.offset for record in batch]
-        full = len(batch) == limit or len(taken) == len(sizes) or size + sizes[len(taken)] > max_bytes
-        assert full
-        assert held.pending_bytes == sum(sizes[len(taken) :])
-    assert taken == list(range(len(sizes)))
+    partition = make_partition()
+    partition.store = None
+    assert (partition.applied_offset, partition.lag) == (-1, 0)
+    partition.end_offset = 10
+    assert partition.lag == 10
+    partition.store = RecordingStore(3, applied_offset=6)
+    assert partition.lag == 3
+    partition.control_offset = 10
+    assert partition.lag == 0
+    status = partition.status()
+    assert (status.partition, status.state, status.applied_offset) == (3, States.ASSIGNED, 6)

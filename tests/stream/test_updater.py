@@ -257,9 +257,9 @@ def test_a_batch_has_at_most_so_many_records() -> None:
         async with updating(node, log) as updater:
             await until(lambda: len(log.resumed) == 1)
             await hand_over(updater, records(*range(1_000)))
-            assert not updater._room.is_set()
+            assert not updater.intake.has_room()
             await until(lambda: node.disks[PARTITION].applied_offset == 999)
-            assert updater._room.is_set()
+            assert updater.intake.has_room()
             assert updater.status()[0].batches == 10
 
     asyncio.run(run())
@@ -329,6 +329,24 @@ def test_a_pause_keeps_what_was_served_and_is_over_with_the_partition(monkeypatc
             await until(lambda: not updater.status())
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("max_bad_share", [0.1, 1.0])
+def test_nothing_behind_a_batch_that_failed_is_applied_while_a_revocation_begins(max_bad_share: float) -> None:
+    node, log = make_node(batch_max_records=1, bad_share_records=1, max_bad_share=max_bad_share), FakeLog(0, 2)
+    node.publisher = Publisher()
+
+    async def run() -> None:
+        async with updating(node, log) as updater:
+            await until(lambda: len(log.resumed) == 1)
+            # The transport knows of the revocation, and has not called `on_revoked` yet.
+            log.gone = True
+            await updater.on_records(PARTITION, [FakeRecord(offset=0, value=b"\xff"), *records(1)])
+            await until(lambda: updater.status()[0].state is PartitionState.REVOKED)
+            await updater.drain(10)
+
+    asyncio.run(run())
+    assert items(node) == []
 
 
 def test_no_other_partition_waits_for_a_dead_letter() -> None:
@@ -463,7 +481,7 @@ def test_a_commit_without_an_answer_holds_neither_watch_nor_stop(monkeypatch: py
             await hand_over(updater, records(0))
             await until(lambda: log.commits_started == 1)
             # Lag, and nothing that could be fetched: no stall, however long.
-            held = updater._held[PARTITION]
+            held = updater._partitions[PARTITION]
             monkeypatch.setattr(held, "progress_at", held.progress_at - 1_000)
             before = held.progress_at
             await until(lambda: held.progress_at > before + 999)
@@ -485,11 +503,11 @@ def test_few_large_records_hold_the_fetch_back_and_make_small_batches() -> None:
         async with updating(node, log) as updater:
             await until(lambda: len(log.resumed) == 1)
             await updater.on_records(PARTITION, [FakeRecord(offset=0, key=b"ann", value=None)])
-            assert updater._room.is_set()
-            updater._count_waiting(0, 4 << 20)
-            assert not updater._room.is_set()
-            updater._count_waiting(0, -(4 << 20))
-            assert updater._room.is_set()
+            assert updater.intake.has_room()
+            updater.intake.add(0, 4 << 20)
+            assert not updater.intake.has_room()
+            updater.intake.add(0, -(4 << 20))
+            assert updater.intake.has_room()
             huge = [
                 FakeRecord(
                     offset=at, key=b"ann", value=Action(user_id="ann", event_id="x" * (1 << 20)).SerializeToString()
@@ -503,7 +521,7 @@ def test_few_large_records_hold_the_fetch_back_and_make_small_batches() -> None:
 
             updater._dead_letters.publish = keep  # type: ignore[method-assign]
             await updater.on_records(PARTITION, huge)
-            assert not updater._room.is_set()
+            assert not updater.intake.has_room()
             await until(lambda: node.disks[PARTITION].applied_offset >= 3)
             assert set(published) == {1}
 

@@ -16,10 +16,11 @@ from lifeline.stream.decode import Rules
 from lifeline.stream.fingerprint_log import Fingerprint, FingerprintLog, StateAt
 from lifeline.stream.membership import Membership
 from lifeline.stream.observer import NoObserver
-from lifeline.stream.partition import PartitionState, StoreAccess
+from lifeline.stream.partition import PartitionState
 from lifeline.stream.placement import NOWHERE, Placement
 from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.standby import StandbyFollower
+from lifeline.stream.stores import StoreAccess
 from lifeline.stream.updater import Updater
 
 

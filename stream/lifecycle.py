@@ -1,0 +1,193 @@
+"""The life of a partition between two rebalances: its store is opened, finds its place in the log, and is closed."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Generic
+
+import structlog
+from aiokafka.errors import KafkaError, KafkaTimeoutError
+
+from lifeline.stream.aio import run_to_end
+from lifeline.stream.fingerprint_log import FingerprintLog
+from lifeline.stream.log import Bounds, LogReader, PartitionGoneError
+from lifeline.stream.partition import HeldPartition
+from lifeline.stream.settings import UpdaterSettings
+from lifeline.stream.stores import StoreAccess, StoreT
+
+_RETRY_S = 0.1
+_RETRY_MAX_S = 2.0
+_LOG_END_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class PartitionLifecycle(Generic[StoreT]):
+    """Opens and closes the stores of partitions, and compares their positions with the log.
+
+    A method that takes an `epoch` does nothing once the partition's epoch is another.
+    """
+
+    def __init__(
+        self,
+        settings: UpdaterSettings,
+        stores: StoreAccess[StoreT],
+        fingerprints: FingerprintLog,
+        take_over: Callable[[int], Awaitable[StoreT | None]],
+    ) -> None:
+        self._settings, self._stores = settings, stores
+        self._fingerprints, self._take_over = fingerprints, take_over
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ask the cluster nothing more."""
+        self._stopping = True
+
+    async def open(self, partition: HeldPartition[StoreT], epoch: int, reader: LogReader) -> bool:
+        """Open the store, find its place in the log, and let records come; False when that was not to be."""
+        async with partition.lifecycle:
+            if epoch != partition.epoch:
+                return False
+            store = partition.store if partition.store is not None else await self._open_store(partition)
+            if epoch != partition.epoch:
+                return False
+            with suppress(PartitionGoneError):
+                bounds = await self._bounds(partition, epoch, reader)
+                if bounds is None:
+                    return False
+                position = store.applied_offset + 1
+                if position == 0 and bounds.start > 0:
+                    position = bounds.start
+                    _log.warning("a new store starts where the log does", partition=partition.number, offset=position)
+                if not self._is_within(partition, position, bounds):
+                    return False
+                if self._settings.serve == "stale":
+                    partition.open_to_readers()
+                else:
+                    partition.announce()
+                partition.catch_up(position)
+                await reader.resume_at(partition.number, position)
+                return True
+            return False
+
+    async def reopen(self, partition: HeldPartition[StoreT], epoch: int, reader: LogReader) -> None:
+        """Let records come again after a pause."""
+        with suppress(PartitionGoneError):
+            position = partition.retry_position
+            bounds = await self._bounds(partition, epoch, reader)
+            if bounds is not None and self._is_within(partition, position, bounds):
+                partition.retry()
+                await reader.resume_at(partition.number, position)
+
+    async def close(self, partition: HeldPartition[StoreT]) -> bool:
+        """Close the store of a partition that belongs to another node now; False when it has come back meanwhile."""
+        epoch = partition.epoch
+        async with partition.lifecycle, partition.applying:
+            if epoch != partition.epoch:
+                return False
+            partition.revoke()
+            epoch = partition.epoch
+            partition.close_to_readers()
+            store, partition.store = partition.store, None
+            self._fingerprints.forget(partition.number)
+            if store is not None:
+                await run_to_end(self._stores.close, store)
+            # A partition that came back during the close finds no store, and opens one.
+            return epoch == partition.epoch
+
+    async def is_continuous(self, partition: HeldPartition[StoreT], first: int) -> bool:
+        """Say whether records that start at `first`, and not at the next offset, may be taken.
+
+        Control records leave such gaps, and so does a log whose start has passed the store. So the log is asked,
+        and a gap is accepted once it has been read twice.
+        """
+        epoch, reader = partition.epoch, partition.reader
+        if reader is None:
+            return False
+        with suppress(PartitionGoneError):
+            bounds = await self._bounds(partition, epoch, reader)
+            if bounds is None or not self._is_within(partition, partition.next_offset, bounds):
+                return False
+            if first > partition.next_offset and partition.gap_offset != first:
+                partition.gap_offset = first
+                await reader.resume_at(partition.number, partition.next_offset)
+                return False
+            return epoch == partition.epoch
+        return False
+
+    async def check_log_end(self, partition: HeldPartition[StoreT]) -> bool:
+        """Say whether a lag that nothing comes for are control records, which no fetch hands over.
+
+        Like a gap, this is accepted once the log has been read twice.
+        """
+        reader, now = partition.reader, time.monotonic()
+        is_idle = partition.is_consuming and not partition.pending.records and not partition.applying.locked()
+        if reader is None or not is_idle or partition.lag == 0 or now - partition.progress_at < _LOG_END_S:
+            return False
+        if (reader.position(partition.number) or 0) < partition.end_offset:
+            return False
+        end, since = partition.idle_end
+        if end != partition.end_offset:
+            partition.idle_end = (partition.end_offset, now)
+            with suppress(PartitionGoneError):
+                await reader.resume_at(partition.number, partition.next_offset)
+        elif now - since >= _LOG_END_S:
+            partition.control_offset = partition.end_offset
+            return True
+        return False
+
+    async def _open_store(self, partition: HeldPartition[StoreT]) -> StoreT:
+        partition.restore()
+        partition.store = await self._take_over(partition.number)
+        if partition.store is not None:
+            return partition.store
+
+        def open_store() -> StoreT:
+            # Set in the thread: a store that was opened is known, and will be closed, even after a cancellation.
+            partition.store = self._stores.open(partition.number)
+            return partition.store
+
+        return await run_to_end(open_store)
+
+    async def _bounds(self, partition: HeldPartition[StoreT], epoch: int, reader: LogReader) -> Bounds | None:
+        """Ask what the log holds until the cluster answers; None when the epoch is over."""
+        pause_s = _RETRY_S
+        while epoch == partition.epoch and not self._stopping:
+            try:
+                bounds = await reader.bounds(partition.number)
+            except KafkaError as error:
+                if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                    raise
+                if epoch == partition.epoch:
+                    why = f"the cluster does not say what the log holds ({type(error).__name__}): see to it"
+                    partition.explain(why)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_MAX_S)
+            else:
+                if epoch != partition.epoch:
+                    return None
+                if pause_s > _RETRY_S:
+                    partition.explain("")
+                return bounds
+        return None
+
+    def _is_within(self, partition: HeldPartition[StoreT], position: int, bounds: Bounds) -> bool:
+        """Say whether the log still holds what follows the store; if not, the partition refuses."""
+        start, end = bounds
+        partition.end_offset = end
+        if start <= position <= end:
+            return True
+        if position < start:
+            why = f"the log starts at {start}, and {position} to {start - 1} were never applied: restore a snapshot"
+        else:
+            why = f"the log ends at {end}, before what is applied ({position - 1}): it was made anew, so replay it"
+        refuse(partition, why)
+        return False
+
+
+def refuse(partition: HeldPartition[StoreT], why: str) -> None:
+    """Fetch no more of a partition, and let it refuse. Raises PartitionGoneError."""
+    if partition.reader is not None:
+        partition.reader.pause(partition.number)
+    partition.refuse(why)
