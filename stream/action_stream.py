@@ -1,4 +1,4 @@
-"""The actions topic, followed: transport and updater as one service that a node starts, watches and stops."""
+"""The stream of actions: transport, updater and standby as one service that a node starts, watches and stops."""
 
 import asyncio
 import time

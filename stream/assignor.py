@@ -27,23 +27,23 @@ class LifelineAssignor(AbstractPartitionAssignor):  # type: ignore[misc, unused-
     name = "lifeline"
 
     def __init__(self, topic: str, standby_replicas: int, member: Callable[[], Member]) -> None:
-        """`member` says what this member has now; it is asked at every join, in the client's thread."""
+        """`member` returns what this member has; it is called at every join, in the client's thread."""
         self._topic, self._standby_replicas, self._member = topic, standby_replicas, member
         self.placement: Placement = NOWHERE
-        """What the last assignment told."""
+        """The placement of the last assignment."""
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:  # type: ignore[override, unused-ignore]
-        """Say what this member has."""
+        """Return this member's subscription, with what it has."""
         return ConsumerProtocolMemberMetadata(_VERSION, list(topics), encode_member(self._member()))
 
     def assign(  # type: ignore[override, unused-ignore]
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """Place the topic's partitions; called in the group's leader alone."""
+        """Place the topic's partitions; only the group's leader is asked."""
         partitions = cluster.partitions_for_topic(self._topic)
         if not partitions:
             _log.warning("the cluster does not know the topic: nobody gets a partition", topic=self._topic)
-        known = {member: decode_member(bytes(one.user_data or b"")) for member, one in members.items()}
+        known = {member: decode_member(bytes(metadata.user_data or b"")) for member, metadata in members.items()}
         places = place(known, partitions or (), self._standby_replicas)
         placed = [
             group_pb2.PlacedPartition(
@@ -66,7 +66,7 @@ class LifelineAssignor(AbstractPartitionAssignor):  # type: ignore[misc, unused-
         }
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:  # type: ignore[override, unused-ignore]
-        """Take note of where everything is, before the client tells what is ours."""
+        """Keep the placement; the client calls this before it announces our partitions."""
         self.placement = decode_placement(bytes(assignment.user_data or b""))
 
 
@@ -82,26 +82,27 @@ def encode_member(member: Member) -> bytes:
 
 
 def decode_member(data: bytes) -> Member:
-    """Read the user data of a subscription; of what is none of ours, a member with nothing."""
+    """Read the user data of a subscription; a member without stores when it cannot be read."""
     try:
-        found = decode_within_limits(group_pb2.GroupMember, data)
+        member = decode_within_limits(group_pb2.GroupMember, data)
     except (DecodeError, LimitExceededError):
-        _log.warning("a member of the group says nothing that can be read: it counts as one with nothing on its disk")
+        _log.warning("the user data of a group member cannot be read: it is treated as a member without stores")
         return Member("", {})
     return Member(
-        found.address, {one.partition: LocalPartition(one.applied_offset, one.owned) for one in found.partitions}
+        member.address,
+        {local.partition: LocalPartition(local.applied_offset, local.owned) for local in member.partitions},
     )
 
 
 def decode_placement(data: bytes) -> Placement:
-    """Read the user data of an assignment; NOWHERE of what is none of ours."""
+    """Read the user data of an assignment; NOWHERE when it cannot be read."""
     try:
-        found = decode_within_limits(group_pb2.GroupPlacement, data)
+        placement = decode_within_limits(group_pb2.GroupPlacement, data)
     except (DecodeError, LimitExceededError):
-        _log.warning("the group's leader told nothing that can be read: who owns what is not known")
+        _log.warning("the group leader's placement cannot be read: the owners of partitions are not known")
         return NOWHERE
     return Placement(
-        owners={one.partition: one.owner for one in found.partitions},
-        standbys={one.partition: tuple(one.standbys) for one in found.partitions},
-        follow=frozenset(found.follow),
+        owners={place.partition: place.owner for place in placement.partitions},
+        standbys={place.partition: tuple(place.standbys) for place in placement.partitions},
+        follow=frozenset(placement.follow),
     )

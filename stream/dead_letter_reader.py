@@ -166,7 +166,9 @@ def retry_letters(
             yield Retried(letter.place, RetryOutcome.PUBLISHED, partition, offset)
         if published:
             erasures.read()
-            yield from (one for one in published if erasures.overtaken(expected[one.letter], one.partition, one.offset))
+            for outcome in published:
+                if erasures.overtaken(expected[outcome.letter], outcome.partition, outcome.offset):
+                    yield outcome
 
 
 def _publish(producer: Any, kafka: KafkaSettings, record: Record, partition: int, retries: int) -> int:  # noqa: ANN401

@@ -137,11 +137,11 @@ def _chunks(letters: Sequence[DeadLetter]) -> Iterator[Sequence[DeadLetter]]:
     """Cut letters, in their order, into chunks of bounded count and bytes; each has at least one."""
     first = size = 0
     for at, letter in enumerate(letters):
-        one = size_of(letter.record)
-        if at > first and (at - first >= _CHUNK_LETTERS or size + one > _CHUNK_BYTES):
+        letter_size = size_of(letter.record)
+        if at > first and (at - first >= _CHUNK_LETTERS or size + letter_size > _CHUNK_BYTES):
             yield letters[first:at]
             first, size = at, 0
-        size += one
+        size += letter_size
     if first < len(letters):
         yield letters[first:]
 

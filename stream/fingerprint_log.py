@@ -79,8 +79,8 @@ def first_difference(ours: Iterable[Fingerprint], theirs: Iterable[Fingerprint])
     """Return the first offset that both have with different fingerprints; None when all that both have are equal."""
     known: Mapping[int, int] = dict(theirs)
     differing = (
-        Mismatch(one.offset, one.fingerprint, known[one.offset])
-        for one in ours
-        if known.get(one.offset, one.fingerprint) != one.fingerprint
+        Mismatch(entry.offset, entry.fingerprint, known[entry.offset])
+        for entry in ours
+        if known.get(entry.offset, entry.fingerprint) != entry.fingerprint
     )
     return min(differing, default=None)

@@ -1,4 +1,4 @@
-"""Membership: what this node says of itself to the group, and what it does with the places that it is told."""
+"""Membership: what this node tells the group about itself, and who gets the placement that the leader decides."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -7,13 +7,13 @@ from lifeline.stream.placement import LocalPartition, Member, Placement
 
 
 class Holder(Protocol):
-    """Who has stores of partitions open: the updater and the standby follower."""
+    """A holder of open stores: the updater or the standby follower."""
 
     def local(self) -> Mapping[int, LocalPartition]:
-        """Return the stores that can go on from where they are; callable from any thread."""
+        """Return the stores that can continue from their applied offset; callable from any thread."""
 
     def spoiled(self) -> frozenset[int]:
-        """Return the partitions whose stores here cannot; callable from any thread."""
+        """Return the partitions whose stores on this node cannot; callable from any thread."""
 
 
 class Membership:
@@ -27,19 +27,21 @@ class Membership:
         on_disk: Callable[[], Iterable[int]] = tuple,
         on_placement: Callable[[Placement], None] = lambda _: None,
     ) -> None:
-        """`address` gives host:port at which others reach this node; `on_disk` lists what has a directory here."""
+        """`address` gives the host:port of this node; `on_disk` lists the partitions with a directory here."""
         self._holders = tuple(holders)
         self._address, self._on_disk, self._on_placement = address, on_disk, on_placement
 
     def member(self) -> Member:
-        """Say what this node has; called in the client's thread at every join."""
-        # How far a store on the disk is, is known once it is opened, and that takes longer than a join may.
+        """Return what this node has; called in the client's thread at every join."""
+        # The applied offset of a closed store is not known: opening it takes longer than a join may.
         local = {number: LocalPartition(0, owned=False) for number in self._on_disk()}
         for holder in self._holders:
             local.update(holder.local())
         spoiled = frozenset[int]().union(*(holder.spoiled() for holder in self._holders))
-        return Member(self._address(), {number: one for number, one in local.items() if number not in spoiled})
+        for number in spoiled:
+            local.pop(number, None)
+        return Member(self._address(), local)
 
     def on_placement(self, placement: Placement) -> None:
-        """Take note of where everything is now; called in the event loop, after the handler has its partitions."""
+        """Pass the new placement on; called in the event loop, after the handler has its partitions."""
         self._on_placement(placement)

@@ -1,4 +1,4 @@
-"""What the updater tells of its work, a call a batch or a rebalance and never one a record: the source of metrics."""
+"""Observers of the updater, the source of metrics: one call for each batch or rebalance, never for each record."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -9,7 +9,7 @@ from lifeline.stream.record import Record
 
 
 class AppliedBatch(NamedTuple):
-    """One batch that is part of the state now."""
+    """A batch that was applied."""
 
     partition: int
     records: Sequence[Record]
@@ -23,11 +23,11 @@ class AppliedBatch(NamedTuple):
     seconds: float
     """From when the batch was taken until it was applied, its dead letters acknowledged."""
     was_serving: bool
-    """Whether the partition had caught up before the batch: its actions were readable from here as they came."""
+    """Whether the partition had caught up before the batch, so that its actions were readable as they came."""
 
 
 class Observer(Protocol):
-    """CallSinks by the updater, in its event loop; each method must return within microseconds."""
+    """Called by the updater, in its event loop; each method must return within microseconds."""
 
     def on_batch(self, batch: AppliedBatch) -> None:
         """Take note of a batch."""

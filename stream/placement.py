@@ -44,11 +44,11 @@ class Place(NamedTuple):
 
     owner: str
     standbys: tuple[str, ...]
-    """The one that would take over first in front."""
+    """In the order in which they would take over."""
 
 
 class Placement(NamedTuple):
-    """Where everything is, as one member is told."""
+    """Owners and standbys of every partition, and what one member follows."""
 
     owners: Mapping[int, str]
     """Partition to the address of its owner."""
@@ -79,7 +79,7 @@ class _Owners:
     def __init__(self, members: Mapping[str, Member], partitions: list[int]) -> None:
         self._members, self._partitions = members, partitions
         self._share, self._spare = divmod(len(partitions), len(members))
-        """What everyone owns at least, and how many own one more."""
+        """How many partitions each member owns at least, and how many members own one more."""
         self._owner: dict[int, str] = {}
         self._owned: Counter[str] = Counter()
 
@@ -89,9 +89,9 @@ class _Owners:
                 self._take(partition, member)
         known = set(self._partitions)
         stores = [
-            (local.applied_offset, _weight(one.address, number), number, member)
-            for member, one in self._members.items()
-            for number, local in one.local.items()
+            (local.applied_offset, _weight(node.address, number), number, member)
+            for member, node in self._members.items()
+            for number, local in node.local.items()
             if number in known
         ]
         for _, _, number, member in sorted(stores, reverse=True):
@@ -109,8 +109,8 @@ class _Owners:
         for number in self._partitions:
             owners = [
                 (local.applied_offset, member)
-                for member, one in self._members.items()
-                if (local := one.local.get(number)) is not None and local.owned
+                for member, node in self._members.items()
+                if (local := node.local.get(number)) is not None and local.owned
             ]
             if owners:
                 # One that was thought dead comes back and still claims what another has got: the other is further.
@@ -122,9 +122,9 @@ class _Owners:
     def _advantage(self, member: str, number: int) -> int:
         """Return how far the member's store is ahead of everybody else's: what a move would have to catch up."""
         others = (
-            one.local[number].applied_offset
-            for other, one in self._members.items()
-            if other != member and number in one.local
+            node.local[number].applied_offset
+            for other, node in self._members.items()
+            if other != member and number in node.local
         )
         return self._members[member].local[number].applied_offset - max(others, default=-1)
 
@@ -144,9 +144,9 @@ def _standbys(members: Mapping[str, Member], owners: Mapping[int, str], replicas
     chosen: dict[int, list[str]] = {number: [] for number in sorted(owners)}
     followed: Counter[str] = Counter(dict.fromkeys(sorted(members), 0))
     stores = [
-        (local.applied_offset, _weight(one.address, number), number, member)
-        for member, one in members.items()
-        for number, local in one.local.items()
+        (local.applied_offset, _weight(node.address, number), number, member)
+        for member, node in members.items()
+        for number, local in node.local.items()
         if owners.get(number, member) != member
     ]
     for _, _, number, member in sorted(stores, reverse=True):
@@ -166,7 +166,7 @@ def _standbys(members: Mapping[str, Member], owners: Mapping[int, str], replicas
 
 
 def _even_out(chosen: dict[int, list[str]], followed: Counter[str], owners: Mapping[int, str]) -> bool:
-    """Let one who follows much less than another follow one of its partitions instead; False when none does."""
+    """Move a standby from a member that follows much more to one that follows less; False when loads are even."""
     by_load = [member for member, _ in followed.most_common()]
     for giver in by_load:
         for taker in reversed(by_load):

@@ -1,4 +1,4 @@
-"""What the stream needs of a record, whichever client library read it."""
+"""A record, as every client library gives it."""
 
 import hashlib
 from bisect import bisect_left
@@ -8,7 +8,7 @@ from typing import Final, Protocol, Self
 
 LOG_APPEND_TIME: Final = 1
 HEAD_BYTES: Final = 1_024
-"""How much of what cannot be read, or is too large to be kept, is kept."""
+"""How many bytes are kept of a record that cannot be read, or is too large."""
 _HEADER_COST: Final = 64
 
 

@@ -1,11 +1,11 @@
 """The standby follower: it keeps stores of partitions that other nodes own up with the log, to take over at once.
 
-It reads the same records by the same rules as the owner, but publishes nothing: a bad record is passed over only once
-the group's commit has passed it, for then the owner has published its dead letter. Until then the follower waits in
-front of it, so that a takeover loses none.
+It reads the same records by the same rules as the owner, but publishes nothing. It skips a bad record only once the
+group's commit has passed it, because then the owner has published its dead letter. Until then the follower waits before
+the record, so that a takeover loses no dead letter.
 
-Its fingerprints are compared with the owner's at equal offsets. Where they differ one of the two is wrong: the
-follower raises the alarm, leaves the partition, and does not offer its store for a takeover any more.
+It compares its fingerprints with the owner's at equal offsets. Where they differ, one of the two stores is wrong: the
+follower logs an error, stops following the partition, and no longer offers its store for a takeover.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ AskOwner = Callable[[str, Sequence[int]], Awaitable[Mapping[int, Sequence[Finger
 
 
 class StandbyState(StrEnum):
-    """Where a partition that is followed stands."""
+    """The state of a followed partition."""
 
     FOLLOWING = "following"
     """It is kept up with the log."""
@@ -59,7 +59,7 @@ class StandbyState(StrEnum):
     REFUSING = "refusing"
     """Its store and the log no longer meet; an operator has to act."""
     DIVERGED = "diverged"
-    """Its fingerprint is not the owner's; an operator has to find out which of the two is wrong."""
+    """Its fingerprint differs from the owner's; an operator has to find out which of the two is wrong."""
 
     @property
     def at_work(self) -> bool:
@@ -82,8 +82,8 @@ class StandbyStatus:
 
 
 @dataclass(slots=True, eq=False)
-class _Followed(Generic[StoreT]):
-    """A partition that is followed. It lives in the event loop alone."""
+class _Standby(Generic[StoreT]):
+    """A followed partition. It lives in the event loop alone."""
 
     number: int
     store: StoreT | None = None
@@ -93,11 +93,11 @@ class _Followed(Generic[StoreT]):
     end_offset: int = 0
     trimmed_before: int = 0
     """Where the log began when this store was empty, unless that was its first record."""
-    seek: bool = True
-    """Whether the consumer stands elsewhere than at `next_offset`."""
+    needs_seek: bool = True
+    """Whether the consumer's position is not `next_offset`."""
     not_before: float = 0.0
-    """When the log is to be asked again, on the monotonic clock."""
-    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """When to read the log again, on the monotonic clock."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the store is being opened, written or closed."""
 
     @property
@@ -106,9 +106,9 @@ class _Followed(Generic[StoreT]):
 
 
 class StandbyFollower(Generic[StoreT]):
-    """Follows what the placement says.
+    """Follows the partitions that the placement gives this node.
 
-    `is_held` says whether the updater still has a store of a partition: it is opened here only once it has not.
+    `is_held` says whether the updater still has a partition's store; only when it has not is the store opened here.
     All methods belong to one event loop.
     """
 
@@ -126,9 +126,9 @@ class StandbyFollower(Generic[StoreT]):
         self._kafka, self._settings, self._rules, self._stores = kafka, settings, rules, stores
         self._is_held = is_held
         self._fingerprints, self._ask_owner = fingerprints, ask_owner
-        self._wanted: frozenset[int] = frozenset()
+        self._targets: frozenset[int] = frozenset()
         self._owners: dict[int, str] = {}
-        self._followed: dict[int, _Followed[StoreT]] = {}
+        self._standbys: dict[int, _Standby[StoreT]] = {}
         self._wake = asyncio.Event()
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -136,66 +136,66 @@ class StandbyFollower(Generic[StoreT]):
         self._assigned: frozenset[int] = frozenset()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lifeline-follow")
         self.mismatches = 0
-        """How often a fingerprint was not the owner's."""
+        """How often a fingerprint differed from the owner's."""
 
     def start(self) -> None:
-        """Begin to follow; what, `on_placement` says."""
+        """Begin to follow; `on_placement` says which partitions."""
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._compare())]
 
     async def wait(self) -> None:
-        """Wait for as long as all is well; raises what ended the follower."""
+        """Wait until the follower ends, and raise the error that ended it."""
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
             task.result()
 
     def on_placement(self, placement: Placement) -> None:
-        """Follow exactly what the placement says, as soon as it is free."""
-        self._wanted, self._owners = placement.follow, dict(placement.owners)
+        """Follow exactly the partitions of the placement, each as soon as its store is free."""
+        self._targets, self._owners = placement.follow, dict(placement.owners)
         self._wake.set()
 
     def status(self) -> list[StandbyStatus]:
         """Return every partition that is followed, by number; callable from any thread."""
         return [
             StandbyStatus(
-                one.number,
-                one.state,
-                one.applied_offset,
-                max(0, one.end_offset - one.next_offset) if one.state.at_work else 0,
-                one.reason,
+                standby.number,
+                standby.state,
+                standby.applied_offset,
+                max(0, standby.end_offset - standby.next_offset) if standby.state.at_work else 0,
+                standby.reason,
             )
-            for _, one in sorted(self._followed.items(), key=itemgetter(0))
+            for _, standby in sorted(self._standbys.items(), key=itemgetter(0))
         ]
 
     def local(self) -> dict[int, LocalPartition]:
-        """Return the stores that could take over; callable from any thread."""
+        """Return the stores that can take over; callable from any thread."""
         return {
-            one.number: LocalPartition(store.applied_offset, owned=False)
-            for one in list(self._followed.values())
-            if (store := one.store) is not None and one.state.at_work
+            standby.number: LocalPartition(store.applied_offset, owned=False)
+            for standby in list(self._standbys.values())
+            if (store := standby.store) is not None and standby.state.at_work
         }
 
     def spoiled(self) -> frozenset[int]:
         """Return the partitions whose stores on this node's disk must not take over; callable from any thread."""
-        return frozenset(one.number for one in list(self._followed.values()) if not one.state.at_work)
+        return frozenset(standby.number for standby in list(self._standbys.values()) if not standby.state.at_work)
 
     async def take(self, partition: int) -> StoreT | None:
         """Stop following a partition and hand its open store over; None when there is none.
 
         Nothing is awaited between the handing over and the return: a cancellation cannot lose the store.
         """
-        one = self._followed.get(partition)
-        if one is None:
+        standby = self._standbys.get(partition)
+        if standby is None:
             return None
-        async with one.busy:
-            if self._followed.get(partition) is one:
-                del self._followed[partition]
-            store, one.store = one.store, None
+        async with standby.lock:
+            if self._standbys.get(partition) is standby:
+                del self._standbys[partition]
+            store, standby.store = standby.store, None
         return store
 
     def store_of(self, partition: int) -> StoreT | None:
         """Return the open store of a partition that is followed; callable from any thread."""
-        one = self._followed.get(partition)
-        return None if one is None else one.store
+        standby = self._standbys.get(partition)
+        return None if standby is None else standby.store
 
     async def stop(self, timeout_s: float) -> None:
         """Stop following, and close the stores. Raises nothing for a cluster that is away. Idempotent."""
@@ -205,9 +205,9 @@ class StandbyFollower(Generic[StoreT]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # A write that is under way ends before its store is closed.
         await asyncio.to_thread(self._executor.shutdown)
-        for one in list(self._followed.values()):
-            await self._leave(one)
-            self._followed.pop(one.number, None)
+        for standby in list(self._standbys.values()):
+            await self._leave(standby)
+            self._standbys.pop(standby.number, None)
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await end_within(consumer.stop(), min(_STOP_S, timeout_s))
@@ -222,7 +222,7 @@ class StandbyFollower(Generic[StoreT]):
                 self._wake.clear()
                 with suppress(TimeoutError):
                     # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets the event.
-                    async with asyncio.timeout(_IDLE_S if self._wanted else None):
+                    async with asyncio.timeout(_IDLE_S if self._targets else None):
                         await self._wake.wait()
                 continue
             try:
@@ -234,69 +234,69 @@ class StandbyFollower(Generic[StoreT]):
                 await asyncio.sleep(_RETRY_S)
 
     async def _reconcile(self) -> None:
-        """Leave what is not wanted any more, and open what is wanted and free."""
-        for one in list(self._followed.values()):
-            if one.number not in self._wanted:
-                await self._leave(one)
-                self._followed.pop(one.number, None)
-        for number in sorted(self._wanted - self._followed.keys()):
+        """Stop following partitions that left the placement, and open those that joined it and are free."""
+        for standby in list(self._standbys.values()):
+            if standby.number not in self._targets:
+                await self._leave(standby)
+                self._standbys.pop(standby.number, None)
+        for number in sorted(self._targets - self._standbys.keys()):
             if not self._is_held(number):
                 await self._join(number)
 
     async def _join(self, number: int) -> None:
-        one: _Followed[StoreT] = _Followed(number)
-        self._followed[number] = one
-        async with one.busy:
+        standby: _Standby[StoreT] = _Standby(number)
+        self._standbys[number] = standby
+        async with standby.lock:
 
             def opening() -> None:
-                # Set from the thread: a store that was opened is known, and will be closed, whatever happens to us.
-                one.store = self._stores.open(number)
+                # Set in the thread: a store that was opened is known, and will be closed, even after a cancellation.
+                standby.store = self._stores.open(number)
 
             await run_to_end(opening)
-            one.next_offset = one.applied_offset + 1
-        _log.info("standby", partition=number, state=one.state.value, applied_offset=one.applied_offset)
+            standby.next_offset = standby.applied_offset + 1
+        _log.info("standby", partition=number, state=standby.state.value, applied_offset=standby.applied_offset)
 
-    async def _leave(self, one: _Followed[StoreT]) -> None:
-        async with one.busy:
-            store, one.store = one.store, None
+    async def _leave(self, standby: _Standby[StoreT]) -> None:
+        async with standby.lock:
+            store, standby.store = standby.store, None
             if store is not None:
                 await run_to_end(self._stores.close, store)
-        if not self._is_held(one.number):
-            self._fingerprints.forget(one.number)
+        if not self._is_held(standby.number):
+            self._fingerprints.forget(standby.number)
 
-    def _ready(self) -> list[_Followed[StoreT]]:
+    def _ready(self) -> list[_Standby[StoreT]]:
         now = time.monotonic()
         return [
-            one
-            for one in self._followed.values()
-            if one.store is not None and one.state.at_work and now >= one.not_before
+            standby
+            for standby in self._standbys.values()
+            if standby.store is not None and standby.state.at_work and now >= standby.not_before
         ]
 
-    async def _read(self, ready: Sequence[_Followed[StoreT]]) -> None:
+    async def _read(self, ready: Sequence[_Standby[StoreT]]) -> None:
         consumer = await self._connected()
         await self._position(consumer, ready)
-        tps = [self._tp(one.number) for one in ready if one.state.at_work]
+        tps = [self._tp(standby.number) for standby in ready if standby.state.at_work]
         if not tps:
             return
         try:
             fetched = await consumer.getmany(*tps, timeout_ms=_POLL_MS, max_records=self._settings.batch_max_records)
         except OffsetOutOfRangeError as error:
             for tp in error.args[0] if error.args and isinstance(error.args[0], dict) else tps:
-                if (one := self._followed.get(tp.partition)) is not None:
-                    one.seek = True
+                if (standby := self._standbys.get(tp.partition)) is not None:
+                    standby.needs_seek = True
             return
-        for one in ready:
-            tp = self._tp(one.number)
-            one.end_offset = consumer.highwater(tp) or one.end_offset
+        for standby in ready:
+            tp = self._tp(standby.number)
+            standby.end_offset = consumer.highwater(tp) or standby.end_offset
             if records := fetched.get(tp):
                 try:
-                    await self._apply(one, records)
+                    await self._apply(standby, records)
                 except ItemLimitError as error:
-                    self._give_up(one, StandbyState.REFUSING, str(error))
+                    self._give_up(standby, StandbyState.REFUSING, str(error))
 
     async def _connected(self) -> LogConsumer:
         if self._consumer is None:
-            # It never joins the group: it reads the group's commits.
+            # It never joins the group, but reads the group's commits.
             consumer = LogConsumer(
                 **self._kafka.consumer_options(),
                 group_id=self._kafka.group_id,
@@ -312,54 +312,58 @@ class StandbyFollower(Generic[StoreT]):
             self._consumer, self._assigned = consumer, frozenset()
         return self._consumer
 
-    async def _position(self, consumer: LogConsumer, ready: Sequence[_Followed[StoreT]]) -> None:
-        """Bring what the client reads, and from where, in line with what is followed."""
-        numbers = frozenset(one.number for one in self._followed.values() if one.state.at_work)
+    async def _position(self, consumer: LogConsumer, ready: Sequence[_Standby[StoreT]]) -> None:
+        """Assign the followed partitions to the consumer, and seek those whose position has changed."""
+        numbers = frozenset(standby.number for standby in self._standbys.values() if standby.state.at_work)
         if numbers != self._assigned:
             consumer.assign([self._tp(number) for number in sorted(numbers)])
             self._assigned = numbers
-            for one in self._followed.values():
-                one.seek = True
-        moved = [one for one in ready if one.seek and one.number in numbers]
+            for standby in self._standbys.values():
+                standby.needs_seek = True
+        moved = [standby for standby in ready if standby.needs_seek and standby.number in numbers]
         if not moved:
             return
-        tps = [self._tp(one.number) for one in moved]
+        tps = [self._tp(standby.number) for standby in moved]
         starts, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-        for one, tp in zip(moved, tps, strict=True):
-            if one.next_offset == 0 and starts[tp] > 0:
-                one.next_offset = one.trimmed_before = starts[tp]
-            if not starts[tp] <= one.next_offset <= ends[tp]:
+        for standby, tp in zip(moved, tps, strict=True):
+            if standby.next_offset == 0 and starts[tp] > 0:
+                standby.next_offset = standby.trimmed_before = starts[tp]
+            if not starts[tp] <= standby.next_offset <= ends[tp]:
                 self._give_up(
-                    one,
+                    standby,
                     StandbyState.REFUSING,
-                    f"the log holds {starts[tp]} to {ends[tp] - 1}, and {one.next_offset} is next: set the directory "
-                    "of the partition aside and start the node again, or restore a snapshot",
+                    f"the log holds {starts[tp]} to {ends[tp] - 1}, and {standby.next_offset} is next: set the "
+                    "directory of the partition aside and start the node again, or restore a snapshot",
                 )
                 continue
-            consumer.seek(tp, one.next_offset)
-            one.end_offset, one.seek = ends[tp], False
+            consumer.seek(tp, standby.next_offset)
+            standby.end_offset, standby.needs_seek = ends[tp], False
 
-    async def _apply(self, one: _Followed[StoreT], fetched: Sequence[Record]) -> None:
-        async with one.busy:
-            records = records_from(fetched, one.next_offset)
-            if self._followed.get(one.number) is not one or not one.state.at_work:
-                # It was given away or given up while this was fetched.
+    async def _apply(self, standby: _Standby[StoreT], fetched: Sequence[Record]) -> None:
+        async with standby.lock:
+            records = records_from(fetched, standby.next_offset)
+            if self._standbys.get(standby.number) is not standby or not standby.state.at_work:
+                # It was taken over or given up during the fetch.
                 return
-            while records and one.store is not None:
+            while records and standby.store is not None:
                 end = self._fingerprints.end_of_batch(records[0].offset)
                 batch = [record for record in records if record.offset < end]
-                applied = await self._run(self._decode_and_apply, one.store, one.number, batch, -1)
+                applied = await self._run(self._decode_and_apply, standby.store, standby.number, batch, -1)
                 if applied < len(batch):
-                    committed = await self._committed(one.number)
+                    committed = await self._committed(standby.number)
                     applied += await self._run(
-                        self._decode_and_apply, one.store, one.number, batch[applied:], committed
+                        self._decode_and_apply, standby.store, standby.number, batch[applied:], committed
                     )
                 if applied:
-                    one.next_offset = batch[applied - 1].offset + 1
+                    standby.next_offset = batch[applied - 1].offset + 1
                 if applied < len(batch):
-                    one.state, one.seek, one.not_before = StandbyState.WAITING, True, time.monotonic() + _RETRY_S
+                    standby.state, standby.needs_seek, standby.not_before = (
+                        StandbyState.WAITING,
+                        True,
+                        time.monotonic() + _RETRY_S,
+                    )
                     return
-                one.state = StandbyState.FOLLOWING
+                standby.state = StandbyState.FOLLOWING
                 records = records[len(batch) :]
 
     async def _run(self, function: Callable[..., int], *args: object) -> int:
@@ -368,9 +372,11 @@ class StandbyFollower(Generic[StoreT]):
     def _decode_and_apply(self, store: Store, number: int, records: Sequence[Record], published: int) -> int:
         """Apply records up to the first bad one that is at or above `published`; return how many."""
         decoded = decode(records, self._rules)
-        waits = next((one.record.offset for one in decoded.dead_letters if one.record.offset >= published), None)
-        if waits is not None:
-            records = [record for record in records if record.offset < waits]
+        bad_offset = next(
+            (letter.record.offset for letter in decoded.dead_letters if letter.record.offset >= published), None
+        )
+        if bad_offset is not None:
+            records = [record for record in records if record.offset < bad_offset]
             if not records:
                 return 0
             decoded = decode(records, self._rules)
@@ -381,7 +387,7 @@ class StandbyFollower(Generic[StoreT]):
     async def _committed(self, number: int) -> int:
         """Return the offset below which the owner has applied all, and published what is bad."""
         consumer = await self._connected()
-        # Bounded: without a coordinator the client asks for ever, and a takeover would have to wait for it.
+        # Without a coordinator the client asks for ever, and a takeover would wait for it.
         with suppress(TimeoutError):
             async with asyncio.timeout(_ASK_COMMITTED_S):
                 return int(await consumer.committed(self._tp(number)) or 0)
@@ -395,26 +401,26 @@ class StandbyFollower(Generic[StoreT]):
     async def _compare(self) -> None:
         while True:
             await asyncio.sleep(_COMPARE_S)
-            of_owner: dict[str, list[_Followed[StoreT]]] = {}
-            for one in self._followed.values():
-                if one.state.at_work and one.number in self._owners:
-                    of_owner.setdefault(self._owners[one.number], []).append(one)
+            of_owner: dict[str, list[_Standby[StoreT]]] = {}
+            for standby in self._standbys.values():
+                if standby.state.at_work and standby.number in self._owners:
+                    of_owner.setdefault(self._owners[standby.number], []).append(standby)
             for owner, followed in of_owner.items():
                 try:
                     async with asyncio.timeout(_ASK_S):
-                        theirs = await self._ask_owner(owner, [one.number for one in followed])
+                        theirs = await self._ask_owner(owner, [standby.number for standby in followed])
                 except (ConnectionError, TimeoutError) as error:
                     _log.debug("no fingerprints to compare with", owner=owner, why=str(error))
                     continue
-                for one in followed:
-                    await self._compare_one(one, owner, theirs.get(one.number, ()))
+                for standby in followed:
+                    await self._compare_with_owner(standby, owner, theirs.get(standby.number, ()))
 
-    async def _compare_one(self, one: _Followed[StoreT], owner: str, theirs: Sequence[Fingerprint]) -> None:
-        async with one.busy:
-            store = one.store
-            if store is None or self._followed.get(one.number) is not one or not one.state.at_work:
+    async def _compare_with_owner(self, standby: _Standby[StoreT], owner: str, theirs: Sequence[Fingerprint]) -> None:
+        async with standby.lock:
+            store = standby.store
+            if store is None or self._standbys.get(standby.number) is not standby or not standby.state.at_work:
                 return
-            mismatch = first_difference(self._fingerprints.of(one.number, store.state), theirs)
+            mismatch = first_difference(self._fingerprints.of(standby.number, store.state), theirs)
             if mismatch is None:
                 return
             self.mismatches += 1
@@ -423,13 +429,15 @@ class StandbyFollower(Generic[StoreT]):
                 f"{owner} is {mismatch.theirs:032x}"
             )
             what = "see by `lifeline verify` on both which is wrong, and replay that"
-            if one.trimmed_before:
+            if standby.trimmed_before:
                 what = (
-                    f"the log held nothing from before offset {one.trimmed_before} when this node began; set the "
+                    f"the log held nothing from before offset {standby.trimmed_before} when this node began; set the "
                     "directory of the partition aside and restore a snapshot of the owner's"
                 )
-            self._give_up(one, StandbyState.DIVERGED, f"{why}: {what}")
+            self._give_up(standby, StandbyState.DIVERGED, f"{why}: {what}")
 
-    def _give_up(self, one: _Followed[StoreT], state: StandbyState, why: str) -> None:
-        one.state, one.reason = state, why
-        _log.error("standby", partition=one.number, state=state.value, applied_offset=one.applied_offset, why=why)
+    def _give_up(self, standby: _Standby[StoreT], state: StandbyState, why: str) -> None:
+        standby.state, standby.reason = state, why
+        _log.error(
+            "standby", partition=standby.number, state=state.value, applied_offset=standby.applied_offset, why=why
+        )

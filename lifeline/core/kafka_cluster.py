@@ -1,4 +1,4 @@
-"""The cluster: whether it is there at all, asked before any client library is."""
+"""Whether the cluster is reachable at all, checked before any client library connects."""
 
 import socket
 import time
@@ -10,10 +10,10 @@ _POLL_S = 0.1
 
 
 def check_reachable(settings: KafkaSettings) -> None:
-    """Return once any bootstrap server takes a connection.
+    """Return once any bootstrap server accepts a connection.
 
-    Raises ClusterUnreachableError when none does within ``kafka.connect_timeout_ms``: one clear sentence in a
-    moment, where the client libraries try for long and leave sockets behind.
+    Raises ClusterUnreachableError when none does within ``kafka.connect_timeout_ms``. The client libraries would retry
+    for long and leave sockets behind.
     """
     deadline = time.monotonic() + settings.connect_timeout_ms / 1000
     while True:

@@ -1,8 +1,8 @@
-"""What the stream raises. Each message ends in what to do."""
+"""Errors of Kafka and of the stream. Each message ends in what to do."""
 
 
 class StreamError(Exception):
-    """Anything that Kafka, or what lies in it, refuses."""
+    """Base of all errors about the cluster, its topics and their records."""
 
 
 class ClusterUnreachableError(StreamError):
@@ -20,7 +20,7 @@ class ClusterUnreachableError(StreamError):
 
 
 class TopicMismatchError(StreamError):
-    """A topic is missing, or is not what the settings say in a way that would lose or misplace actions.
+    """A topic is missing, or differs from the settings in a way that would lose or misplace actions.
 
     Operators: set ``kafka.partitions`` to what the topic has, or name another topic.
     """

@@ -1,4 +1,4 @@
-"""Topics: what they must be, creating them, and saying where an existing one differs."""
+"""Topics: what they must be, how they are created, and how an existing topic differs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TopicPlan:
-    """What a topic must be."""
+    """The required shape of a topic."""
 
     name: str
     partitions: int
@@ -41,7 +41,7 @@ class TopicPlan:
 
 
 class TopicState(StrEnum):
-    """What came of a plan."""
+    """How a topic compares with its plan."""
 
     CREATED = "created"
     PRESENT = "present"
@@ -51,7 +51,7 @@ class TopicState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopicReport:
-    """One topic, as it is."""
+    """One topic of the cluster, compared with its plan."""
 
     plan: TopicPlan
     state: TopicState
@@ -60,7 +60,7 @@ class TopicReport:
     advice: str = ""
     """What to do when nodes must not use the topic like this; empty otherwise."""
     topic_id: str = ""
-    """What tells it from one of the same name made later; empty when the cluster gives none."""
+    """Tells it from a later topic of the same name; empty when the cluster gives no id."""
 
     @property
     def fatal(self) -> bool:
@@ -73,7 +73,7 @@ class TopicReport:
             raise TopicMismatchError(f"topic {self.plan.name}: {'; '.join(self.differences)}. {self.advice}")
 
 
-class _Found(NamedTuple):
+class _ExistingTopic(NamedTuple):
     """A topic that exists."""
 
     partitions: int
@@ -134,7 +134,7 @@ def plan_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[TopicPl
 
 
 def create_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[TopicReport, ...]:
-    """Create the topics that are not there, and report on all: existing ones are never changed. Idempotent.
+    """Create the topics that do not exist, and report on all: an existing topic is never changed. Idempotent.
 
     `aged` is that of `plan_topics`.
     Raises ClusterUnreachableError, and StreamError when the cluster refuses a topic.
@@ -165,13 +165,13 @@ def check_log_time(settings: KafkaSettings) -> None:
     """
     plan, *_ = plan_topics(settings, aged=True)
     with _admin(settings) as admin:
-        found = _describe(admin, [plan])
-    if found:
-        _report(plan, found, frozenset()).check()
+        existing = _describe(admin, [plan])
+    if existing:
+        _report(plan, existing, frozenset()).check()
 
 
 def ensure_side_topic(settings: KafkaSettings, name: str) -> None:
-    """Create a topic that is written beside the state, unless it is there, whatever it is like.
+    """Create a topic beside the log, unless it exists; an existing topic is used as it is.
 
     Its partitions are those of the actions topic, so that a user's records are side by side. Raises
     ClusterUnreachableError, StreamError.
@@ -196,8 +196,8 @@ def actions_topic_id(settings: KafkaSettings) -> str:
     """
     plan, *_ = plan_topics(settings)
     with _admin(settings) as admin:
-        found = _describe(admin, [plan]).get(plan.name)
-    return "" if found is None else found.topic_id
+        existing = _describe(admin, [plan]).get(plan.name)
+    return "" if existing is None else existing.topic_id
 
 
 def retentions_ms(settings: KafkaSettings) -> dict[str, int | None]:
@@ -209,8 +209,8 @@ def retentions_ms(settings: KafkaSettings) -> dict[str, int | None]:
     actions, _, dead_letters = plan_topics(settings)
     beside = [TopicPlan(name, 0, 0) for name in (settings.selections_topic, settings.exposures_topic)]
     with _admin(settings) as admin:
-        found = _describe(admin, [actions, dead_letters, *beside])
-    kept = {name: int(topic.configs.get("retention.ms") or -1) for name, topic in found.items()}
+        existing = _describe(admin, [actions, dead_letters, *beside])
+    kept = {name: int(topic.configs.get("retention.ms") or -1) for name, topic in existing.items()}
     return {name: milliseconds if milliseconds >= 0 else None for name, milliseconds in kept.items()}
 
 
@@ -221,9 +221,9 @@ def delete_topics(settings: KafkaSettings) -> None:
     """
     plans = plan_topics(settings)
     with _admin(settings) as admin:
-        there = _describe(admin, plans)
-        if there:
-            admin.delete_topics(sorted(there))
+        existing = _describe(admin, plans)
+        if existing:
+            admin.delete_topics(sorted(existing))
 
 
 @contextmanager
@@ -268,7 +268,7 @@ def _create(admin: Any, plan: TopicPlan) -> bool:  # noqa: ANN401 - the library 
     return True
 
 
-def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, _Found]:  # noqa: ANN401
+def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, _ExistingTopic]:  # noqa: ANN401
     """Return every topic that exists."""
     names = [plan.name for plan in plans]
     topics = [topic for topic in admin.describe_topics(names) if topic["error_code"] == 0]
@@ -278,7 +278,7 @@ def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, _Found]:  # n
         [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in topics], config_filter="all"
     )["topic"]
     return {
-        topic["name"]: _Found(
+        topic["name"]: _ExistingTopic(
             len(topic["partitions"]),
             min((len(each["replica_nodes"]) for each in topic["partitions"]), default=0),
             {key: value["value"] for key, value in configs[topic["name"]].items()},
@@ -288,7 +288,7 @@ def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, _Found]:  # n
     }
 
 
-def _report(plan: TopicPlan, now: Mapping[str, _Found], created: frozenset[str] | set[str]) -> TopicReport:
+def _report(plan: TopicPlan, now: Mapping[str, _ExistingTopic], created: frozenset[str] | set[str]) -> TopicReport:
     if plan.name not in now:
         return TopicReport(plan, TopicState.MISSING, ("it does not exist",), "Create it with `lifeline topics create`")
     partitions, replicas, configs, topic_id = now[plan.name]
@@ -315,5 +315,5 @@ def _report(plan: TopicPlan, now: Mapping[str, _Found], created: frozenset[str] 
     )
 
 
-def _topic_id(given: object) -> str:
-    return "" if given is None or given == UUID(int=0) else str(given)
+def _topic_id(value: object) -> str:
+    return "" if value is None or value == UUID(int=0) else str(value)

@@ -1,8 +1,8 @@
-"""A side topic: records that a node publishes beside its work, and never at its cost.
+"""A best-effort producer: it publishes a node's side records, and never delays the node.
 
-Whoever offers a record never waits: a thread of its own publishes, and what comes while much is waiting, or while the
-cluster is away for long, is dropped and counted. The topic is made when it is not there, and its records go after
-`kafka.side_retention_days`: they hold what users did, and an erasure does not reach them.
+`offer` never blocks. A thread publishes; a record that meets a full queue, or a cluster that is away for long, is
+dropped and counted. A missing topic is created. Its records expire after `kafka.side_retention_days`, because they
+hold what users did and an erasure does not reach them.
 """
 
 import queue
@@ -36,12 +36,12 @@ class BestEffortProducer:
         self.published = 0
         """Records that all replicas have."""
         self.dropped = 0
-        """Records that are in no log: too many waited, or the cluster refused them."""
+        """Records that were not published: the queue was full, or the cluster refused them."""
         self._thread = threading.Thread(target=self._run, name=f"lifeline-{topic}", daemon=True)
         self._thread.start()
 
     def offer(self, key: bytes, value: bytes) -> bool:
-        """Take a record to be published; False when it is dropped at once."""
+        """Queue a record; False when it is dropped at once."""
         if len(value) >= MAX_RECORD_BYTES or self._stopping.is_set():
             self._drop()
             return False
@@ -53,7 +53,7 @@ class BestEffortProducer:
         return True
 
     def close(self, timeout_s: float) -> None:
-        """Publish what waits, within the time, and disconnect. Idempotent."""
+        """Publish the queued records within `timeout_s`, and disconnect. Idempotent."""
         self._stopping.set()
         self._thread.join(timeout_s)
 
@@ -83,7 +83,7 @@ class BestEffortProducer:
                 enable_idempotence=True,
                 partitioner=KeyPartitioner(),
                 linger_ms=50,
-                # A record has many columns that look alike: a third of the bytes, and no package is needed.
+                # Columns compress to a third of their bytes, and gzip needs no further package.
                 compression_type="gzip",
                 max_request_size=MAX_RECORD_BYTES,
                 request_timeout_ms=self._settings.request_timeout_ms,

@@ -1,7 +1,7 @@
 """The producer: actions, items and erasures into Kafka, acknowledged by all replicas, each once.
 
-It needs the bare package alone. Everything is checked before it is sent, so that what a node would only
-dead-letter fails here, where somebody can still correct it.
+It needs only the bare package. It checks everything before it sends, so that a record which a node would dead-letter
+fails here, where its producer can still correct it.
 """
 
 import threading
@@ -48,7 +48,7 @@ class Acknowledged(NamedTuple):
 
 
 class Delivery:
-    """One record on its way: done once all replicas have it, or once that has failed."""
+    """A record that was sent: done once all replicas have it, or once sending has failed."""
 
     __slots__ = ("_future",)
 
@@ -57,11 +57,11 @@ class Delivery:
 
     @property
     def done(self) -> bool:
-        """Whether it is decided."""
+        """Whether it has succeeded or failed."""
         return bool(self._future.is_done)
 
     def result(self, timeout_s: float | None = None) -> Acknowledged:
-        """Block until it is decided. Raises PublishError on failure, TimeoutError after `timeout_s`."""
+        """Block until it is done. Raises PublishError on failure, TimeoutError after `timeout_s`."""
         try:
             record = self._future.get(timeout_s)
         except KafkaError as error:
@@ -73,12 +73,12 @@ class Delivery:
         return Acknowledged(record.partition, record.offset, record.timestamp)
 
     def add_done_callback(self, callback: Callable[["Delivery"], None]) -> None:
-        """Call `callback` with this delivery once it is decided, from the sender's thread: be quick."""
+        """Call `callback` with this delivery once it is done, in the sender's thread: it must be quick."""
         self._future.add_both(lambda _: callback(self))
 
 
 class KeyPartitioner(Partitioner):  # type: ignore[misc, unused-ignore]
-    """Kafka's default partitioner, with the keys seen lately remembered."""
+    """Kafka's default partitioner, with a cache of recent keys."""
 
     def __init__(self) -> None:
         self._of = lru_cache(maxsize=65_536)(partition_of)
@@ -99,8 +99,8 @@ class KeyPartitioner(Partitioner):  # type: ignore[misc, unused-ignore]
 class LifelineProducer:
     """Publishes actions, items and erasures. Every method may be called from any thread.
 
-    Nothing is lost in silence: a failure is raised by the record's `Delivery` and by the next `flush`.
-    With a `vocabulary`, action types and surfaces that it lacks are refused too.
+    No loss is silent: the record's `Delivery` and the next `flush` raise a failure.
+    With a `vocabulary`, it also refuses action types and surfaces that the vocabulary lacks.
     """
 
     def __init__(self, settings: KafkaSettings, *, vocabulary: Vocabulary | None = None, linger_ms: int = 5) -> None:
@@ -160,7 +160,7 @@ class LifelineProducer:
             if len(self._items) >= _ITEMS_REMEMBERED:
                 del self._items[next(iter(self._items))]
             self._items[item.item_id] = None
-        # After a failure, whoever publishes the action again must send the embedding again.
+        # After a failure the next action on the item must send the embedding again.
         return self._send(
             self._settings.items_topic,
             str(item.item_id).encode(),
@@ -169,16 +169,16 @@ class LifelineProducer:
         )
 
     def forget_item(self, item_id: int) -> Delivery:
-        """Send a null value for the item: its embedding is forgotten."""
+        """Send a null value for the item: nodes drop its embedding."""
         self._forget_sent(item_id)
         return self._send(self._settings.items_topic, str(item_id).encode(), None)
 
     def erase(self, user_id: str) -> Delivery:
-        """Send a null value for the user: all earlier events go. Raises InvalidActionError."""
+        """Send a null value for the user: nodes erase all earlier events. Raises InvalidActionError."""
         return self._send(self._settings.actions_topic, check_user_id(user_id), None)
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Block until everything sent so far is decided.
+        """Block until every record sent so far is done.
 
         Raises PublishError when any record failed since the last flush, TimeoutError after `timeout_s`.
         """
@@ -189,7 +189,7 @@ class LifelineProducer:
         self._raise_failures()
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Do `flush`, and disconnect. Idempotent."""
+        """Flush, and disconnect. Idempotent."""
         self._producer.close(timeout_s)
         self._raise_failures()
 
@@ -231,7 +231,7 @@ class LifelineProducer:
         return Delivery(future)
 
     def _hold_back(self, future: Any) -> None:  # noqa: ANN401 - the library ships no types
-        """Wait for a record of some time ago: the client library itself would buffer without bound."""
+        """Wait for an older record: the client library itself buffers without bound."""
         with self._lock:
             self._checkpoints.append(future)
             oldest = self._checkpoints.popleft() if len(self._checkpoints) > _CHECKPOINTS else None
@@ -288,7 +288,7 @@ def check_action(action: Action, vocabulary: Vocabulary | None = None) -> bytes:
 def make_item(
     item_id: int, embedding: "bytes | NDArray[np.int8] | NDArray[np.floating[Any]]", version: int = 0
 ) -> Item:
-    """Build an Item from int8[32] (bytes or array, taken as they are) or floats[32] (quantised).
+    """Build an Item from int8[32] (bytes or array, taken as they are) or floats[32] (quantized).
 
     Floats become ``clamp(round_half_even(e / 0.65 * 127), -127, 127)``. Raises InvalidItemError.
     """
