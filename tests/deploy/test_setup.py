@@ -12,7 +12,7 @@ import pytest
 import lifeline
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = (ROOT / "requirements.lock").read_text()
+LOCK = (ROOT / "requirements/all.lock").read_text()
 EXEMPT = re.compile(r"torch|nvidia-.+|cuda-.+")
 
 
@@ -65,7 +65,7 @@ def test_make_installs_nothing_without_a_hash_but_torch(backend: str) -> None:
 def filtered(program: str, variable: str = "") -> str:
     given = ["-v", variable] if variable else []
     done = subprocess.run(
-        ["awk", *given, program, "requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["awk", *given, program, "requirements/all.lock"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return done.stdout
 
@@ -95,7 +95,7 @@ def test_hashes_are_switched_off_nowhere(path: str) -> None:
 
 
 def _texts() -> list[Path]:
-    folders = ("lifeline", "store", "stream", "scorer", "benchmarks", "docs", "deploy")
+    folders = ("lifeline", "store", "stream", "scorer", "benchmarks", "docs", "deploy", "examples", "requirements")
     found = [*ROOT.glob("*"), *(path for name in folders for path in (ROOT / name).rglob("*"))]
     kinds = {"", ".py", ".md", ".toml", ".txt", ".yaml", ".lock", ".in"}
     return [path for path in found if path.is_file() and path.suffix in kinds]
