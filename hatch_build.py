@@ -1,4 +1,4 @@
-"""Build hook: the kernels are compiled where there is a C++ compiler, and left out where there is none."""
+"""Build hook: compiles the kernels where there is a C++ compiler, and leaves them out where there is none."""
 
 import sys
 from pathlib import Path
@@ -6,21 +6,22 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-KERNELS = Path(__file__).resolve().parent / "scorer" / "kernels"
+# By the package's path: an sdist has no folder scorer/ at its top.
+KERNELS = "lifeline/scorer/kernels"
 
 
 class KernelsHook(BuildHookInterface[Any]):
-    """Puts the library beside `scorer/kernels/library.py`, of a wheel and of a checkout alike."""
+    """Puts the library beside `library.py`, in a wheel and in a checkout."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and say why not where that fails."""
+        """Compile the kernels; print a warning with the reason where that fails."""
         del version
-        sys.path.insert(0, str(KERNELS))
+        sys.path.insert(0, str(Path(self.root) / KERNELS))
         from build import LIBRARY, build  # noqa: PLC0415 - found by the line before
 
-        if (why := build()) is not None:
-            self.app.display_warning(f"the kernels are not built, and PyTorch does their work, slower: {why}")
+        if (reason := build()) is not None:
+            self.app.display_warning(f"the kernels are not built, so PyTorch does their work, slower: {reason}")
             return
-        build_data["artifacts"].append(str(LIBRARY.relative_to(self.root)))
+        build_data["artifacts"].append(f"{KERNELS}/{LIBRARY.name}")
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -1,6 +1,6 @@
 """Lifeline: every user's history, seconds old at most, and scored where it lies."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-INSTALL = "run `make setup` in a checkout of the project, or `pip install '.[{extra}]'` there"
-"""How to get an extra. The name `lifeline` on PyPI is somebody else's package, and no text may name it."""
+INSTALL = "run `pip install 'lifeline-store[{extra}]'`, or `make setup` in a checkout of the project"
+"""How to install an extra. `lifeline` on PyPI is a stranger's package, so no text tells anyone to install it."""

@@ -78,6 +78,7 @@ def produce(
     All acknowledged means that Kafka has them: what a node cannot apply it puts into the dead letters.
     """
     from lifeline.ops.publish import publish
+    from lifeline.sources.git import FILES_VOCABULARY_FILE
     from lifeline.sources.history import demo_history, read_items
     from lifeline.sources.random_projection import project
 
@@ -92,7 +93,7 @@ def produce(
         if made.vocabulary != settings.vocabulary:
             raise SourceError(
                 f"the history {made.name} is told in another vocabulary than the configuration's, so nodes would take "
-                "its actions for dead letters: use --config deploy/git-vocabulary.toml here and for the node"
+                f"its actions for dead letters: use --config {FILES_VOCABULARY_FILE} here and for the node"
             )
         actions, vocabulary = made.source(), made.vocabulary
         embeddings = embeddings or made.embeddings

@@ -26,7 +26,9 @@ FILES_VOCABULARY = Vocabulary(
     },
     surfaces={f"dir{number:02d}": number + 1 for number in range(SURFACES)},
 )
-"""What the history of files is told in."""
+"""The vocabulary of git histories."""
+FILES_VOCABULARY_FILE = Path(__file__).with_name("git-vocabulary.toml")
+"""The same vocabulary as a configuration file."""
 
 # T is a file that became a link, or the reverse.
 _NAMES = {b"A": "add", b"M": "modify", b"T": "modify", b"D": "delete"}
@@ -44,7 +46,7 @@ def git_source(repository: Path, vocabulary: Vocabulary) -> Source:
     if missing:
         raise SourceError(
             f"the vocabulary has no {', '.join(missing)}: give the configuration the [vocabulary] of "
-            "deploy/git-vocabulary.toml"
+            f"{FILES_VOCABULARY_FILE}"
         )
     _git(repository, "rev-parse", "--verify", "--quiet", "HEAD")
     return Source(f"git {repository.resolve().name}", None, lambda: _read(repository, vocabulary))

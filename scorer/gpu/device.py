@@ -33,7 +33,7 @@ def on_gpu(model: TransAct, device: Device, precision: Precision) -> OnGpu | Non
     if device == "cuda" and not there:
         raise KernelsError(
             "scorer.device is cuda, and this machine has no GPU that torch can use, or no Triton: set it to auto, or "
-            "install the extra 'gpu' where there is one (`pip install '.[gpu]'` in a checkout)"
+            "install the extra 'gpu' where there is one (`pip install 'lifeline-store[gpu]'`)"
         )
     if device == "cpu" or not there:
         return None

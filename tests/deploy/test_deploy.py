@@ -15,7 +15,7 @@ from lifeline.cli import app
 from lifeline.config import DEFAULT, Settings, load_settings
 from lifeline.core.errors import SecurityError
 from lifeline.dev.kafka_jars import KAFKA_VERSION
-from lifeline.sources.git import FILES_VOCABULARY
+from lifeline.sources.git import FILES_VOCABULARY, FILES_VOCABULARY_FILE
 from lifeline.sources.history import generated_history
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +156,7 @@ def test_the_example_configuration_is_valid_and_shows_every_part() -> None:
 
 def test_the_vocabulary_of_git_histories_is_that_of_the_source() -> None:
     assert load_settings(DEPLOY / "git-vocabulary.toml").settings.vocabulary == FILES_VOCABULARY
+    assert (DEPLOY / "git-vocabulary.toml").samefile(FILES_VOCABULARY_FILE)
 
 
 def test_the_history_that_is_produced_is_told_in_the_configured_vocabulary() -> None:
@@ -179,6 +180,9 @@ def test_the_image_is_built_from_what_there_is() -> None:
     assert [source for source in sources if not (ROOT / source).exists()] == []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) < set(sources)
+    links = {str(path.readlink()) for path in (ROOT / "lifeline").iterdir() if path.is_symlink()}
+    assert links == {"../scorer", "../store", "../stream"}
+    assert {link.removeprefix("../") for link in links} < set(sources)
     extras = re.findall(r"--extra (\w+)", " ".join(_rests("RUN")))
     assert extras
     assert set(extras) <= set(project["project"]["optional-dependencies"])

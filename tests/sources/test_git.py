@@ -107,7 +107,9 @@ def test_the_vocabulary_of_files() -> None:
 
 
 def test_a_vocabulary_without_the_names_is_an_error(repository: Repository) -> None:
-    with pytest.raises(SourceError, match=r"the vocabulary has no add, modify, .*deploy/git-vocabulary\.toml"):
+    with pytest.raises(
+        SourceError, match=r"the vocabulary has no add, modify, .*lifeline/sources/git-vocabulary\.toml"
+    ):
         git_source(repository.path, Vocabulary())
 
 
