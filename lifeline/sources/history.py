@@ -1,6 +1,6 @@
-"""The demo's history: the real one where it is at hand, else one that is generated, the same every time.
+"""The demo's history: the real one in a checkout; elsewhere a generated one, the same every time.
 
-A history of one's own is a directory with three files, as `lifeline simulate` writes them: `actions.parquet`, with the
+Your own history is a directory with three files, as `lifeline simulate` writes them: `actions.parquet`, with the
 columns that `lifeline produce` reads and ids for names; `items.npz`, item_id uint64[m] and embedding int8[m, 32]; and
 `vocabulary.json`.
 """
@@ -28,7 +28,8 @@ TABLE_FILE = "actions.parquet"
 TABLE_ITEMS_FILE = "items.npz"
 VOCABULARY_FILE = "vocabulary.json"
 HISTORY_VARIABLE = "LIFELINE_HISTORY"
-BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[3] / "shared" / "data"
+RAILS_HISTORY = Path(__file__).resolve().parents[2] / "examples" / "rails-history"
+"""The real history, which a checkout has; an installed package does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +93,21 @@ class History:
 
 
 def demo_history(directory: Path | None = None) -> History:
-    """Return the history of `directory`, of LIFELINE_HISTORY, of ``../shared/data``, or a generated one.
+    """Return the history of `directory`, else of LIFELINE_HISTORY, else the checkout's real one, else a generated one.
 
-    The first of these that is given or there is taken; its description says which. Raises SourceError when a
-    directory that was asked for does not hold the files.
+    The history's description says which it is. Raises SourceError when a directory that is named does not hold
+    the files.
     """
-    asked = directory or (Path(named) if (named := os.environ.get(HISTORY_VARIABLE)) else None)
-    if asked is None and not _is_complete(BESIDE_THE_CHECKOUT):
-        return generated_history()
-    place = asked or BESIDE_THE_CHECKOUT
-    if _is_complete(place):
-        return read_history(place)
-    if all((place / name).is_file() for name in (TABLE_FILE, TABLE_ITEMS_FILE, VOCABULARY_FILE)):
-        return read_table(place)
+    if directory is None and (path := os.environ.get(HISTORY_VARIABLE)):
+        directory = Path(path)
+    if directory is None:
+        return read_history(RAILS_HISTORY) if _is_complete(RAILS_HISTORY) else generated_history()
+    if _is_complete(directory):
+        return read_history(directory)
+    if all((directory / name).is_file() for name in (TABLE_FILE, TABLE_ITEMS_FILE, VOCABULARY_FILE)):
+        return read_table(directory)
     raise SourceError(
-        f"{place} does not hold {ACTIONS_FILE} and {ITEMS_FILE}, nor {TABLE_FILE}, {TABLE_ITEMS_FILE} and "
+        f"{directory} does not hold {ACTIONS_FILE} and {ITEMS_FILE}, nor {TABLE_FILE}, {TABLE_ITEMS_FILE} and "
         f"{VOCABULARY_FILE}: name a directory that does, or unset {HISTORY_VARIABLE}"
     )
 
@@ -134,7 +135,7 @@ def read_history(directory: Path) -> History:
 
 
 def read_table(directory: Path) -> History:
-    """Return a history of one's own, in the order of its times; raises SourceError where it cannot be read."""
+    """Return your own history, in the order of its times; raises SourceError where it cannot be read."""
     import pyarrow as pa  # noqa: PLC0415 - a bare install has no pyarrow
     from pyarrow import parquet  # noqa: PLC0415
 
@@ -154,7 +155,7 @@ def read_table(directory: Path) -> History:
         raise SourceError(f"{directory} cannot be read ({error}): make it with `lifeline simulate`") from error
     return History(
         name=directory.name,
-        description=f"a history of one's own: {_sizes(user_id, item_id.tolist())}, from {directory}",
+        description=f"your own history: {_sizes(user_id, item_id.tolist())}, from {directory}",
         user_id=user_id,
         timestamp_ms=timestamp_ms,
         item_id=item_id,
@@ -185,7 +186,10 @@ def generated_history() -> History:
     made = generate()
     return History(
         name="generated",
-        description=f"a generated history: {_sizes(made.user_id, made.item_id.tolist())}",
+        description=(
+            f"a generated history: {_sizes(made.user_id, made.item_id.tolist())} (a checkout has a real one, and "
+            f"{HISTORY_VARIABLE} names the directory of another)"
+        ),
         user_id=made.user_id,
         timestamp_ms=made.timestamp_ms,
         item_id=made.item_id,

@@ -151,7 +151,12 @@ def test_the_wheel_is_called_lifeline_store_and_its_command_lifeline(wheel: Path
 def test_the_sdist_has_sources_only_and_each_of_them_once(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"hatch_build.py", "lifeline/store/partition.py", "lifeline/scorer/kernels/build.py"} <= names
+    assert {
+        "hatch_build.py",
+        "examples/rails-history/rails-actions.csv.gz",
+        "lifeline/store/partition.py",
+        "lifeline/scorer/kernels/build.py",
+    } <= names
     assert [name for name in names if name.endswith((".so", ".pyc")) or name.startswith(("store/", "scorer/"))] == []
 
 
@@ -163,6 +168,13 @@ def test_the_environment_has_no_package_of_an_extra(environment: Environment, tm
         cwd=tmp_path,
     )
     assert found.stdout.split() == ["[None,", *["None,"] * 4, "None]"], found.stderr
+
+
+def test_outside_a_checkout_the_demo_has_a_generated_history(environment: Environment, tmp_path: Path) -> None:
+    program = "from lifeline.sources.history import demo_history; print(demo_history().description)"
+    done = environment.run("-c", program, cwd=tmp_path)
+    assert done.stdout.startswith("a generated history: "), done.stderr
+    assert "LIFELINE_HISTORY names the directory of another" in done.stdout
 
 
 def test_a_typed_program_passes_strict_checks_against_the_wheel(environment: Environment, service: Path) -> None:

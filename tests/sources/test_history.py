@@ -22,9 +22,9 @@ def generated() -> History:
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide what the machine has: neither the variable nor a directory beside the checkout."""
+    """Hide the variable and the checkout's history."""
     monkeypatch.delenv("LIFELINE_HISTORY", raising=False)
-    monkeypatch.setattr(history_module, "BESIDE_THE_CHECKOUT", tmp_path / "nothing")
+    monkeypatch.setattr(history_module, "RAILS_HISTORY", tmp_path / "nothing")
 
 
 def _directory(path: Path, rows: str = "ann,3,10,add,dir02\nbob,4,9,delete,dir15\n") -> Path:
@@ -113,13 +113,13 @@ def test_without_files_the_history_is_generated_and_says_so(generated: History) 
     assert f"{len(generated):,} actions of 2,000 users" in found.description
 
 
-@pytest.mark.parametrize("by", ["argument", "variable", "beside"])
+@pytest.mark.parametrize("by", ["argument", "variable", "checkout"])
 def test_a_directory_with_the_files_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     directory = _directory(tmp_path / "data")
     if by == "variable":
         monkeypatch.setenv("LIFELINE_HISTORY", str(directory))
-    if by == "beside":
-        monkeypatch.setattr(history_module, "BESIDE_THE_CHECKOUT", directory)
+    if by == "checkout":
+        monkeypatch.setattr(history_module, "RAILS_HISTORY", directory)
     found = demo_history(directory if by == "argument" else None)
     assert found.name == "rails"
     assert "2 actions of 2 users on 2 items" in found.description

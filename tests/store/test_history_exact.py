@@ -1,4 +1,4 @@
-"""A real history, if it is at hand: every user's sequence equals one computed in plain Python, whatever the order."""
+"""The real history: every user's sequence equals one computed in plain Python, whatever the order."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lifeline.core.actions import ActionBatch, Identity, Kind
-from lifeline.sources.history import BESIDE_THE_CHECKOUT, History, demo_history
+from lifeline.sources.history import RAILS_HISTORY, History, read_history
 from lifeline.store.reader import SequenceReader
 from lifeline.store.settings import StoreSettings
 from tests.support.factories import EVERYTHING, TINY_MEMORY, Event, event_hash, open_store
@@ -17,10 +17,7 @@ DISTINCT = 213_385
 
 @pytest.fixture(scope="module")
 def history() -> History:
-    found = demo_history()
-    if found.name != "rails":
-        pytest.skip(f"the real history is not in {BESIDE_THE_CHECKOUT}: {found.description} is tested elsewhere")
-    return found
+    return read_history(RAILS_HISTORY)
 
 
 @pytest.fixture(scope="module")

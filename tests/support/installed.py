@@ -12,6 +12,8 @@ from typing import Self
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from lifeline.sources.history import HISTORY_VARIABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -98,7 +100,7 @@ def _closure(package: Distribution) -> list[Distribution]:
 
 def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a command in `cwd`, without the variables that would show it the checkout."""
-    hidden = {"PYTHONPATH", "VIRTUAL_ENV", "MYPYPATH"}
+    hidden = {"PYTHONPATH", "VIRTUAL_ENV", "MYPYPATH", HISTORY_VARIABLE}
     return subprocess.run(
         command,
         cwd=cwd,
