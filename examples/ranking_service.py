@@ -1,0 +1,73 @@
+"""A ranking service with FastAPI: it calls Score, and returns a user's candidates best first.
+
+    pip install fastapi uvicorn
+    LIFELINE_ADDRESS=127.0.0.1:50051 uvicorn --app-dir examples ranking_service:app
+    curl -d '{"user_id": "user0000", "candidates": [3, 7, 9]}' -H 'content-type: application/json' 127.0.0.1:8000/rank
+
+The service needs the bare package: neither torch nor RocksDB. Lifeline scores within the timeout, or the service
+returns the candidates in the order of the request and says so: a page is better unranked than late.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Request
+from pydantic import BaseModel, Field
+
+from lifeline.client import LifelineClient, LifelineError
+
+TIMEOUT_S = float(os.environ.get("RANKING_TIMEOUT_S", "0.2"))
+
+
+class RankRequest(BaseModel):
+    """A user, and the items to rank."""
+
+    user_id: str
+    candidates: Annotated[list[int], Field(min_length=1, max_length=256)]
+    min_offset: int | None = None
+    """The offset of the user's last acknowledged action: the ranking then includes it."""
+
+
+class RankedItem(BaseModel):
+    """An item and its score; without a score it was not ranked."""
+
+    item_id: int
+    score: float | None
+
+
+class Ranking(BaseModel):
+    """The candidates, best first."""
+
+    is_ranked: bool
+    model_version: str
+    items: list[RankedItem]
+
+
+@asynccontextmanager
+async def connected(app: FastAPI) -> AsyncIterator[None]:
+    """Hold one client while the service runs: it serves any number of threads."""
+    with LifelineClient(os.environ.get("LIFELINE_ADDRESS", "127.0.0.1:50051"), timeout_s=TIMEOUT_S) as client:
+        app.state.client = client
+        yield
+
+
+app = FastAPI(title="Ranking", lifespan=connected)
+
+
+# Not `async`: the client blocks, so FastAPI runs each call in a thread of its pool.
+@app.post("/rank")
+def rank(body: RankRequest, request: Request) -> Ranking:
+    """Rank the candidates on the user's history as it is now."""
+    client: LifelineClient = request.app.state.client
+    try:
+        scores = client.score(body.user_id, body.candidates, min_offset=body.min_offset)
+    except LifelineError as error:
+        if error.code.name == "INVALID_ARGUMENT":
+            raise HTTPException(422, error.message) from error
+        unranked = [RankedItem(item_id=item_id, score=None) for item_id in body.candidates]
+        return Ranking(is_ranked=False, model_version="", items=unranked)
+    best_first = (-scores.score).argsort(kind="stable")
+    items = [RankedItem(item_id=int(scores.item_id[at]), score=float(scores.score[at])) for at in best_first]
+    return Ranking(is_ranked=True, model_version=scores.model_version, items=items)
