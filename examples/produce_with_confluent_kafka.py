@@ -58,5 +58,5 @@ if __name__ == "__main__":
     parser.add_argument("--topic", default="actions")
     parser.add_argument("user")
     parser.add_argument("items", nargs="+", type=int)
-    given = parser.parse_args()
-    publish(given.bootstrap_servers, given.topic, given.user, given.items)
+    arguments = parser.parse_args()
+    publish(arguments.bootstrap_servers, arguments.topic, arguments.user, arguments.items)

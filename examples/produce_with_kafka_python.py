@@ -22,13 +22,13 @@ def publish(bootstrap_servers: str, topic: str, user_id: str, items: list[int]) 
     """Publish one click of the user on each item, and print where each record lies."""
     # A retry of an idempotent producer writes no record twice, and `all` means that every replica has it.
     with KafkaProducer(bootstrap_servers=bootstrap_servers, acks="all", enable_idempotence=True) as producer:
-        sent = []
+        futures = []
         for item_id in items:
             now_ms = int(time.time() * 1_000)
             action = Action(user_id=user_id, item_id=item_id, timestamp_ms=now_ms, action_type=CLICK, surface=HOME)
-            sent.append(producer.send(topic, key=user_id.encode(), value=action.SerializeToString()))
+            futures.append(producer.send(topic, key=user_id.encode(), value=action.SerializeToString()))
         # The offset of an acknowledged record is the `min_offset` of a read that must have it.
-        for item_id, future in zip(items, sent, strict=True):
+        for item_id, future in zip(items, futures, strict=True):
             record = future.get(30)
             print(f"item {item_id}: partition {record.partition}, offset {record.offset}")
 
@@ -39,5 +39,5 @@ if __name__ == "__main__":
     parser.add_argument("--topic", default="actions")
     parser.add_argument("user")
     parser.add_argument("items", nargs="+", type=int)
-    given = parser.parse_args()
-    publish(given.bootstrap_servers, given.topic, given.user, given.items)
+    arguments = parser.parse_args()
+    publish(arguments.bootstrap_servers, arguments.topic, arguments.user, arguments.items)

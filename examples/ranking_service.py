@@ -46,14 +46,14 @@ class Ranking(BaseModel):
 
 
 @asynccontextmanager
-async def connected(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Hold one client while the service runs: it serves any number of threads."""
     with LifelineClient(os.environ.get("LIFELINE_ADDRESS", "127.0.0.1:50051"), timeout_s=TIMEOUT_S) as client:
         app.state.client = client
         yield
 
 
-app = FastAPI(title="Ranking", lifespan=connected)
+app = FastAPI(title="Ranking", lifespan=lifespan)
 
 
 # Not `async`: the client blocks, so FastAPI runs each call in a thread of its pool.
@@ -66,8 +66,8 @@ def rank(body: RankRequest, request: Request) -> Ranking:
     except LifelineError as error:
         if error.code.name == "INVALID_ARGUMENT":
             raise HTTPException(422, error.message) from error
-        unranked = [RankedItem(item_id=item_id, score=None) for item_id in body.candidates]
-        return Ranking(is_ranked=False, model_version="", items=unranked)
+        items = [RankedItem(item_id=item_id, score=None) for item_id in body.candidates]
+        return Ranking(is_ranked=False, model_version="", items=items)
     best_first = (-scores.score).argsort(kind="stable")
     items = [RankedItem(item_id=int(scores.item_id[at]), score=float(scores.score[at])) for at in best_first]
     return Ranking(is_ranked=True, model_version=scores.model_version, items=items)

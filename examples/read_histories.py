@@ -89,5 +89,5 @@ if __name__ == "__main__":
     parser.add_argument("--address", default="127.0.0.1:50051")
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("users", nargs="+")
-    given = parser.parse_args()
-    main(given.address, given.users, given.length)
+    arguments = parser.parse_args()
+    main(arguments.address, arguments.users, arguments.length)

@@ -50,7 +50,7 @@ class ItemEmbeddings:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """n actions in order of arrival, the embeddings of their items, and the vocabulary they are told in.
+    """n actions in order of arrival, the embeddings of their items, and their vocabulary.
 
     `user_id` has n texts; timestamp_ms int64[n], item_id uint64[n], action_type uint8[n], surface uint8[n].
     Late events and repeats are part of it, and items without an embedding.
@@ -183,20 +183,20 @@ def read_items(path: Path) -> ItemEmbeddings:
 
 def generated_history() -> History:
     """Return the generated history; equal in every run."""
-    made = generate()
+    columns = generate()
     return History(
         name="generated",
         description=(
-            f"a generated history: {_sizes(made.user_id, made.item_id.tolist())} (a checkout has a real one, and "
+            f"a generated history: {_sizes(columns.user_id, columns.item_id.tolist())} (a checkout has a real one, and "
             f"{HISTORY_VARIABLE} names the directory of another)"
         ),
-        user_id=made.user_id,
-        timestamp_ms=made.timestamp_ms,
-        item_id=made.item_id,
-        action_type=made.action_type,
-        surface=made.surface,
-        embeddings=ItemEmbeddings(made.embedded_item_id, made.embedding),
-        vocabulary=made.vocabulary,
+        user_id=columns.user_id,
+        timestamp_ms=columns.timestamp_ms,
+        item_id=columns.item_id,
+        action_type=columns.action_type,
+        surface=columns.surface,
+        embeddings=ItemEmbeddings(columns.embedded_item_id, columns.embedding),
+        vocabulary=columns.vocabulary,
     )
 
 

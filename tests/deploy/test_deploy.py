@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from lifeline.core.errors import SecurityError
 from lifeline.dev.kafka_jars import KAFKA_VERSION
 from lifeline.sources.git import FILES_VOCABULARY, FILES_VOCABULARY_FILE
 from lifeline.sources.history import generated_history
+from tests.support.distribution import build
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -186,6 +189,27 @@ def test_the_image_is_built_from_what_there_is() -> None:
     extras = re.findall(r"--extra (\w+)", " ".join(_rests("RUN")))
     assert extras
     assert set(extras) <= set(project["project"]["optional-dependencies"])
+
+
+def test_what_the_image_copies_is_enough_for_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rest in _rests("COPY"):
+        *sources, target = rest.split()
+        if rest.startswith("--from") or "lifeline.toml" in rest:
+            continue
+        for source in sources:
+            if (ROOT / source).is_dir():
+                ignore = shutil.ignore_patterns("__pycache__", "lifeline_kernels.so", ".build-*")
+                shutil.copytree(ROOT / source, tmp_path / target, symlinks=True, ignore=ignore)
+            else:
+                (tmp_path / target).mkdir(exist_ok=True)
+                shutil.copy(ROOT / source, tmp_path / target)
+    monkeypatch.setenv("CXX", "no-compiler")
+    build("wheel", tmp_path, tmp_path / "dist")
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert {"lifeline/node/node.py", "lifeline/store/partition.py", "lifeline/scorer/kernels/library.py"} <= set(
+            archive.namelist()
+        )
 
 
 def test_state_lies_in_named_volumes() -> None:

@@ -15,7 +15,7 @@ from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import create_topics
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.dev.node_process import NodeProcess, settings_for
-from tests.support.installed import ROOT, Environment, build_sdist, build_wheel, has_compiler, run
+from tests.support.distribution import ROOT, Environment, build_sdist, build_wheel, has_compiler, run
 
 INFO = f"lifeline_store-{lifeline.__version__}.dist-info"
 LIBRARY = "lifeline/scorer/kernels/lifeline_kernels.so"
@@ -141,9 +141,9 @@ def test_no_text_of_the_wheel_names_a_file_of_deploy_or_examples(wheel: Path) ->
 
 
 def test_the_wheel_is_called_lifeline_store_and_its_command_lifeline(wheel: Path) -> None:
-    found = metadata(wheel)
-    assert (found["Name"], found["Version"]) == ("lifeline-store", lifeline.__version__)
-    assert {"all", "broker", "gpu", "load", "node", "scorer", "train"} == set(found.get_all("Provides-Extra", []))
+    fields = metadata(wheel)
+    assert (fields["Name"], fields["Version"]) == ("lifeline-store", lifeline.__version__)
+    assert {"all", "broker", "gpu", "load", "node", "scorer", "train"} == set(fields.get_all("Provides-Extra", []))
     with zipfile.ZipFile(wheel) as archive:
         assert "lifeline = lifeline.cli:main" in archive.read(f"{INFO}/entry_points.txt").decode()
 

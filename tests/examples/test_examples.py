@@ -102,8 +102,8 @@ def check_published(running: Running, user: str, printed: str) -> None:
     partition = partition_of(user.encode(), running.node.settings.kafka.partitions)
     assert {int(number) for _, number, _ in places} == {partition}
     offset = max(int(number) for _, _, number in places)
-    found = running.client.get_sequence(user, min_offset=offset).sequences[Kind.EXPLICIT]
-    assert sorted(event.item_id for event in found.identities()) == list(ITEMS)
+    sequence = running.client.get_sequence(user, min_offset=offset).sequences[Kind.EXPLICIT]
+    assert sorted(event.item_id for event in sequence.identities()) == list(ITEMS)
 
 
 def test_kafka_python_publishes(running: Running) -> None:
@@ -133,7 +133,7 @@ def test_histories_become_arrays_and_tensors(running: Running) -> None:
 
 
 @contextmanager
-def served(address: str, log: Path) -> Iterator[str]:
+def ranking_service(address: str, log: Path) -> Iterator[str]:
     """Run the ranking service; yield its URL once it answers."""
     url = f"127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(port), "ranking_service:app"]
@@ -159,8 +159,8 @@ def rank(url: str, **body: object) -> dict[str, Any]:
         f"{url}/rank", json.dumps(body).encode(), {"content-type": "application/json"}, method="POST"
     )
     with urllib.request.urlopen(request, timeout=60) as reply:
-        found: dict[str, Any] = json.load(reply)
-        return found
+        ranking: dict[str, Any] = json.load(reply)
+        return ranking
 
 
 def test_the_ranking_service_ranks(running: Running, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_the_ranking_service_ranks(running: Running, tmp_path: Path) -> None:
         pytest.skip(f"{' and '.join(missing)} not installed, which the example needs and Lifeline does not")
     scores = running.client.score("ann", ITEMS)
     best_first = scores.item_id[np.argsort(-scores.score, kind="stable")].tolist()
-    with served(running.node.address, tmp_path / "uvicorn.log") as url:
+    with ranking_service(running.node.address, tmp_path / "uvicorn.log") as url:
         ranking = rank(url, user_id="ann", candidates=ITEMS)
         assert (ranking["is_ranked"], ranking["model_version"]) == (True, "1")
         assert [item["item_id"] for item in ranking["items"]] == best_first
@@ -178,5 +178,5 @@ def test_the_ranking_service_ranks(running: Running, tmp_path: Path) -> None:
 
 def test_every_program_is_run_here_and_has_a_line_in_the_list() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == PROGRAMS
-    listed = set(re.findall(r"^\| `([^`]+)`", (EXAMPLES / "README.md").read_text(), re.MULTILINE))
-    assert listed == PROGRAMS | {"rails-history/"}
+    rows = set(re.findall(r"^\| `([^`]+)`", (EXAMPLES / "README.md").read_text(), re.MULTILINE))
+    assert rows == PROGRAMS | {"rails-history/"}

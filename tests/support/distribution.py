@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def build_sdist(place: Path) -> Path:
     """Build the sdist of the checkout in `place`; return its path."""
-    _build("sdist", ROOT, place)
+    build("sdist", ROOT, place)
     (sdist,) = place.glob("*.tar.gz")
     return sdist
 
@@ -29,7 +29,7 @@ def build_wheel(sdist: Path, place: Path) -> Path:
     with tarfile.open(sdist) as archive:
         archive.extractall(place, filter="data")
     (source,) = (path for path in place.iterdir() if path.is_dir())
-    _build("wheel", source, place)
+    build("wheel", source, place)
     (wheel,) = place.glob("*.whl")
     return wheel
 
@@ -58,8 +58,8 @@ class Environment:
     @property
     def packages(self) -> Path:
         """Its site-packages."""
-        (found,) = self._place.glob("lib/python3.*/site-packages")
-        return found
+        (packages,) = self._place.glob("lib/python3.*/site-packages")
+        return packages
 
     def run(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         """Run its Python in `cwd`, without the variables that would show it the checkout."""
@@ -83,19 +83,19 @@ def has_compiler() -> bool:
 
 def _closure(package: Distribution) -> list[Distribution]:
     """Return what `package` requires without extras, and what that requires."""
-    found: dict[str, Distribution] = {}
-    waiting: list[tuple[Distribution, frozenset[str]]] = [(package, frozenset())]
-    while waiting:
-        current, extras = waiting.pop()
+    closure: dict[str, Distribution] = {}
+    queue: list[tuple[Distribution, frozenset[str]]] = [(package, frozenset())]
+    while queue:
+        current, extras = queue.pop()
         for requirement in map(Requirement, current.requires or ()):
             environments: list[dict[str, str]] = [{"extra": extra} for extra in extras or ("",)]
             if requirement.marker and not any(map(requirement.marker.evaluate, environments)):
                 continue
             name = canonicalize_name(requirement.name)
-            if name not in found:
-                found[name] = distribution(name)
-                waiting.append((found[name], frozenset(requirement.extras)))
-    return list(found.values())
+            if name not in closure:
+                closure[name] = distribution(name)
+                queue.append((closure[name], frozenset(requirement.extras)))
+    return list(closure.values())
 
 
 def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -112,7 +112,8 @@ def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _build(target: str, source: Path, place: Path) -> None:
+def build(target: str, source: Path, place: Path) -> None:
+    """Build a wheel or an sdist of the sources in `source` into `place`."""
     _succeed([sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(place)], source)
 
 
