@@ -19,7 +19,7 @@ from lifeline.core.errors import SecurityError
 from lifeline.dev.kafka_jars import KAFKA_VERSION
 from lifeline.sources.git import FILES_VOCABULARY, FILES_VOCABULARY_FILE
 from lifeline.sources.history import generated_history
-from tests.support.distribution import build
+from tests.support.wheel import build
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -15,7 +15,7 @@ from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import create_topics
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.dev.node_process import NodeProcess, settings_for
-from tests.support.distribution import ROOT, Environment, build_sdist, build_wheel, has_compiler, run
+from tests.support.wheel import ROOT, Environment, build_sdist, build_wheel, has_compiler, run
 
 INFO = f"lifeline_store-{lifeline.__version__}.dist-info"
 LIBRARY = "lifeline/scorer/kernels/lifeline_kernels.so"
