@@ -182,21 +182,21 @@ def read_items(path: Path) -> ItemEmbeddings:
 
 
 def generated_history() -> History:
-    """Return the generated history; equal in every run."""
-    columns = generate()
+    """Return the generated history, the same in every run."""
+    generated = generate()
     return History(
         name="generated",
         description=(
-            f"a generated history: {_sizes(columns.user_id, columns.item_id.tolist())} (a checkout has a real one, and "
-            f"{HISTORY_VARIABLE} names the directory of another)"
+            f"a generated history: {_sizes(generated.user_id, generated.item_id.tolist())} "
+            f"(a checkout has a real one, and {HISTORY_VARIABLE} names the directory of another)"
         ),
-        user_id=columns.user_id,
-        timestamp_ms=columns.timestamp_ms,
-        item_id=columns.item_id,
-        action_type=columns.action_type,
-        surface=columns.surface,
-        embeddings=ItemEmbeddings(columns.embedded_item_id, columns.embedding),
-        vocabulary=columns.vocabulary,
+        user_id=generated.user_id,
+        timestamp_ms=generated.timestamp_ms,
+        item_id=generated.item_id,
+        action_type=generated.action_type,
+        surface=generated.surface,
+        embeddings=ItemEmbeddings(generated.embedded_item_id, generated.embedding),
+        vocabulary=generated.vocabulary,
     )
 
 
