@@ -1,8 +1,7 @@
-"""`python -m benchmarks` is `lifeline bench`."""
+"""``python -m benchmarks NAME`` is ``lifeline bench NAME``."""
 
 import sys
 
 from lifeline.cli import main
 
-sys.argv.insert(1, "bench")
-main()
+main(["bench", *sys.argv[1:]])

@@ -1,8 +1,8 @@
 """The configuration: one typed tree, validated once, with the origin of every value.
 
-Flags come before ``LIFELINE_*`` variables (``__`` between the parts: ``LIFELINE_KAFKA__GROUP_ID``), these
-before a TOML file (``--config``, ``LIFELINE_CONFIG``, or ``lifeline.toml`` in the working directory), and
-that before the defaults. Nothing else in the program reads the environment for a setting.
+Flags override ``LIFELINE_*`` variables (``__`` between the parts: ``LIFELINE_KAFKA__GROUP_ID``), these override a
+TOML file (``--config``, ``LIFELINE_CONFIG``, or ``lifeline.toml`` in the working directory), and that overrides the
+defaults. Nothing else in the program reads a setting from the environment.
 """
 
 import difflib
@@ -26,6 +26,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from lifeline.core.errors import ConfigError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.redaction import redacted
 from lifeline.core.security import Caller, SecuritySettings
@@ -44,22 +45,14 @@ CONFIG_VARIABLE = "LIFELINE_CONFIG"
 OTHER_VARIABLES = {
     CONFIG_VARIABLE: "the configuration file",
     HISTORY_VARIABLE: "the directory of the demo's history",
-    KERNELS_VARIABLE: "what selects and encodes",
+    KERNELS_VARIABLE: "the backend of the scorer",
 }
 DEFAULT_FILE = Path("lifeline.toml")
 DEFAULT = "default"
 
 
-class ConfigError(Exception):
-    """The configuration cannot be used; `problems` has a sentence for each fault. The CLI exits with 2."""
-
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(problems))
-
-
 class Settings(BaseSettings):
-    """The whole tree. Build it with `load_settings`: the class itself reads no source."""
+    """The whole tree. Create it with `load_settings`; the class itself reads no source."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter=DELIMITER, hide_input_in_errors=True
@@ -83,34 +76,34 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from the caller alone: `load_settings` merges the sources and knows each one's name."""
+        """Take values from the caller only: `load_settings` merges the sources and knows the name of each."""
         return (init_settings,)
 
 
 class Row(NamedTuple):
-    """One line of ``lifeline config show``."""
+    """A line of ``lifeline config show``."""
 
     key: str
     """The dotted key."""
     value: object
-    """The value as JSON has it; a secret is masked."""
+    """The value as in JSON; secrets are masked."""
     origin: str
-    """Where it came from."""
+    """Where the value comes from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The settings, and each one's origin: dotted key to "default", a file, "env NAME" or "flag --name"."""
+    """The settings, and the origin of each by dotted key: "default", a file, "env NAME" or "flag --name"."""
 
     settings: Settings
     origin: Mapping[str, str]
     file: Path | None
-    """The file that was read, if there was one."""
+    """The file that was read, if any."""
     again: "Callable[[], Loaded]"
-    """Reads the same sources as they are by then; raises ConfigError."""
+    """Reads the same sources again; raises ConfigError."""
 
     def is_given(self, key: str) -> bool:
-        """Say whether anybody set a setting, by its dotted key."""
+        """Return whether any source sets a setting, by its dotted key."""
         return self.origin[key] != DEFAULT
 
     def rows(self) -> list[Row]:
@@ -121,21 +114,21 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Values of one source as a nested mapping, and which name set which dotted key."""
+    """The values of a source as a nested mapping, and the name under which it sets each dotted key."""
 
     values: dict[str, Any]
     names: Mapping[str, str]
     file: Path | None = None
 
     def name_of(self, key: str) -> str | None:
-        """Return what set `key`, or something that holds it; None when this source did not."""
+        """Return the name that sets `key`, or a parent of it; None if this source does not set it."""
         if _value_at(self.values, key) is _MISSING:
             return None
-        holders = [held for held in self.names if key == held or key.startswith(f"{held}.") or held == ""]
-        if holders:
-            return self.names[max(holders, key=len)]
-        within = {name: None for held, name in self.names.items() if held.startswith(f"{key}.")}
-        return ", ".join(within)
+        parents = [known for known in self.names if key == known or key.startswith(f"{known}.") or known == ""]
+        if parents:
+            return self.names[max(parents, key=len)]
+        children = {name: None for known, name in self.names.items() if known.startswith(f"{key}.")}
+        return ", ".join(children)
 
 
 _MISSING = object()
@@ -144,9 +137,9 @@ _MISSING = object()
 def load_settings(config: Path | None = None, flags: Mapping[str, object] | None = None) -> Loaded:
     """Merge the sources and validate once.
 
-    `config` is the file that ``--config`` names. `flags` maps dotted keys ("node.data_dir") to the values of
-    flags, which are named after the last part ("--data-dir"); a value of None means that the flag was not
-    given. Raises ConfigError with a sentence for each fault.
+    `config` is the file of ``--config``. `flags` maps dotted keys ("node.data_dir") to the values of flags, which are
+    named after the last part ("--data-dir"); a value of None means that the flag is absent. Raises ConfigError with a
+    sentence for each fault.
     """
     sources = [_from_flags(flags or {}), _from_environment(), _from_file(config)]
     values: dict[str, Any] = {}
@@ -175,17 +168,17 @@ def _from_flags(flags: Mapping[str, object]) -> _Source:
 
 
 def _from_environment() -> _Source:
-    """Read the variables; raises ConfigError for one that names no setting or holds broken JSON."""
+    """Read the variables; raises ConfigError if one names no setting or holds invalid JSON."""
     names, problems = {}, []
     for variable in sorted(os.environ):
         if not variable.upper().startswith(PREFIX) or variable.upper() in OTHER_VARIABLES:
             continue
         path = variable[len(PREFIX) :].lower().split(DELIMITER)
-        found = _field(path)
-        if found is None:
+        place = _field(path)
+        if place is None:
             known = [PREFIX + key.replace(".", DELIMITER).upper() for key in _leaves(Settings)]
             problems.append(f"{variable} names no setting: {_suggestion(variable.upper(), [*known, *OTHER_VARIABLES])}")
-        elif found.is_tree and not _is_json_object(os.environ[variable]):
+        elif place.is_tree and not _is_json_object(os.environ[variable]):
             problems.append(
                 f"{variable} holds no JSON object: write one, or set its parts with {variable}{DELIMITER}NAME"
             )
@@ -196,51 +189,51 @@ def _from_environment() -> _Source:
     try:
         return _Source(EnvSettingsSource(Settings)(), names)
     except SettingsError as error:
-        # Of the value nothing is shown: it may be a secret.
+        # The value is not shown: it may be a secret.
         raise ConfigError([f'a {PREFIX}* variable holds no JSON ({error}): write a list as ["A", "B"]']) from None
 
 
 def _from_file(config: Path | None) -> _Source:
-    """Read the TOML file, if there is one; raises ConfigError when a named one cannot be read."""
-    asked = "--config" if config else CONFIG_VARIABLE
+    """Read the TOML file, if there is one; raises ConfigError if a named file cannot be read."""
+    selector = "--config" if config else CONFIG_VARIABLE
     path = config or Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
     if config is None and CONFIG_VARIABLE not in os.environ and not path.exists():
         return _Source({}, {})
     try:
         if not path.is_file():
-            raise ConfigError([f"{path} is not a file: create it, or name another with {asked}"])
+            raise ConfigError([f"{path} is not a file: create it, or name another with {selector}"])
         return _Source(TomlConfigSettingsSource(Settings, toml_file=path)(), {"": str(path)}, path)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} is not TOML: correct it where it says: {error}"]) from None
     except OSError as error:
-        raise ConfigError([f"{path} cannot be read ({error.strerror}): give this user leave to read it"]) from None
+        raise ConfigError([f"{path} cannot be read ({error.strerror}): give this user permission to read it"]) from None
 
 
-class _Found(NamedTuple):
-    """What a dotted key leads to."""
+class _Field(NamedTuple):
+    """The target of a dotted key."""
 
     is_tree: bool
-    """Whether it holds a mapping: a part of the tree, or a dictionary of the vocabulary."""
+    """Whether it is a mapping: a part of the tree, or a dictionary of the vocabulary."""
     is_secret: bool
-    """Whether it is a secret, or has one in it."""
+    """Whether it is or contains a secret."""
 
 
-def _field(path: list[str]) -> _Found | None:
-    """Follow a key down the tree; None when it leads nowhere."""
+def _field(path: list[str]) -> _Field | None:
+    """Follow a key down the tree; None if it names nothing."""
     model: type[BaseModel] = Settings
     for depth, name in enumerate(path):
         field = model.model_fields.get(name)
         if field is None:
             return None
-        below = _model_of(field)
-        if below is None:
+        child = _model_of(field)
+        if child is None:
             is_tree = get_origin(field.annotation) is dict
             if depth + 1 < len(path):
-                # What lies inside a dictionary is for its own type to check.
-                return _Found(is_tree=False, is_secret=_is_secret(field.annotation)) if is_tree else None
-            return _Found(is_tree=is_tree, is_secret=_is_secret(field.annotation))
-        model = below
-    return _Found(is_tree=True, is_secret=_is_secret(model))
+                # The keys inside a dictionary are checked by its own type.
+                return _Field(is_tree=False, is_secret=_is_secret(field.annotation)) if is_tree else None
+            return _Field(is_tree=is_tree, is_secret=_is_secret(field.annotation))
+        model = child
+    return _Field(is_tree=True, is_secret=_is_secret(model))
 
 
 def _is_secret(annotation: object) -> bool:
@@ -257,46 +250,46 @@ def _model_of(field: FieldInfo) -> type[BaseModel] | None:
 def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield the dotted key of every setting, in the order of the tree."""
     for name, field in model.model_fields.items():
-        below = _model_of(field)
-        if below is None:
+        child = _model_of(field)
+        if child is None:
             yield prefix + name
         else:
-            yield from _leaves(below, f"{prefix}{name}.")
+            yield from _leaves(child, f"{prefix}{name}.")
 
 
 def _origin(key: str, sources: list[_Source]) -> str:
-    found = _field(key.split("."))
+    field = _field(key.split("."))
     names = [name for source in sources if (name := source.name_of(key))]
-    # Dictionaries are merged over the sources; of anything else the first source's value stands.
-    return ", ".join(names if found and found.is_tree else names[:1]) or DEFAULT
+    # Dictionaries of all sources are merged; of any other setting the first source wins.
+    return ", ".join(names if field and field.is_tree else names[:1]) or DEFAULT
 
 
 def _problem(detail: ErrorDetails, sources: list[_Source]) -> str:
-    """Say which source's which key is wrong, in what way, and what to do."""
+    """Return a sentence: the source, the key, the fault, and what to do."""
     path = [str(part) for part in detail["loc"]]
     key = ".".join(path)
     where = next((name for source in sources if (name := source.name_of(key))), "the settings")
     if detail["type"] == "extra_forbidden":
         return f"{where}: {key} is not a setting: {_suggestion(key, _neighbours(path))}"
-    said = detail["msg"].removeprefix("Value error, ")
+    fault = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         # Our own validators end in what to do.
-        return f"{where}: {key}: {said}"
-    found = _field(path)
-    given = detail["input"]
-    shown = "" if (found and found.is_secret) or isinstance(given, dict) else f" (it is {redacted(repr(given))})"
-    return f"{where}: {key}: {said[:1].lower()}{said[1:]}{shown}: correct the value"
+        return f"{where}: {key}: {fault}"
+    field = _field(path)
+    value = detail["input"]
+    shown = "" if (field and field.is_secret) or isinstance(value, dict) else f" (it is {redacted(repr(value))})"
+    return f"{where}: {key}: {fault[:1].lower()}{fault[1:]}{shown}: correct the value"
 
 
 def _neighbours(path: list[str]) -> list[str]:
-    """Return the keys of the tree that are as deep as `path`."""
+    """Return the keys of the tree at the depth of `path`."""
     keys = {".".join(leaf.split(".")[: len(path)]) for leaf in _leaves(Settings)}
     return sorted(key for key in keys if key.count(".") + 1 == len(path))
 
 
 def _suggestion(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    return f"did you mean {close[0]}?" if close else "remove it (`lifeline config show` lists what there is)"
+    return f"did you mean {close[0]}?" if close else "remove it (`lifeline config show` lists every setting)"
 
 
 def _shown(value: object) -> object:
@@ -312,11 +305,11 @@ def _value_at(values: Mapping[str, Any], key: str) -> object:
     return level
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in override.items():
+        child = merged.get(key)
+        merged[key] = _merged(child, value) if isinstance(child, dict) and isinstance(value, dict) else value
     return merged
 
 

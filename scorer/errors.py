@@ -1,7 +1,9 @@
 """What the scorer raises. Each message ends in what to do."""
 
+from lifeline.core.errors import ActionableError
 
-class ScorerError(Exception):
+
+class ScorerError(ActionableError):
     """Anything the scorer refuses or cannot do."""
 
 

@@ -1,7 +1,9 @@
 """What the store raises. Each message ends in what to do."""
 
+from lifeline.core.errors import ActionableError
 
-class StoreError(Exception):
+
+class StoreError(ActionableError):
     """Anything the store refuses or cannot do."""
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from lifeline.config import DEFAULT, ConfigError, Settings, load_settings
+from lifeline.config import DEFAULT, Settings, load_settings
+from lifeline.core.errors import ConfigError
 from lifeline.core.vocabulary import Role
 from lifeline.rpc.settings import NodeSettings
 

@@ -1,4 +1,4 @@
-"""The demo: the main job from nothing, on a real Kafka and a real history, told as it happens."""
+"""The demo: the whole path once, on a real Kafka and a real history, with every step printed."""
 
 import shlex
 import shutil
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
-from lifeline.cli.console import out, progress, table
-from lifeline.cli.data import sequence_table
 from lifeline.cli.fetch import fetch_display
+from lifeline.cli.output import Output, Table
 from lifeline.cli.scores import scores_table, tokens_table
+from lifeline.cli.sequences import sequence_table
 from lifeline.client import LifelineClient, Scores
 from lifeline.config import Settings, load_settings
 from lifeline.core.actions import Kind
@@ -45,8 +45,8 @@ _READY_TIMEOUT_S = 300.0
 
 
 @dataclass(slots=True)
-class _Facts:
-    """What the summary tells; every value is measured on the way."""
+class _Figures:
+    """The figures of the summary, measured on the way."""
 
     actions: int = 0
     publish_s: float = 0.0
@@ -63,7 +63,7 @@ class _Facts:
 
 
 def run_demo(*, keep: bool, bootstrap_servers: str | None, train_seconds: float) -> None:
-    """Run the demo; with `keep` everything runs on until Ctrl-C. Raises what its parts raise."""
+    """Run the demo; with `keep` everything keeps running until Ctrl-C. Raises what its parts raise."""
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
     is_given = loaded.is_given("kafka.bootstrap_servers")
     workdir = Path(tempfile.mkdtemp(prefix="lifeline-demo-"))
@@ -78,13 +78,14 @@ def run_demo(*, keep: bool, bootstrap_servers: str | None, train_seconds: float)
 
 
 class _Demo:
-    """The steps in order."""
+    """The steps, in order."""
 
     def __init__(self, workdir: Path, stack: ExitStack, bootstrap_servers: str | None) -> None:
-        self._workdir, self._stack, self._given = workdir, stack, bootstrap_servers
+        self._workdir, self._stack, self._bootstrap_servers = workdir, stack, bootstrap_servers
+        self._output = Output()
         self._started = time.monotonic()
         self._steps = 0
-        self._facts = _Facts()
+        self._figures = _Figures()
 
     def run(self, train_seconds: float) -> None:
         """Run every step, and print the summary."""
@@ -101,53 +102,56 @@ class _Demo:
             candidates = _candidates(history, self._user)
             before = self._score(client, settings, candidates)
             self._act(client, settings, before)
-        out.print(self._summary())
+        self._output.print(self._summary())
 
     def stay(self) -> None:
-        """Print what can be tried, and wait for Ctrl-C."""
-        at, user = f"--config {self._node.config}", shlex.quote(self._user)
+        """Print commands to try, and wait for Ctrl-C."""
+        config, user = f"--config {self._node.config}", shlex.quote(self._user)
         commands = (
-            f"lifeline get {user} {at}",
-            f"lifeline score {user} {' '.join(map(str, self._candidates))} --explain {at}",
-            f"lifeline verify {at}",
-            f"lifeline health {at}",
-            f"lifeline produce --history {at}",
-            f"lifeline erase {user} {at}",
+            f"lifeline get {user} {config}",
+            f"lifeline score {user} {' '.join(map(str, self._candidates))} --explain {config}",
+            f"lifeline verify {config}",
+            f"lifeline health {config}",
+            f"lifeline produce --history {config}",
+            f"lifeline erase {user} {config}",
         )
-        out.print("\nEverything is running. Try, in another terminal:\n")
-        for command in commands:
-            out.print(f"  {command}", highlight=False, soft_wrap=True)
-        out.print("\nCtrl-C stops it all.")
+        self._output.print(
+            "\nEverything is running. Try in another terminal:\n",
+            *(f"  {command}" for command in commands),
+            "\nCtrl-C stops everything.",
+        )
         try:
             while True:
                 time.sleep(3_600)
         except KeyboardInterrupt:
-            out.print("stopping")
+            self._output.print("stopping")
 
     def _say(self, title: str, text: str) -> None:
         self._steps += 1
-        out.print(Text(f"\n{self._steps}. {title}", style="bold cyan"), f" {text}", highlight=False)
+        self._output.print(
+            Text(f"\n{self._steps}. {title}  ", style="bold cyan").append(text, style="not bold default")
+        )
 
     def _start_broker(self, history: History) -> Settings:
-        self._say("Apache Kafka", "the real one, a single KRaft process; fetched once, then from the user's cache.")
-        with fetch_display() as shown:
-            servers = self._stack.enter_context(broker_or_given(self._given, progress=shown))
-        # On a cluster that is not ours, the demo has topics and a group of its own.
-        suffix = f"-demo-{uuid.uuid4().hex[:8]}" if self._given else ""
+        self._say("Apache Kafka", "the real Kafka, as a single KRaft process; fetched once into the user's cache.")
+        with fetch_display() as show:
+            servers = self._stack.enter_context(broker_or_given(self._bootstrap_servers, progress=show))
+        # On somebody else's cluster, the demo uses topics and a group of its own.
+        suffix = f"-demo-{uuid.uuid4().hex[:8]}" if self._bootstrap_servers else ""
         settings = settings_for(servers, self._workdir, history.vocabulary, suffix=suffix)
         reports = create_topics(settings.kafka)
-        if self._given:
+        if self._bootstrap_servers:
             self._stack.callback(delete_topics, settings.kafka)
         rows = [(report.plan.name, report.state.value, report.plan.partitions) for report in reports]
-        out.print(table(f"Topics at {servers}", ("topic", "state", "partitions>"), rows))
+        self._output.print(Table(f"Topics at {servers}", ("topic", "state", "partitions>"), rows))
         return settings
 
     def _publish(self, settings: Settings, history: History) -> None:
         self._say("Publish", "every action, keyed by its user, idempotent, acknowledged by all replicas.")
-        with progress() as bar:
+        with self._output.progress() as bar:
             published = publish(settings.kafka, history.source(), history.embeddings, history.vocabulary, bar)
-        self._facts.actions, self._facts.publish_s = published.actions, published.seconds
-        out.print(
+        self._figures.actions, self._figures.publish_s = published.actions, published.seconds
+        self._output.print(
             f"{published.items:,} embeddings and {published.actions:,} actions acknowledged in "
             f"{published.seconds:.1f} s ({published.actions / published.seconds:,.0f}/s)"
         )
@@ -171,10 +175,10 @@ class _Demo:
                     bar.update(task, completed=event["applied"], note=note)
 
             self._node.wait_ready(_READY_TIMEOUT_S, follow)
-            self._facts.events_per_s = len(history) / (last - first)
-            bar.update(task, completed=len(history), note=f"{self._facts.events_per_s:,.0f} events/s, lag 0: serving")
+            self._figures.events_per_s = len(history) / (last - first)
+            bar.update(task, completed=len(history), note=f"{self._figures.events_per_s:,.0f} events/s, lag 0: serving")
         data = self._node.settings.node.data_dir
-        self._facts.disk_bytes = sum(
+        self._figures.disk_bytes = sum(
             path.stat().st_size
             for number in partitions_in(data)
             for path in partition_dir(data, number).rglob("*")
@@ -184,23 +188,25 @@ class _Demo:
     def _read(self, client: LifelineClient, settings: Settings) -> None:
         self._say("Read", "one user's newest actions, over gRPC, as packed columns.")
         answer = client.get_sequence(self._user, SequenceQuery(newest=8))
-        out.print(sequence_table(self._user, Kind.EXPLICIT, answer, settings.vocabulary))
+        self._output.print(sequence_table(self._user, Kind.EXPLICIT, answer, settings.vocabulary))
         times = []
         for _ in range(20):
             started = time.perf_counter()
             whole = client.get_sequence(self._user)
             times.append(time.perf_counter() - started)
-        self._facts.whole_events = whole.sequences[Kind.EXPLICIT].length
-        self._facts.whole_ms = float(np.median(times)) * 1_000
-        out.print(f"the whole history of {self._facts.whole_events:,} events takes {self._facts.whole_ms:.1f} ms")
+        self._figures.whole_events = whole.sequences[Kind.EXPLICIT].length
+        self._figures.whole_ms = float(np.median(times)) * 1_000
+        self._output.print(
+            f"the whole history of {self._figures.whole_events:,} events takes {self._figures.whole_ms:.1f} ms"
+        )
 
     def _train(self, settings: Settings, seconds: float) -> None:
         self._say(
             "Train",
-            f"a small TransActV2 on the stored histories, for about {seconds:.0f} s: to see it work, not to judge it.",
+            f"a small TransActV2 on the stored histories, for about {seconds:.0f} s: too short to judge it.",
         )
         started = time.monotonic()
-        with progress() as bar:
+        with self._output.progress() as bar:
             task = bar.add_task("training", total=None, note="reading the histories")
 
             def show(at: Step) -> None:
@@ -209,16 +215,16 @@ class _Demo:
 
             wanted = Wanted(TrainSettings(max_seconds=seconds, steps=_MANY_STEPS))
             manifest = save_version(settings, train_from_store(settings, wanted, show))
-        self._facts.train_s = time.monotonic() - started
-        out.print(
-            table("Held-out requests, later than all training", ("measure", "value>"), _metrics(manifest.metrics))
+        self._figures.train_s = time.monotonic() - started
+        self._output.print(
+            Table("Held-out requests, later than all training", ("measure", "value>"), _metrics(manifest.metrics))
         )
-        stopped = self._node.stop()
+        exit_code = self._node.stop()
         self._node.start()
-        self._facts.restart_s = self._node.wait_ready(_READY_TIMEOUT_S)
-        out.print(
-            f"the node stopped gracefully (exit code {stopped}) and was ready again with model {manifest.version} in "
-            f"{self._facts.restart_s:.1f} s, without reading the log again"
+        self._figures.restart_s = self._node.wait_ready(_READY_TIMEOUT_S)
+        self._output.print(
+            f"the node stopped gracefully (exit code {exit_code}) and was ready again with model {manifest.version} in "
+            f"{self._figures.restart_s:.1f} s, without reading the log again"
         )
 
     def _score(self, client: LifelineClient, settings: Settings, candidates: list[int]) -> Scores:
@@ -226,9 +232,9 @@ class _Demo:
         self._candidates = candidates
         self._request_ms = int(time.time() * 1_000) + 1_000
         scores = client.score(self._user, candidates, timestamp_ms=self._request_ms, explain=0)
-        out.print(scores_table(self._user, scores))
+        self._output.print(scores_table(self._user, scores))
         best = int(scores.score.argmax())
-        out.print(tokens_table(scores, best, settings.vocabulary, most=2))
+        self._output.print(tokens_table(scores, best, settings.vocabulary, most=2))
         return scores
 
     def _act(self, client: LifelineClient, settings: Settings, before: Scores) -> None:
@@ -243,57 +249,57 @@ class _Demo:
             at = producer.publish(action).result(30)
             acknowledged = time.perf_counter()
             newest = client.get_sequence(self._user, SequenceQuery(newest=3), min_offset=at.offset)
-            self._facts.visible_ms = (time.perf_counter() - acknowledged) * 1_000
+            self._figures.visible_ms = (time.perf_counter() - acknowledged) * 1_000
             after = client.score(
                 self._user, self._candidates, timestamp_ms=self._request_ms, min_offset=at.offset, explain=0
             )
-            self._facts.scored_ms = (time.perf_counter() - acknowledged) * 1_000
-        out.print(sequence_table(self._user, Kind.EXPLICIT, newest, settings.vocabulary))
-        out.print(
+            self._figures.scored_ms = (time.perf_counter() - acknowledged) * 1_000
+        self._output.print(sequence_table(self._user, Kind.EXPLICIT, newest, settings.vocabulary))
+        self._output.print(
             scores_table(self._user, after, title=f"The same candidates with the new action (offset {at.offset})")
         )
-        self._facts.score_before, self._facts.score_after = float(before.score[last]), float(after.score[last])
-        out.print(
-            f"readable {self._facts.visible_ms:.1f} ms and scored {self._facts.scored_ms:.1f} ms after its "
-            f"acknowledgement; the item's score went from {self._facts.score_before:.4f} to "
-            f"{self._facts.score_after:.4f}"
+        self._figures.score_before, self._figures.score_after = float(before.score[last]), float(after.score[last])
+        self._output.print(
+            f"readable {self._figures.visible_ms:.1f} ms and scored {self._figures.scored_ms:.1f} ms after its "
+            f"acknowledgement; the item's score went from {self._figures.score_before:.4f} to "
+            f"{self._figures.score_after:.4f}"
         )
 
     def _summary(self) -> Panel:
-        facts = self._facts
+        figures = self._figures
         rows = (
-            ("actions published", f"{facts.actions:,} at {facts.actions / facts.publish_s:,.0f}/s"),
-            ("applied by the node", f"{facts.events_per_s:,.0f} events/s, from assignment to lag 0"),
-            ("on disk after ingest", f"{facts.disk_bytes / 1e6:.1f} MB with its write-ahead log"),
-            ("a whole history", f"{facts.whole_events:,} events in {facts.whole_ms:.1f} ms over gRPC"),
-            ("training", f"{facts.train_s:.0f} s"),
-            ("restart of the node", f"{facts.restart_s:.1f} s"),
-            ("acknowledged -> readable", f"{facts.visible_ms:.1f} ms"),
-            ("acknowledged -> scored", f"{facts.scored_ms:.1f} ms"),
+            ("actions published", f"{figures.actions:,} at {figures.actions / figures.publish_s:,.0f}/s"),
+            ("applied by the node", f"{figures.events_per_s:,.0f} events/s, from assignment to lag 0"),
+            ("on disk after ingest", f"{figures.disk_bytes / 1e6:.1f} MB with its write-ahead log"),
+            ("a whole history", f"{figures.whole_events:,} events in {figures.whole_ms:.1f} ms over gRPC"),
+            ("training", f"{figures.train_s:.0f} s"),
+            ("restart of the node", f"{figures.restart_s:.1f} s"),
+            ("acknowledged -> readable", f"{figures.visible_ms:.1f} ms"),
+            ("acknowledged -> scored", f"{figures.scored_ms:.1f} ms"),
             ("the whole demo", f"{time.monotonic() - self._started:.0f} s"),
         )
-        grid = Table.grid(padding=(0, 3))
+        grid = Grid.grid(padding=(0, 3))
         for row in rows:
             grid.add_row(*row)
         return Panel(grid, title="Lifeline: what you have just seen", border_style="green", expand=False)
 
 
 def _metrics(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    # What is of one head alone has a slash in its name.
+    # The name of a metric of a single head has a slash in it.
     return [(name, f"{value:,.4g}") for name, value in metrics.items() if "/" not in name]
 
 
 def _candidates(history: History, user: str) -> list[int]:
-    """Return eight items with embeddings: the user's own of late, what is popular of late, and any."""
+    """Return eight items with embeddings: recent ones of the user, recently popular ones, and random ones."""
     rng = np.random.default_rng(0)
     embedded = set(history.embeddings.item_id.tolist())
-    own = [item for item, who in zip(history.item_id.tolist(), history.user_id, strict=True) if who == user]
+    own = [item for item, actor in zip(history.item_id.tolist(), history.user_id, strict=True) if actor == user]
     recent = history.item_id[-_RECENT:].tolist()
     popular = [item for item, _ in Counter(recent).most_common(100)]
-    anything = rng.permutation(history.embeddings.item_id).tolist()
-    chosen: dict[int, None] = {}
-    for items, wanted in ((own[::-1], 3), (popular, 6), (anything, _CANDIDATES)):
+    random = rng.permutation(history.embeddings.item_id).tolist()
+    candidates: dict[int, None] = {}
+    for items, count in ((own[::-1], 3), (popular, 6), (random, _CANDIDATES)):
         for item in items:
-            if len(chosen) < wanted and item in embedded:
-                chosen.setdefault(item)
-    return list(chosen)
+            if len(candidates) < count and item in embedded:
+                candidates.setdefault(item)
+    return list(candidates)

@@ -1,4 +1,4 @@
-"""Commands on dead letters: list, show, retry."""
+"""`lifeline dlq`: list, show and retry dead letters."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,47 +6,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifeline.cli.console import (
-    BootstrapOption,
-    ConfigOption,
-    JsonOption,
-    complain,
-    err,
-    load,
-    out,
-    print_json,
-    table,
-    when,
-)
+from lifeline.cli.formats import utc
+from lifeline.cli.lazy import command_group
+from lifeline.cli.options import BootstrapOption, ConfigOption, JsonOption, load_config
+from lifeline.cli.output import Output, Part, Table
 
 if TYPE_CHECKING:
     from lifeline.core.kafka_settings import KafkaSettings
     from lifeline.stream.dead_letter_reader import Retried, RetryOutcome, StoredLetter
 
-dlq_app = typer.Typer(help="Dead letters: records that could not be applied, kept whole.", no_args_is_help=True)
+dlq = command_group("Dead letters: records that could not be applied.")
 
-PartitionOption = Annotated[
+_PartitionsOption = Annotated[
     list[int] | None,
-    typer.Option("--partition", min=0, help="may be given more than once; all without it", show_default=False),
+    typer.Option("--partition", min=0, help="may be repeated", show_default="every partition"),
 ]
-ReasonOption = Annotated[
-    str | None, typer.Option(help="only letters with this reason, as `dlq list` shows it", show_default=False)
+_ReasonOption = Annotated[
+    str | None, typer.Option(help="only letters with this reason, as `lifeline dlq list` prints it", show_default=False)
 ]
-_WHY_PASSED_OVER = {
-    "stub": "they have only the beginning of their records; `lifeline dlq show` says where in the log the whole is",
-    "erased": "their users were erased after them, or nothing says that they are newer than the erasure",
-    "unproven": "the log does not go back to them, so an erasure may be gone from it; --unproven publishes them",
-    "too_often": "they have been published again as often as --max-retries allows",
+_WHY_SKIPPED = {
+    "stub": "they hold only the start of their records; `lifeline dlq show` says where the log has the whole records",
+    "erased": "their users were erased after them, or nothing proves that they are newer than the erasure",
+    "unproven": "the log starts after them, so it may have lost an erasure; --unproven publishes them",
+    "too_often": "they were retried as often as --max-retries allows",
 }
 _SHOWN_BYTES = 256
 _HEX_WIDTH = 32
 
 
-@dlq_app.command("list")
-def dlq_list(
-    partition: PartitionOption = None,
-    reason: ReasonOption = None,
-    newest: Annotated[int, typer.Option(min=1, help="records from the end of each partition")] = 100,
+@dlq.command("list")
+def list_letters(
+    partition: _PartitionsOption = None,
+    reason: _ReasonOption = None,
+    newest: Annotated[int, typer.Option(min=1, help="how many records from the end of each partition")] = 100,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
@@ -55,156 +47,166 @@ def dlq_list(
     from lifeline.stream.dead_letter_headers import retries_of
     from lifeline.stream.dead_letter_reader import read_letters
 
-    kafka = load(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
+    kafka = load_config(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
     letters = list(
-        read_letters(kafka, partitions=partition or (), newest=newest, wanted=lambda one: reason in (None, one.reason))
-    )
-    if as_json:
-        print_json([_as_json(letter) for letter in letters])
-        return
-    rows = [
-        (
-            one.record.partition,
-            one.record.offset,
-            when(one.timestamp_ms) if one.timestamp_ms >= 0 else "-",
-            _text(one.record.key),
-            one.reason or "-",
-            retries_of(one.record.headers),
-            one.origin.message if one.origin else "-",
+        read_letters(
+            kafka,
+            partitions=partition or (),
+            newest=newest,
+            wanted=lambda letter: reason in (None, letter.reason),
         )
-        for one in letters
-    ]
+    )
     columns = ("partition>", "offset>", "time of the record", "key", "reason", "retries>", "message")
-    out.print(table(f"{kafka.dead_letter_topic}: {len(rows)} dead letters", columns, rows))
+    Output(as_json=as_json).show(
+        text=lambda: [
+            Table(
+                f"{kafka.dead_letter_topic}: {len(letters)} dead letters",
+                columns,
+                [
+                    (
+                        letter.record.partition,
+                        letter.record.offset,
+                        utc(letter.timestamp_ms) if letter.timestamp_ms >= 0 else "-",
+                        _text(letter.record.key),
+                        letter.reason or "-",
+                        retries_of(letter.record.headers),
+                        letter.origin.message if letter.origin else "-",
+                    )
+                    for letter in letters
+                ],
+            )
+        ],
+        document=lambda: [_document(letter) for letter in letters],
+    )
 
 
-@dlq_app.command("show")
-def dlq_show(
+@dlq.command("show")
+def show(
     partition: Annotated[int, typer.Argument(min=0, help="of the dead-letter topic")],
     offset: Annotated[int, typer.Argument(min=0, help="in that partition")],
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one dead letter: why it is one, where it comes from, its headers, and its value."""
+    """Show a dead letter with its reason, origin and value."""
     from lifeline.stream.dead_letter_reader import read_letter
 
-    kafka = load(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
+    kafka = load_config(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
     letter = read_letter(kafka, partition, offset)
-    if as_json:
-        print_json(_as_json(letter, whole=True))
-        return
     record, origin = letter.record, letter.origin
-    about = [
+    fields = [
         ("reason", letter.reason or "-"),
         ("message", origin.message if origin else "-"),
         ("from", f"{origin.topic} {origin.partition}/{origin.offset} ({origin.system})" if origin else "-"),
-        ("time of the record", when(letter.timestamp_ms) if letter.timestamp_ms >= 0 else "-"),
-        ("kept since", when(record.timestamp) if record.timestamp >= 0 else "-"),
+        ("time of the record", utc(letter.timestamp_ms) if letter.timestamp_ms >= 0 else "-"),
+        ("dead letter since", utc(record.timestamp) if record.timestamp >= 0 else "-"),
         ("key", _text(record.key)),
         ("value", "null: an erasure" if record.value is None else f"{len(record.value)} bytes"),
         *((f"header {name}", _text(value)) for name, value in record.headers),
     ]
-    out.print(table(f"Dead letter {partition}/{offset}", ("", ""), about))
-    out.print(_decoded(record.value) or _dump(record.value or b""), highlight=False, markup=False)
+    Output(as_json=as_json).show(
+        text=lambda: [
+            Table(f"Dead letter {partition}/{offset}", ("", ""), fields),
+            _decoded(record.value) or _dump(record.value or b""),
+        ],
+        document=lambda: _document(letter, with_value=True),
+    )
 
 
-@dlq_app.command("retry")
-def dlq_retry(
-    partition: PartitionOption = None,
+@dlq.command("retry")
+def retry(
+    partition: _PartitionsOption = None,
     offset: Annotated[
-        int | None, typer.Option(min=0, help="one letter alone; with one --partition", show_default=False)
+        int | None, typer.Option(min=0, help="only this letter; needs one --partition", show_default=False)
     ] = None,
-    reason: ReasonOption = None,
+    reason: _ReasonOption = None,
     everything: Annotated[bool, typer.Option("--all", help="every letter of the partitions")] = False,
-    max_retries: Annotated[int, typer.Option(min=1, help="letters published again so often are passed over")] = 3,
+    max_retries: Annotated[int, typer.Option(min=1, help="skip letters that were retried this often")] = 3,
     unproven: Annotated[
         bool,
-        typer.Option("--unproven", help="also letters from before the log's start, whose users may have been erased"),
+        typer.Option("--unproven", help="also letters that are older than the log; their users may have been erased"),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be done, and change nothing")] = False,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish dead letters to the actions topic again, once what was wrong has been mended.
+    """Publish dead letters to the actions topic again.
 
-    They stay in the dead-letter topic until its retention has passed. One that is still bad becomes a dead letter
-    again, with its retries counted.
+    Correct the cause first: a letter that is still bad becomes a dead letter again, with its retries counted. The
+    letters stay in the dead-letter topic until its retention removes them.
 
-    A letter whose user was erased after it is passed over, and so is one that cannot be shown to be newer than an
-    erasure of its user. To know, the actions topic is read from the place of the first letter to its end, in the
-    partitions of the letters' users: about a minute for every five million records there. The letters are read twice.
+    A letter is skipped if its user was erased after it, or if nothing proves that it is newer than an erasure of its
+    user. To find out, the command reads the actions topic from the offset of the first letter to the end, in the
+    partitions of the letters' users: about a minute for every five million records. It reads the letters twice.
     """
     from lifeline.stream.dead_letter_reader import RetryOutcome, read_letter, read_letters, retry_letters
 
-    chosen = sum((offset is not None, reason is not None, everything))
-    if chosen != 1:
-        raise typer.BadParameter("say which: one of --offset (with --partition), --reason and --all")
+    if sum((offset is not None, reason is not None, everything)) != 1:
+        raise typer.BadParameter("give one of --offset (with --partition), --reason and --all")
     numbers = partition or []
     if offset is not None and len(numbers) != 1:
-        raise typer.BadParameter("--offset is of one partition: give --partition once with it")
-    kafka = load(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
+        raise typer.BadParameter("--offset belongs to one partition: give --partition once")
+    output = Output(as_json=as_json)
+    kafka = load_config(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
 
     def letters() -> "Iterator[StoredLetter]":
         if offset is not None:
             yield read_letter(kafka, numbers[0], offset)
         else:
-            yield from read_letters(kafka, partitions=numbers, wanted=lambda one: reason in (None, one.reason))
+            yield from read_letters(kafka, partitions=numbers, wanted=lambda letter: reason in (None, letter.reason))
 
-    done = list(retry_letters(kafka, letters, max_retries=max_retries, dry_run=dry_run, unproven=unproven))
-    counts = Counter(one.outcome for one in done)
-    if as_json:
-        print_json(
-            {
-                "dry_run": dry_run,
-                "outcomes": {outcome.value: counts[outcome] for outcome in RetryOutcome},
-                "letters": [
-                    {
-                        "partition": one.letter[0],
-                        "offset": one.letter[1],
-                        "outcome": one.outcome.value,
-                        "to_partition": one.partition,
-                        "to_offset": one.offset,
-                    }
-                    for one in done
-                ],
-            }
-        )
-    else:
-        _print_retried(kafka, done, counts, dry_run=dry_run)
+    results = list(retry_letters(kafka, letters, max_retries=max_retries, dry_run=dry_run, unproven=unproven))
+    counts = Counter(result.outcome for result in results)
+    output.show(
+        text=lambda: _retry_text(kafka, results, counts, dry_run=dry_run),
+        document=lambda: {
+            "dry_run": dry_run,
+            "outcomes": {outcome.value: counts[outcome] for outcome in RetryOutcome},
+            "letters": [
+                {
+                    "partition": result.letter[0],
+                    "offset": result.letter[1],
+                    "outcome": result.outcome.value,
+                    "to_partition": result.partition,
+                    "to_offset": result.offset,
+                }
+                for result in results
+            ],
+        },
+    )
+    if not results:
+        output.note("nothing to retry: `lifeline dlq list` prints the dead letters")
     if counts[RetryOutcome.OVERTAKEN]:
-        complain(
-            f"{counts[RetryOutcome.OVERTAKEN]} letters were published behind an erasure of their "
-            "users that came meanwhile: `lifeline dlq show` has their keys; run `lifeline erase` for these users again"
+        output.error(
+            f"{counts[RetryOutcome.OVERTAKEN]} letters were published after an erasure of their users that arrived "
+            "meanwhile: `lifeline dlq show` prints their keys; run `lifeline erase` for these users again"
         )
         raise typer.Exit(1)
 
 
-def _print_retried(
-    kafka: "KafkaSettings", done: "list[Retried]", counts: "Counter[RetryOutcome]", *, dry_run: bool
-) -> None:
+def _retry_text(
+    kafka: "KafkaSettings", results: "list[Retried]", counts: "Counter[RetryOutcome]", *, dry_run: bool
+) -> Iterator[Part]:
     rows = [
         (
-            "/".join(map(str, one.letter)),
-            one.outcome.value if not dry_run else f"{one.outcome.value} (dry run)",
-            f"{one.partition}/{one.offset}" if one.offset >= 0 else "-",
+            "/".join(map(str, result.letter)),
+            f"{result.outcome.value} (dry run)" if dry_run else result.outcome.value,
+            f"{result.partition}/{result.offset}" if result.offset >= 0 else "-",
         )
-        for one in done
+        for result in results
     ]
-    out.print(table(f"{kafka.dead_letter_topic} to {kafka.actions_topic}", ("letter", "outcome", "now at"), rows))
+    yield Table(f"{kafka.dead_letter_topic} to {kafka.actions_topic}", ("letter", "outcome", "now at"), rows)
     for outcome, count in counts.items():
-        if why := _WHY_PASSED_OVER.get(outcome.value):
-            out.print(f"{count:,} {outcome.value}: {why}", highlight=False)
-    if not rows:
-        err.print("nothing to retry: `lifeline dlq list` shows what is there")
+        if why := _WHY_SKIPPED.get(outcome.value):
+            yield f"{count:,} {outcome.value}: {why}"
 
 
-def _as_json(letter: "StoredLetter", *, whole: bool = False) -> dict[str, Any]:
+def _document(letter: "StoredLetter", *, with_value: bool = False) -> dict[str, Any]:
     from lifeline.stream.dead_letter_headers import retries_of
 
     record, origin = letter.record, letter.origin
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "partition": record.partition,
         "offset": record.offset,
         "timestamp_ms": letter.timestamp_ms,
@@ -214,25 +216,25 @@ def _as_json(letter: "StoredLetter", *, whole: bool = False) -> dict[str, Any]:
         "retries": retries_of(record.headers),
         "origin": None if origin is None else origin._asdict(),
     }
-    if whole:
-        found["headers"] = [[name, _text(value)] for name, value in record.headers]
-        found["value_hex"] = None if record.value is None else record.value.hex()
-    return found
+    if with_value:
+        document["headers"] = [[name, _text(value)] for name, value in record.headers]
+        document["value_hex"] = None if record.value is None else record.value.hex()
+    return document
 
 
 def _text(value: bytes | None) -> str:
-    """Return text as it is, and other bytes in hexadecimal."""
+    """Return printable text unchanged, and other bytes in hexadecimal."""
     if value is None:
         return "null"
     try:
-        shown = value.decode()
+        text = value.decode()
     except UnicodeDecodeError:
         return f"0x{value.hex()}"
-    return shown if shown.isprintable() else f"0x{value.hex()}"
+    return text if text.isprintable() else f"0x{value.hex()}"
 
 
 def _decoded(value: bytes | None) -> str:
-    """Return the action in protobuf's text form; empty where the value is none."""
+    """Return the action in protobuf's text form; empty if the value is not an action."""
     from google.protobuf.message import DecodeError
 
     from lifeline.stream.decode import unframe
@@ -252,4 +254,4 @@ def _dump(value: bytes) -> str:
         for at in range(0, min(len(value), _SHOWN_BYTES), _HEX_WIDTH)
     ]
     left = len(value) - _SHOWN_BYTES
-    return "\n".join([*lines, f"... and {left} bytes more: --json has them all"] if left > 0 else lines)
+    return "\n".join([*lines, f"... and {left} more bytes: --json prints all"] if left > 0 else lines)

@@ -1,16 +1,16 @@
-"""The progress display of fetching Apache Kafka."""
+"""The progress display of a fetch of Apache Kafka."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lifeline.cli.console import progress
+from lifeline.cli.output import Output
 from lifeline.dev.kafka_jars import FetchProgress, Progress
 
 
 @contextmanager
 def fetch_display() -> Iterator[Progress]:
-    """Yield a callback that shows a bar while there is something to fetch."""
-    with progress() as bar:
+    """Yield a callback that shows a bar once there is something to fetch."""
+    with Output().progress() as bar:
         task = None
 
         def show(state: FetchProgress) -> None:

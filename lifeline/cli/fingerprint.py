@@ -1,16 +1,14 @@
-"""The command that shows fingerprints: of each partition on disk, recounted, and beside another directory's."""
+"""`lifeline fingerprint`: the fingerprints of partitions on disk, recounted or compared with another directory."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
 
-from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, complain, load, out, print_json, table
-from lifeline.cli.data import EXIT_DIFFERENT
 from lifeline.cli.inspect import PartitionOption, partitions_of
-from lifeline.core.paths import partitions_in
-from lifeline.store.errors import StoreError
+from lifeline.cli.options import ConfigOption, DataDirOption, JsonOption, load_config
+from lifeline.cli.output import Output, Table
+from lifeline.cli.verify import EXIT_DIFFERENT
 
 if TYPE_CHECKING:
     from lifeline.ops.fingerprints import Pair, StoredFingerprint
@@ -18,7 +16,9 @@ if TYPE_CHECKING:
 
 def fingerprint(
     partition: PartitionOption = None,
-    recount: Annotated[bool, typer.Option("--recount", help="read every event and add it up anew")] = False,
+    recount: Annotated[
+        bool, typer.Option("--recount", help="read every event and compute the fingerprint again")
+    ] = False,
     other: Annotated[
         Path | None,
         typer.Option("--with", metavar="DIR", help="a data directory to compare with", show_default=False),
@@ -27,45 +27,49 @@ def fingerprint(
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print applied offset, events and fingerprint of each partition on disk; the node may be running.
+    """Print the fingerprint of each partition on disk.
 
-    Two copies of a partition with equal offsets must have equal fingerprints. Exit code 3 when a recount or the
-    other directory says something else, 1 when a partition cannot be read.
+    It also prints the applied offset and the number of events; the node may be running. Two copies of a partition with
+    equal offsets must have equal fingerprints. Exit code 3 when a recount or the other directory differs, 1 when a
+    partition cannot be read.
     """
+    from lifeline.core.paths import partitions_in
     from lifeline.ops.fingerprints import Likeness, pairs, stored_fingerprints
+    from lifeline.store.errors import StoreError
 
-    settings = load(config, node__data_dir=data_dir).settings
+    output = Output(as_json=as_json)
+    settings = load_config(config, node__data_dir=data_dir).settings
     here = stored_fingerprints(settings, settings.node.data_dir, partitions_of(settings, partition), recounted=recount)
     there = []
     if other is not None:
         numbers = [number for number in partitions_in(other) if partition in {None, number}]
         if not numbers:
-            what = "no partition" if partition is None else f"no partition {partition}"
-            raise StoreError(f"{other} holds {what}: name the data directory of a node that has it")
+            missing = "no partition" if partition is None else f"no partition {partition}"
+            raise StoreError(f"{other} holds {missing}: name the data directory of a node that has it")
         there = stored_fingerprints(settings, other, numbers, recounted=recount)
     compared = pairs(here, there) if other is not None else []
-    if as_json:
-        print_json(_json(here, compared))
-    elif other is None:
-        columns = ("", "offset>", "events>", "fingerprint", "result")
-        rows = [(one.partition, *one.cells) for one in here]
-        out.print(table(f"Fingerprints in {settings.node.data_dir}", columns, rows))
-    else:
-        out.print(_compared(compared, settings.node.data_dir, other))
-    everything = [*here, *there]
-    problems = [(one.partition, one.problem) for one in everything]
+    output.show(
+        text=lambda: [
+            _own_table(here, settings.node.data_dir)
+            if other is None
+            else _pairs_table(compared, settings.node.data_dir, other)
+        ],
+        document=lambda: _document(here, compared),
+    )
+    stored = [*here, *there]
+    problems = [(copy.partition, copy.problem) for copy in stored]
     for number, problem in [*problems, *((pair.partition, pair.note) for pair in compared)]:
         if problem:
-            complain(f"partition {number}: {problem}")
-    if any(one.differs for one in everything) or any(pair.likeness is Likeness.DIFFERENT for pair in compared):
+            output.error(f"partition {number}: {problem}")
+    if any(copy.differs for copy in stored) or any(pair.likeness is Likeness.DIFFERENT for pair in compared):
         raise typer.Exit(EXIT_DIFFERENT)
-    if any(one.why for one in everything):
+    if any(copy.why for copy in stored):
         raise typer.Exit(1)
 
 
-def _json(here: "list[StoredFingerprint]", compared: "list[Pair]") -> dict[str, object]:
+def _document(here: "list[StoredFingerprint]", compared: "list[Pair]") -> dict[str, object]:
     if not compared:
-        return {"partitions": [one.as_json() for one in here]}
+        return {"partitions": [copy.as_json() for copy in here]}
     return {
         "pairs": [
             {
@@ -80,11 +84,16 @@ def _json(here: "list[StoredFingerprint]", compared: "list[Pair]") -> dict[str, 
     }
 
 
-def _compared(compared: "list[Pair]", here: Path, there: Path) -> Group:
+def _own_table(stored: "list[StoredFingerprint]", directory: Path) -> Table:
+    columns = ("", "offset>", "events>", "fingerprint", "result")
+    return Table(f"Fingerprints in {directory}", columns, [(copy.partition, *copy.cells) for copy in stored])
+
+
+def _pairs_table(compared: "list[Pair]", here: Path, there: Path) -> Table:
     rows: list[tuple[object, ...]] = []
     for pair in compared:
-        sides = [(name, one) for name, one in (("here", pair.here), ("there", pair.there)) if one is not None]
-        rows += [(pair.partition, name, *one.cells) for name, one in sides]
+        sides = [(name, copy) for name, copy in (("here", pair.here), ("there", pair.there)) if copy is not None]
+        rows += [(pair.partition, name, *copy.cells) for name, copy in sides]
         rows.append(("", pair.likeness.value, "", "", "", ""))
     columns = ("", "", "offset>", "events>", "fingerprint", "")
-    return table(f"Fingerprints here, in {here}, and there, in {there}", columns, rows)
+    return Table(f"Fingerprints here, in {here}, and there, in {there}", columns, rows)

@@ -1,4 +1,4 @@
-"""The command that looks into what is stored: a partition, a user, a chunk."""
+"""`lifeline inspect`: looks into the stored bytes of a partition, a user or a chunk."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -7,67 +7,76 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import RenderableType
-from rich.progress import Progress, TaskID
 
-from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, complain, load, out, print_json, progress
-from lifeline.config import Settings
-from lifeline.core.actions import Identity, Kind
-from lifeline.core.paths import partition_dir, partitions_in
-from lifeline.store.errors import StoreError
+from lifeline.cli.options import ConfigOption, DataDirOption, JsonOption, load_config
+from lifeline.cli.output import Output, Part
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from lifeline.config import Settings
+    from lifeline.core.actions import Identity, Kind
     from lifeline.store.inspection.inspected import InspectedPartition
     from lifeline.store.inspection.sequences import ChunkDetail, UserInspection
 
-PartitionOption = Annotated[int | None, typer.Option(help="this partition alone", min=0, show_default=False)]
+PartitionOption = Annotated[int | None, typer.Option(help="only this partition", min=0, show_default=False)]
 
 _FENCE = re.compile(r"(-?\d+)-(\d+)-(\d+)")
 
 
 def inspect(
     partition: PartitionOption = None,
-    user: Annotated[str | None, typer.Option(help="look into this user", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="inspect this user", show_default=False)] = None,
     kind: Annotated[
-        Literal["explicit", "impression"] | None, typer.Option(help="this sequence of the user", show_default=False)
+        Literal["explicit", "impression"] | None,
+        typer.Option(help="only this sequence of the user", show_default=False),
     ] = None,
     chunk: Annotated[
         str | None,
         typer.Option(
-            help="this chunk of the sequence (explicit without --kind), by its number or fence",
+            help="inspect this chunk of the sequence, by number or fence; of the explicit one without --kind",
             metavar="N|FENCE",
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option(help="how many of the largest users to name", min=0)] = 10,
-    show_all: Annotated[bool, typer.Option("--all", help="every chunk of a user, every event of a chunk")] = False,
+    top: Annotated[int, typer.Option(help="how many of the largest users to list", min=0)] = 10,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="print every chunk of a user, or every event of a chunk")
+    ] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look into the stored bytes: sizes, encodings, ratios, histograms, the largest users, what is broken.
+    """Show what the stored bytes of partitions or a user hold.
 
-    Without --user: every partition, or one in all its parts where there is only one or --partition names it. The
-    node may be running. Exit code 1 when a record is broken: it is named, and the rest is shown all the same.
+    It prints sizes, encodings, ratios, histograms, the largest users and broken records. Without --user it prints a row
+    for each partition, or every table of a partition if there is only one or --partition names it. The node may be
+    running. Exit code 1 when a record is broken: the record is named, and everything else is printed.
     """
+    from lifeline.core.actions import Kind
+
+    output = Output(as_json=as_json)
     if user is None and (kind is not None or chunk is not None):
-        raise typer.BadParameter("they are about one user: give --user too", param_hint="--kind, --chunk")
-    wanted = None if chunk is None else _chunk(chunk)
-    settings = load(config, node__data_dir=data_dir).settings
+        raise typer.BadParameter("these options need a user: give --user too", param_hint="--kind, --chunk")
+    chunk_key = None if chunk is None else _chunk_key(chunk)
+    settings = load_config(config, node__data_dir=data_dir).settings
     numbers = partitions_of(settings, partition)
     if user is None:
-        whole = _show_partitions(settings, numbers, top, as_json=as_json)
+        is_intact = _show_partitions(settings, numbers, top, output)
     else:
         kinds = (Kind[(kind or "explicit").upper()],) if kind or chunk else tuple(Kind)
-        found = _find(settings, numbers, _user(user), kinds, wanted)
-        _show(settings, found, show_all=show_all, as_json=as_json)
-        whole = not found.damages
-    if not whole:
+        inspection = _inspect_user(settings, numbers, _user(user), kinds, chunk_key)
+        _show_user(settings, inspection, output, show_all=show_all)
+        is_intact = not inspection.damages
+    if not is_intact:
         raise typer.Exit(1)
 
 
-def partitions_of(settings: Settings, partition: int | None) -> list[int]:
-    """Return the partitions of the data directory, or the one that is asked for; raises StoreError without it."""
+def partitions_of(settings: "Settings", partition: int | None) -> list[int]:
+    """Return the partitions of the data directory, or `partition` alone; raises StoreError if there is none."""
+    from lifeline.core.paths import partitions_in
+    from lifeline.store.errors import StoreError
+
     numbers = partitions_in(settings.node.data_dir)
     if not numbers:
         raise StoreError(f"{settings.node.data_dir} holds no partition: name the node's directory with --data-dir")
@@ -79,14 +88,15 @@ def partitions_of(settings: Settings, partition: int | None) -> list[int]:
     return [partition]
 
 
-def _show_partitions(settings: Settings, numbers: list[int], top: int, *, as_json: bool) -> bool:
-    """Look into partitions; returns whether every record is whole."""
+def _show_partitions(settings: "Settings", numbers: list[int], top: int, output: Output) -> bool:
+    """Inspect partitions and print them; returns whether every record is intact."""
     from lifeline.cli.inspection_json import plain
     from lifeline.cli.inspection_tables import partition_tables, summary_table
+    from lifeline.store.errors import StoreError
     from lifeline.store.inspection.partition import inspect_partition
 
     inspections, unreadable = [], {}
-    with progress() as bar:
+    with output.progress() as bar:
         for number in numbers:
             task = bar.add_task(f"reading partition {number}", total=None, note="")
             try:
@@ -96,27 +106,34 @@ def _show_partitions(settings: Settings, numbers: list[int], top: int, *, as_jso
                     inspections.append(inspect_partition(store, top=top, progress=advance))
             except StoreError as error:
                 unreadable[number] = str(error)
-    if as_json:
-        print_json({"partitions": plain(inspections), "unreadable": plain(unreadable)})
-    elif len(numbers) == 1:
-        for inspection in inspections:
-            _print(partition_tables(inspection))
-    else:
-        out.print(summary_table(inspections))
-        out.print(f"lifeline inspect --partition {numbers[0]} shows the parts of one", highlight=False)
+
+    def text() -> Iterator[Part]:
+        if len(numbers) == 1:
+            for inspection in inspections:
+                yield from _spaced(partition_tables(inspection))
+        else:
+            yield summary_table(inspections)
+            yield f"lifeline inspect --partition {numbers[0]} prints every table of a partition"
+
+    output.show(text=text, document=lambda: {"partitions": plain(inspections), "unreadable": plain(unreadable)})
     for number, why in unreadable.items():
-        complain(f"partition {number}: {why}")
+        output.error(f"partition {number}: {why}")
     return not unreadable and not any(inspection.damaged for inspection in inspections)
 
 
-def _advance(bar: Progress, task: TaskID, events: int) -> None:
+def _advance(bar: "Progress", task: "TaskID", events: int) -> None:
     bar.update(task, completed=events)
 
 
-def _find(
-    settings: Settings, numbers: list[int], user: str, kinds: tuple[Kind, ...], wanted: int | Identity | None
+def _inspect_user(
+    settings: "Settings",
+    numbers: list[int],
+    user: str,
+    kinds: "tuple[Kind, ...]",
+    chunk_key: "int | Identity | None",
 ) -> "UserInspection | ChunkDetail":
-    """Return the user, or one chunk, from the partition that has it; raises StoreError."""
+    """Return the user, or one chunk of the user, from the partition that has it; raises StoreError."""
+    from lifeline.store.errors import StoreError
     from lifeline.store.inspection.sequences import UnknownRecordError, has_user, inspect_chunk, inspect_user
 
     unreadable = []
@@ -124,42 +141,47 @@ def _find(
         try:
             with _opened(settings, number) as store:
                 if has_user(store, user):
-                    if wanted is None:
+                    if chunk_key is None:
                         return inspect_user(store, user, kinds)
-                    return inspect_chunk(store, user, kinds[0], wanted)
+                    return inspect_chunk(store, user, kinds[0], chunk_key)
         except UnknownRecordError:
             raise
         except StoreError as error:
             unreadable.append(f"; partition {number} cannot be read: {error}")
     where = f"partition {numbers[0]}" if len(numbers) == 1 else f"any partition of {settings.node.data_dir}"
     raise UnknownRecordError(
-        f"user {user!r} is not in {where}: name another one; user ids are told apart to the letter{''.join(unreadable)}"
+        f"user {user!r} is not in {where}: name another user; user ids are case-sensitive{''.join(unreadable)}"
     )
 
 
-def _show(settings: Settings, found: "UserInspection | ChunkDetail", *, show_all: bool, as_json: bool) -> None:
+def _show_user(
+    settings: "Settings", inspection: "UserInspection | ChunkDetail", output: Output, *, show_all: bool
+) -> None:
     from lifeline.cli.inspection_json import chunk_json, plain
     from lifeline.cli.inspection_tables import chunk_tables, user_tables
     from lifeline.store.inspection.sequences import ChunkDetail
 
-    if isinstance(found, ChunkDetail):
-        if as_json:
-            print_json(chunk_json(found, settings.vocabulary, show_all=show_all))
-        else:
-            _print(chunk_tables(found, settings.vocabulary, show_all=show_all))
-    elif as_json:
-        print_json(plain(found))
+    if isinstance(inspection, ChunkDetail):
+        detail = inspection
+        output.show(
+            text=lambda: _spaced(chunk_tables(detail, settings.vocabulary, show_all=show_all)),
+            document=lambda: chunk_json(detail, settings.vocabulary, show_all=show_all),
+        )
     else:
-        _print(user_tables(found, show_all=show_all))
+        user = inspection
+        output.show(text=lambda: _spaced(user_tables(user, show_all=show_all)), document=lambda: plain(user))
 
 
-def _print(parts: Iterable[RenderableType]) -> None:
+def _spaced(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield the parts with an empty line after each."""
     for part in parts:
-        out.print(part, "")
+        yield part
+        yield ""
 
 
 @contextmanager
-def _opened(settings: Settings, number: int) -> "Iterator[InspectedPartition]":
+def _opened(settings: "Settings", number: int) -> "Iterator[InspectedPartition]":
+    from lifeline.core.paths import partition_dir
     from lifeline.store.inspection.inspected import InspectedPartition
     from lifeline.store.memory import SharedMemory
 
@@ -179,14 +201,17 @@ def _user(text: str) -> str:
     return text
 
 
-def _chunk(text: str) -> int | Identity:
+def _chunk_key(text: str) -> "int | Identity":
+    """Return the number or the fence of a chunk."""
+    from lifeline.core.actions import Identity
+
     if text.isdecimal():
         return int(text)
     fence = _FENCE.fullmatch(text)
     if fence is None:
         raise typer.BadParameter(
-            f"{text!r} is neither a number nor a fence: give 0 for the oldest, or timestamp-item-code as "
-            "`lifeline inspect --user` lists it",
+            f"{text!r} is neither a number nor a fence: give 0 for the oldest chunk, or timestamp-item-code as "
+            "`lifeline inspect --user` prints it",
             param_hint="--chunk",
         )
     return Identity(*map(int, fence.groups()))

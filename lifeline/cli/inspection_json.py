@@ -1,4 +1,4 @@
-"""Inspections as JSON: what they hold, by the names of their fields."""
+"""Inspections as JSON, by the names of their fields."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -14,7 +14,7 @@ from lifeline.store.inspection.sequences import ChunkDetail, SequenceInspection
 from lifeline.store.segment import EVENT_BYTES
 from lifeline.store.state import State
 
-_ENDS = 5
+_SHOWN_AT_EACH_END = 5
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401, PLR0911 - anything that an inspection holds
@@ -39,7 +39,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401, PLR0911 - anything that an inspec
 
 
 def head_fields(head: Head) -> dict[str, object]:
-    """Return what a head record says, without its inline events."""
+    """Return the fields of a head record, without its inline events."""
     return {
         "events": head.events,
         "inline_events": len(head.inline) // EVENT_BYTES,
@@ -54,12 +54,16 @@ def head_fields(head: Head) -> dict[str, object]:
 
 
 def shown_rows(n: int, *, show_all: bool) -> list[int]:
-    """Return which of n rows to show: the first and last few, or all."""
-    return [*range(n)] if show_all or n <= 2 * _ENDS else [*range(_ENDS), *range(n - _ENDS, n)]
+    """Return which of n rows are shown: the first and last few, or all."""
+    return (
+        [*range(n)]
+        if show_all or n <= 2 * _SHOWN_AT_EACH_END
+        else [*range(_SHOWN_AT_EACH_END), *range(n - _SHOWN_AT_EACH_END, n)]
+    )
 
 
 def chunk_json(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool) -> dict[str, Any]:
-    """Return a chunk and the events of it that are to be shown; `events` is null where it is broken."""
+    """Return a chunk and those of its events that are shown; `events` is null if the chunk is broken."""
     return {
         "as_of": plain(detail.as_of),
         "user": detail.sequence.user,
@@ -72,7 +76,7 @@ def chunk_json(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool) -
 
 
 def event_rows(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool) -> list[dict[str, Any]] | None:
-    """Return the events of a chunk that are to be shown; None where it is broken."""
+    """Return those events of a chunk that are shown; None if the chunk is broken."""
     events, item_id = detail.events, detail.item_id
     if events is None or item_id is None:
         return None

@@ -1,13 +1,12 @@
-"""Inspections as people read them: tables, and histograms of block characters."""
+"""Inspections as tables, and histograms of block characters."""
 
 from collections.abc import Iterable, Iterator
 
-from rich.console import RenderableType
 from rich.filesize import decimal
-from rich.text import Text
 
-from lifeline.cli.console import table, when
+from lifeline.cli.formats import utc
 from lifeline.cli.inspection_json import event_rows, head_fields, shown_rows
+from lifeline.cli.output import Part, Table
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import AsOf
 from lifeline.core.vocabulary import Vocabulary
@@ -24,33 +23,33 @@ _FULL = "█"
 _RAW_COLUMNS = {"times": 8, "items": 8, "codes": 2}
 
 
-def summary_table(inspections: Iterable[PartitionInspection]) -> RenderableType:
-    """Return one row a partition."""
+def summary_table(inspections: Iterable[PartitionInspection]) -> Table:
+    """Return a table with a row for each partition."""
     rows = [
         (
-            one.partition,
-            one.state.applied_offset,
-            f"{one.users:,}",
-            f"{one.state.events:,}",
-            f"{one.items:,}",
-            decimal(sum(group.bytes for group in one.files)),
-            f"{one.sizes[-1].per_event:.2f}" if one.sizes else "-",
-            as_text(one.state.fingerprint),
-            one.damaged or "-",
+            inspection.partition,
+            inspection.state.applied_offset,
+            f"{inspection.users:,}",
+            f"{inspection.state.events:,}",
+            f"{inspection.items:,}",
+            decimal(sum(group.bytes for group in inspection.files)),
+            f"{inspection.sizes[-1].per_event:.2f}" if inspection.sizes else "-",
+            as_text(inspection.state.fingerprint),
+            inspection.damaged or "-",
         )
-        for one in inspections
+        for inspection in inspections
     ]
     columns = ("", "offset>", "users>", "events>", "items>", "on disk>", "B/event>", "fingerprint", "broken>")
-    return table("Partitions", columns, rows)
+    return Table("Partitions", columns, rows)
 
 
-def partition_tables(one: PartitionInspection) -> Iterator[RenderableType]:
+def partition_tables(inspection: PartitionInspection) -> Iterator[Part]:
     """Yield the parts of a partition."""
-    yield from _title(one)
-    yield _sequences(one)
-    events = max(one.state.events, 1)
-    every = max(sum(part.bytes for part in one.parts), 1)
-    yield table(
+    yield from _title(inspection)
+    yield _sequences(inspection)
+    events = max(inspection.state.events, 1)
+    total = max(sum(part.bytes for part in inspection.parts), 1)
+    yield Table(
         "Bytes by what they are, before RocksDB packs them",
         ("family", "what", "records>", "bytes>", "B/event>", "share>"),
         [
@@ -60,46 +59,46 @@ def partition_tables(one: PartitionInspection) -> Iterator[RenderableType]:
                 f"{part.records:,}",
                 f"{part.bytes:,}",
                 f"{part.bytes / events:.3f}",
-                f"{part.bytes / every:.1%}",
+                f"{part.bytes / total:.1%}",
             )
-            for part in sorted(one.parts, key=lambda part: (part.family, -part.bytes))
+            for part in sorted(inspection.parts, key=lambda part: (part.family, -part.bytes))
         ],
     )
-    yield table(
+    yield Table(
         "Bytes an event, and how many times smaller than raw ones: 18 bytes, or 50 with an embedding",
         ("what", "bytes>", "B/event>", "than 18>", "than 50>"),
         [
             (size.name, f"{size.bytes:,}", f"{size.per_event:.2f}", f"{size.ratio_18:.1f}x", f"{size.ratio_50:.1f}x")
-            for size in one.sizes
+            for size in inspection.sizes
         ],
     )
-    yield table(
+    yield Table(
         "Files",
         ("what", "files>", "bytes>"),
         [
             *(
                 (f"tables of {group.family}, level {group.level}", group.tables, f"{group.bytes:,}")
-                for group in one.tables
+                for group in inspection.tables
             ),
-            *((group.name, group.files, f"{group.bytes:,}") for group in one.files if group.name != "tables"),
+            *((group.name, group.files, f"{group.bytes:,}") for group in inspection.files if group.name != "tables"),
         ],
     )
-    if one.encodings:
-        yield table(
+    if inspection.encodings:
+        yield Table(
             "Timestamps of chunks",
             ("encoding", "chunks>", "events>", "bits an event>"),
             [
                 (each.encoding, f"{each.chunks:,}", f"{each.events:,}", f"{8 * each.timestamp_bytes / each.events:.2f}")
-                for each in one.encodings
+                for each in inspection.encodings
             ],
         )
-    for kind, totals in one.kinds.items():
+    for kind, totals in inspection.kinds.items():
         if totals.sequences:
             yield histogram(f"Events per sequence: {kind.name.lower()}", "sequences", totals.events_per_sequence)
-    if one.events_per_chunk.bins:
-        yield histogram("Events per chunk", "chunks", one.events_per_chunk)
-    if one.largest:
-        yield table(
+    if inspection.events_per_chunk.bins:
+        yield histogram("Events per chunk", "chunks", inspection.events_per_chunk)
+    if inspection.largest:
+        yield Table(
             "Largest users",
             ("user", "events>", "bytes>", "B/event>"),
             [
@@ -109,26 +108,26 @@ def partition_tables(one: PartitionInspection) -> Iterator[RenderableType]:
                     f"{each.bytes:,}",
                     f"{each.bytes / each.events:.2f}" if each.events else "-",
                 )
-                for each in one.largest
+                for each in inspection.largest
             ],
         )
-    yield _statistics(one)
-    yield from damage_table(one.damages, one.damaged)
+    yield _statistics(inspection)
+    yield from damage_table(inspection.damages, inspection.damaged)
 
 
-def user_tables(found: UserInspection, *, show_all: bool) -> Iterator[RenderableType]:
+def user_tables(inspection: UserInspection, *, show_all: bool) -> Iterator[Part]:
     """Yield the parts of a user."""
-    for sequence in found.sequences:
-        yield from _sequence_tables(found, sequence, show_all=show_all)
-    yield from damage_table(found.damages, len(found.damages))
+    for sequence in inspection.sequences:
+        yield from _sequence_tables(inspection, sequence, show_all=show_all)
+    yield from damage_table(inspection.damages, len(inspection.damages))
 
 
-def chunk_tables(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool) -> Iterator[RenderableType]:
+def chunk_tables(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool) -> Iterator[Part]:
     """Yield the parts of a chunk."""
     chunk, sequence = detail.chunk, detail.sequence
     name = f"{sequence.user}: {sequence.kind.name.lower()} chunk {chunk.number}, where 0 is the oldest"
-    yield table(
-        f"{name}, of {len(sequence.chunks)} {_place(detail.as_of)}",
+    yield Table(
+        f"{name}, of {len(sequence.chunks)} {_location(detail.as_of)}",
         ("field", "value"),
         [
             ("fence", _fence(chunk.fence)),
@@ -139,7 +138,7 @@ def chunk_tables(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool)
     )
     if chunk.intact:
         columns = zip(_RAW_COLUMNS.items(), (chunk.timestamp_bytes, chunk.ordinal_bytes, chunk.code_bytes), strict=True)
-        yield table(
+        yield Table(
             "Columns",
             ("column", "bytes>", "bits an event>", "raw>", "ratio>"),
             [
@@ -160,7 +159,7 @@ def chunk_tables(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool)
             if len(rows) == chunk.events
             else f"Events: the first and last {len(rows) // 2}; --all shows every one"
         )
-        yield table(
+        yield Table(
             title,
             ("no.>", "time (UTC)", "item>", "action", "surface", *([""] if chunk.skip else [])),
             [
@@ -178,11 +177,11 @@ def chunk_tables(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool)
     yield from damage_table(detail.damages, len(detail.damages))
 
 
-def histogram(title: str, what: str, counted: Histogram) -> RenderableType:
+def histogram(title: str, what: str, counted: Histogram) -> Table:
     """Return a bar for each bin."""
     bins = counted.bins
     largest, total = max(each.values for each in bins), sum(each.values for each in bins)
-    return table(
+    return Table(
         title,
         ("events>", "", f"{what}>", "share>"),
         [
@@ -198,33 +197,36 @@ def histogram(title: str, what: str, counted: Histogram) -> RenderableType:
 
 
 def bar(value: int, largest: int, width: int = _BAR_WIDTH) -> str:
-    """Return a bar of block characters; what is above 0 is never without one."""
+    """Return a bar of block characters, at least an eighth of a block long if the value is above 0."""
     eighths = max(round(8 * width * value / largest), 1) if value else 0
     return _FULL * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
-def damage_table(damages: tuple[Damage, ...], count: int) -> Iterator[RenderableType]:
-    """Yield a table of what is broken, where anything is, and what to do."""
+def damage_table(damages: tuple[Damage, ...], count: int) -> Iterator[Part]:
+    """Yield a table of the broken records, if there are any, and what to do."""
     if not damages:
         return
     more = f", the first {len(damages)}" if count > len(damages) else ""
-    yield table(
+    yield Table(
         f"BROKEN: {count:,} records{more}",
         ("user", "record", "why"),
         [(each.user or "-", each.record, each.why) for each in damages],
     )
-    yield Text("Stop the node, set the partition's directory aside, start again: it is rebuilt from the topic.")
+    yield (
+        "Stop the node, move the partition's directory away and start the node: it rebuilds the partition from the "
+        "topic."
+    )
 
 
-def _title(one: PartitionInspection) -> Iterator[RenderableType]:
-    state, contract = one.state, one.contract
+def _title(inspection: PartitionInspection) -> Iterator[Part]:
+    state, contract = inspection.state, inspection.contract
     rows = [
-        ("directory", one.path),
+        ("directory", inspection.path),
         ("applied offset", state.applied_offset),
         ("watermark (UTC)", _when(state.watermark_ms)),
-        ("users", f"{one.users:,}"),
+        ("users", f"{inspection.users:,}"),
         ("events", f"{state.events:,}"),
-        ("items", f"{one.items:,}"),
+        ("items", f"{inspection.items:,}"),
         ("fingerprint", as_text(state.fingerprint)),
     ]
     if contract is not None:
@@ -232,10 +234,10 @@ def _title(one: PartitionInspection) -> Iterator[RenderableType]:
             age = contract.age_hours(kind)
             kept = f"the newest {contract.cap(kind):,}" + (f", {age:,} hours of them at most" if age else "")
             rows.append((f"kept of {kind.name.lower()} events", kept))
-    yield table(f"Partition {one.partition}", ("field", "value"), rows)
+    yield Table(f"Partition {inspection.partition}", ("field", "value"), rows)
 
 
-def _sequences(one: PartitionInspection) -> RenderableType:
+def _sequences(inspection: PartitionInspection) -> Table:
     names = ("sequences", "events", "in heads", "in segments", "in chunks", "chunks", "trimmed inside chunks")
     columns = {
         kind.name.lower(): (
@@ -243,10 +245,10 @@ def _sequences(one: PartitionInspection) -> RenderableType:
             _when(totals.oldest_timestamp_ms),
             _when(totals.newest_timestamp_ms),
         )
-        for kind, totals in one.kinds.items()
+        for kind, totals in inspection.kinds.items()
     }
     rows = zip((*names, "from (UTC)", "to (UTC)"), *columns.values(), strict=True)
-    return table("Sequences", ("", *(f"{name}>" for name in columns)), rows)
+    return Table("Sequences", ("", *(f"{name}>" for name in columns)), rows)
 
 
 def _counts(totals: KindTotals) -> tuple[int, ...]:
@@ -254,20 +256,18 @@ def _counts(totals: KindTotals) -> tuple[int, ...]:
     return totals.sequences, totals.events, *stored, totals.chunks, totals.skipped
 
 
-def _statistics(one: PartitionInspection) -> RenderableType:
-    return table(
+def _statistics(inspection: PartitionInspection) -> Table:
+    return Table(
         "RocksDB",
         ("family", "keys, about>", "to compact>", "tables on level 0>"),
         [
             (name, f"{family.keys:,}", decimal(family.pending_compaction_bytes), family.level_zero_tables)
-            for name, family in one.statistics.families.items()
+            for name, family in inspection.statistics.families.items()
         ],
     )
 
 
-def _sequence_tables(
-    found: UserInspection, sequence: SequenceInspection, *, show_all: bool
-) -> Iterator[RenderableType]:
+def _sequence_tables(inspection: UserInspection, sequence: SequenceInspection, *, show_all: bool) -> Iterator[Part]:
     events = sequence.events
     rows: list[tuple[str, object]] = [
         ("events", f"{events:,}"),
@@ -281,13 +281,13 @@ def _sequence_tables(
         rows += [
             (f"head: {name.replace('_', ' ')}", _field(value)) for name, value in head_fields(sequence.head).items()
         ]
-    yield table(
-        f"{found.user}: {sequence.kind.name.lower()} {_place(found.as_of)}",
+    yield Table(
+        f"{inspection.user}: {sequence.kind.name.lower()} {_location(inspection.as_of)}",
         ("field", "value"),
         rows,
     )
     if sequence.segments:
-        yield table(
+        yield Table(
             "Segments",
             ("number>", "form", "events>", "bytes>", "B/event>"),
             [
@@ -304,7 +304,7 @@ def _sequence_tables(
     if sequence.chunks:
         shown = shown_rows(len(sequence.chunks), show_all=show_all)
         left = len(sequence.chunks) - len(shown)
-        yield table(
+        yield Table(
             f"Chunks: {len(sequence.chunks)}, bytes by column{f'; {left} left out, --all shows them' if left else ''}",
             ("no.>", "from (UTC)", "events>", "times>", "items>", "codes>", "B/event>", "times as"),
             [_chunk_row(sequence.chunks[at]) for at in shown],
@@ -335,7 +335,7 @@ def _chunk_header(chunk: ChunkInspection) -> Iterator[tuple[str, object]]:
     yield "B/event", f"{chunk.bytes / chunk.events:.2f}"
 
 
-def _place(as_of: AsOf) -> str:
+def _location(as_of: AsOf) -> str:
     return f"(partition {as_of.partition}, offset {as_of.applied_offset})"
 
 
@@ -353,7 +353,7 @@ def _when(timestamp_ms: int | None) -> str:
     if timestamp_ms is None:
         return "-"
     try:
-        return when(timestamp_ms)
+        return utc(timestamp_ms)
     except (ValueError, OverflowError, OSError):
-        # No calendar has it.
+        # It is outside of the calendar.
         return f"{timestamp_ms} ms"

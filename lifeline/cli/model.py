@@ -1,45 +1,54 @@
-"""The commands for the model of a node: `lifeline model`."""
+"""`lifeline model`: the model that a node scores with."""
 
 from typing import Annotated
 
 import typer
 
-from lifeline.cli.console import AddressOption, ConfigOption, JsonOption, load, out, print_json
-from lifeline.ops.node_client import node_client
+from lifeline.cli.lazy import command_group
+from lifeline.cli.options import AddressOption, ConfigOption, JsonOption, load_config
+from lifeline.cli.output import Output
 
-model_app = typer.Typer(help="The model that a node scores with.", no_args_is_help=True)
-
-
-@model_app.command("show")
-def model_show(config: ConfigOption = None, address: AddressOption = None, as_json: JsonOption = False) -> None:
-    """Show which version answers on a node, and which it could load."""
-    with node_client(load(config, node__grpc_address=address).settings) as client:
-        found = client.get_model()
-    if as_json:
-        print_json(found._asdict() | {"versions": list(found.versions)})
-        return
-    for version in found.versions:
-        out.print(f"{'*' if version == found.version else ' '} {version}", highlight=False, soft_wrap=True)
-    answers = f"{found.name} {found.version} answers" if found.version else "no version answers"
-    out.print(f"{answers}; kernels: {found.kernels}", highlight=False, soft_wrap=True)
+model = command_group("The model that a node scores with.")
+_USE_TIMEOUT_S = 60.0
 
 
-@model_app.command("use")
-def model_use(
+@model.command("show")
+def show(config: ConfigOption = None, address: AddressOption = None, as_json: JsonOption = False) -> None:
+    """Show which version a node scores with, and which it could load."""
+    from lifeline.ops.node_client import node_client
+
+    with node_client(load_config(config, node__grpc_address=address).settings) as client:
+        reply = client.get_model()
+    serving = f"{reply.name} {reply.version} is in use" if reply.version else "no version is in use"
+    Output(as_json=as_json).show(
+        text=lambda: [
+            *(f"{'*' if version == reply.version else ' '} {version}" for version in reply.versions),
+            f"{serving}; kernels: {reply.kernels}",
+        ],
+        document=lambda: reply._asdict() | {"versions": list(reply.versions)},
+    )
+
+
+@model.command("use")
+def use(
     version: Annotated[
-        str, typer.Argument(help="one of `lifeline model show`; without: the newest", show_default=False)
+        str,
+        typer.Argument(help="a version that `lifeline model show` prints", show_default="the newest"),
     ] = "",
     config: ConfigOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a version answer from the next request on; requests under way end with the one before.
+    """Score with another version from the next request on.
 
-    It holds for this node, until its next start: that loads scorer.version, or the newest.
+    Requests in progress end with the version that they began with. The choice holds for this node until it restarts: a
+    node starts with scorer.version, or with the newest version.
     """
-    with node_client(load(config, node__grpc_address=address).settings, timeout_s=60.0) as client:
-        now, before = client.use_model(version)
-    if as_json:
-        print_json({"version": now, "previous": before})
-        return
-    out.print(f"{now} answers{f', in the place of {before}' if before else ''}", highlight=False, soft_wrap=True)
+    from lifeline.ops.node_client import node_client
+
+    with node_client(load_config(config, node__grpc_address=address).settings, timeout_s=_USE_TIMEOUT_S) as client:
+        current, previous = client.use_model(version)
+    Output(as_json=as_json).show(
+        text=lambda: [f"{current} is in use{f', in the place of {previous}' if previous else ''}"],
+        document=lambda: {"version": current, "previous": previous},
+    )

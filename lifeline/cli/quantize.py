@@ -1,4 +1,4 @@
-"""The command that measures cheaper products: `lifeline quantize`."""
+"""`lifeline quantize`: measures the model in lower precision."""
 
 import shlex
 import sys
@@ -6,56 +6,67 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markdown import Markdown
 
-from lifeline.cli.console import ConfigOption, DataDirOption, JsonOption, err, load, out, print_json
+from lifeline.cli.options import ConfigOption, DataDirOption, JsonOption, load_config
+from lifeline.cli.output import Output, Part
 
 
 def quantize(
     version: Annotated[
-        str | None, typer.Argument(help="a version of the configured model; without: the newest", show_default=False)
+        str | None, typer.Argument(help="a version of the configured model", show_default="the newest")
     ] = None,
-    requests: Annotated[int, typer.Option(min=10, help="held-out requests that are compared")] = 400,
-    candidates: Annotated[int, typer.Option(min=4, help="candidates of each, at most")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="of what is drawn")] = 0,
+    requests: Annotated[int, typer.Option(min=10, help="held-out requests to compare")] = 400,
+    candidates: Annotated[int, typer.Option(min=4, help="most candidates of a request")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the sampling")] = 0,
     report_file: Annotated[
-        Path | None, typer.Option("--report", help="a Markdown file that gets the tables", show_default=False)
+        Path | None, typer.Option("--report", help="Markdown file to write the tables to", show_default=False)
     ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what a version of the model loses in bfloat16, and product by product in int8, against float32.
+    """Measure what a model loses in bfloat16 and in int8.
 
-    The requests are visits out of the data directory, which a running node may hold. A version that is accepted in
-    bfloat16 is served in it from its next loading on, where scorer.precision is auto; int8 has to be asked for there.
+    The scores of one version are compared with float32, for int8 matrix product by matrix product. The requests are
+    visits from the data directory; the node may be running. If a version is accepted in bfloat16, nodes whose
+    scorer.precision is auto use bfloat16 from the next time that they load it; int8 has to be configured.
     """
     from lifeline.learning.quantising import measure_version, report, write_report
     from lifeline.scorer.allocator import keep_memory
     from lifeline.scorer.settings import TrainSettings
 
+    output = Output(as_json=as_json)
     keep_memory()
-    settings = load(config, node__data_dir=data_dir).settings
+    settings = load_config(config, node__data_dir=data_dir).settings
     training = TrainSettings(seed=seed, candidates=candidates, max_held_out=requests)
-    measured = measure_version(settings, version, training, lambda what: err.print(what, highlight=False))
-    if as_json:
-        found = measured.found
-        print_json(
-            {
-                "version": measured.manifest.version,
-                "bfloat16": found.bfloat16._asdict(),
-                "int8": None if found.int8_by_kernels is None else found.int8_by_kernels._asdict(),
-                "all_int8": found.int8._asdict(),
-                "mix": sorted(map(str, found.mix)),
-                "mixed": None if found.mixed is None else found.mixed._asdict(),
-                "products": [
-                    {"product": str(one.product), "operations": one.operations, **one.agreement._asdict()}
-                    for one in found.sensitivities
-                ],
-            }
-        )
-        return
+    measured = measure_version(settings, version, training, output.note)
     section = report(measured, shlex.join(["lifeline", *sys.argv[1:]]))
     if report_file is not None:
         write_report(report_file, section)
-    out.print(Markdown(section))
+
+    def document() -> dict[str, object]:
+        found = measured.found
+        return {
+            "version": measured.manifest.version,
+            "bfloat16": found.bfloat16._asdict(),
+            "int8": None if found.int8_by_kernels is None else found.int8_by_kernels._asdict(),
+            "all_int8": found.int8._asdict(),
+            "mix": sorted(map(str, found.mix)),
+            "mixed": None if found.mixed is None else found.mixed._asdict(),
+            "products": [
+                {
+                    "product": str(sensitivity.product),
+                    "operations": sensitivity.operations,
+                    **sensitivity.agreement._asdict(),
+                }
+                for sensitivity in found.sensitivities
+            ],
+        }
+
+    output.show(text=lambda: [_markdown(section)], document=document)
+
+
+def _markdown(text: str) -> Part:
+    from rich.markdown import Markdown
+
+    return Markdown(text)

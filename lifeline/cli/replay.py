@@ -1,10 +1,10 @@
-"""The command that rebuilds the state from the log: `lifeline replay`, and the process of one partition."""
+"""`lifeline replay`, which rebuilds the state from the log, and the process that it starts for each partition."""
 
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,55 +12,53 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifeline.cli.console import (
+from lifeline.cli.options import (
     BootstrapOption,
     ConfigOption,
     DataDirOption,
     JsonOption,
-    flags_of,
-    load,
-    out,
-    print_json,
-    progress,
-    table,
+    config_flags,
+    load_config,
 )
+from lifeline.cli.output import Output, Part, Table
+from lifeline.cli.verify import EXIT_DIFFERENT
 
 if TYPE_CHECKING:
     from lifeline.ops.replay import PartitionPlan
     from lifeline.ops.verify import VerifyReport
 
-_TELL_S = 0.2
+_PRINT_INTERVAL_S = 0.2
 
 
 def replay(
-    into: Annotated[Path, typer.Option(help="the directory to build; it may hold an earlier replay to go on with")],
+    into: Annotated[Path, typer.Option(help="the directory to build; it may hold an earlier replay to resume")],
     to_offset: Annotated[
         int | None, typer.Option(min=0, help="apply up to this offset of each partition", show_default=False)
     ] = None,
     to_datetime: Annotated[
-        datetime | None, typer.Option(help="apply what the log got before this time, UTC", show_default=False)
+        datetime | None, typer.Option(help="apply what was logged before this time, UTC", show_default=False)
     ] = None,
     to_latest: Annotated[bool, typer.Option("--to-latest", help="apply all there is now (the default)")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="replay to where the node's state stands, and compare with that")
     ] = False,
     swap: Annotated[
-        bool, typer.Option("--swap", help="put it in the place of the partitions of a node that is stopped")
+        bool, typer.Option("--swap", help="put it in the place of the partitions of a stopped node")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and change nothing")] = False,
     force: Annotated[bool, typer.Option("--force", help="start over in a directory that holds a replay")] = False,
-    processes: Annotated[int, typer.Option(min=1, help="partitions at once")] = os.cpu_count() or 1,
+    processes: Annotated[int, typer.Option(min=1, help="partitions to replay at once")] = os.cpu_count() or 1,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rebuild the state from the topic, into a directory of its own; after a crash the same command goes on.
+    """Rebuild the state from the log into a new directory.
 
-    With --verify it is compared with the state in the node's directory at the same offsets, from the stored events; the
-    node may be running. With --swap the partitions then take the place of the node's, which stay beside them as
-    partition-N.replaced-TIME; where the replay ended earlier than they did, the node goes on from there. Exit code 3
-    when anything differs.
+    After a crash the same command resumes. --verify compares the stored events with those of the node's directory at
+    the same offsets; the node may be running. --swap then puts the partitions in the place of the node's, which stay
+    beside them as partition-N.replaced-TIME; if the replay ended earlier than they did, the node applies the rest when
+    it starts. Exit code 3 when anything differs.
     """
     from lifeline.ops.replay import plan, run
     from lifeline.ops.stored import opened
@@ -70,17 +68,21 @@ def replay(
 
     if sum((to_offset is not None, to_datetime is not None, to_latest, verify)) > 1:
         raise typer.BadParameter("give one of --to-offset, --to-datetime, --to-latest and --verify")
-    settings = load(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
+    output = Output(as_json=as_json)
+    settings = load_config(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
     if swap:
         if (settings.node.data_dir / SWAP_JOURNAL).exists():
-            # Partitions have gone from `into` already: to replay them again is not what was begun.
-            _print_swapped(swap_in(settings.node.data_dir, into, ()), as_json=as_json)
+            # Some partitions have left `into` already: to replay them again would not finish the swap that was begun.
+            replaced = swap_in(settings.node.data_dir, into, ())
+            output.show(
+                text=lambda: _swapped_text(replaced), document=lambda: {"replaced": [str(path) for path in replaced]}
+            )
             return
         with locked(settings.node.data_dir):
-            # A node that runs is better known of now than after the replay.
+            # Fails now, not after the replay, if the node is running.
             pass
     timestamp_ms = None if to_datetime is None else int(to_datetime.replace(tzinfo=UTC).timestamp() * 1_000)
-    flags = flags_of(config, bootstrap_servers)
+    flags = config_flags(config, bootstrap_servers)
     with ExitStack() as stack:
         live = stack.enter_context(opened(settings)) if verify else []
         plans = plan(
@@ -88,31 +90,41 @@ def replay(
             into,
             to_offset=to_offset,
             to_timestamp_ms=timestamp_ms,
-            to_state={one.partition: one.applied_offset for one in live} if verify else None,
+            to_state={store.partition: store.applied_offset for store in live} if verify else None,
             force=force,
         )
         if dry_run:
-            _print_plan(plans, as_json=as_json)
+            output.show(
+                text=lambda: [_plan_table("What a replay would do", plans)],
+                document=lambda: [_plan_json(each) for each in plans],
+            )
             return
         started = time.monotonic()
-        with progress() as bar:
-            total = sum(one.records for one in plans)
-            task = bar.add_task("replaying", total=total, note="")
-            done = dict.fromkeys((one.partition for one in plans), 0)
-            starts = {one.partition: one.start for one in plans}
+        with output.progress() as bar:
+            task = bar.add_task("replaying", total=sum(each.records for each in plans), note="")
+            applied = dict.fromkeys((each.partition for each in plans), 0)
+            starts = {each.partition: each.start for each in plans}
 
             def show(partition: int, offset: int) -> None:
-                done[partition] = offset + 1 - starts[partition]
-                so_far = sum(done.values())
-                bar.update(task, completed=so_far, note=f"{so_far / (time.monotonic() - started):,.0f}/s")
+                applied[partition] = offset + 1 - starts[partition]
+                total = sum(applied.values())
+                bar.update(task, completed=total, note=f"{total / (time.monotonic() - started):,.0f}/s")
 
             run(settings, into, plans, processes=processes, flags=flags, progress=show, force=force)
         seconds = time.monotonic() - started
         report = compare_with(settings, live, into) if verify else None
-    replaced = swap_in(settings.node.data_dir, into, [one.partition for one in plans]) if swap else []
-    _print_done(plans, seconds, report, replaced, as_json=as_json)
+    replaced = swap_in(settings.node.data_dir, into, [each.partition for each in plans]) if swap else []
+    output.show(
+        text=lambda: _result_text(plans, seconds, report, replaced),
+        document=lambda: {
+            "partitions": [_plan_json(each) for each in plans],
+            "seconds": seconds,
+            "replaced": [str(path) for path in replaced],
+            **(report.as_json() if report else {}),
+        },
+    )
     if report is not None and not report.equal:
-        raise typer.Exit(3)
+        raise typer.Exit(EXIT_DIFFERENT)
 
 
 def replay_partition(
@@ -122,63 +134,47 @@ def replay_partition(
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
 ) -> None:
-    """Replay one partition, and print the applied offset as it moves: `lifeline replay` starts one for each."""
+    """Replay one partition: the process that `lifeline replay` starts.
+
+    It prints the applied offset as it moves, as lines of JSON.
+    """
     from lifeline.ops.replay import run_partition
 
-    settings = load(config, kafka__bootstrap_servers=bootstrap_servers).settings
-    told = 0.0
+    settings = load_config(config, kafka__bootstrap_servers=bootstrap_servers).settings
+    printed_at = 0.0
 
-    def tell(offset: int) -> None:
-        nonlocal told
+    def print_offset(offset: int) -> None:
+        nonlocal printed_at
         now = time.monotonic()
-        if now - told >= _TELL_S or offset >= until:
-            told = now
+        if now - printed_at >= _PRINT_INTERVAL_S or offset >= until:
+            printed_at = now
             sys.stdout.write(json.dumps({"offset": offset}) + "\n")
             sys.stdout.flush()
 
-    run_partition(settings, into, partition, until, tell)
+    run_partition(settings, into, partition, until, print_offset)
 
 
-def _print_plan(plans: "Sequence[PartitionPlan]", *, as_json: bool) -> None:
-    if as_json:
-        print_json([one._asdict() | {"records": one.records} for one in plans])
-        return
-    rows = [(one.partition, one.start, one.until, f"{one.records:,}") for one in plans]
-    out.print(table("What a replay would do", ("partition>", "from offset>", "to offset>", "records>"), rows))
+def _plan_json(plan: "PartitionPlan") -> dict[str, object]:
+    return plan._asdict() | {"records": plan.records}
 
 
-def _print_done(
-    plans: "Sequence[PartitionPlan]",
-    seconds: float,
-    report: "VerifyReport | None",
-    replaced: Sequence[Path],
-    *,
-    as_json: bool,
-) -> None:
-    records = sum(one.records for one in plans)
-    if as_json:
-        print_json(
-            {
-                "partitions": [one._asdict() | {"records": one.records} for one in plans],
-                "seconds": seconds,
-                "replaced": list(map(str, replaced)),
-                **(report.as_json() if report else {}),
-            }
-        )
-        return
-    rows = [(one.partition, one.start, one.until, f"{one.records:,}") for one in plans]
-    out.print(table("Replayed", ("partition>", "from offset>", "to offset>", "records>"), rows))
-    out.print(f"{records:,} records in {seconds:.1f} s", highlight=False)
+def _plan_table(title: str, plans: "Sequence[PartitionPlan]") -> Table:
+    rows = [(plan.partition, plan.start, plan.until, f"{plan.records:,}") for plan in plans]
+    return Table(title, ("partition>", "from offset>", "to offset>", "records>"), rows)
+
+
+def _result_text(
+    plans: "Sequence[PartitionPlan]", seconds: float, report: "VerifyReport | None", replaced: Sequence[Path]
+) -> Iterator[Part]:
+    yield _plan_table("Replayed", plans)
+    yield f"{sum(plan.records for plan in plans):,} records in {seconds:.1f} s"
     if report is not None:
-        out.print(report.summary(), highlight=False)
+        yield report.summary()
     if replaced:
-        _print_swapped(replaced, as_json=False)
+        yield from _swapped_text(replaced)
 
 
-def _print_swapped(replaced: Sequence[Path], *, as_json: bool) -> None:
-    if as_json:
-        print_json({"replaced": list(map(str, replaced))})
-        return
-    out.print("In place. What was there before, to be removed once you are content:", highlight=False)
+def _swapped_text(replaced: Sequence[Path]) -> Iterator[Part]:
+    yield "In place. These are the replaced directories; remove them once you need them no more:"
     for path in replaced:
-        out.print(f"  {path}", highlight=False, soft_wrap=True)
+        yield f"  {path}"

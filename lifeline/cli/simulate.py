@@ -1,4 +1,4 @@
-"""The command that makes a simulated world: `lifeline simulate`."""
+"""`lifeline simulate`: generates a world for training and evaluation."""
 
 import time
 from pathlib import Path
@@ -6,32 +6,34 @@ from typing import Annotated
 
 import typer
 
-from lifeline.cli.console import ConfigOption, JsonOption, load, out, print_json, progress
+from lifeline.cli.options import ConfigOption, JsonOption, load_config
+from lifeline.cli.output import Output
 
 
 def simulate(
-    directory: Annotated[Path, typer.Argument(help="where to write it; it must be empty, or not there yet")],
+    directory: Annotated[Path, typer.Argument(help="where to write it; must be empty or not exist yet")],
     users: Annotated[int, typer.Option(min=1, help="users, of about 8,800 actions and impressions each")] = 1_500,
-    seed: Annotated[int, typer.Option(min=0, help="which world; the same seed gives the same bytes")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same bytes")] = 0,
     days: Annotated[int, typer.Option(min=60, help="how long the histories are")] = 730,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make users, items, actions, impressions and requests whose right answers are known.
+    """Generate a world of users whose preferences are known.
 
-    `lifeline produce DIR/actions.parquet --items DIR/items.npz` publishes them, and with LIFELINE_HISTORY=DIR demo and
-    benchmarks run on them. Needs pyarrow.
+    It has users, items, actions, impressions and requests. `lifeline produce DIR/actions.parquet --items DIR/items.npz`
+    publishes them; with LIFELINE_HISTORY=DIR the demo and the benchmarks use them. Needs pyarrow.
     """
     from lifeline.learning.simulated import write
     from lifeline.scorer.evaluate.simulator import Simulator, SimulatorSettings
 
-    # The last tenth is for tests, and what comes before the first requests is history alone.
+    output = Output(as_json=as_json)
+    # The last tenth is for tests, and the time before the first requests is history only.
     settings = SimulatorSettings(
         seed=seed, users=users, days=days, train_from_day=days * 200 // 730, test_from_day=days * 660 // 730
     )
-    simulator = Simulator(settings, load(config).settings.vocabulary)
+    simulator = Simulator(settings, load_config(config).settings.vocabulary)
     started = time.monotonic()
-    with progress() as bar:
+    with output.progress() as bar:
         task = bar.add_task("simulating", total=users, note="")
 
         def show(done: int) -> None:
@@ -39,17 +41,11 @@ def simulate(
 
         written = write(simulator, directory, show)
     seconds = time.monotonic() - started
-    if as_json:
-        print_json(written._asdict() | {"seconds": seconds, "directory": str(directory)})
-        return
-    out.print(
-        f"{written.users:,} users, {written.actions:,} actions and impressions on {written.items:,} items, and "
-        f"{written.requests:,} requests in {seconds:.1f} s: {directory}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    out.print(
-        f"Publish them: lifeline produce {directory}/actions.parquet --items {directory}/items.npz",
-        highlight=False,
-        soft_wrap=True,
+    counts = f"{written.users:,} users, {written.actions:,} actions and impressions on {written.items:,} items"
+    output.show(
+        text=lambda: [
+            f"{counts}, and {written.requests:,} requests in {seconds:.1f} s: {directory}",
+            f"Publish them: lifeline produce {directory}/actions.parquet --items {directory}/items.npz",
+        ],
+        document=lambda: written._asdict() | {"seconds": seconds, "directory": str(directory)},
     )

@@ -1,212 +1,235 @@
-"""Commands on snapshots: create, list, restore."""
+"""`lifeline snapshot`: create, list and restore snapshots."""
 
-from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifeline.cli.console import (
-    AddressOption,
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
-    load,
-    out,
-    print_json,
-    progress,
-    table,
-)
-from lifeline.client import SNAPSHOT_TIMEOUT_S, PartitionSnapshot
-from lifeline.ops.node_client import node_client
+from lifeline.cli.formats import size
+from lifeline.cli.lazy import command_group
+from lifeline.cli.options import AddressOption, ConfigOption, DataDirOption, JsonOption, load_config
+from lifeline.cli.output import Output, Table
 
-snapshot_app = typer.Typer(help="Snapshots: copies of partitions at a URL.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
-UrlOption = Annotated[
-    str | None, typer.Option("--url", help="where snapshots are kept; snapshot.url without it", show_default=False)
-]
-PartitionsOption = Annotated[
+    from lifeline.client import PartitionSnapshot
+    from lifeline.config import Settings
+    from lifeline.store.snapshots.manifest import Manifest
+
+snapshot = command_group("Snapshots: copies of partitions at a URL.")
+
+_UrlOption = Annotated[str | None, typer.Option("--url", help="where snapshots are kept", show_default="snapshot.url")]
+_PartitionsOption = Annotated[
     list[int] | None,
-    typer.Option("--partition", min=0, help="may be given more than once; all without it", show_default=False),
+    typer.Option("--partition", min=0, help="may be repeated", show_default="every partition"),
 ]
+_FINGERPRINT_DIGITS = 16
+"""Digits of a fingerprint in a table; JSON has all of them."""
 
 
-@snapshot_app.command("create")
-def snapshot_create(
-    partition: PartitionsOption = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="no node is running: read the data directory itself")
-    ] = False,
-    url: UrlOption = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="seconds that the node may take")] = SNAPSHOT_TIMEOUT_S,
+@snapshot.command("create")
+def create(
+    partition: _PartitionsOption = None,
+    offline: Annotated[bool, typer.Option("--offline", help="read the data directory of a stopped node")] = False,
+    url: _UrlOption = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="seconds to wait for the node", show_default="3600"),
+    ] = None,
     config: ConfigOption = None,
     address: AddressOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a running node make snapshots of its partitions, at the URL of its own configuration.
+    """Create snapshots of a node's partitions.
 
-    With --offline, of the data directory of a node that is stopped, at --url or the configured URL.
+    A running node creates them at the URL of its own configuration. With --offline this command creates them from the
+    data directory of a stopped node, at --url or the configured URL.
     """
     if not offline and (url is not None or data_dir is not None):
         raise typer.BadParameter(
             "a running node uses its own configuration: leave out --url and --data-dir, or stop it and use --offline"
         )
     if offline and address is not None:
-        raise typer.BadParameter("--offline asks no node: leave out --address or --offline")
-    settings = load(config, snapshot__url=url, node__grpc_address=address, node__data_dir=data_dir).settings
-    numbers = partition or []
-    with progress() as bar:
-        if offline:
-            from lifeline.ops.snapshots import create_offline
+        raise typer.BadParameter("--offline calls no node: leave out --address or --offline")
+    output = Output(as_json=as_json)
+    settings = load_config(config, snapshot__url=url, node__grpc_address=address, node__data_dir=data_dir).settings
+    with output.progress() as bar:
+        create_snapshots = _create_offline if offline else _create_on_node
+        created = create_snapshots(settings, partition or [], timeout, bar)
+    output.show(
+        text=lambda: [
+            Table(
+                "Snapshots created",
+                ("partition>", "snapshot", "offset>", "events>", "size>", "uploaded>", "took>"),
+                [
+                    (
+                        copy.partition,
+                        copy.id,
+                        f"{copy.applied_offset:,}",
+                        f"{copy.events:,}",
+                        size(copy.total_bytes),
+                        f"{size(copy.uploaded_bytes)} in {copy.uploaded_files} of {copy.files} files",
+                        f"{copy.seconds:.1f} s",
+                    )
+                    for copy in created
+                ],
+            )
+        ],
+        document=lambda: [copy._asdict() for copy in created],
+    )
 
-            made = [
-                PartitionSnapshot(
-                    partition=one.manifest.partition,
-                    id=one.manifest.id,
-                    applied_offset=one.manifest.state.applied_offset,
-                    events=one.manifest.state.events,
-                    fingerprint=one.manifest.state.fingerprint,
-                    files=len(one.manifest.files),
-                    total_bytes=one.manifest.total_bytes,
-                    uploaded_files=one.uploaded_files,
-                    uploaded_bytes=one.uploaded_bytes,
-                    seconds=one.seconds,
-                )
-                for one in create_offline(settings, numbers, bar)
-            ]
-        else:
-            bar.add_task(f"{settings.node.grpc_address} makes snapshots", total=None, note="")
-            with node_client(settings) as client:
-                made = client.create_snapshot(numbers, timeout_s=timeout)
-    if as_json:
-        print_json([one._asdict() for one in made])
-        return
-    rows = [
-        (
-            one.partition,
-            one.id,
-            f"{one.applied_offset:,}",
-            f"{one.events:,}",
-            _size(one.total_bytes),
-            f"{_size(one.uploaded_bytes)} in {one.uploaded_files} of {one.files} files",
-            f"{one.seconds:.1f} s",
+
+def _create_on_node(
+    settings: "Settings", partitions: list[int], timeout: float | None, bar: "Progress"
+) -> "list[PartitionSnapshot]":
+    from lifeline.client import SNAPSHOT_TIMEOUT_S
+    from lifeline.ops.node_client import node_client
+
+    bar.add_task(f"{settings.node.grpc_address} creates snapshots", total=None, note="")
+    with node_client(settings) as client:
+        return client.create_snapshot(partitions, timeout_s=timeout or SNAPSHOT_TIMEOUT_S)
+
+
+def _create_offline(
+    settings: "Settings", partitions: list[int], _timeout: float | None, bar: "Progress"
+) -> "list[PartitionSnapshot]":
+    from lifeline.client import PartitionSnapshot
+    from lifeline.ops.snapshots import create_offline
+
+    return [
+        PartitionSnapshot(
+            partition=created.manifest.partition,
+            id=created.manifest.id,
+            applied_offset=created.manifest.state.applied_offset,
+            events=created.manifest.state.events,
+            fingerprint=created.manifest.state.fingerprint,
+            files=len(created.manifest.files),
+            total_bytes=created.manifest.total_bytes,
+            uploaded_files=created.uploaded_files,
+            uploaded_bytes=created.uploaded_bytes,
+            seconds=created.seconds,
         )
-        for one in made
+        for created in create_offline(settings, partitions, bar)
     ]
-    columns = ("partition>", "snapshot", "offset>", "events>", "size>", "uploaded>", "took>")
-    out.print(table("Snapshots made", columns, rows))
 
 
-@snapshot_app.command("list")
-def snapshot_list(
-    partition: PartitionsOption = None,
-    url: UrlOption = None,
+@snapshot.command("list")
+def list_snapshots(
+    partition: _PartitionsOption = None,
+    url: _UrlOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the snapshots at the URL, of each partition the newest first, and why one would be refused."""
+    """Print the snapshots at the URL, the newest of each partition first.
+
+    If a snapshot cannot be restored, its state says why.
+    """
     from lifeline.store.snapshots.repository import SnapshotRepository
 
-    repository = SnapshotRepository.of(load(config, snapshot__url=url).settings.snapshot)
-    found = [one for one in repository.snapshots() if not partition or one.partition in partition]
-    if as_json:
-        print_json(
-            [
-                {
-                    "partition": one.partition,
-                    "id": one.id,
-                    "refused": one.refused,
-                    "manifest": one.manifest and one.manifest.model_dump(mode="json", exclude={"files"}),
-                }
-                for one in found
-            ]
-        )
-        return
-    if not found:
-        out.print(f"no snapshots at {repository.url}", highlight=False, soft_wrap=True)
-        return
-    rows: Iterable[tuple[object, ...]] = [
-        (
-            one.partition,
-            one.id,
-            *(
-                (
-                    f"{one.manifest.state.events:,}",
-                    _size(one.manifest.total_bytes),
-                    one.manifest.state.fingerprint[:16],
-                )
-                if one.manifest
-                else ("-", "-", "-")
-            ),
-            "whole" if one.refused is None else f"REFUSED: {one.refused}",
-        )
-        for one in found
-    ]
+    repository = SnapshotRepository.of(load_config(config, snapshot__url=url).settings.snapshot)
+    listed = [copy for copy in repository.snapshots() if not partition or copy.partition in partition]
     columns = ("partition>", "snapshot (offset-time)", "events>", "size>", "fingerprint", "state")
-    out.print(table(f"Snapshots at {repository.url}", columns, rows))
+    Output(as_json=as_json).show(
+        text=lambda: [
+            Table(
+                f"Snapshots at {repository.url}",
+                columns,
+                [
+                    (
+                        copy.partition,
+                        copy.id,
+                        *_manifest_cells(copy.manifest),
+                        "intact" if copy.refused is None else f"REFUSED: {copy.refused}",
+                    )
+                    for copy in listed
+                ],
+            )
+            if listed
+            else f"no snapshots at {repository.url}"
+        ],
+        document=lambda: [
+            {
+                "partition": copy.partition,
+                "id": copy.id,
+                "refused": copy.refused,
+                "manifest": copy.manifest and copy.manifest.model_dump(mode="json", exclude={"files"}),
+            }
+            for copy in listed
+        ],
+    )
 
 
-@snapshot_app.command("restore")
-def snapshot_restore(
-    partition: PartitionsOption = None,
+def _manifest_cells(manifest: "Manifest | None") -> tuple[str, str, str]:
+    if manifest is None:
+        return "-", "-", "-"
+    return (
+        f"{manifest.state.events:,}",
+        size(manifest.total_bytes),
+        manifest.state.fingerprint[:_FINGERPRINT_DIGITS],
+    )
+
+
+@snapshot.command("restore")
+def restore(
+    partition: _PartitionsOption = None,
     snapshot: Annotated[
         str | None,
-        typer.Option("--snapshot", metavar="ID", help="of the one --partition; the newest without", show_default=False),
+        typer.Option(
+            "--snapshot",
+            metavar="ID",
+            help="a snapshot of the one --partition",
+            show_default="the newest",
+        ),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="add up every event anew, or check the files alone")
+        bool, typer.Option("--verify/--no-verify", help="read and count every event, or only check the files")
     ] = True,
-    url: UrlOption = None,
+    url: _UrlOption = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put snapshots into the data directory of a node that is stopped; it replays what follows when it starts.
+    """Restore snapshots into the data directory of a stopped node.
 
-    Nothing is overwritten, and nothing is left of a snapshot that is not whole and right.
+    When the node starts, it replays what follows. Nothing is overwritten, and nothing is left of a snapshot that is
+    incomplete or damaged.
     """
-    from lifeline.ops.snapshots import restore
+    from lifeline.ops.snapshots import restore as restore_snapshots
 
+    output = Output(as_json=as_json)
     numbers = partition or []
     if snapshot is not None and len(numbers) != 1:
-        raise typer.BadParameter("--snapshot is one partition's: name that one with --partition")
-    settings = load(config, snapshot__url=url, node__data_dir=data_dir).settings
-    with progress() as bar:
-        restored = restore(settings, numbers, bar, snapshot=snapshot, verify=verify)
-    if as_json:
-        print_json(
-            [
-                {
-                    "partition": one.manifest.partition,
-                    "id": one.manifest.id,
-                    "path": str(one.path),
-                    **one.manifest.state.model_dump(),
-                    "total_bytes": one.manifest.total_bytes,
-                    "verified": verify,
-                    "seconds": one.seconds,
-                }
-                for one in restored
-            ]
-        )
-        return
-    rows = [
-        (
-            one.manifest.partition,
-            f"{one.manifest.state.applied_offset:,}",
-            f"{one.manifest.state.events:,}",
-            _size(one.manifest.total_bytes),
-            one.manifest.state.fingerprint[:16],
-            f"{one.seconds:.1f} s",
-        )
-        for one in restored
-    ]
-    columns = ("partition>", "offset>", "events>", "size>", "fingerprint", "took>")
-    title = f"Restored into {settings.node.data_dir}{', events counted anew' if verify else ''}"
-    out.print(table(title, columns, rows))
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
+        raise typer.BadParameter("--snapshot belongs to one partition: give --partition once")
+    settings = load_config(config, snapshot__url=url, node__data_dir=data_dir).settings
+    with output.progress() as bar:
+        restored = restore_snapshots(settings, numbers, bar, snapshot=snapshot, verify=verify)
+    output.show(
+        text=lambda: [
+            Table(
+                f"Restored into {settings.node.data_dir}{', every event counted' if verify else ''}",
+                ("partition>", "offset>", "events>", "size>", "fingerprint", "took>"),
+                [
+                    (
+                        copy.manifest.partition,
+                        f"{copy.manifest.state.applied_offset:,}",
+                        *_manifest_cells(copy.manifest),
+                        f"{copy.seconds:.1f} s",
+                    )
+                    for copy in restored
+                ],
+            )
+        ],
+        document=lambda: [
+            {
+                "partition": copy.manifest.partition,
+                "id": copy.manifest.id,
+                "path": str(copy.path),
+                **copy.manifest.state.model_dump(),
+                "total_bytes": copy.manifest.total_bytes,
+                "verified": verify,
+                "seconds": copy.seconds,
+            }
+            for copy in restored
+        ],
+    )

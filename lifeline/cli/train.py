@@ -1,4 +1,4 @@
-"""The command that trains a model: `lifeline train`."""
+"""`lifeline train`: trains a model."""
 
 import os
 import time
@@ -7,71 +7,76 @@ from typing import Annotated
 
 import typer
 
-from lifeline.cli.console import (
+from lifeline.cli.options import (
     BootstrapOption,
     ConfigOption,
     DataDirOption,
     JsonOption,
-    complain,
-    flags_of,
-    load,
-    out,
-    print_json,
-    progress,
-    table,
+    config_flags,
+    load_config,
 )
+from lifeline.cli.output import Output, Table
 
 _UNBOUNDED = 1_000_000
+_DEFAULT_SECONDS = 60.0
 
 
 def train(
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="about how long; without --steps: 60", show_default=False)
+        float | None,
+        typer.Option(min=0.1, help="about how long to train", show_default="60, without --steps"),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="optimiser steps instead: repeatable", show_default=False)
+        int | None,
+        typer.Option(min=1, help="optimizer steps instead of seconds; makes the result repeatable", show_default=False),
     ] = None,
     variant: Annotated[str, typer.Option(help="a row of the tables in docs/model-report.md")] = "v2",
     from_log: Annotated[
-        bool, typer.Option("--from-log", help="train on requests that nodes have logged, not on visits in histories")
+        bool,
+        typer.Option("--from-log", help="train on requests that nodes have logged, not on visits in the histories"),
     ] = False,
     from_topic: Annotated[
         Path | None,
         typer.Option(
-            help="train on the topics instead of a node's directory: they are first replayed into this one, which is "
-            "gone on with the next time",
+            help="train on the topics: replay them into this directory first, or resume from an existing replay in it",
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of everything that is drawn")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of everything random")] = 0,
     until: Annotated[
-        int | None, typer.Option(help="no event from this time on, ms since 1970", show_default=False)
+        int | None, typer.Option(help="use no event from this time on, ms since 1970", show_default=False)
     ] = None,
     patience: Annotated[
-        int, typer.Option(min=0, help="validations without a better one before it stops; 0: never")
+        int, typer.Option(min=0, help="stop after so many validations without improvement; 0 for never")
     ] = 0,
-    validate_every: Annotated[int, typer.Option(min=1, help="steps between validations, and checkpoints")] = 200,
+    validate_every: Annotated[
+        int, typer.Option(min=1, help="steps between validations, and between checkpoints")
+    ] = 200,
     hidden_hours: Annotated[
-        float, typer.Option(min=0, help="random time window mask: hide actions of up to so long before a request")
+        float, typer.Option(min=0, help="random time window mask: hide the actions of up to this long before a request")
     ] = 0.0,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16, of the encoder's products")] = "float32",
-    threads: Annotated[int, typer.Option(min=1, help="torch threads")] = 1,
+    precision: Annotated[str, typer.Option(help="of the encoder's matrix products: float32 or bfloat16")] = "float32",
+    threads: Annotated[int, typer.Option(min=1, help="threads of torch")] = 1,
     checkpoints: Annotated[
-        Path | None, typer.Option(help="directory; the same command goes on from what is there", show_default=False)
+        Path | None,
+        typer.Option(
+            help="directory for checkpoints; the same command resumes from an existing one", show_default=False
+        ),
     ] = None,
     curves: Annotated[
-        Path | None, typer.Option(help="directory for curves that TensorBoard reads", show_default=False)
+        Path | None, typer.Option(help="directory for curves, for TensorBoard", show_default=False)
     ] = None,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model on histories and save it as a new version for nodes to load at their start.
+    """Train a model on stored histories and save a new version.
 
-    The histories are those of a data directory, which a running node may hold; with --from-topic those of the topics.
+    Nodes load the version when they start, or with `lifeline model use`. The histories are those of the data directory;
+    the node may be running. With --from-topic they are those of the topics.
 
-    Several processes share the work: torchrun --nproc-per-node 2 -m lifeline train ...
+    Several processes can share the work: torchrun --nproc-per-node 2 -m lifeline train ...
     """
     from lifeline.learning.topic_copy import bring_up
     from lifeline.learning.training import Wanted, save_version, train_from_log, train_from_store
@@ -80,21 +85,22 @@ def train(
     from lifeline.scorer.train.trainer import Step
     from lifeline.scorer.variants import NAMES
 
+    output = Output(as_json=as_json)
     if variant not in NAMES:
-        complain(f"there is no variant {variant!r}: use one of {', '.join(NAMES)}")
+        output.error(f"there is no variant {variant!r}: use one of {', '.join(NAMES)}")
         raise typer.Exit(2)
     if checkpoints is not None and steps is None:
-        complain("a run by the clock cannot be resumed to the same result: give --steps as well")
+        output.error("a run that is limited by time cannot resume to the same result: give --steps as well")
         raise typer.Exit(2)
     if from_topic is not None and data_dir is not None:
-        complain("--from-topic has a directory of its own: leave --data-dir out")
+        output.error("--from-topic uses its own directory: leave --data-dir out")
         raise typer.Exit(2)
-    settings = load(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
+    settings = load_config(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
     training = TrainSettings.model_validate(
         {
             "seed": seed,
             "steps": steps or _UNBOUNDED,
-            "max_seconds": seconds or (None if steps else 60.0),
+            "max_seconds": seconds or (None if steps else _DEFAULT_SECONDS),
             "patience": patience,
             "validate_every": validate_every,
             "hidden_hours": hidden_hours,
@@ -103,7 +109,7 @@ def train(
         }
     )
     started = time.monotonic()
-    with progress() as bar:
+    with output.progress() as bar:
         task = bar.add_task("training", total=None, note="reading the histories")
 
         def show(at: Step) -> None:
@@ -118,7 +124,7 @@ def train(
                         settings,
                         from_topic,
                         processes=os.cpu_count() or 1,
-                        flags=flags_of(config, bootstrap_servers),
+                        flags=config_flags(config, bootstrap_servers),
                         progress=lambda done, total: bar.update(task, completed=done, total=total, note="replaying"),
                     )
                 group.wait()
@@ -127,13 +133,16 @@ def train(
                 )
             trained = (train_from_log if from_log else train_from_store)(settings, wanted, show, group)
     if group.rank > 0:
-        # The first of the processes saves, and tells.
+        # The first process saves the version and prints it.
         return
     manifest = save_version(settings, trained)
-    if as_json:
-        print_json(manifest.model_dump(mode="json"))
-        return
-    place = settings.scorer.models_dir / manifest.name / manifest.version
-    out.print(f"{place} trained in {time.monotonic() - started:.0f} s", highlight=False)
+    path = settings.scorer.models_dir / manifest.name / manifest.version
+    # The name of a metric of a single head has a slash in it.
     rows = [(name, f"{value:.4f}") for name, value in manifest.metrics.items() if "/" not in name]
-    out.print(table("Held-out requests, all later than training", ("measure", "value>"), rows))
+    output.show(
+        text=lambda: [
+            f"{path} trained in {time.monotonic() - started:.0f} s",
+            Table("Held-out requests, all later than training", ("measure", "value>"), rows),
+        ],
+        document=lambda: manifest.model_dump(mode="json"),
+    )

@@ -28,6 +28,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from lifeline.core.errors import ActionableError
 from lifeline.core.metadata import OWNER, PARTITIONS
 from lifeline.core.partitioner import partition_of
 from lifeline.core.security import IN_THE_CLEAR, CallSecurity
@@ -77,7 +78,7 @@ Reply = TypeVar("Reply")
 _UserReply = TypeVar("_UserReply", sequence_pb2.GetSequenceResponse, score_pb2.ScoreResponse)
 
 
-class LifelineError(Exception):
+class LifelineError(ActionableError):
     """A call that did not succeed.
 
     `code` is the gRPC status, `reason` the node's own word for why (a `store.status.Reason`; empty when the

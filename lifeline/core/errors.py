@@ -1,7 +1,22 @@
-"""What the composition root raises. Each message ends in what to do, or in what the node said last."""
+"""The base of all errors that an operator can act on, and the errors of nodes and commands."""
 
 
-class NodeError(Exception):
+class ActionableError(Exception):
+    """A failure that an operator can act on: the message says what is wrong, where, and what to do.
+
+    The command line prints the message, without a traceback, and exits with 1.
+    """
+
+
+class ConfigError(ActionableError):
+    """The configuration is invalid; `problems` has a sentence for each fault. The command line exits with 2."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class NodeError(ActionableError):
     """A node could not start, or ended when it should not have."""
 
 

@@ -1,7 +1,9 @@
 """Errors of Kafka and of the stream. Each message ends in what to do."""
 
+from lifeline.core.errors import ActionableError
 
-class StreamError(Exception):
+
+class StreamError(ActionableError):
     """Base of all errors about the cluster, its topics and their records."""
 
 

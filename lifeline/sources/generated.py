@@ -1,8 +1,8 @@
-"""A generated history, for machines that have no real one: deterministic, and with a real one's habits.
+"""A generated history, for machines without the real one: deterministic, and similar to a real one.
 
-Items have Zipf popularity inside clusters that their embeddings show; a user has a few favourite clusters
-and acts in visits, a visit keeping to one cluster; some of what was shown is acted on and some is not; some
-events arrive late, some twice; one user's history is longer than the store's cap.
+Items belong to clusters, with similar embeddings and Zipf popularity inside a cluster. A user has a few favourite
+clusters and acts in visits, each within one cluster. Users act on some of the items that they are shown. Some events
+arrive late, some twice. One user's history is longer than the store's cap.
 """
 
 from typing import NamedTuple
@@ -19,13 +19,13 @@ USERS = 2_000
 ITEMS = 12_000
 CLUSTERS = 64
 LONGEST = 20_000
-"""Explicit actions of the user who has the most."""
+"""Explicit actions of the user with the most."""
 EXPLICIT = 160_000
 IMPRESSIONS = 40_000
 ACTIONS_PER_VISIT = 8
 FAVOURITES = 3
 END_MS = 1_751_328_000_000
-"""2025-07-01T00:00:00Z; nothing in the generated history is later."""
+"""2025-07-01T00:00:00Z, the end of the generated history."""
 SPAN_MS = 540 * 86_400_000
 HOUR_MS = 3_600_000
 
@@ -46,24 +46,24 @@ class Generated(NamedTuple):
 
 
 class _Items(NamedTuple):
-    """The items, those of a cluster side by side."""
+    """The items, ordered by cluster."""
 
     ids: NDArray[np.uint64]
     cluster: Ints
     popularity: NDArray[np.float64]
-    """Summed up over the items before and with each."""
+    """Cumulative, up to and with each item."""
 
     def draw(self, rng: np.random.Generator, cluster: Ints) -> Ints:
-        """Return an item (its place) of each of the clusters, by popularity."""
+        """Draw an item of each of the clusters by popularity; return the items' indexes."""
         first = np.searchsorted(self.cluster, cluster)
         last = np.searchsorted(self.cluster, cluster, side="right") - 1
         before = np.where(first > 0, self.popularity[first - 1], 0.0)
-        mark = before + rng.random(len(cluster)) * (self.popularity[last] - before)
-        return np.clip(np.searchsorted(self.popularity, mark, side="right"), first, last)
+        sample = before + rng.random(len(cluster)) * (self.popularity[last] - before)
+        return np.clip(np.searchsorted(self.popularity, sample, side="right"), first, last)
 
 
 def generate(seed: int = SEED) -> Generated:
-    """Return the history that `seed` gives, 202,000 actions or so."""
+    """Return the history of a seed, about 202,000 actions."""
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary()
     items = _make_items(rng)
@@ -76,34 +76,34 @@ def generate(seed: int = SEED) -> Generated:
     lengths[0] = LONGEST
     user = np.repeat(np.arange(USERS), lengths)
 
-    # A visit starts with a user's first action, and then at about every eighth.
+    # A visit starts at a user's first action, and then at about every eighth.
     starts = rng.random(len(user)) < 1 / ACTIONS_PER_VISIT
     starts |= np.diff(user, prepend=-1) > 0
     visit = np.cumsum(starts) - 1
-    opening = np.flatnonzero(starts)
-    visit_user = user[opening]
-    liked = rng.random(len(opening)) < 0.85
+    first_action = np.flatnonzero(starts)
+    visit_user = user[first_action]
+    in_favourite = rng.random(len(first_action)) < 0.85
     visit_cluster = np.where(
-        liked,
-        favourites[visit_user, rng.integers(0, FAVOURITES, len(opening))],
-        rng.integers(0, CLUSTERS, len(opening)),
+        in_favourite,
+        favourites[visit_user, rng.integers(0, FAVOURITES, len(first_action))],
+        rng.integers(0, CLUSTERS, len(first_action)),
     )
-    visit_start = END_MS - SPAN_MS + (rng.random(len(opening)) * (SPAN_MS - 24 * HOUR_MS)).astype(np.int64)
+    visit_start = END_MS - SPAN_MS + (rng.random(len(first_action)) * (SPAN_MS - 24 * HOUR_MS)).astype(np.int64)
     pause = np.cumsum(rng.exponential(25_000, len(user)).astype(np.int64) + 1)
-    timestamp_ms = visit_start[visit] + pause - pause[opening][visit]
+    timestamp_ms = visit_start[visit] + pause - pause[first_action][visit]
     cluster = visit_cluster[visit]
     is_favourite = (favourites[user] == cluster[:, None]).any(axis=1)
     action_type = _pick_types(rng, vocabulary, is_favourite)
-    place = items.draw(rng, cluster)
-    surface = rng.integers(0, len(vocabulary.surfaces) + 1, len(opening))[visit]
+    item = items.draw(rng, cluster)
+    surface = rng.integers(0, len(vocabulary.surfaces) + 1, len(first_action))[visit]
 
-    # Shown in some visit: for half of them an item that was acted on a moment later, else any other.
+    # Half of the impressions show an item that the user acts on a moment later, the others any item.
     shown = rng.integers(0, len(user), IMPRESSIONS)
-    elsewhere = items.draw(rng, rng.integers(0, CLUSTERS, IMPRESSIONS))
+    other_item = items.draw(rng, rng.integers(0, CLUSTERS, IMPRESSIONS))
     acted_on = rng.random(IMPRESSIONS) < 0.5
     impression = vocabulary.action_types["impression"].id
     user = np.concatenate([user, user[shown]])
-    place = np.concatenate([place, np.where(acted_on, place[shown], elsewhere)])
+    item = np.concatenate([item, np.where(acted_on, item[shown], other_item)])
     timestamp_ms = np.concatenate([timestamp_ms, timestamp_ms[shown] - rng.integers(500, 9_000, IMPRESSIONS)])
     action_type = np.concatenate([action_type, np.full(IMPRESSIONS, impression)])
     surface = np.concatenate([surface, surface[shown]])
@@ -112,7 +112,7 @@ def generate(seed: int = SEED) -> Generated:
     return Generated(
         user_id=[f"user{number:04d}" for number in user[order].tolist()],
         timestamp_ms=timestamp_ms[order],
-        item_id=items.ids[place[order]],
+        item_id=items.ids[item[order]],
         action_type=action_type[order].astype(np.uint8),
         surface=surface[order].astype(np.uint8),
         embedded_item_id=embedded,
@@ -139,7 +139,7 @@ def _make_embeddings(rng: np.random.Generator, items: _Items) -> tuple[NDArray[n
 
 
 def _pick_types(rng: np.random.Generator, vocabulary: Vocabulary, is_favourite: NDArray[np.bool_]) -> Ints:
-    """Return an explicit action type for each action: what a user likes is kept, what not is hidden."""
+    """Draw an explicit action type for each action: users save what they like, and hide other items."""
     types = np.array([vocabulary.action_types[name].id for name in ("repin", "click", "closeup", "hide")])
     liked = rng.choice(types, len(is_favourite), p=[0.35, 0.35, 0.27, 0.03])
     other = rng.choice(types, len(is_favourite), p=[0.08, 0.32, 0.35, 0.25])
@@ -147,10 +147,10 @@ def _pick_types(rng: np.random.Generator, vocabulary: Vocabulary, is_favourite: 
 
 
 def _arrivals(rng: np.random.Generator, timestamp_ms: Ints) -> Ints:
-    """Return rows in order of arrival: one in ten up to days late, one in a hundred a second time."""
+    """Return rows in order of arrival: 10 % arrive up to days late, 1 % arrive twice."""
     rows = len(timestamp_ms)
     late = rng.random(rows) < 0.1
     arrival = timestamp_ms + rng.exponential(np.where(late, 8 * HOUR_MS, 300)).astype(np.int64)
-    again = np.flatnonzero(rng.random(rows) < 0.01)
-    arrival = np.concatenate([arrival, arrival[again] + rng.exponential(2_000, len(again)).astype(np.int64)])
-    return np.concatenate([np.arange(rows), again])[np.argsort(arrival, kind="stable")]
+    repeated = np.flatnonzero(rng.random(rows) < 0.01)
+    arrival = np.concatenate([arrival, arrival[repeated] + rng.exponential(2_000, len(repeated)).astype(np.int64)])
+    return np.concatenate([np.arange(rows), repeated])[np.argsort(arrival, kind="stable")]

@@ -1,7 +1,7 @@
-"""The history of a git repository as actions: who touched which file, when.
+"""The history of a git repository as actions: who changed which file, and when.
 
 A user is an author (a hash of the e-mail address), an item is a file (a hash of its path), the surface is the
-top directory (hashed to one of 16), and the time is the author's clock. Actions come in the order of the
+top directory (hashed to one of 16), and the timestamp is the author's clock. Actions come in the order of the
 commits, so some of them are late, as in any real stream.
 """
 
@@ -30,7 +30,7 @@ FILES_VOCABULARY = Vocabulary(
 FILES_VOCABULARY_FILE = Path(__file__).with_name("git-vocabulary.toml")
 """The same vocabulary as a configuration file."""
 
-# T is a file that became a link, or the reverse.
+# T: a file became a link, or a link a file.
 _NAMES = {b"A": "add", b"M": "modify", b"T": "modify", b"D": "delete"}
 _COMMIT = b"\x01"
 
@@ -38,8 +38,8 @@ _COMMIT = b"\x01"
 def git_source(repository: Path, vocabulary: Vocabulary) -> Source:
     """Return the actions of `repository`'s current branch, merges left out, oldest first.
 
-    `vocabulary` must have the names of FILES_VOCABULARY; its ids are used. Raises SourceError when it has
-    not, and when git, or the repository, is not there.
+    `vocabulary` must have the names of FILES_VOCABULARY; its ids are used. Raises SourceError when a name is
+    missing, and when there is no git or no such repository.
     """
     missing = [name for name in FILES_VOCABULARY.action_types if name not in vocabulary.action_types]
     missing += [name for name in FILES_VOCABULARY.surfaces if name not in vocabulary.surfaces]
@@ -63,7 +63,7 @@ def item_of(path: bytes) -> int:
 
 
 def surface_of(path: bytes) -> str:
-    """Return the surface's name of a path; files at the top share one."""
+    """Return the name of a path's surface; files in the top directory share one."""
     directory, slash, _ = path.partition(b"/")
     top = directory if slash else b""
     return f"dir{blake2b(top, digest_size=1).digest()[0] % SURFACES:02d}"
@@ -78,7 +78,7 @@ def _read(repository: Path, vocabulary: Vocabulary) -> Iterator[Action]:
     for token in tokens:
         if token.startswith(_COMMIT):
             user_id = known_user(token.removeprefix(_COMMIT))
-            # A broken commit has no author time, or an absurd one: the beginning of time is as good as any.
+            # A broken commit has no author time, or an absurd one: use the epoch.
             seconds = next(tokens, b"")
             timestamp_ms = int(seconds) * 1000 if seconds.isdigit() and len(seconds) < 13 else 1
         elif status := token.strip():
@@ -94,7 +94,7 @@ def _read(repository: Path, vocabulary: Vocabulary) -> Iterator[Action]:
 
 
 def _tokens(repository: Path) -> Iterator[bytes]:
-    """Yield what git log prints between NULs, as it prints it."""
+    """Yield the NUL-separated tokens of git log while it prints them."""
     command = _command(
         repository,
         *(
@@ -109,22 +109,22 @@ def _tokens(repository: Path) -> Iterator[bytes]:
         *("-z", f"--format={_COMMIT.decode()}%aE%x00%at"),
     )
     with (
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process,  # noqa: S603 - no shell
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,  # noqa: S603 - no shell
     ):
-        printed = cast("IO[bytes]", process.stdout)
+        output = cast("IO[bytes]", process.stdout)
         try:
             rest = b""
-            while block := printed.read(1 << 16):
-                *whole, rest = (rest + block).split(b"\0")
-                yield from whole
+            while block := output.read(1 << 16):
+                *tokens, rest = (rest + block).split(b"\0")
+                yield from tokens
         except GeneratorExit:
-            # The reader has seen enough; git would else wait for a reader of its pipe.
+            # The caller stopped early; git would block on its full pipe.
             process.kill()
             raise
         if process.wait():
-            said.seek(0)
-            raise _failed(repository, said.read())
+            errors.seek(0)
+            raise _failed(repository, errors.read())
 
 
 def _git(repository: Path, *arguments: str) -> None:
@@ -140,6 +140,6 @@ def _command(repository: Path, *arguments: str) -> list[str]:
     return ["git", "--no-pager", "-C", str(repository), *arguments]
 
 
-def _failed(repository: Path, said: bytes) -> SourceError:
-    reason = said.decode(errors="replace").strip() or "it has no commit yet"
+def _failed(repository: Path, stderr: bytes) -> SourceError:
+    reason = stderr.decode(errors="replace").strip() or "it has no commit yet"
     return SourceError(f"git cannot read the history of {repository} ({reason}): name a clone with commits")

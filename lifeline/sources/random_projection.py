@@ -1,8 +1,8 @@
-"""Embeddings for a history that has none: items that are touched together come to lie together.
+"""Embeddings for a history that has none: items with actions at the same time get similar embeddings.
 
-Each occasion (what one user did at one time) is a random direction, drawn from a hash of it, and an item is the
-sum of its occasions: a random projection of the matrix of items and occasions. It knows nothing but company, and
-takes one pass; a trained embedding is better.
+Each occasion (the actions of a user at one timestamp) has a random direction, computed from a hash of it. An item is
+the sum of the directions of its occasions: a random projection of the matrix of items and occasions. It takes one
+pass and knows co-occurrence only; a trained embedding is better.
 """
 
 from hashlib import blake2b

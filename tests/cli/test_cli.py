@@ -1,14 +1,17 @@
 """The command line: help, usage errors, exit codes, JSON."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from lifeline import __version__
 from lifeline.cli import app, main
+from lifeline.cli.commands import COMMANDS
 
-PAIRS = (
+SUBCOMMANDS = (
     ("topics", "create"),
     ("config", "show"),
     ("snapshot", "create"),
@@ -17,20 +20,9 @@ PAIRS = (
     ("dlq", "list"),
     ("dlq", "show"),
     ("dlq", "retry"),
-)
-COMMANDS = (
-    "node",
-    "produce",
-    "get",
-    "score",
-    "erase",
-    "verify",
-    "replay",
-    "train",
-    "demo",
-    "broker",
-    "bench",
-    "health",
+    ("model", "show"),
+    ("model", "use"),
+    ("experiment", "report"),
 )
 
 
@@ -38,7 +30,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
-@pytest.mark.parametrize("arguments", [*((command,) for command in COMMANDS), *PAIRS])
+@pytest.mark.parametrize("arguments", [*((entry.name,) for entry in COMMANDS), *SUBCOMMANDS])
 def test_every_command_explains_itself(arguments: tuple[str, ...]) -> None:
     result = run(*arguments, "--help")
     assert result.exit_code == 0
@@ -106,3 +98,18 @@ def test_a_source_that_is_not_there_exits_with_1(
 ) -> None:
     assert main_with(monkeypatch, "produce", "nothing.csv") == 1
     assert "nothing.csv" in capfd.readouterr().err
+
+
+def test_a_missing_package_exits_with_1_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "secrets", None)
+    assert main_with(monkeypatch, "token") == 1
+    error = capfd.readouterr().err
+    assert "needs secrets, which is not installed: run `pip install 'lifeline-store[all]'`" in error
+
+
+def test_the_version_is_printed() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.output == f"lifeline {__version__}\n"

@@ -39,9 +39,9 @@ def test_each_partition_is_a_row(tmp_path: Path) -> None:
     result = run(tmp_path)
     assert result.exit_code == 0, result.output
     assert as_text(model.fingerprint) in result.stdout
-    found = json.loads(run(tmp_path, "--json").stdout)["partitions"]
-    assert [each["partition"] for each in found] == [0, 3]
-    assert found[0] == {
+    partitions = json.loads(run(tmp_path, "--json").stdout)["partitions"]
+    assert [each["partition"] for each in partitions] == [0, 3]
+    assert partitions[0] == {
         "partition": 0,
         "applied_offset": 40,
         "events": model.events,
@@ -114,7 +114,7 @@ def test_other_offsets_and_lone_partitions_are_said_and_no_difference(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--partition", "7"), "has no partition 7: name one of 0"),
         (("--with", "nothing"), "nothing holds no partition"),
@@ -126,15 +126,15 @@ def test_what_is_not_there_exits_with_1(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
-    told: str,
+    message: str,
 ) -> None:
     build(tmp_path, EVENTS)
-    given = [str(tmp_path) if each == "DATA" else each for each in arguments]
-    monkeypatch.setattr("sys.argv", ["lifeline", "fingerprint", "--data-dir", str(tmp_path), *given])
+    rest = [str(tmp_path) if each == "DATA" else each for each in arguments]
+    monkeypatch.setattr("sys.argv", ["lifeline", "fingerprint", "--data-dir", str(tmp_path), *rest])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert told in capfd.readouterr().err
+    assert message in capfd.readouterr().err
 
 
 def test_it_explains_itself() -> None:

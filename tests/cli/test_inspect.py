@@ -47,9 +47,9 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    told = capfd.readouterr().err
-    assert "Traceback" not in told
-    return told
+    stderr = capfd.readouterr().err
+    assert "Traceback" not in stderr
+    return stderr
 
 
 def test_one_partition_is_shown_in_all_its_parts(data: Path) -> None:
@@ -71,13 +71,18 @@ def test_one_partition_is_shown_in_all_its_parts(data: Path) -> None:
     ):
         assert part in result.stdout
     assert "BROKEN" not in result.stdout
-    (one,) = shown(data)["partitions"]
-    assert (one["partition"], one["users"], one["items"], one["state"]["events"]) == (0, 3, 4, 53)
-    assert one["kinds"]["explicit"]["events"] == 47
-    assert one["contract"]["max_explicit"] == SHAPE.max_explicit
-    assert [each["user"] for each in one["largest"]] == ["ann", "bob", "cy"]
-    assert len(one["state"]["fingerprint"]) == 32
-    assert sum(each["values"] for each in one["kinds"]["explicit"]["events_per_sequence"]) == 3
+    (inspection,) = shown(data)["partitions"]
+    assert (inspection["partition"], inspection["users"], inspection["items"], inspection["state"]["events"]) == (
+        0,
+        3,
+        4,
+        53,
+    )
+    assert inspection["kinds"]["explicit"]["events"] == 47
+    assert inspection["contract"]["max_explicit"] == SHAPE.max_explicit
+    assert [each["user"] for each in inspection["largest"]] == ["ann", "bob", "cy"]
+    assert len(inspection["state"]["fingerprint"]) == 32
+    assert sum(each["values"] for each in inspection["kinds"]["explicit"]["events_per_sequence"]) == 3
     assert [each["user"] for each in shown(data, "--top", "1")["partitions"][0]["largest"]] == ["ann"]
 
 
@@ -98,9 +103,9 @@ def test_a_user_is_found_in_the_partition_that_has_it(two: Path) -> None:
     assert "head: sealed" in result.stdout
     assert "Segments" in result.stdout
     assert "Chunks" in result.stdout
-    found = shown(two, "--user", "bob")
-    assert found["as_of"]["partition"] == 0
-    assert [(each["kind"], each["events"]) for each in found["sequences"]] == [("explicit", 6), ("impression", 6)]
+    inspection = shown(two, "--user", "bob")
+    assert inspection["as_of"]["partition"] == 0
+    assert [(each["kind"], each["events"]) for each in inspection["sequences"]] == [("explicit", 6), ("impression", 6)]
     assert [each["kind"] for each in shown(two, "--user", "bob", "--kind", "impression")["sequences"]] == ["impression"]
 
 
@@ -154,10 +159,10 @@ def test_a_broken_chunk_is_named_and_the_rest_is_shown(data: Path) -> None:
     assert "BROKEN" in result.stdout
     assert "checksum" in result.stdout
     assert "Largest users" in result.stdout
-    (one,) = shown(data, code=1)["partitions"]
-    assert one["users"] == 3
-    assert one["damaged"] >= 1
-    assert one["damages"][0]["user"] == "ann"
+    (inspection,) = shown(data, code=1)["partitions"]
+    assert inspection["users"] == 3
+    assert inspection["damaged"] >= 1
+    assert inspection["damages"][0]["user"] == "ann"
     user = run(data, "--user", "ann")
     assert user.exit_code == 1
     assert "broken" in user.stdout
@@ -170,9 +175,9 @@ def test_a_broken_chunk_is_named_and_the_rest_is_shown(data: Path) -> None:
 
 def test_a_partition_that_does_not_open_does_not_hide_the_others(two: Path) -> None:
     damage(partition_dir(two, 3), "meta", b"S", 0, 9)
-    found = shown(two, code=1)
-    assert [each["partition"] for each in found["partitions"]] == [0]
-    assert "has format 9" in found["unreadable"]["3"]
+    inspection = shown(two, code=1)
+    assert [each["partition"] for each in inspection["partitions"]] == [0]
+    assert "has format 9" in inspection["unreadable"]["3"]
     result = run(two)
     assert result.exit_code == 1
     assert "has format 9" in result.stderr
@@ -191,8 +196,8 @@ def test_what_is_not_there_is_said_in_a_sentence(
     assert "holds no partition" in complaint(monkeypatch, capfd, "--data-dir", two / "nothing")
     key, _ = record(partition_dir(two, 3), "meta", b"S")
     damage(partition_dir(two, 3), "meta", key, 0, 9)
-    told = complaint(monkeypatch, capfd, *where, "--user", "zoe")
-    assert "partition 3 cannot be read" in told
+    stderr = complaint(monkeypatch, capfd, *where, "--user", "zoe")
+    assert "partition 3 cannot be read" in stderr
 
 
 @pytest.mark.parametrize(

@@ -53,14 +53,14 @@ def node() -> Iterator[str]:
 @pytest.fixture
 def states(tmp_path: Path) -> dict[int, State]:
     """Partitions 0 and 2 in `tmp_path`/data, and their states."""
-    found = {}
+    states = {}
     (tmp_path / "data").mkdir(0o700)
     for number in (0, 2):
         store = open_store(partition_dir(tmp_path / "data", number), SETTINGS, partition=number)
         fill(store, range(10 + number))
-        found[number] = store.state
+        states[number] = store.state
         store.close()
-    return found
+    return states
 
 
 @pytest.fixture
@@ -83,19 +83,19 @@ def answer(*arguments: object) -> Any:
 
 
 def test_a_directory_goes_and_comes_back(tmp_path: Path, states: dict[int, State], url: str) -> None:
-    made = answer("create", "--offline")
-    assert [(one["partition"], one["applied_offset"], one["fingerprint"]) for one in made] == [
+    created = answer("create", "--offline")
+    assert [(copy["partition"], copy["applied_offset"], copy["fingerprint"]) for copy in created] == [
         (number, state.applied_offset, as_text(state.fingerprint)) for number, state in states.items()
     ]
     listed = answer("list", "--url", url)
-    assert [(one["partition"], one["id"], one["refused"]) for one in listed] == [
-        (one["partition"], one["id"], None) for one in made
+    assert [(copy["partition"], copy["id"], copy["refused"]) for copy in listed] == [
+        (copy["partition"], copy["id"], None) for copy in created
     ]
     assert listed[0]["manifest"]["topic"] == "actions"
     assert "files" not in listed[0]["manifest"]
     restored = answer("restore", "--data-dir", tmp_path / "back")
-    assert [(one["partition"], one["id"], one["verified"]) for one in restored] == [
-        (one["partition"], one["id"], True) for one in made
+    assert [(copy["partition"], copy["id"], copy["verified"]) for copy in restored] == [
+        (copy["partition"], copy["id"], True) for copy in created
     ]
     for number, state in states.items():
         back = open_follower(partition_dir(tmp_path / "back", number), partition=number)
@@ -108,7 +108,7 @@ def test_people_get_tables(tmp_path: Path, states: dict[int, State], url: str) -
     created = run("create", "--offline", "--partition", "2")
     assert created.exit_code == 0
     assert f"{states[2].events:,}" in created.stdout
-    assert "whole" in run("list").stdout
+    assert "intact" in run("list").stdout
     restored = run("restore", "--data-dir", tmp_path / "back", "--no-verify")
     assert as_text(states[2].fingerprint)[:16] in restored.stdout
     for file in (tmp_path / "snapshots" / "partition-00002" / "files").iterdir():
@@ -120,19 +120,19 @@ def test_people_get_tables(tmp_path: Path, states: dict[int, State], url: str) -
 def test_one_partition_and_one_snapshot_can_be_named(tmp_path: Path, states: dict[int, State], url: str) -> None:
     del states, url
     first = answer("create", "--offline", "--partition", "2", "--partition", "2")
-    assert [one["partition"] for one in first] == [2]
+    assert [copy["partition"] for copy in first] == [2]
     answer("create", "--offline")
     restored = answer(
         "restore", "--partition", "2", "--snapshot", first[0]["id"], "--data-dir", tmp_path / "back", "--no-verify"
     )
-    assert [(one["partition"], one["id"], one["verified"]) for one in restored] == [(2, first[0]["id"], False)]
+    assert [(copy["partition"], copy["id"], copy["verified"]) for copy in restored] == [(2, first[0]["id"], False)]
     assert not partition_dir(tmp_path / "back", 0).exists()
 
 
 def test_a_running_node_is_asked(node: str, url: str) -> None:
     del url
-    made = answer("create", "--address", node, "--partition", "3", "--partition", "1")
-    assert [one["partition"] for one in made] == [3, 1]
+    created = answer("create", "--address", node, "--partition", "3", "--partition", "1")
+    assert [copy["partition"] for copy in created] == [3, 1]
     assert "3.0 MiB" in run("create", "--address", node).stdout
 
 
@@ -164,7 +164,7 @@ def test_a_directory_that_a_node_holds_is_let_be(tmp_path: Path, states: dict[in
         assert "belongs to a node that runs" in refused("create", "--offline")
         assert "belongs to a node that runs" in refused("restore")
     assert "is not empty, and a restore overwrites nothing" in refused("restore")
-    assert sorted(states) == [one["partition"] for one in answer("list")]
+    assert sorted(states) == [copy["partition"] for copy in answer("list")]
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +186,8 @@ def test_a_partition_that_is_not_there_is_said(states: dict[int, State], url: st
 
 def test_a_tampered_snapshot_is_refused_and_leaves_nothing(tmp_path: Path, states: dict[int, State], url: str) -> None:
     del states, url
-    (made,) = answer("create", "--offline", "--partition", "2")
-    manifest = tmp_path / "snapshots" / "partition-00002" / "manifests" / f"{made['id']}.json"
+    (created,) = answer("create", "--offline", "--partition", "2")
+    manifest = tmp_path / "snapshots" / "partition-00002" / "manifests" / f"{created['id']}.json"
     manifest.write_text(manifest.read_text().replace('"applied_offset": 11', '"applied_offset": 12'))
     result = run("restore", "--data-dir", tmp_path / "back")
     assert isinstance(result.exception, SnapshotRefusedError)

@@ -60,7 +60,7 @@ def _check_command(arguments: list[str]) -> None:
     while hasattr(command, "commands"):
         assert rest, f"{arguments} stops at a group of commands"
         assert rest[0] in command.commands, f"there is no command {rest[0]!r} in {arguments}"
-        command = command.commands[rest.pop(0)]
+        _, command, rest = command.resolve_command(context, rest)
         context = command.context_class(command, info_name=command.name, parent=context)
     # Raises a usage error on an unknown flag, and on one without its value.
     _, left, _ = command.make_parser(context).parse_args(args=rest)

@@ -51,7 +51,7 @@ def test_a_broker_keeps_its_data_through_a_stop_and_a_kill(tmp_path: Path) -> No
         admin.create_topics({"kept": {"num_partitions": 2, "replication_factor": 1}})
         admin.close()
         pid = broker.pid
-    assert not broker.running
+    assert not broker.is_running
     assert gone(pid)
     with Broker.start(tmp_path, port=broker.port) as broker:
         assert topics(broker.bootstrap_servers) == ["kept"]

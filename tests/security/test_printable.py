@@ -23,6 +23,8 @@ from typer.testing import CliRunner
 import lifeline.stream.dead_letter_reader as reader
 from lifeline.cli import app, console
 from lifeline.cli.logs import configure_logs
+from lifeline.cli.output import Output
+from lifeline.cli.output import Table as OutputTable
 from lifeline.core.paths import partition_dir
 from lifeline.core.printable import printable
 from lifeline.rpc.settings import NodeSettings
@@ -79,9 +81,10 @@ def test_what_is_printed_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixt
     grid = Table(whole)
     grid.add_row(whole)
     console.out.print(grid)
-    console.out.print(console.table(text, [text], [[text]]))
-    console.complain(text)
-    with console.progress() as bar:
+    output = Output()
+    output.print(OutputTable(text, [text], [[text]]))
+    output.error(text)
+    with output.progress() as bar:
         bar.add_task(text, note=text)
     told = capsys.readouterr()
     assert_tame(told.out + told.err)
@@ -92,7 +95,7 @@ def test_what_is_printed_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixt
 
 def test_json_stays_json_and_carries_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
     value = {EVIL: [EVIL, "\x7f\x9b\U000e0001\ud800 é 漢"]}
-    console.print_json(value)
+    Output(as_json=True).show(text=list, document=lambda: value)
     told = capsys.readouterr().out
     assert json.loads(told) == value
     assert "é 漢" in told

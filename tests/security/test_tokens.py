@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from lifeline.cli import app
 from lifeline.client import LifelineClient, LifelineError
-from lifeline.config import ConfigError, Loaded, Settings, load_settings
-from lifeline.core.errors import SecurityError
+from lifeline.config import Loaded, Settings, load_settings
+from lifeline.core.errors import ConfigError, SecurityError
 from lifeline.core.security import CallSecurity, SecuritySettings, hash_of
 from lifeline.node import security_watch
 from lifeline.node.peer import ask_owner

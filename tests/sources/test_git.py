@@ -55,8 +55,8 @@ def test_every_touch_of_a_file_is_an_action_in_the_order_of_the_commits(reposito
     source = git_source(repository.path, FILES_VOCABULARY)
     assert (source.name, source.total) == ("git repository", None)
     ann, bob = user_of(b"ann@example.org"), user_of(b"bob@example.org")
-    told = [(a.user_id, a.item_id, a.timestamp_ms, a.action_type) for a in source]
-    assert told == [
+    rows = [(a.user_id, a.item_id, a.timestamp_ms, a.action_type) for a in source]
+    assert rows == [
         (ann, item_of(b"lib/a"), 2_000_000, 1),
         (ann, item_of(b"top"), 2_000_000, 1),
         (bob, item_of(b"lib/a"), 1_000_000, 2),

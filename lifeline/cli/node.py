@@ -1,0 +1,118 @@
+"""`lifeline node`, which runs a node, and the commands that ask one about itself."""
+
+from typing import Annotated
+
+import typer
+
+from lifeline.cli.options import AddressOption, BootstrapOption, ConfigOption, DataDirOption, JsonOption, load_config
+from lifeline.cli.output import Output, Table
+
+
+def node(
+    config: ConfigOption = None,
+    bootstrap_servers: BootstrapOption = None,
+    data_dir: DataDirOption = None,
+    grpc_address: Annotated[str | None, typer.Option(help="host:port where gRPC listens", show_default=False)] = None,
+    http_address: Annotated[
+        str | None, typer.Option(help="host:port of /metrics, /livez and /readyz", show_default=False)
+    ] = None,
+) -> None:
+    """Run a node: apply the log, keep the state on disk, serve it.
+
+    It consumes the actions topic and answers GetSequence and Score. SIGTERM stops it gracefully.
+    """
+    import asyncio
+
+    from lifeline.cli.logs import configure_logs
+    from lifeline.node.node import run_node
+
+    loaded = load_config(
+        config,
+        kafka__bootstrap_servers=bootstrap_servers,
+        node__data_dir=data_dir,
+        node__grpc_address=grpc_address,
+        node__http_address=http_address,
+    )
+    configure_logs(loaded.settings.node)
+    asyncio.run(run_node(loaded))
+
+
+def health(
+    config: ConfigOption = None,
+    address: AddressOption = None,
+    service: Annotated[
+        str, typer.Option(help="a gRPC service, 'readiness' or 'liveness'", show_default="the node")
+    ] = "",
+    timeout: Annotated[float, typer.Option(help="seconds")] = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a node whether it serves: exit code 0 if so, else 1."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from lifeline.core.security import CallSecurity
+
+    settings = load_config(config, node__grpc_address=address).settings
+    target = settings.node.grpc_address
+    # Health answers every caller, so no token is sent.
+    with CallSecurity.of(settings.security).without_token().channel(target, ()) as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout
+            )
+        except grpc.RpcError as error:
+            call: grpc.Call = error  # type: ignore[assignment]
+            status, details = call.code().name, call.details() or ""
+            if call.code() is grpc.StatusCode.NOT_FOUND:
+                details = "there is no such service: name readiness, liveness, or a service of the protos"
+        else:
+            status, details = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status), ""
+    Output(as_json=as_json).show(
+        text=lambda: [f"{target}: {status}{f': {details}' if details else ''}"],
+        document=lambda: {"address": target, "service": service, "status": status, "details": details},
+    )
+    raise typer.Exit(0 if status == "SERVING" else 1)
+
+
+def partitions(
+    config: ConfigOption = None,
+    address: AddressOption = None,
+    timeout: Annotated[float, typer.Option(help="seconds")] = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which partitions a node holds, and who owns the rest."""
+    from lifeline.ops.node_client import node_client
+
+    settings = load_config(config, node__grpc_address=address).settings
+    with node_client(settings, timeout_s=timeout) as client:
+        reply = client.list_partitions()
+    held = [
+        (
+            partition.partition,
+            partition.role,
+            partition.state,
+            f"{partition.applied_offset:,}",
+            f"{partition.lag_records:,}",
+            f"{partition.events:,}",
+            partition.fingerprint,
+        )
+        for partition in reply.held
+    ]
+    columns = ("partition>", "role", "state", "applied offset>", "lag>", "events>", "fingerprint")
+    owners = [(partition.partition, partition.owner, ", ".join(partition.standbys)) for partition in reply.placed]
+    Output(as_json=as_json).show(
+        text=lambda: [
+            Table(f"Held by {reply.address}", columns, held),
+            *(
+                f"partition {partition.partition} is {partition.state}: {partition.reason}"
+                for partition in reply.held
+                if partition.reason
+            ),
+            Table("The group", ("partition>", "owner", "standbys"), owners),
+        ],
+        document=lambda: {
+            "address": reply.address,
+            "held": [partition._asdict() for partition in reply.held],
+            "placed": [partition._asdict() for partition in reply.placed],
+        },
+    )

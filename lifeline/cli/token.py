@@ -1,0 +1,23 @@
+"""`lifeline token`: bearer tokens of callers."""
+
+from lifeline.cli.options import JsonOption
+from lifeline.cli.output import Output
+
+
+def token(as_json: JsonOption = False) -> None:
+    """Create a bearer token for a caller, and its hash.
+
+    The caller keeps the token; the nodes' configuration has only the hash.
+    """
+    import secrets
+
+    from lifeline.core.security import hash_of
+
+    secret = secrets.token_urlsafe(32)
+    Output(as_json=as_json).show(
+        text=lambda: [
+            f"security.token of the caller:                {secret}",
+            f"security.callers.NAME.token_sha256 of nodes: {hash_of(secret)}",
+        ],
+        document=lambda: {"token": secret, "token_sha256": hash_of(secret)},
+    )
