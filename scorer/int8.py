@@ -128,7 +128,7 @@ def calibrate(model: TransAct, batches: Iterable[Inputs]) -> Calibration:
     )
 
 
-def quantised(model: TransAct, mix: Mix, calibration: Calibration) -> TransAct:
+def quantized(model: TransAct, mix: Mix, calibration: Calibration) -> TransAct:
     """Return a copy of the model with a mix of products in its encoder, for float32 arithmetic."""
     made = copy.deepcopy(model)
     encoder = _encoder(made)

@@ -4,7 +4,7 @@
 
 NN is the exact top K by cosine. Dot products of int8 vectors are below 2**24 and therefore exact in float32
 whatever the order of summation, so a cosine is one well-defined float32: dot * (1/||c||) * (1/||x||), rounded
-after each product, with inverse norms from `scorer.quantise.inverse_norm`. Equal cosines go to the newer
+after each product, with inverse norms from `lifeline.core.embedding_codec.inverse_norm`. Equal cosines go to the newer
 token. A zero vector, token or candidate, is never selected by similarity.
 
 Inside each block tokens stand oldest to newest. Valid tokens come first and padding stands on the right.

@@ -111,8 +111,8 @@ def main(file: Path) -> None:
             "faiss flat ms": lambda: _faiss(normalise(world.embedding), normalise(every)),
             "compiled fp32 ms": lambda: _compiled(sequence, given),
             "compiled bf16 ms": lambda: _compiled_bf16(sequence, given),
-            "onnxruntime fp32 ms": lambda: _onnx(sequence, given, quantised=False),
-            "onnxruntime int8 ms": lambda: _onnx(sequence, given, quantised=True),
+            "onnxruntime fp32 ms": lambda: _onnx(sequence, given, quantized=False),
+            "onnxruntime int8 ms": lambda: _onnx(sequence, given, quantized=True),
             "torchao int8 ms": lambda: _torchao(sequence, given),
         }
         for name, make in peers.items():
@@ -157,7 +157,7 @@ def _compiled_bf16(sequence: Sequence, given: tuple[Tensor, Tensor]) -> Callable
     return min((by_autocast, by_model), key=lambda work: median_ms(work, _REPEATS))
 
 
-def _onnx(sequence: Sequence, given: tuple[Tensor, Tensor], *, quantised: bool) -> Callable[[], object]:
+def _onnx(sequence: Sequence, given: tuple[Tensor, Tensor], *, quantized: bool) -> Callable[[], object]:
     import onnxruntime  # noqa: PLC0415
     from onnxruntime.quantization import quantize_dynamic  # noqa: PLC0415
 
@@ -166,7 +166,7 @@ def _onnx(sequence: Sequence, given: tuple[Tensor, Tensor], *, quantised: bool) 
         torch.onnx.export(
             SequenceWithHeads(sequence.model).eval(), given, str(path), dynamo=True, verbose=False, external_data=False
         )
-        if quantised:
+        if quantized:
             whole, path = path, Path(place) / "encoder-int8.onnx"
             quantize_dynamic(whole, path)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -178,6 +178,6 @@ def _onnx(sequence: Sequence, given: tuple[Tensor, Tensor], *, quantised: bool) 
 def _torchao(sequence: Sequence, given: tuple[Tensor, Tensor]) -> Callable[[], object]:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_  # noqa: PLC0415
 
-    quantised = copy.deepcopy(sequence)
-    quantize_(quantised, Int8DynamicActivationInt8WeightConfig())
-    return _compiled(quantised, given)
+    quantized = copy.deepcopy(sequence)
+    quantize_(quantized, Int8DynamicActivationInt8WeightConfig())
+    return _compiled(quantized, given)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lifeline.core.embedding_codec import quantise
+from lifeline.core.embedding_codec import quantize
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.core.vocabulary import ActionType, Role, Vocabulary
 from lifeline.sources.files import SourceError
@@ -75,4 +75,4 @@ def _embeddings(user: NDArray[np.int64], item: NDArray[np.uint64]) -> ItemEmbedd
     vector[:, : found.shape[1]] = found
     length = np.linalg.norm(vector, axis=1, keepdims=True)
     known = (counts >= _LEAST) & (length[:, 0] > 0)
-    return ItemEmbeddings(items[known], quantise(vector[known] / length[known]))
+    return ItemEmbeddings(items[known], quantize(vector[known] / length[known]))

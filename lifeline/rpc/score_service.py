@@ -292,7 +292,7 @@ def parse_candidates(request: score_pb2.ScoreRequest, most: int) -> tuple[NDArra
     if len(wrong):
         raise invalid(
             "embedding",
-            f"that of candidate {wrong[0]} has a byte of -128: quantise it as Item.embedding says, or leave it out",
+            f"that of candidate {wrong[0]} has a byte of -128: quantize it as Item.embedding says, or leave it out",
             Reason.CANDIDATES_INVALID,
         )
     return item_id, embedding

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lifeline.core.embedding_codec import quantise
+from lifeline.core.embedding_codec import quantize
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.core.vocabulary import Vocabulary
 
@@ -130,12 +130,12 @@ def _make_items(rng: np.random.Generator) -> _Items:
 
 
 def _make_embeddings(rng: np.random.Generator, items: _Items) -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
-    """Return unit vectors about the cluster's centre, quantised; one item in ten has none."""
+    """Return unit vectors about the cluster's centre, quantized; one item in ten has none."""
     centre = rng.standard_normal((CLUSTERS, EMBEDDING_DIM))
     rows = centre[items.cluster] + 0.7 * rng.standard_normal((len(items.ids), EMBEDDING_DIM))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     known = rng.random(len(items.ids)) < 0.9
-    return items.ids[known], quantise(rows[known])
+    return items.ids[known], quantize(rows[known])
 
 
 def _pick_types(rng: np.random.Generator, vocabulary: Vocabulary, is_favourite: NDArray[np.bool_]) -> Ints:

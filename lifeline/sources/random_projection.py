@@ -36,5 +36,5 @@ def project(source: Source) -> ItemEmbeddings:
         return ItemEmbeddings(np.empty(0, np.uint64), np.empty((0, EMBEDDING_DIM), np.int8))
     vectors = np.stack(sums)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    quantised = np.clip(np.rint(vectors * _SCALE), -127, 127).astype(np.int8)
-    return ItemEmbeddings(np.array(list(rows), np.uint64), quantised)
+    quantized = np.clip(np.rint(vectors * _SCALE), -127, 127).astype(np.int8)
+    return ItemEmbeddings(np.array(list(rows), np.uint64), quantized)

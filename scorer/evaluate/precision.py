@@ -14,7 +14,7 @@ from scipy import stats
 
 from lifeline.scorer.errors import PrecisionError
 from lifeline.scorer.evaluate.evaluation import TOP, Evaluation, measured, probabilities
-from lifeline.scorer.int8 import Calibration, Mix, Product, calibrate, operations, products, quantised
+from lifeline.scorer.int8 import Calibration, Mix, Product, calibrate, operations, products, quantized
 from lifeline.scorer.kernels.library import Level, best_level
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.native import NativeSequence, logits
@@ -151,7 +151,7 @@ class _Judge:
 
     def of(self, mix: Mix, calibration: Calibration) -> Agreement:
         """Return how a mix compares."""
-        return self.agreement(probabilities(quantised(self._model, mix, calibration), self._examples))
+        return self.agreement(probabilities(quantized(self._model, mix, calibration), self._examples))
 
     def by_kernels(self, native: NativeSequence | None) -> Agreement | None:
         """Return how kernels compare, request by request, as serving uses them; None without any for the model."""

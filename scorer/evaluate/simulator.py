@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from lifeline.core.embedding_codec import quantise
+from lifeline.core.embedding_codec import quantize
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.core.vocabulary import Vocabulary
 
@@ -108,7 +108,7 @@ class Items:
     vector: Floats
     """float64[m, 32], of length 1."""
     embedding: NDArray[np.int8]
-    """int8[m, 32]: the same, quantised."""
+    """int8[m, 32]: the same, quantized."""
     centre: Floats
     """float64[topics, 32], of length 1."""
     popularity: Floats
@@ -451,4 +451,4 @@ def _make_items(settings: SimulatorSettings) -> Items:
     weight = 1 / (np.arange(settings.items_per_topic) + _POPULARITY_OFFSET)
     # Distinct by construction, and without any order that a model could use.
     item_id = rng.permutation(count).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(settings.seed)
-    return Items(item_id, topic, vector, quantise(vector), centre, np.cumsum(weight / weight.sum()))
+    return Items(item_id, topic, vector, quantize(vector), centre, np.cumsum(weight / weight.sum()))

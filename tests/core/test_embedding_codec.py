@@ -3,33 +3,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifeline.core.embedding_codec import inverse_norm, normalise, quantise
+from lifeline.core.embedding_codec import inverse_norm, normalise, quantize
 
 
 def test_the_formula_clips_symmetrically_and_never_gives_minus_128() -> None:
     step = 0.65 / 127
     given_values = np.array([0.0, 0.65, -0.65, 9.0, -9.0, step, -2 * step])
-    assert quantise(given_values).tolist() == [0, 127, -127, 127, -127, 1, -2]
+    assert quantize(given_values).tolist() == [0, 127, -127, 127, -127, 1, -2]
 
 
 def test_halves_go_to_the_even_neighbour() -> None:
     # 0.325 is exactly 63.5 steps, and 0.65 * 0.5 steps are exact halves too.
-    assert quantise(np.array([0.325, -0.325])).tolist() == [64, -64]
+    assert quantize(np.array([0.325, -0.325])).tolist() == [64, -64]
     halves = np.array([0.5, 1.5, 2.5]) / 127 * 0.65
     scaled = halves / 0.65 * 127
-    assert quantise(halves).tolist() == np.rint(scaled).tolist()
+    assert quantize(halves).tolist() == np.rint(scaled).tolist()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="publish finite numbers"):
-        quantise(np.array([0.1, bad]))
+        quantize(np.array([0.1, bad]))
 
 
 @given(st.floats(-0.65, 0.65))
 def test_an_embedding_inside_the_range_moves_by_half_a_step_at_most(value: float) -> None:
     step = 0.65 / 127
-    assert abs(int(quantise(np.array([value]))[0]) * step - value) <= step / 2 + 1e-12
+    assert abs(int(quantize(np.array([value]))[0]) * step - value) <= step / 2 + 1e-12
 
 
 def test_normalised_rows_have_length_one_and_zero_stays_zero() -> None:

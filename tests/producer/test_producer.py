@@ -202,7 +202,7 @@ def test_what_a_node_would_dead_letter_is_refused(kafka_settings: KafkaSettings,
         producer.flush()
 
 
-def test_embeddings_are_quantised_as_the_wire_contract_says() -> None:
+def test_embeddings_are_quantized_as_the_wire_contract_says() -> None:
     floats = np.zeros(32, np.float32)
     floats[:5] = [0.65, -0.65, 9.0, 0.65 * 0.49 / 127, 0.65 * 1.51 / 127]
     assert np.frombuffer(make_item(1, floats).embedding, np.int8)[:5].tolist() == [127, -127, 127, 0, 2]

@@ -128,8 +128,8 @@ def population(seed: int, users: int = 12, visits: int = 30, until: int | None =
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(4, 32))
     table = np.repeat(centres, 20, axis=0) + 0.5 * rng.normal(size=(80, 32))
-    quantised = np.clip(np.rint(table * 30), -127, 127).astype(np.int8)
-    return [visits_history(rng, quantised, np.arange(20) + 20 * (user % 4), visits, until) for user in range(users)]
+    quantized = np.clip(np.rint(table * 30), -127, 127).astype(np.int8)
+    return [visits_history(rng, quantized, np.arange(20) + 20 * (user % 4), visits, until) for user in range(users)]
 
 
 def loaded(model: TransAct, vocabulary: Vocabulary = VOCABULARY) -> LoadedModel:

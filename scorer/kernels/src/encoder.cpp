@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "kernels.h"
-#include "quantised.h"
+#include "quantized.h"
 #include "threads.h"
 
 namespace {

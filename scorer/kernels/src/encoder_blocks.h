@@ -12,7 +12,7 @@
 #include <type_traits>
 
 #include "encoder.h"
-#include "quantised.h"
+#include "quantized.h"
 
 namespace {
 

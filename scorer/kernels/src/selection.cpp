@@ -15,7 +15,7 @@
 
 #include "kernels.h"
 #include "packed.h"
-#include "quantised.h"
+#include "quantized.h"
 #include "threads.h"
 
 namespace {

@@ -16,7 +16,7 @@ from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.errors import KernelsError
 from lifeline.scorer.feature_snapshot import FeatureSnapshot
 from lifeline.scorer.features import History, RequestContext
-from lifeline.scorer.int8 import calibrate, of_kernels, quantised
+from lifeline.scorer.int8 import calibrate, of_kernels, quantized
 from lifeline.scorer.kernels import library
 from lifeline.scorer.kernels.build import SOURCES, build
 from lifeline.scorer.kernels.library import Level, best_level, chosen_level
@@ -256,7 +256,7 @@ def test_a_sharp_attention_neither_overflows_nor_loses_its_place(implementation:
 def test_int8_is_as_far_off_as_its_rounding_makes_it(name: str, explicit: int, impressions: int) -> None:
     made = encoding(SMALL if name == "small" else variant(name, HEADS), explicit, impressions, 7)
     calibration = calibrate(made.model, [made.inputs])
-    exact, wanted = made.by(made.model), made.by(quantised(made.model, of_kernels(made.model), calibration))
+    exact, wanted = made.by(made.model), made.by(quantized(made.model, of_kernels(made.model), calibration))
     given = made.parts(NativeSequence.of(made.model, Level.INT8, 2, calibration))
     for one, other, whole in zip(given, wanted, exact, strict=True):
         assert one.isfinite().all()

@@ -1,4 +1,4 @@
-// Embeddings of 32 channels in int8, as scorer/quantise.py defines them.
+// Embeddings of 32 channels in int8, as lifeline/core/embedding_codec.py defines them.
 #pragma once
 
 #include <cmath>
