@@ -18,6 +18,7 @@ from kafka.partitioner import Partitioner
 from numpy.typing import NDArray
 
 from lifeline.core.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES
+from lifeline.core.embedding_codec import quantize
 from lifeline.core.kafka_cluster import check_reachable
 from lifeline.core.kafka_errors import ClusterUnreachableError, InvalidActionError, InvalidItemError, PublishError
 from lifeline.core.kafka_settings import KafkaSettings
@@ -27,9 +28,6 @@ from lifeline.core.topics import MAX_RECORD_BYTES
 from lifeline.core.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES, Vocabulary
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
-
-EMBEDDING_SCALE = 0.65
-"""The float that int8 127 stands for."""
 
 _ITEMS_REMEMBERED = 1 << 20
 _CHECKPOINT_EVERY = 4_096
@@ -290,7 +288,7 @@ def make_item(
 ) -> Item:
     """Build an Item from int8[32] (bytes or array, taken as they are) or floats[32] (quantized).
 
-    Floats become ``clamp(round_half_even(e / 0.65 * 127), -127, 127)``. Raises InvalidItemError.
+    Floats become int8 by `lifeline.core.embedding_codec.quantize`. Raises InvalidItemError.
     """
     if isinstance(embedding, bytes):
         packed = embedding
@@ -299,8 +297,7 @@ def make_item(
     else:
         if not np.isfinite(embedding).all():
             raise InvalidItemError(f"item {item_id} has an embedding with NaN or infinity: give finite numbers")
-        scaled = np.rint(embedding.astype(np.float64) / EMBEDDING_SCALE * 127)
-        packed = np.clip(scaled, -127, 127).astype(np.int8).tobytes()
+        packed = quantize(embedding.astype(np.float64)).tobytes()
     if len(packed) != EMBEDDING_DIM:
         raise InvalidItemError(f"item {item_id} has an embedding of {len(packed)} numbers: give {EMBEDDING_DIM}")
     try:

@@ -10,11 +10,10 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from lifeline.core.embedding_codec import quantize
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.sources.files import Source
 from lifeline.sources.history import ItemEmbeddings
-
-_SCALE = 127 / 0.65
 
 
 def project(source: Source) -> ItemEmbeddings:
@@ -36,5 +35,4 @@ def project(source: Source) -> ItemEmbeddings:
         return ItemEmbeddings(np.empty(0, np.uint64), np.empty((0, EMBEDDING_DIM), np.int8))
     vectors = np.stack(sums)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    quantized = np.clip(np.rint(vectors * _SCALE), -127, 127).astype(np.int8)
-    return ItemEmbeddings(np.array(list(rows), np.uint64), quantized)
+    return ItemEmbeddings(np.array(list(rows), np.uint64), quantize(vectors))
