@@ -1,8 +1,8 @@
-"""Token tables: what becomes of a user's events once they are read, kept for as long as the user does nothing.
+"""History cache: the tokens of the users that were scored last, kept until the user acts again.
 
-A table is good while the records of the user's sequences are those that it was made of (`store.records`), which takes
-one look at them and no clock: whatever else the partition applies, it stays. Embeddings are items', and change apart
-from users: where any has, those of the table are looked up again.
+An entry is valid while the user's stored records are the ones that it was built from (`store.records`). Checking that
+reads the records but decodes nothing and needs no clock, so actions of other users keep the entry valid. Embeddings
+belong to items and change on their own: after any has changed, an entry looks up its embeddings again.
 """
 
 import threading
@@ -22,22 +22,22 @@ QUERY = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION), columns=Column.ALL
 _ENTRY_BYTES = 2_048
 
 
-class TokenTableStatistics(NamedTuple):
-    """Counts since the start, but for what is kept now."""
+class HistoryCacheStatistics(NamedTuple):
+    """Size now, and counts since the start."""
 
-    tables: int
+    entries: int
     bytes: int
-    found: int
-    """Requests whose user's table was there."""
-    made: int
-    """Requests whose user's events were read and made into one."""
+    hits: int
+    """Requests whose user's entry was valid."""
+    misses: int
+    """Requests whose user's events were read and turned into tokens."""
 
 
-class _Table(NamedTuple):
+class _Entry(NamedTuple):
     stamp: tuple[object, ...]
-    """Of the open partition, and of the records that it was made of."""
+    """Of the open partition, and of the records that the entry was built from."""
     embeddings: object
-    """The stamp of the embeddings that it has."""
+    """The stamp of its embeddings."""
     explicit: Tokens
     impressions: Tokens
 
@@ -45,8 +45,8 @@ class _Table(NamedTuple):
     def bytes(self) -> int:
         return _ENTRY_BYTES + self.explicit.nbytes + self.impressions.nbytes
 
-    def renewed(self, embeddings: Embeddings, stamp: object) -> "_Table":
-        """Return the table with the embeddings of its items as they are now."""
+    def with_embeddings(self, embeddings: Embeddings, stamp: object) -> "_Entry":
+        """Return the entry with its items' current embeddings."""
         explicit, impressions = (
             replace(tokens, embedding=embeddings.gather(embeddings.rows_of(tokens.item_id)))
             for tokens in (self.explicit, self.impressions)
@@ -55,57 +55,57 @@ class _Table(NamedTuple):
 
 
 class HistoryCache:
-    """The tables of the users that were scored last, in so many bytes. May be used from any thread."""
+    """The least recently used entries are evicted to stay within a budget of bytes. Safe to use from any thread."""
 
     def __init__(self, budget_bytes: int) -> None:
-        """Keep as many tables as the budget takes; 0: none."""
+        """Keep as many entries as the budget allows; 0 keeps none."""
         self._budget = budget_bytes
-        self._tables: OrderedDict[tuple[str, int], _Table] = OrderedDict()
-        self._bytes = self._found = self._made = 0
+        self._entries: OrderedDict[tuple[str, int], _Entry] = OrderedDict()
+        self._bytes = self._hits = self._misses = 0
         self._lock = threading.Lock()
 
     def history(self, reader: SequenceReader, user_id: str, config: ModelConfig) -> tuple[AsOf, History]:
-        """Return a user's history as it is now, and what it stands on. Raises as `SequenceReader.read` does."""
+        """Return a user's current history, and the state that it is of. Raises as `SequenceReader.read` does."""
         records = reader.records(user_id, QUERY)
         stamp = (reader.store.number, records.stamp)
         embeddings = reader.embeddings
-        # Looked at before any embedding is: what changes meanwhile is seen by the next request.
+        # Taken before any embedding is read: the next request sees a change in between.
         embeddings_stamp = None if embeddings is None else embeddings.stamp()
         key = (user_id, config.visit_gap_ms)
-        table = self._find(key, stamp)
-        if table is None:
+        entry = self._find(key, stamp)
+        if entry is None:
             sequences = reader.decode(records, QUERY).sequences
-            table = _Table(stamp, embeddings_stamp, *tokenise(sequences, config.visit_gap_ms))
-            self._keep(key, table)
-        elif embeddings is not None and table.embeddings != embeddings_stamp:
-            table = table.renewed(embeddings, embeddings_stamp)
-            self._keep(key, table)
-        return records.as_of, History.of(table.explicit, table.impressions, config)
+            entry = _Entry(stamp, embeddings_stamp, *tokenise(sequences, config.visit_gap_ms))
+            self._put(key, entry)
+        elif embeddings is not None and entry.embeddings != embeddings_stamp:
+            entry = entry.with_embeddings(embeddings, embeddings_stamp)
+            self._put(key, entry)
+        return records.as_of, History.of(entry.explicit, entry.impressions, config)
 
-    def statistics(self) -> TokenTableStatistics:
-        """Return the counts of this moment."""
+    def statistics(self) -> HistoryCacheStatistics:
+        """Return the current counts."""
         with self._lock:
-            return TokenTableStatistics(len(self._tables), self._bytes, self._found, self._made)
+            return HistoryCacheStatistics(len(self._entries), self._bytes, self._hits, self._misses)
 
-    def _find(self, key: tuple[str, int], stamp: tuple[object, ...]) -> _Table | None:
+    def _find(self, key: tuple[str, int], stamp: tuple[object, ...]) -> _Entry | None:
         with self._lock:
-            table = self._tables.get(key)
-            if table is None or table.stamp != stamp:
-                self._made += 1
+            entry = self._entries.get(key)
+            if entry is None or entry.stamp != stamp:
+                self._misses += 1
                 return None
-            self._found += 1
-            self._tables.move_to_end(key)
-            return table
+            self._hits += 1
+            self._entries.move_to_end(key)
+            return entry
 
-    def _keep(self, key: tuple[str, int], table: _Table) -> None:
-        """Keep a table in the place of its user's last one, and let go of those that nobody asked for longest."""
+    def _put(self, key: tuple[str, int], entry: _Entry) -> None:
+        """Replace the user's entry, and evict the least recently used ones."""
         with self._lock:
-            before = self._tables.pop(key, None)
+            before = self._entries.pop(key, None)
             self._bytes -= 0 if before is None else before.bytes
-            if table.bytes > self._budget:
+            if entry.bytes > self._budget:
                 return
-            self._tables[key] = table
-            self._bytes += table.bytes
+            self._entries[key] = entry
+            self._bytes += entry.bytes
             while self._bytes > self._budget:
-                _, oldest = self._tables.popitem(last=False)
+                _, oldest = self._entries.popitem(last=False)
                 self._bytes -= oldest.bytes

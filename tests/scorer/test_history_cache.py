@@ -1,4 +1,4 @@
-"""Token tables: whatever happens to a user, the history is the one that a read without tables gives."""
+"""History cache: whatever happens to a user, the history equals the one that a read without the cache gives."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ class Place:
         self._path, self._offset = path, -1
         self.embeddings = EmbeddingTable.open(path / "items")
         self.store: PartitionStore = open_store(path / "p0", SETTINGS)
-        self.tables = HistoryCache(MIB)
+        self.cache = HistoryCache(MIB)
 
     @property
     def reader(self) -> SequenceReader:
@@ -68,14 +68,14 @@ class Place:
         self.store.close()
         self.embeddings.close()
 
-    def check(self, user: str, *, made: bool | None = None) -> None:
-        """Compare with a read without tables; `made` says whether the tables must have made it anew."""
-        before = self.tables.statistics().made
-        as_of, found = self.tables.history(self.reader, user, SMALL)
+    def check(self, user: str, *, is_miss: bool | None = None) -> None:
+        """Compare with a read without the cache; `is_miss` says whether the cache must have missed."""
+        before = self.cache.statistics().misses
+        as_of, found = self.cache.history(self.reader, user, SMALL)
         assert as_of.applied_offset == self._offset
         assert_equal(found, read_history(self.reader.read(user, QUERY).sequences, SMALL))
-        if made is not None:
-            assert self.tables.statistics().made - before == made
+        if is_miss is not None:
+            assert self.cache.statistics().misses - before == is_miss
 
 
 @pytest.fixture
@@ -98,12 +98,12 @@ def assert_equal(found: History, expected: History) -> None:
 
 
 def test_a_history_is_made_once_while_its_user_does_nothing(place: Place) -> None:
-    place.check("ann", made=True)
-    place.check("ann", made=False)
+    place.check("ann", is_miss=True)
+    place.check("ann", is_miss=False)
     # Whatever others do, and with whichever items.
     place.act("bob", (2 * MINUTE, 4, 1), (3 * MINUTE, 1_000, 2))
-    place.check("ann", made=False)
-    assert place.tables.statistics()[:1] == (1,)
+    place.check("ann", is_miss=False)
+    assert place.cache.statistics()[:1] == (1,)
 
 
 CHANGES: dict[str, Callable[[Place], None]] = {
@@ -121,61 +121,61 @@ CHANGES: dict[str, Callable[[Place], None]] = {
 def test_what_a_user_does_is_seen_at_once(place: Place, change: str) -> None:
     place.check("ann")
     CHANGES[change](place)
-    place.check("ann", made=True)
-    place.check("ann", made=False)
+    place.check("ann", is_miss=True)
+    place.check("ann", is_miss=False)
 
 
 def test_a_repeated_action_changes_nothing(place: Place) -> None:
     place.check("ann")
     place.act("ann", (59 * MINUTE, 59 % ITEMS, 1 + 59 % 4))
-    place.check("ann", made=False)
+    place.check("ann", is_miss=False)
 
 
 @pytest.mark.parametrize("item", [3, ITEMS - 1])
 def test_embeddings_are_those_of_now(place: Place, item: int) -> None:
     place.check("ann")
-    before = place.tables.history(place.reader, "ann", SMALL)[1]
+    before = place.cache.history(place.reader, "ann", SMALL)[1]
     place.embed(item, 99)
-    place.check("ann", made=False)
-    after = place.tables.history(place.reader, "ann", SMALL)[1]
+    place.check("ann", is_miss=False)
+    after = place.cache.history(place.reader, "ann", SMALL)[1]
     assert (before.explicit.embedding != after.explicit.embedding).any()
 
 
 def test_users_that_were_asked_for_longest_ago_go_first(place: Place) -> None:
     for user in ("ann", "bob", "eve"):
         place.check(user)
-    sizes = place.tables.statistics().bytes
-    place.tables = HistoryCache(sizes - 1)
+    sizes = place.cache.statistics().bytes
+    place.cache = HistoryCache(sizes - 1)
     for user in ("ann", "bob", "ann", "eve"):
         place.check(user)
-    assert place.tables.statistics().tables == 2
-    assert place.tables.statistics().bytes < sizes
-    place.check("ann", made=False)
-    place.check("eve", made=False)
-    place.check("bob", made=True)
+    assert place.cache.statistics().entries == 2
+    assert place.cache.statistics().bytes < sizes
+    place.check("ann", is_miss=False)
+    place.check("eve", is_miss=False)
+    place.check("bob", is_miss=True)
 
 
 def test_without_a_budget_none_is_kept(place: Place) -> None:
-    place.tables = HistoryCache(0)
-    place.check("ann", made=True)
-    place.check("ann", made=True)
-    assert place.tables.statistics()[:2] == (0, 0)
+    place.cache = HistoryCache(0)
+    place.check("ann", is_miss=True)
+    place.check("ann", is_miss=True)
+    assert place.cache.statistics()[:2] == (0, 0)
 
 
-def test_models_with_another_visit_gap_have_tables_of_their_own(place: Place) -> None:
+def test_models_with_another_visit_gap_have_entries_of_their_own(place: Place) -> None:
     place.check("ann")
     other = SMALL.model_copy(update={"visit_gap_ms": MINUTE - 1})
     for _ in range(2):
-        _, found = place.tables.history(place.reader, "ann", other)
+        _, found = place.cache.history(place.reader, "ann", other)
         assert_equal(found, read_history(place.reader.read("ann", QUERY).sequences, other))
-    place.check("ann", made=False)
+    place.check("ann", is_miss=False)
 
 
 def test_many_threads_see_every_action(place: Place) -> None:
     def follow(_: int) -> list[int]:
         seen = []
         for _ in range(40):
-            as_of, history = place.tables.history(place.reader, "eve", SMALL)
+            as_of, history = place.cache.history(place.reader, "eve", SMALL)
             seen.append((as_of.applied_offset, len(history.explicit)))
         assert seen == sorted(seen)
         return [actions - (offset - start) for offset, actions in seen]

@@ -15,7 +15,7 @@ from lifeline.node.metrics.histogram import ColumnHistogram
 from lifeline.node.metrics.totals import StoreTotals, StreamTotals
 from lifeline.producer.best_effort_producer import BestEffortProducer
 from lifeline.rpc.waits import WaitStatistics
-from lifeline.scorer.history_cache import TokenTableStatistics
+from lifeline.scorer.history_cache import HistoryCacheStatistics
 from lifeline.store.errors import StoreError
 from lifeline.store.item_budget import ItemBudget
 from lifeline.store.partition import PartitionStore
@@ -49,7 +49,7 @@ class Sources(NamedTuple):
     """Those that the node writes."""
     snapshot_ages: Callable[[], Mapping[int, float]]
     """Seconds by partition."""
-    token_tables: Callable[[], TokenTableStatistics]
+    history_cache: Callable[[], HistoryCacheStatistics]
     waits: Callable[[], WaitStatistics]
     item_counts: ItemCounts
     health: Health
@@ -89,10 +89,10 @@ class NodeCollector(Collector):
         written = [((one.topic, "published"), one.published) for one in self._sources.side_topics]
         written += [((one.topic, "dropped"), one.dropped) for one in self._sources.side_topics]
         yield _family(c.SIDE_RECORDS, written)
-        tables = self._sources.token_tables()
-        yield _family(c.TOKEN_TABLE_READS, [(("found",), tables.found), (("made",), tables.made)])
-        yield _family(c.TOKEN_TABLES, [((), tables.tables)])
-        yield _family(c.TOKEN_TABLE_BYTES, [((), tables.bytes)])
+        cache = self._sources.history_cache()
+        yield _family(c.TOKEN_TABLE_READS, [(("found",), cache.hits), (("made",), cache.misses)])
+        yield _family(c.TOKEN_TABLES, [((), cache.entries)])
+        yield _family(c.TOKEN_TABLE_BYTES, [((), cache.bytes)])
         waits = self._sources.waits()
         yield _family(c.WAITS, [((), waits.waiting)])
         yield _family(c.WAITS_REFUSED, [((), waits.refused)])

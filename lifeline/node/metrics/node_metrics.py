@@ -12,7 +12,7 @@ from lifeline.node.metrics.score_timings import ScoreTimings
 from lifeline.node.metrics.totals import StoreTotals, StreamTotals
 from lifeline.producer.best_effort_producer import BestEffortProducer
 from lifeline.rpc.waits import WaitStatistics
-from lifeline.scorer.history_cache import TokenTableStatistics
+from lifeline.scorer.history_cache import HistoryCacheStatistics
 from lifeline.stream.items import ItemFollower
 
 
@@ -36,7 +36,7 @@ class NodeMetrics:
         health: Health,
         side_topics: Sequence[BestEffortProducer],
         snapshot_ages: Callable[[], Mapping[int, float]],
-        token_tables: Callable[[], TokenTableStatistics],
+        history_cache: Callable[[], HistoryCacheStatistics],
         waits: Callable[[], WaitStatistics],
         item_counts: ItemCounts,
     ) -> None:
@@ -50,7 +50,7 @@ class NodeMetrics:
             item_problems=lambda: {problem.value: count for problem, count in dict(items.problems).items()},
             side_topics=side_topics,
             snapshot_ages=snapshot_ages,
-            token_tables=token_tables,
+            history_cache=history_cache,
             waits=waits,
             item_counts=item_counts,
             health=health,
