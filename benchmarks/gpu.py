@@ -20,8 +20,10 @@ from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.scorer.config import ModelConfig, default_heads
 from lifeline.scorer.features import History, Tokens
-from lifeline.scorer.gpu.device import on_gpu
+from lifeline.scorer.gpu.encoder import GpuEncoder
+from lifeline.scorer.gpu.selection import GpuSelector
 from lifeline.scorer.model import TransAct
+from lifeline.scorer.precision import Precision
 from lifeline.scorer.selection import Selection, select
 
 TOKENS = 16_384
@@ -51,9 +53,7 @@ def run(bootstrap_servers: str | None) -> Report:
 
 def _selection(count: int) -> Row:
     config = _config(192)
-    gpu = on_gpu(TransAct(config).eval(), "cuda", "bfloat16")
-    if gpu is None:
-        raise RuntimeError("the GPU is gone")
+    selector = GpuSelector(config, torch.device("cuda"))
     history, candidates = _history(np.random.default_rng(0)), _embeddings(np.random.default_rng(1), count)
     rows, tokens = (torch.from_numpy(side).float().cuda() for side in (candidates, history.tokens.embedding))
 
@@ -65,17 +65,17 @@ def _selection(count: int) -> Row:
         "torch mm + topk ms": median_ms(by_torch, _REPEATS),
         "CPU kernels ms": median_ms(lambda: select(history, candidates, config), _REPEATS),
     }
-    ms = median_ms(lambda: gpu.select(history, candidates), _REPEATS)
+    ms = median_ms(lambda: selector.select(history, candidates), _REPEATS)
     return Row(f"gpu_selection_{count}_ms", ms, "ms", None, peers)
 
 
 def _encoder(length: int, count: int) -> Row:
     torch.manual_seed(0)
     model = TransAct(_config(length)).eval()
-    gpu = on_gpu(model, "cuda", "bfloat16")
-    if gpu is None or gpu.sequence is None:
-        raise RuntimeError("the GPU is gone")
-    sequence, rng = gpu.sequence, np.random.default_rng(0)
+    encoder = GpuEncoder.of(model, torch.device("cuda"), Precision.BFLOAT16)
+    if encoder is None:
+        raise RuntimeError("the GPU's encoder does not support the model: measure the published one")
+    rng = np.random.default_rng(0)
     tokens = _tokens(rng, TOKENS)
     candidates = _embeddings(rng, count)
     index = np.sort(rng.integers(0, TOKENS, (count, length)), axis=1)
@@ -85,8 +85,7 @@ def _encoder(length: int, count: int) -> Row:
         np.ones((count, length), np.uint8),
         np.zeros((count, length), np.float32),
     )
-    ours = median_ms(lambda: sequence.parts(tokens, selection, candidates, 0), _REPEATS)
-    del gpu
+    ours = median_ms(lambda: encoder.parts(tokens, selection, candidates, 0), _REPEATS)
     peers: dict[str, float] = {}
     given = torch.randn(count, length, 64, device="cuda"), torch.ones(count, length, dtype=torch.bool, device="cuda")
     theirs = SequenceOfTensors(model).cuda()

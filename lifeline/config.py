@@ -32,7 +32,7 @@ from lifeline.core.redaction import redacted
 from lifeline.core.security import Caller, SecuritySettings
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.rpc.settings import NodeSettings
-from lifeline.scorer.kernels.library import VARIABLE as KERNELS_VARIABLE
+from lifeline.scorer.kernels.instruction_set import VARIABLE as KERNELS_VARIABLE
 from lifeline.scorer.settings import ScorerSettings
 from lifeline.sources.history import HISTORY_VARIABLE
 from lifeline.store.settings import StoreSettings

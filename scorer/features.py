@@ -20,7 +20,7 @@ from lifeline.core.actions import Kind
 from lifeline.core.sequence import EMBEDDING_DIM, Sequence
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.kernels import tokens as kernels
-from lifeline.scorer.kernels.library import Level, chosen_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, active
 
 DAY_MS = 86_400_000
 
@@ -134,9 +134,10 @@ def read_history(sequences: Mapping[Kind, Sequence], config: ModelConfig) -> His
 def tokenise(sequences: Mapping[Kind, Sequence], gap_ms: int) -> tuple[Tokens, Tokens]:
     """Return a user's explicit tokens, and the tokens of the impressions not engaged with.
 
-    The kernels do it where they can be had. Raises KernelsError where LIFELINE_KERNELS forces what cannot be had.
+    By the kernels where the process has them. Raises KernelsError where LIFELINE_KERNELS forces an instruction set that
+    is not available.
     """
-    by_numpy = chosen_level() is Level.TORCH
+    by_numpy = active() is InstructionSet.NONE
     merge, engaged = (_merge, _engaged) if by_numpy else (kernels.merge, kernels.engaged)
     explicit, impressions = (_events(sequences.get(kind)) for kind in (Kind.EXPLICIT, Kind.IMPRESSION))
     tokens = explicit.tokens(*merge(explicit.columns, gap_ms))
@@ -178,7 +179,7 @@ def last_touch(explicit: Tokens, candidate_ids: NDArray[np.uint64]) -> NDArray[n
 
     Raises KernelsError as `tokenise` does.
     """
-    find = _last_touch if chosen_level() is Level.TORCH else kernels.last_touch
+    find = _last_touch if active() is InstructionSet.NONE else kernels.last_touch
     return find(explicit.item_id, candidate_ids)
 
 

@@ -1,8 +1,6 @@
 """Scoring one request: history -> selection -> model -> probabilities, and one score a candidate."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -10,22 +8,18 @@ import torch
 from numpy.typing import NDArray
 
 from lifeline.core.vocabulary import Vocabulary
+from lifeline.scorer.backend import Backend, backend_of
 from lifeline.scorer.config import ModelConfig
-from lifeline.scorer.errors import PrecisionError
 from lifeline.scorer.feature_snapshot import FeatureSnapshot
 from lifeline.scorer.features import History, RequestContext, Tokens
-from lifeline.scorer.gpu.device import on_gpu
 from lifeline.scorer.inputs import Pairs
-from lifeline.scorer.kernels.library import Level, chosen_level
-from lifeline.scorer.native import NativeHeads, NativeSequence, SequenceModule, logits
-from lifeline.scorer.selection import Selection, select
+from lifeline.scorer.selection import Selection
 from lifeline.scorer.selection_log import LoggedRequest
-from lifeline.scorer.settings import Device, KernelPrecision
 from lifeline.scorer.weights import LoadedModel, Manifest, check_vocabulary
 
 
 class Embeddings(Protocol):
-    """Where embeddings of candidates come from."""
+    """The embedding table of candidates."""
 
     def lookup(self, item_id: NDArray[np.uint64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
         """Return int8[c, 32], zeros where unknown, and bool[c]: whether each is known."""
@@ -60,63 +54,38 @@ class Scores:
 
 
 class Scorer:
-    """A loaded model over an embedding table. `score` may be called from any thread."""
+    """A loaded model over an embedding table. Any thread may call `score`."""
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        vocabulary: Vocabulary,
-        embeddings: Embeddings,
-        precision: KernelPrecision = "float32",
-        threads: int | None = None,
-        device: Device = "cpu",
+        self, loaded: LoadedModel, vocabulary: Vocabulary, embeddings: Embeddings, backend: Backend | None = None
     ) -> None:
-        """Prepare the kernels, where they can be had, for products of a precision and so many threads a request.
+        """Score by a backend of the loaded model; without one by that of the processor in float32.
 
-        Without `threads` as many as torch has, with which the rest is computed in any case. On a GPU kernels of its
-        own select and encode, and int8 is bfloat16. Raises ModelMismatchError where the model was trained for another
-        vocabulary, KernelsError where the device, or what LIFELINE_KERNELS forces, cannot be had, and PrecisionError
-        where the version was not accepted in int8.
+        Raises ModelMismatchError where the model was trained for another vocabulary, and KernelsError as `backend_of`
+        does.
         """
         check_vocabulary(loaded.manifest, vocabulary)
-        self._model = loaded.model
-        config = loaded.model.config
-        self._native: SequenceModule | None
-        self._native_heads: NativeHeads | None = None
-        self._select: Callable[[History, NDArray[np.int8]], Selection]
-        self.kernels: str
-        """What selects and encodes."""
-        if precision == "int8" and loaded.calibration is None:
-            raise PrecisionError(
-                f"{loaded.manifest.name}/{loaded.manifest.version} is not accepted in int8: run lifeline quantize, or "
-                "set scorer.precision to auto"
-            )
-        gpu = on_gpu(loaded.model, device, "float32" if precision == "float32" else "bfloat16")
-        if gpu is not None:
-            self._select, self._native, self.kernels = gpu.select, gpu.sequence, "cuda"
-        else:
-            level = min(chosen_level(), Level.AVX512) if precision == "float32" else chosen_level()
-            calibration = None
-            if precision == "int8" and level is Level.BF16:
-                level, calibration = Level.INT8, loaded.calibration
-            self._select = partial(select, config=config, threads=threads)
-            self._native = NativeSequence.of(loaded.model, level, threads, calibration)
-            self._native_heads = NativeHeads.of(loaded.model, level, threads)
-            self.kernels = (Level.TORCH if self._native is None else level).name.lower()
+        self._config = loaded.model.config
+        self._backend = backend_of(loaded) if backend is None else backend
         self._embeddings = embeddings
-        self._utility = np.array([head.utility for head in config.heads], np.float32)
-        self._heads = tuple(head.name for head in config.heads)
+        self._utility = np.array([head.utility for head in self._config.heads], np.float32)
+        self._heads = tuple(head.name for head in self._config.heads)
         self.manifest: Manifest = loaded.manifest
+
+    @property
+    def kernels(self) -> str:
+        """What encodes: the name of the backend."""
+        return self._backend.name
 
     @property
     def config(self) -> ModelConfig:
         """What the model reads."""
-        return self._model.config
+        return self._config
 
     def logged(self, user_id: str, scores: Scores) -> LoggedRequest:
         """Return what the selected-token log keeps of an answer of this scorer."""
         name, version = self.manifest.name, self.manifest.version
-        selecting = self._model.config.selecting
+        selecting = self._config.selecting
         return LoggedRequest(user_id, name, version, selecting, scores.selected, scores.probabilities)
 
     def score(
@@ -133,11 +102,11 @@ class Scorer:
         `candidate_embeddings`, int8[c, 32], stand in where the embedding table has none; zeros give none. An
         explanation tells the contribution of `explain` tokens of each candidate, the most similar; None: there is none.
         """
-        config = self._model.config
+        config = self._config
         embedding, known = self._embeddings.lookup(candidate_ids)
         if candidate_embeddings is not None:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
-        selection = self._select(history, embedding)
+        selection = self._backend.select(history, embedding)
         selected, _ = FeatureSnapshot.of(history, candidate_ids, embedding, context, config, selection)
         own = selected.selection(selection.similarity)
         probabilities = self._probabilities(selected.tokens, own, selected.pairs)
@@ -152,8 +121,8 @@ class Scorer:
     def _probabilities(self, tokens: Tokens, selection: Selection, pairs: Pairs) -> NDArray[np.float32]:
         """Return float32[c, heads] of c pairs of one request, selected by rows of the tokens."""
         with torch.inference_mode():
-            found = logits(self._model, self._native, tokens, selection, pairs, self._native_heads)
-            probabilities: NDArray[np.float32] = torch.sigmoid(found).numpy()
+            logits = self._backend.logits(tokens, selection, pairs)
+            probabilities: NDArray[np.float32] = torch.sigmoid(logits).numpy()
         return probabilities
 
     def _contributions(

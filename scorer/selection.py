@@ -22,10 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lifeline.core.embedding_codec import inverse_norm
+from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.scorer.config import ModelConfig
+from lifeline.scorer.errors import KernelInputError
 from lifeline.scorer.features import History
 from lifeline.scorer.kernels import selection as kernels
-from lifeline.scorer.kernels.library import Level, chosen_level
+from lifeline.scorer.kernels.arrays import checked
+from lifeline.scorer.kernels.instruction_set import InstructionSet, active
 
 CANDIDATES_AT_ONCE = 64
 """Bounds the similarity matrix: 64 x 16,640 float32 are 4 MiB."""
@@ -93,26 +96,44 @@ class Selection:
 
 
 def select(
-    history: History, candidates: NDArray[np.int8], config: ModelConfig, threads: int | None = None
+    history: History,
+    candidates: NDArray[np.int8],
+    config: ModelConfig,
+    *,
+    instruction_set: InstructionSet | None = None,
+    threads: int | None = None,
 ) -> Selection:
     """Return S_all for int8[c, 32] candidates, at length `config.selected`.
 
-    The kernels do it where they can be had, with so many threads, or as many as torch has here. Raises KernelsError
-    where LIFELINE_KERNELS forces what cannot be had.
+    By the kernels of an instruction set, or of the process's, with `threads`, or as many as torch has. Raises
+    KernelsError where the instruction set is not available.
     """
-    level = chosen_level()
-    if level is Level.TORCH:
+    instruction_set = active() if instruction_set is None else instruction_set
+    if instruction_set is InstructionSet.NONE:
         return _select_by_torch(history, candidates, config)
-    found = kernels.select(
+    selected = kernels.select(
         history.explicit.embedding,
         history.impressions.embedding,
         candidates,
         history.real_time_from,
         (config.lifelong_selected, config.recent_kept, config.real_time_selected, config.impressions_selected),
-        level=level,
+        instruction_set=instruction_set,
         threads=threads or torch.get_num_threads(),
     )
-    return Selection(found.index, found.valid, found.source, found.similarity)
+    return Selection(selected.index, selected.valid, selected.source, selected.similarity)
+
+
+def check_candidates(candidates: NDArray[np.int8]) -> None:
+    """Raise KernelInputError where candidates are not int8[c, 32]."""
+    checked("candidates", candidates, np.int8, None, EMBEDDING_DIM)
+
+
+def check_selection(selection: Selection, tokens: int) -> None:
+    """Raise KernelInputError where an index is not that of a token, or a row's first place is not valid."""
+    if selection.index.max(initial=-1) >= tokens or not selection.valid[:, 0].all():
+        raise KernelInputError(
+            f"a selection has an index outside the {tokens} tokens, or no valid place: select from these"
+        )
 
 
 def _select_by_torch(history: History, candidates: NDArray[np.int8], config: ModelConfig) -> Selection:

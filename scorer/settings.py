@@ -10,9 +10,8 @@ from lifeline.core.vocabulary import MAX_ACTION_TYPES
 from lifeline.scorer.experiment import CONTROL, Arm
 from lifeline.scorer.versions import Name
 
-Precision = Literal["float32", "bfloat16"]
+TrainingPrecision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
-KernelPrecision = Literal["float32", "bfloat16", "int8"]
 ServedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 Negatives = Literal["recent", "older", "popular", "random", "own", "surface"]
 """Where items come from that a user might have acted on: see `scorer.train.corpus`."""
@@ -118,4 +117,4 @@ class TrainSettings(BaseModel):
     gap_ms: Annotated[int, Field(ge=0, description="between training and held-out requests")] = 86_400_000
     max_held_out: Annotated[int, Field(ge=1, description="held-out requests that are measured")] = 300
     threads: Annotated[int, Field(ge=1, le=256, description="torch threads")] = 1
-    precision: Annotated[Precision, Field(description="of the encoder's products in training")] = "float32"
+    precision: Annotated[TrainingPrecision, Field(description="of the encoder's products in training")] = "float32"

@@ -29,7 +29,8 @@ from lifeline.scorer.errors import ModelCorruptError, ModelExistsError, ModelMis
 from lifeline.scorer.int8 import Calibration, calibration_of
 from lifeline.scorer.int8 import tensors_of as tensors_of_calibration
 from lifeline.scorer.model import TransAct
-from lifeline.scorer.settings import ScorerSettings
+from lifeline.scorer.precision import Precision
+from lifeline.scorer.settings import ScorerSettings, ServedPrecision
 from lifeline.scorer.shapes import Shapes, calibration_shapes, numbers, weight_shapes
 from lifeline.scorer.tensor_file import most_bytes, read_tensors
 from lifeline.scorer.versions import PUT_BACK, Name, Version, directories, find
@@ -95,7 +96,13 @@ class LoadedModel(NamedTuple):
     bfloat16_accepted: bool = False
     """Whether it was measured to rank as well with products of bfloat16."""
     calibration: Calibration | None = None
-    """Of int8; None where it was not measured to rank as well with its products."""
+    """For int8; None where it was not measured to rank as well with products of int8."""
+
+    def precision(self, setting: ServedPrecision) -> Precision:
+        """Return the precision that `scorer.precision` means for this version."""
+        if setting != "auto":
+            return Precision(setting)
+        return Precision.BFLOAT16 if self.bfloat16_accepted else Precision.FLOAT32
 
 
 def new_version(now: datetime) -> str:

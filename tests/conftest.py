@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from tests.support.sanitizers import Sanitised, compiler
 
 _LONG_TIMEOUT_S = 3_600
@@ -69,7 +69,7 @@ def bootstrap_servers() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def sanitised(tmp_path_factory: pytest.TempPathFactory) -> Sanitised:
     """Kernels under AddressSanitizer; skips where there are none."""
-    if best_level() is Level.TORCH or compiler() is None:
+    if best() is InstructionSet.NONE or compiler() is None:
         pytest.skip("the kernels were not built, the processor lacks them, or there is no C++ compiler")
     return Sanitised.build(tmp_path_factory.mktemp("sanitised"))
 

@@ -15,7 +15,7 @@ from benchmarks.score import grpc, kernels, requests
 from benchmarks.score.peers import measure
 from benchmarks.score.world import opened_world
 from lifeline.cli.console import err
-from lifeline.scorer.kernels.library import best_level
+from lifeline.scorer.kernels.instruction_set import best
 
 _IN_PROCESS = {"selection": kernels.selection, "encoder": kernels.encoder, "request": requests.request}
 _SERVED = {"grpc": grpc.grpc, "reads": grpc.reads, "overload": grpc.overload}
@@ -25,7 +25,7 @@ PARTS = (*_IN_PROCESS, *_SERVED)
 def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
     """Run all parts, or those that are named: about six minutes, of which four are the peers' and the overload."""
     chosen = parts or PARTS
-    notes = [f"kernels: {best_level().name.lower()}, {os.cpu_count()} threads"]
+    notes = [f"kernels: {best().label}, {os.cpu_count()} threads"]
     rows: list[Row] = []
     peers: dict[str, float] = {}
     if {"selection", "encoder"} & set(chosen):

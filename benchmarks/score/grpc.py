@@ -34,11 +34,13 @@ from lifeline.dev.node_process import NodeProcess, settings_for
 from lifeline.ops.publish import publish
 from lifeline.ops.readers import readers_of
 from lifeline.scorer import weights
+from lifeline.scorer.backend import backend_of
 from lifeline.scorer.config import default_heads
 from lifeline.scorer.evaluate.simulator import DAY_MS, START_MS, Simulator, SimulatorSettings
 from lifeline.scorer.features import RequestContext
 from lifeline.scorer.history_cache import HistoryCache
 from lifeline.scorer.model import TransAct
+from lifeline.scorer.precision import Precision
 from lifeline.scorer.scorer import Scorer
 from lifeline.scorer.variants import variant
 from lifeline.sources.history import History, ItemEmbeddings
@@ -235,7 +237,12 @@ def _in_process(served: Served) -> Iterator[Callable[[int], object]]:
         closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings,
         readers_of(settings) as reader_of,
     ):
-        scorer = Scorer(loaded, settings.vocabulary, embeddings, "bfloat16", settings.scorer.threads)
+        scorer = Scorer(
+            loaded,
+            settings.vocabulary,
+            embeddings,
+            backend_of(loaded, Precision.BFLOAT16, settings.scorer.threads),
+        )
         context, tables = RequestContext(_ASKED_MS), HistoryCache(0)
 
         def call(at: int) -> object:

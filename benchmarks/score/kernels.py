@@ -10,12 +10,13 @@ import torch
 from benchmarks.report import Bar, Row
 from benchmarks.score.timing import median_ms
 from benchmarks.score.world import CANDIDATES, World
+from lifeline.scorer.cpu_backend import CpuEncoder
 from lifeline.scorer.feature_snapshot import FeatureSnapshot
 from lifeline.scorer.inputs import Inputs
 from lifeline.scorer.int8 import calibrate
-from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.scorer.model import TransAct
-from lifeline.scorer.native import NativeSequence
+from lifeline.scorer.precision import Precision
 from lifeline.scorer.selection import cosines, select
 
 _REPEATS, _SLOW_REPEATS = 101, 7
@@ -39,7 +40,7 @@ def selection(world: World, peers: Mapping[str, float], notes: list[str]) -> lis
         "numpy argpartition ms": median_ms(by_numpy, _SLOW_REPEATS),
         **{name: ms for name, ms in peers.items() if name.startswith("faiss")},
     }
-    ms = median_ms(lambda: select(world.history, world.embedding, config, os.cpu_count()), _REPEATS)
+    ms = median_ms(lambda: select(world.history, world.embedding, config, threads=os.cpu_count()), _REPEATS)
     return [Row("selection_ms", ms, "ms", Bar("<=", 1.5), others)]
 
 
@@ -55,8 +56,11 @@ def encoder(world: World, peers: Mapping[str, float], notes: list[str]) -> list[
         eager = median_ms(lambda: _sequence(world.model, inputs), _SLOW_REPEATS)
     others = {"eager SDPA fp32 ms": eager, **{name: ms for name, ms in peers.items() if not name.startswith("faiss")}}
     rows = [Row("encoder_eager_sdpa_fp32_ms", eager, "ms")]
-    for name, level, most, ratio in (("fp32", Level.AVX512, 25.0, 4.0), ("bf16", Level.BF16, 12.5, 7.5)):
-        native = NativeSequence.of(world.model, level, os.cpu_count()) if level <= best_level() else None
+    for name, needed, precision, most, ratio in (
+        ("fp32", InstructionSet.AVX512, Precision.FLOAT32, 25.0, 4.0),
+        ("bf16", InstructionSet.AVX512_BF16, Precision.BFLOAT16, 12.5, 7.5),
+    ):
+        native = CpuEncoder.of(world.model, best(), precision, os.cpu_count()) if needed <= best() else None
         if native is None:
             continue
         work = partial(native.parts, request.tokens, own, world.embedding, world.context.timestamp_ms)
@@ -65,8 +69,9 @@ def encoder(world: World, peers: Mapping[str, float], notes: list[str]) -> list[
         rows.append(Row(f"encoder_{name}_x_sdpa", eager / ms, "x", Bar(">=", ratio)))
         if name == "bf16" and "compiled bf16 ms" in peers:
             rows.append(Row("encoder_bf16_x_compiled", peers["compiled bf16 ms"] / ms, "x", Bar(">=", 4.0)))
-    if best_level() >= Level.BF16:
-        small = NativeSequence.of(world.model, Level.INT8, os.cpu_count(), calibrate(world.model, [inputs]))
+    if best() >= InstructionSet.AVX512_BF16:
+        calibration = calibrate(world.model, [inputs])
+        small = CpuEncoder.of(world.model, best(), Precision.INT8, os.cpu_count(), calibration)
         if small is not None:
             work = partial(small.parts, request.tokens, own, world.embedding, world.context.timestamp_ms)
             rows.append(Row("encoder_int8_ms", median_ms(work, _REPEATS), "ms", Bar("<=", 9.5), others))

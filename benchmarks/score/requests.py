@@ -10,10 +10,11 @@ import torch
 from benchmarks.report import Bar, Row
 from benchmarks.score.timing import times_ms
 from benchmarks.score.world import World
+from lifeline.scorer.backend import backend_of
 from lifeline.scorer.history_cache import HistoryCache
-from lifeline.scorer.kernels.library import VARIABLE
+from lifeline.scorer.kernels.instruction_set import InstructionSet, using
+from lifeline.scorer.precision import Precision
 from lifeline.scorer.scorer import Scorer
-from lifeline.scorer.settings import Precision
 from lifeline.scorer.weights import LoadedModel
 
 _REQUESTS, _SLOW_REQUESTS = 200, 7
@@ -27,10 +28,10 @@ def request(world: World, peers: Mapping[str, float], notes: list[str]) -> list[
     del peers, notes
     rows = []
     nothing_kept = HistoryCache(0)
-    with _forced("torch"):
-        eager = np.median(_latencies(world, _scorer(world, "float32"), nothing_kept, _SLOW_REQUESTS))
+    with using(InstructionSet.NONE):
+        eager = np.median(_latencies(world, _scorer(world, Precision.FLOAT32), nothing_kept, _SLOW_REQUESTS))
     with one_torch_thread():
-        scorer = _scorer(world, "bfloat16")
+        scorer = _scorer(world, Precision.BFLOAT16)
         found = _latencies(world, scorer, nothing_kept, _REQUESTS)
         kept = _latencies(world, scorer, HistoryCache(1 << 26), _REQUESTS)
     p50, p99 = (float(np.quantile(found, share)) for share in (0.5, 0.99))
@@ -54,7 +55,8 @@ def one_torch_thread() -> Iterator[None]:
 
 def _scorer(world: World, precision: Precision) -> Scorer:
     loaded = LoadedModel(world.model, world.manifest)
-    return Scorer(loaded, world.manifest.vocabulary, world.embeddings, precision, os.cpu_count())
+    backend = backend_of(loaded, precision, os.cpu_count())
+    return Scorer(loaded, world.manifest.vocabulary, world.embeddings, backend)
 
 
 def _latencies(world: World, scorer: Scorer, tables: HistoryCache, count: int) -> list[float]:
@@ -63,15 +65,3 @@ def _latencies(world: World, scorer: Scorer, tables: HistoryCache, count: int) -
         scorer.score(history, world.candidates, world.context)
 
     return times_ms(call, count)
-
-
-@contextmanager
-def _forced(implementation: str) -> Iterator[None]:
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = implementation
-    try:
-        yield
-    finally:
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before

@@ -6,6 +6,7 @@ from lifeline.config import Settings
 from lifeline.rpc.model_service import ModelService
 from lifeline.rpc.score_service import ModelHolder
 from lifeline.scorer import weights
+from lifeline.scorer.backend import backend_of
 from lifeline.scorer.errors import ModelNotFoundError
 from lifeline.scorer.scorer import Embeddings, Scorer
 
@@ -40,10 +41,8 @@ class Models:
         """Load a version, or the newest; raises ScorerError."""
         wanted = self._settings.scorer.model_copy(update={"version": version})
         loaded = weights.load(wanted, self._settings.vocabulary)
-        precision = wanted.precision
-        if precision == "auto":
-            precision = "bfloat16" if loaded.bfloat16_accepted else "float32"
-        scorer = Scorer(loaded, self._settings.vocabulary, self._embeddings, precision, wanted.threads, wanted.device)
+        backend = backend_of(loaded, loaded.precision(wanted.precision), wanted.threads, wanted.device)
+        scorer = Scorer(loaded, self._settings.vocabulary, self._embeddings, backend)
         _log.info(
             "model",
             name=loaded.manifest.name,

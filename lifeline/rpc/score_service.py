@@ -34,7 +34,7 @@ from lifeline.rpc.validation import (
 from lifeline.scorer.experiment import arm_of
 from lifeline.scorer.features import RequestContext
 from lifeline.scorer.history_cache import HistoryCache
-from lifeline.scorer.kernels.library import Level, chosen_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, active
 from lifeline.scorer.scorer import Explanation, Scorer, Scores
 from lifeline.scorer.selection_log import encode
 from lifeline.scorer.settings import ScorerSettings
@@ -85,9 +85,10 @@ class ModelHolder:
         """Set the process's torch threads, which every request's thread inherits.
 
         Beside the kernels torch does little, and threads that wait for each other at every step would cost it more
-        than they save as soon as requests share the cores. Raises KernelsError as `chosen_level` does.
+        than they save as soon as requests share the cores. Raises KernelsError where LIFELINE_KERNELS forces an
+        instruction set that is not available.
         """
-        torch.set_num_threads(settings.threads if chosen_level() is Level.TORCH else 1)
+        torch.set_num_threads(settings.threads if active() is InstructionSet.NONE else 1)
         self._settings, self._scorer = settings, scorer
         self._arms: Mapping[str, Scorer] = {}
 

@@ -12,12 +12,15 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from lifeline.scorer.backend import Backend
+from lifeline.scorer.cpu_backend import CpuBackend
 from lifeline.scorer.errors import PrecisionError
 from lifeline.scorer.evaluate.evaluation import TOP, Evaluation, measured, probabilities
 from lifeline.scorer.int8 import Calibration, Mix, Product, calibrate, operations, products, quantized
-from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.scorer.model import TransAct
-from lifeline.scorer.native import NativeSequence, logits
+from lifeline.scorer.precision import Precision
+from lifeline.scorer.sequence_encoder import is_supported
 from lifeline.scorer.train.examples import ExampleSet, Outcome
 
 _CALIBRATED = 64
@@ -104,9 +107,9 @@ def find(model: TransAct, outcomes: Sequence[Outcome], tell: Callable[[str], Non
     calibration = calibrate(model, (one.inputs(one.selection()) for one in selected))
     tell("bfloat16")
     low, small = None, None
-    if best_level() >= Level.BF16:
-        low = judge.by_kernels(NativeSequence.of(model, Level.BF16))
-        small = judge.by_kernels(NativeSequence.of(model, Level.INT8, calibration=calibration))
+    if best() >= InstructionSet.AVX512_BF16 and is_supported(model):
+        low = judge.by_backend(CpuBackend(model, best(), Precision.BFLOAT16))
+        small = judge.by_backend(CpuBackend(model, best(), Precision.INT8, calibration=calibration))
     total = sum(operations(model, product) for product in all_products)
     found = []
     for product in all_products:
@@ -153,16 +156,15 @@ class _Judge:
         """Return how a mix compares."""
         return self.agreement(probabilities(quantized(self._model, mix, calibration), self._examples))
 
-    def by_kernels(self, native: NativeSequence | None) -> Agreement | None:
-        """Return how kernels compare, request by request, as serving uses them; None without any for the model."""
-        if native is None:
-            return None
+    def by_backend(self, backend: Backend) -> Agreement:
+        """Return how a backend compares, request by request, as serving uses it."""
+        snapshots = [outcome.selected for outcome in self._outcomes]
         with torch.inference_mode():
-            found = [
-                torch.sigmoid(logits(self._model, native, one.tokens, one.selection(), one.pairs)).numpy()
-                for one in (outcome.selected for outcome in self._outcomes)
+            probability = [
+                torch.sigmoid(backend.logits(snapshot.tokens, snapshot.selection(), snapshot.pairs)).numpy()
+                for snapshot in snapshots
             ]
-        return self.agreement(np.concatenate(found))
+        return self.agreement(np.concatenate(probability))
 
     def agreement(self, probability: NDArray[np.float32]) -> Agreement:
         """Return how float32[p, heads] of all pairs compare."""

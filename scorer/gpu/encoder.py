@@ -1,4 +1,4 @@
-"""The encoder on a device: the same interface as the kernels', `scorer.native.NativeSequence`."""
+"""The encoder on a device: a `SequenceEncoder` by Triton kernels."""
 
 from functools import partial
 from typing import Self
@@ -15,36 +15,36 @@ from lifeline.scorer.config import WIDTH, ModelConfig
 from lifeline.scorer.encoder import Encoder, TokenEmbedding
 from lifeline.scorer.features import Tokens
 from lifeline.scorer.gpu import kernels
-from lifeline.scorer.gpu.recorded import Buffer, Recorded, Recordings, buffer, room
+from lifeline.scorer.gpu.graphs import Buffer, DeviceGraph, DeviceGraphs, buffer, capacity
 from lifeline.scorer.model import TransAct
-from lifeline.scorer.native import encoder_weights, newest_outputs
+from lifeline.scorer.precision import Precision
 from lifeline.scorer.selection import Selection, Source
-from lifeline.scorer.settings import Precision
+from lifeline.scorer.sequence_encoder import encoder_weights, is_supported, newest_outputs
 
 _BLOCK = 64
 
 
-class DeviceSequence:
-    """A model's sequence module on a device; may be called from any thread, one request at a time."""
+class GpuEncoder:
+    """A model's `SequenceEncoder` on a device; any thread may call it, and requests run one at a time."""
 
     def __init__(self, model: TransAct, encoder: Encoder, device: torch.device, precision: Precision) -> None:
-        self._config, self._device, self._low = model.config, device, precision == "bfloat16"
+        self._config, self._device, self._is_bfloat16 = model.config, device, precision is not Precision.FLOAT32
         with torch.inference_mode():
             weights = {name: torch.from_numpy(array) for name, array in encoder_weights(model, encoder).items()}
             self._tokens = TokenEmbedding(model.config).to(device)
             self._tokens.load_state_dict(encoder.tokens.state_dict())
-        # A power of two: what is added is zero on either side.
-        missing = room(weights["widen"].shape[2], 16) - weights["widen"].shape[2]
+        # Triton needs a power of two; the padding is zero on either side.
+        missing = capacity(weights["widen"].shape[2], 16) - weights["widen"].shape[2]
         weights["widen"] = functional.pad(weights["widen"], (0, missing))
         weights["narrow"] = functional.pad(weights["narrow"], (0, 0, 0, missing))
         self._weights = {name: array.contiguous().to(device) for name, array in weights.items()}
         self._padded = -(-self._config.selected // _BLOCK) * _BLOCK
-        self._recordings = Recordings(self._record)
+        self._graphs = DeviceGraphs(self._build)
 
     @classmethod
     def of(cls, model: TransAct, device: torch.device, precision: Precision) -> Self | None:
-        """Prepare a model; None where PyTorch is to do it: for another encoder, or a wider read-out."""
-        if not isinstance(model.encoder, Encoder) or model.config.read_out > WIDTH:
+        """Prepare a model; None where the kernels do not support it."""
+        if not isinstance(model.encoder, Encoder) or not is_supported(model):
             return None
         return cls(model, model.encoder, device, precision)
 
@@ -53,29 +53,31 @@ class DeviceSequence:
         """The model's."""
         return self._config
 
-    def parts(self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], asked_ms: int) -> list[Tensor]:
-        """Return what `TransAct.sequence` gives for int8[c, 32] candidates; the selection is by rows of the tokens."""
+    def parts(
+        self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], request_ms: int
+    ) -> list[Tensor]:
+        """Encode as `SequenceEncoder` says."""
         count, length = selection.index.shape
-        with self._recordings.of(len(tokens), count) as recorded:
-            given = {name: one.host.numpy() for name, one in recorded.inputs.items()}
-            given["embedding"][: len(tokens)] = normalise(tokens.embedding)
-            given["action_types"][: len(tokens)] = tokens.action_types.view(np.int64)
-            given["surface"][: len(tokens)] = tokens.surface
-            given["age_s"][: len(tokens)] = np.maximum(asked_ms - tokens.timestamp_ms, 0) / np.float32(1000)
-            given["index"][:count, :length] = selection.index
-            given["similarity"][:count, :length] = selection.similarity
-            given["counts"][:] = 1
-            given["counts"][:count] = selection.valid.sum(axis=1)
-            given["candidates"][:count, EMBEDDING_DIM:] = normalise(candidates) * np.float32(self._config.input_scale)
-            recorded.run()
-            read_out = recorded.outputs["read_out"].host[:count, : self._config.read_out].clone()
+        with self._graphs.acquire(len(tokens), count) as graph:
+            inputs = {name: side.host.numpy() for name, side in graph.inputs.items()}
+            inputs["embedding"][: len(tokens)] = normalise(tokens.embedding)
+            inputs["action_types"][: len(tokens)] = tokens.action_types.view(np.int64)
+            inputs["surface"][: len(tokens)] = tokens.surface
+            inputs["age_s"][: len(tokens)] = np.maximum(request_ms - tokens.timestamp_ms, 0) / np.float32(1000)
+            inputs["index"][:count, :length] = selection.index
+            inputs["similarity"][:count, :length] = selection.similarity
+            inputs["counts"][:] = 1
+            inputs["counts"][:count] = selection.valid.sum(axis=1)
+            inputs["candidates"][:count, EMBEDDING_DIM:] = normalise(candidates) * np.float32(self._config.input_scale)
+            graph.run()
+            read_out = graph.outputs["read_out"].host[:count, : self._config.read_out].clone()
             newest = self._config.newest_outputs
-            outputs = recorded.outputs["outputs"].host[:count, :length].numpy().copy() if newest else None
+            outputs = graph.outputs["outputs"].host[:count, :length].numpy().copy() if newest else None
         if outputs is None:
             return [read_out]
         return [read_out, torch.from_numpy(newest_outputs(outputs, selection.source == Source.RECENT, newest))]
 
-    def _record(self, tokens: int, candidates: int) -> Recorded:
+    def _build(self, tokens: int, candidates: int) -> DeviceGraph:
         length, blocks = self._config.selected, self._padded // _BLOCK
         make = partial(buffer, device=self._device)
         inputs: dict[str, Buffer] = {
@@ -91,7 +93,7 @@ class DeviceSequence:
         outputs = {"read_out": make((candidates, WIDTH), torch.float32)}
         if self._config.newest_outputs:
             outputs["outputs"] = make((candidates, self._padded, WIDTH), torch.float32)
-        on = {name: one.device for name, one in inputs.items()}
+        on = {name: side.device for name, side in inputs.items()}
         between = [torch.zeros((candidates, self._padded, WIDTH), device=self._device) for _ in range(2)]
         best = torch.zeros((candidates, blocks, WIDTH), device=self._device)
         layers = self._config.layers
@@ -127,11 +129,11 @@ class DeviceSequence:
                         FIRST=layer == 0,
                         LAST=layer + 1 == layers,
                         KNOTS=self._config.similarity_buckets,
-                        LOW=self._low,
+                        LOW=self._is_bfloat16,
                     )
                     x = out
                 torch.amax(best, dim=1, out=outputs["read_out"].device)
                 if "outputs" in outputs:
                     outputs["outputs"].device.copy_(x)
 
-        return Recorded(inputs, outputs, work, self._device)
+        return DeviceGraph(inputs, outputs, work, self._device)

@@ -11,38 +11,38 @@ from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.features import History
 from lifeline.scorer.gpu import kernels
-from lifeline.scorer.gpu.recorded import Buffer, Recorded, Recordings, buffer, room
+from lifeline.scorer.gpu.graphs import Buffer, DeviceGraph, DeviceGraphs, buffer, capacity
 from lifeline.scorer.selection import Selection
 
 
-class Selector:
-    """Selects for one configuration; may be called from any thread, one request at a time."""
+class GpuSelector:
+    """Selects for one configuration; any thread may call it, and requests run one at a time."""
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self._config, self._device = config, device
-        self._recordings = Recordings(self._record)
+        self._graphs = DeviceGraphs(self._build)
 
     def select(self, history: History, candidates: NDArray[np.int8]) -> Selection:
         """Return S_all for int8[c, 32] candidates, at length `config.selected`."""
         count, tokens = len(candidates), len(history.explicit) + len(history.impressions)
         rows = np.concatenate([history.explicit.embedding, history.impressions.embedding])
         recent_from = max(0, len(history.explicit) - self._config.recent_kept)
-        with self._recordings.of(tokens, count) as recorded:
-            given = {name: one.host.numpy() for name, one in recorded.inputs.items()}
-            given["tokens"][:, :tokens] = rows.T
-            given["norms"][:tokens] = inverse_norm(rows)
-            given["candidates"][:count] = candidates
-            given["candidate_norms"][:] = 0
-            given["candidate_norms"][:count] = inverse_norm(candidates)
-            given["bounds"][:] = (history.real_time_from, recent_from, len(history.explicit), tokens)
-            recorded.run()
-            found = {name: one.host.numpy()[:count].copy() for name, one in recorded.outputs.items()}
-        index = found["index"].astype(np.int64)
+        with self._graphs.acquire(tokens, count) as graph:
+            inputs = {name: side.host.numpy() for name, side in graph.inputs.items()}
+            inputs["tokens"][:, :tokens] = rows.T
+            inputs["norms"][:tokens] = inverse_norm(rows)
+            inputs["candidates"][:count] = candidates
+            inputs["candidate_norms"][:] = 0
+            inputs["candidate_norms"][:count] = inverse_norm(candidates)
+            inputs["bounds"][:] = (history.real_time_from, recent_from, len(history.explicit), tokens)
+            graph.run()
+            outputs = {name: side.host.numpy()[:count].copy() for name, side in graph.outputs.items()}
+        index = outputs["index"].astype(np.int64)
         valid = index >= 0
         valid[:, 0] = True
-        return Selection(index, valid, found["source"], found["similarity"])
+        return Selection(index, valid, outputs["source"], outputs["similarity"])
 
-    def _record(self, tokens: int, candidates: int) -> Recorded:
+    def _build(self, tokens: int, candidates: int) -> DeviceGraph:
         config = self._config
         make = partial(buffer, device=self._device)
         inputs = {
@@ -64,15 +64,15 @@ class Selector:
                 inputs["tokens"].device,
                 tokens,
                 *(inputs[name].device for name in ("norms", "candidates", "candidate_norms", "bounds")),
-                *(one.device for one in outputs.values()),
+                *(side.device for side in outputs.values()),
                 config.lifelong_selected,
                 config.real_time_selected,
                 config.impressions_selected,
                 LENGTH=config.selected,
                 POOL=tokens,
-                SMALL=room(small, 16),
-                FILL=room(config.selected, 16),
+                SMALL=capacity(small, 16),
+                FILL=capacity(config.selected, 16),
                 CHANNELS=EMBEDDING_DIM,
             )
 
-        return Recorded(inputs, outputs, work, self._device)
+        return DeviceGraph(inputs, outputs, work, self._device)

@@ -1,4 +1,4 @@
-"""Kernels: selection, encoder and heads in C++, where the package was built with a compiler for this processor.
+"""Kernels: selection, encoder and heads in C++, for machines that have a compiler at installation.
 
-Without them, or with `LIFELINE_KERNELS=torch`, PyTorch does the same work, and is what every kernel is tested against.
+Without them, or with `LIFELINE_KERNELS=torch`, PyTorch does the same work: every kernel is tested against it.
 """

@@ -1,4 +1,4 @@
-"""The encoder by the kernels: from a user's tokens to the greatest of each channel of the read-out."""
+"""The encoder by the kernels: from a user's tokens to the read-out, max-pooled over the tokens."""
 
 import ctypes
 from collections.abc import Mapping
@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifeline.scorer.errors import KernelInputError
+from lifeline.scorer.kernels import abi
 from lifeline.scorer.kernels.arrays import check_range, checked, checked_numbers
-from lifeline.scorer.kernels.library import OUT_OF_RANGE, Level, loaded, memory_short, prepare
+from lifeline.scorer.kernels.instruction_set import InstructionSet, unavailable
+from lifeline.scorer.kernels.library import loaded, out_of_memory, own
+from lifeline.scorer.precision import Precision
 
 WEIGHTS = (
     "action",
@@ -24,9 +27,9 @@ WEIGHTS = (
     "read_out",
     "read_out_bias",
 )
-"""The arrays of `lifeline_weights`, whose shapes src/kernels.h gives."""
+"""The arrays of `lifeline_weights`; src/kernels.h has their shapes."""
 CALIBRATION = ("inputs", "middles", "values", "wides")
-"""Those that an encoder of int8 has beside them."""
+"""Further arrays of an int8 encoder."""
 WIDTH = 64
 _COLUMNS = 32
 _MOST = 1 << 16
@@ -45,7 +48,7 @@ class TokenColumns(NamedTuple):
     """int64[n]."""
 
 
-class Picked(Protocol):
+class SelectedTokens(Protocol):
     """S_all of c candidates, each selected to length L: `scorer.selection.Selection`."""
 
     @property
@@ -61,48 +64,25 @@ class Picked(Protocol):
         """bool[c, L]: a prefix of each row."""
 
 
-class _Tokens(ctypes.Structure):
-    """`lifeline_tokens` of src/kernels.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("rows", "types", "surfaces", "ms")),
-        *((name, ctypes.c_int64) for name in ("count", "asked_ms")),
-    )
-
-
-class _Weights(ctypes.Structure):
-    """`lifeline_weights`."""
-
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in ("layers", "ffn", "length", "similarity_knots", "age_knots")),
-        *((name, ctypes.c_float) for name in ("input_scale", "age_span")),
-        *((name, ctypes.c_void_p) for name in (*WEIGHTS, *CALIBRATION)),
-    )
-
-
-class _Encoding(ctypes.Structure):
-    """`lifeline_encoding`."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("candidates", "index", "similarity", "valid")),
-        ("candidate_count", ctypes.c_int64),
-        ("length", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("read_out", "outputs")),
-    )
-
-
 class Encoder:
-    """An encoder's weights in the form that a level reads; `encode` may be called from any thread."""
+    """An encoder's weights, packed for an instruction set and a precision; `encode` may be called from any thread."""
 
     def __init__(
-        self, weights: Mapping[str, NDArray[np.float32]], *, input_scale: float, age_span: float, level: Level
+        self,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        input_scale: float,
+        age_span: float,
+        instruction_set: InstructionSet,
+        precision: Precision,
     ) -> None:
-        """Prepare float32 arrays by the names of WEIGHTS, and of int8 also of CALIBRATION.
+        """Pack float32 arrays by the names of WEIGHTS, and for int8 also of CALIBRATION.
 
-        Raises KernelsError where the level cannot be had, and KernelInputError where an array is missing, has another
-        shape than src/kernels.h gives, holds a number that is not finite, or a scale that is not above 0.
+        Raises KernelsError where the processor lacks the instruction set, or that has no products of the precision;
+        and KernelInputError where an array is missing, has another shape than src/kernels.h gives, holds a number that
+        is not finite, or a scale that is not above 0.
         """
-        names = (*WEIGHTS, *CALIBRATION) if level is Level.INT8 else WEIGHTS
+        names = (*WEIGHTS, *CALIBRATION) if precision is Precision.INT8 else WEIGHTS
         if missing := [name for name in names if name not in weights]:
             raise KernelInputError(f"{missing[0]} is missing: give each of {', '.join(names)}")
         layers, _, ffn = checked_numbers("widen", weights["widen"], None, WIDTH, None).shape
@@ -118,10 +98,10 @@ class Encoder:
         self._length = len(arrays["position"])
         check_range("positions", self._length, 1, _MOST)
         for name in ("similarity", "age"):
-            # Between two knots is interpolated.
+            # The embedding is interpolated between two knots.
             if len(arrays[name]) == 1:
                 raise KernelInputError(f"{name} has one knot: give none, or two and more")
-        given = _Weights(
+        packed = abi.Weights(
             layers,
             ffn,
             *(len(arrays[name]) for name in ("position", "similarity", "age")),
@@ -129,57 +109,62 @@ class Encoder:
             age_span,
             *(array.ctypes.data for array in arrays.values()),
         )
-        self._made = prepare(self, "encoder", given, level)
+        handle: int | None = loaded().lifeline_encoder_new(
+            ctypes.byref(packed), int(instruction_set), abi.PRECISIONS[precision]
+        )
+        if handle is None:
+            raise unavailable(instruction_set)
+        self._handle = own(self, handle, "lifeline_encoder_free")
 
     def encode(
         self,
         tokens: TokenColumns,
         asked_ms: int,
         candidates: NDArray[np.int8],
-        picked: Picked,
+        selected: SelectedTokens,
         *,
         outputs: bool = False,
         threads: int = 1,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Return float32[c, 64] read-outs, and the last layer's float32[c, L, 64] where `outputs` asks for them.
+        """Return float32[c, 64] read-outs, and with `outputs` the last layer's float32[c, L, 64].
 
-        `candidates` are int8[c, 32], and `asked_ms` is when the request is made. Raises MemoryError, and
-        KernelInputError also where an index is of no token, or a candidate's first place is not valid.
+        `candidates` are int8[c, 32], and `asked_ms` is the request's time. Raises MemoryError, and KernelInputError
+        also where an index is not that of a token, or a candidate's first place is not valid.
         """
-        many = len(tokens.timestamp_ms)
+        token_count = len(tokens.timestamp_ms)
         columns = (
-            checked("embedding", tokens.embedding, np.int8, many, WIDTH // 2),
-            checked("action_types", tokens.action_types, np.uint64, many),
-            checked("surface", tokens.surface, np.uint8, many),
-            checked("timestamp_ms", tokens.timestamp_ms, np.int64, many),
+            checked("embedding", tokens.embedding, np.int8, token_count, WIDTH // 2),
+            checked("action_types", tokens.action_types, np.uint64, token_count),
+            checked("surface", tokens.surface, np.uint8, token_count),
+            checked("timestamp_ms", tokens.timestamp_ms, np.int64, token_count),
         )
-        given = _Tokens(*(column.ctypes.data for column in columns), many, asked_ms)
-        index = checked("index", picked.index, np.int64, len(candidates), None)
+        rows = abi.Tokens(*(column.ctypes.data for column in columns), token_count, asked_ms)
+        index = checked("index", selected.index, np.int64, len(candidates), None)
         count, length = index.shape
         check_range("the length of the selection", length, 1, self._length)
-        read = (
+        inputs = (
             checked("candidates", candidates, np.int8, None, WIDTH // 2),
             index,
-            checked("similarity", picked.similarity, np.float32, count, length),
-            checked("valid", picked.valid, np.bool_, count, length),
+            checked("similarity", selected.similarity, np.float32, count, length),
+            checked("valid", selected.valid, np.bool_, count, length),
         )
         read_out = np.empty((count, WIDTH), np.float32)
-        whole = np.zeros((count, length, WIDTH), np.float32) if outputs else None
-        job = _Encoding(
-            *(array.ctypes.data for array in read),
+        layer_outputs = np.zeros((count, length, WIDTH), np.float32) if outputs else None
+        job = abi.Encoding(
+            *(array.ctypes.data for array in inputs),
             count,
             length,
             read_out.ctypes.data,
-            whole.ctypes.data if whole is not None else None,
+            layer_outputs.ctypes.data if layer_outputs is not None else None,
         )
-        status = loaded().lifeline_encode(self._made, ctypes.byref(given), ctypes.byref(job), threads)
-        if status == OUT_OF_RANGE:
+        status = loaded().lifeline_encode(self._handle, ctypes.byref(rows), ctypes.byref(job), threads)
+        if status == abi.OUT_OF_RANGE:
             raise KernelInputError(
-                f"a selection points at a token that is none of {many}, or has no valid place: make it of these tokens"
+                f"a selection has an index outside the {token_count} tokens, or no valid place: select from these"
             )
         if status:
-            raise memory_short()
-        return read_out, whole
+            raise out_of_memory()
+        return read_out, layer_outputs
 
 
 def _shapes(layers: int, ffn: int) -> dict[str, tuple[int | None, ...]]:

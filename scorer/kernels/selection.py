@@ -5,32 +5,17 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
+from lifeline.scorer.kernels import abi
 from lifeline.scorer.kernels.arrays import check_range, checked
-from lifeline.scorer.kernels.library import MEMORY_SHORT, Level, lacking, loaded, memory_short
+from lifeline.scorer.kernels.instruction_set import InstructionSet, unavailable
+from lifeline.scorer.kernels.library import loaded, out_of_memory
 
 _CHANNELS = 32
 _MOST = 1 << 16
 
 
-class _Selection(ctypes.Structure):
-    """`lifeline_selection` of src/kernels.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("explicit_rows", "impression_rows", "candidates")),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("explicit_count", "impression_count", "candidate_count", "real_time_from")
-        ),
-        *(
-            (name, ctypes.c_int32)
-            for name in ("lifelong_selected", "recent_kept", "real_time_selected", "impressions_selected")
-        ),
-        *((name, ctypes.c_void_p) for name in ("index", "similarity", "source", "valid")),
-    )
-
-
 class Selected:
-    """Room for S_all of c candidates: int64, float32, uint8 and bool of [c, L], as `scorer.selection.Selection`."""
+    """S_all of c candidates: arrays of [c, L], as in `scorer.selection.Selection`."""
 
     __slots__ = ("index", "similarity", "source", "valid")
 
@@ -49,13 +34,13 @@ def select(
     real_time_from: int,
     counts: tuple[int, int, int, int],
     *,
-    level: Level,
+    instruction_set: InstructionSet,
     threads: int,
 ) -> Selected:
     """Select from int8[n, 32] and int8[m, 32] tokens for int8[c, 32] candidates.
 
     `counts` are lifelong_selected, recent_kept, real_time_selected and impressions_selected. Raises KernelsError where
-    the processor lacks the level or nothing was built, KernelInputError and MemoryError.
+    the processor lacks the instruction set or the kernels were not built, KernelInputError and MemoryError.
     """
     library = loaded()
     rows = [
@@ -66,14 +51,14 @@ def select(
         check_range("a count of selected tokens", count, 0, _MOST)
     check_range("the sum of the counts", sum(counts), 1, _MOST)
     check_range("real_time_from", real_time_from, 0, max(0, len(explicit) - counts[1]))
-    found = Selected(len(candidates), sum(counts))
-    job = _Selection(
+    selected = Selected(len(candidates), sum(counts))
+    job = abi.Selection(
         *(side.ctypes.data for side in rows),
         *(len(side) for side in rows),
         real_time_from,
         *counts,
-        *(column.ctypes.data for column in (found.index, found.similarity, found.source, found.valid)),
+        *(column.ctypes.data for column in (selected.index, selected.similarity, selected.source, selected.valid)),
     )
-    if status := library.lifeline_select(ctypes.byref(job), int(level), threads):
-        raise memory_short() if status == MEMORY_SHORT else lacking(level)
-    return found
+    if status := library.lifeline_select(ctypes.byref(job), int(instruction_set), threads):
+        raise out_of_memory() if status == abi.OUT_OF_MEMORY else unavailable(instruction_set)
+    return selected

@@ -6,30 +6,10 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lifeline.scorer.kernels import abi
 from lifeline.scorer.kernels.arrays import checked
-from lifeline.scorer.kernels.library import loaded, memory_short
+from lifeline.scorer.kernels.library import loaded, out_of_memory
 from lifeline.store.id_hash import SEED, HashSeed
-
-
-class _Seed(ctypes.Structure):
-    """`lifeline_seed` of src/kernels.h."""
-
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("mask", "first", "second"))
-
-
-class _Events(ctypes.Structure):
-    """`lifeline_events`."""
-
-    _fields_ = (*((name, ctypes.c_void_p) for name in ("ms", "items", "types")), ("count", ctypes.c_int64))
-
-
-class _Merged(ctypes.Structure):
-    """`lifeline_merged`."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("newest", "types")),
-        *((name, ctypes.c_int64) for name in ("count", "probes")),
-    )
 
 
 class EventColumns(NamedTuple):
@@ -73,9 +53,9 @@ def probes(items: NDArray[np.uint64], seed: HashSeed = SEED) -> int:
 def _merge(events: EventColumns, gap_ms: int, seed: HashSeed) -> tuple[NDArray[np.int64], NDArray[np.uint64], int]:
     columns = events.checked()
     newest, types = np.empty(len(columns[0]), np.int64), np.empty(len(columns[0]), np.uint64)
-    merged = _Merged(newest.ctypes.data, types.ctypes.data)
+    merged = abi.Merged(newest.ctypes.data, types.ctypes.data)
     if loaded().lifeline_merge(ctypes.byref(_events(columns)), gap_ms, _seed(seed), ctypes.byref(merged)):
-        raise memory_short()
+        raise out_of_memory()
     return newest[: merged.count], types[: merged.count], merged.probes
 
 
@@ -90,7 +70,7 @@ def engaged(shown: EventColumns, acted: EventColumns, gap_ms: int, seed: HashSee
     if loaded().lifeline_engaged(
         ctypes.byref(of_shown), ctypes.byref(of_acted), gap_ms, _seed(seed), found.ctypes.data
     ):
-        raise memory_short()
+        raise out_of_memory()
     return found
 
 
@@ -103,13 +83,13 @@ def last_touch(tokens: NDArray[np.uint64], items: NDArray[np.uint64], seed: Hash
     newest = np.empty(len(items), np.int64)
     arguments = [argument for side in sides for argument in (side.ctypes.data, len(side))]
     if loaded().lifeline_last_touch(*arguments, _seed(seed), newest.ctypes.data):
-        raise memory_short()
+        raise out_of_memory()
     return newest
 
 
 def _seed(seed: HashSeed) -> object:
-    return ctypes.byref(_Seed(seed.mask, seed.first, seed.second))
+    return ctypes.byref(abi.Seed(seed.mask, seed.first, seed.second))
 
 
-def _events(columns: EventColumns) -> _Events:
-    return _Events(*(column.ctypes.data for column in columns), len(columns.timestamp_ms))
+def _events(columns: EventColumns) -> abi.Events:
+    return abi.Events(*(column.ctypes.data for column in columns), len(columns.timestamp_ms))

@@ -13,7 +13,7 @@ from lifeline.learning.quantizing import HEADING, write_report
 from lifeline.node.models import Models
 from lifeline.scorer.errors import ModelCorruptError, PrecisionError
 from lifeline.scorer.evaluate.precision import BFLOAT16, Agreement
-from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.scorer.weights import PRECISION, MeasuredPrecision
 from tests.learning.test_training import build, manifest, run
 from tests.scorer.test_selection_log import Table
@@ -48,7 +48,7 @@ def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Pat
     kept = MeasuredPrecision.model_validate_json((directory / PRECISION).read_bytes())
     assert kept.weights_sha256 == found["weights_sha256"]
     assert kept.requests == answer["bfloat16"]["requests"] <= 20
-    has = best_level() >= Level.BF16
+    has = best() >= InstructionSet.AVX512_BF16
     assert kept.bfloat16_accepted == (has and Agreement(**answer["bfloat16"]).reaches(BFLOAT16))
     for accepted in (True, False):
         (directory / PRECISION).write_text(kept.model_copy(update={"bfloat16_accepted": accepted}).model_dump_json())
@@ -63,7 +63,7 @@ def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Pat
     (directory / PRECISION).write_text(kept.model_copy(update={"int8_accepted": True}).model_dump_json())
     scorer = Models(node_settings(tmp_path, "int8"), Table()).holder.scorer
     assert scorer is not None
-    assert scorer.kernels == ("int8" if has else best_level().name.lower())
+    assert scorer.kernels == ("int8" if has else best().label)
     (directory / PRECISION).write_text(kept.model_copy(update={"int8_accepted": False}).model_dump_json())
     with pytest.raises(PrecisionError, match="is not accepted in int8: run lifeline quantize, or set"):
         Models(node_settings(tmp_path, "int8"), Table())

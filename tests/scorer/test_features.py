@@ -9,9 +9,8 @@ from lifeline.core.actions import Kind
 from lifeline.core.sequence import Sequence
 from lifeline.scorer import features
 from lifeline.scorer.features import History, RequestContext, Tokens, read_history, tokenise
-from lifeline.scorer.kernels import library
 from lifeline.scorer.kernels import tokens as kernels
-from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best, using
 from tests.support.scorer_factories import DAY, HOUR, MINUTE, SMALL, sequence, tokens
 
 GAP = 30 * MINUTE
@@ -25,15 +24,15 @@ EVENTS = st.lists(
 
 
 KERNELS = pytest.param(
-    "avx2", marks=pytest.mark.skipif(best_level() < Level.AVX2, reason="not built, or the processor lacks it")
+    InstructionSet.AVX2,
+    marks=pytest.mark.skipif(best() < InstructionSet.AVX2, reason="not built, or the processor lacks it"),
 )
 
 
-@pytest.fixture(params=["torch", KERNELS], scope="module", autouse=True)
-def _implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(params=[InstructionSet.NONE, KERNELS], scope="module", autouse=True)
+def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
     """Do everything with NumPy, and with the kernels."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(library.VARIABLE, request.param)
+    with using(request.param):
         yield
 
 
@@ -102,7 +101,7 @@ def test_action_type_64_has_a_bit() -> None:
 @pytest.mark.parametrize("count", [0, 1, 5_000])
 @pytest.mark.parametrize("most_items", [1, 40, 1 << 63])
 def test_the_kernels_and_numpy_give_the_same_tokens_of_long_sequences(count: int, most_items: int) -> None:
-    if best_level() < Level.AVX2:
+    if best() < InstructionSet.AVX2:
         pytest.skip("not built, or the processor lacks it")
     rng = np.random.default_rng(count)
 

@@ -37,10 +37,14 @@ def user(explicit: int, shown: int = 8, extra: tuple[tuple[int, int, int, int], 
     return read_history(events, SMALL)
 
 
+def model() -> TransAct:
+    torch.manual_seed(0)
+    return TransAct(SMALL).eval()
+
+
 @pytest.fixture
 def scorer() -> Scorer:
-    torch.manual_seed(0)
-    return Scorer(loaded(TransAct(SMALL)), VOCABULARY, Table())
+    return Scorer(loaded(model()), VOCABULARY, Table())
 
 
 def test_the_score_is_the_sum_of_utility_times_probability(scorer: Scorer) -> None:
@@ -113,7 +117,7 @@ def test_a_contribution_is_what_the_score_loses_without_the_token(scorer: Scorer
         nearest = sorted(there, key=lambda at: (-selection.similarity[row, at], -at))[:4]
         assert set(np.flatnonzero(told[row])) == set(nearest)
         for column in np.flatnonzero(told[row]).tolist():
-            assert contribution[row, column] == pytest.approx(without(scorer, scores, row, column), abs=1e-5)
+            assert contribution[row, column] == pytest.approx(without(scores, row, column), abs=1e-5)
     assert np.abs(contribution[told]).max() > 1e-4
     plain = scorer.score(who, items, NOW, explain=0)
     np.testing.assert_array_equal(plain.score, scores.score)
@@ -121,7 +125,7 @@ def test_a_contribution_is_what_the_score_loses_without_the_token(scorer: Scorer
     assert np.isnan(plain.explanation.contribution).all()
 
 
-def without(scorer: Scorer, scores: Scores, row: int, column: int) -> float:
+def without(scores: Scores, row: int, column: int) -> float:
     """Return what a candidate's score loses when its row is selected anew, token by token, without one."""
     request = scores.selected
     own = request.selection()
@@ -137,7 +141,7 @@ def without(scorer: Scorer, scores: Scores, row: int, column: int) -> float:
         Pairs(*(getattr(pairs, name)[row : row + 1] for name in ("embedding", "timestamp_ms", "context", "surface"))),
     )
     with torch.inference_mode():
-        probability = torch.sigmoid(scorer._model(inputs)).numpy()[0]
+        probability = torch.sigmoid(model()(inputs)).numpy()[0]
     return float(scores.score[row] - probability @ np.array([head.utility for head in HEADS], np.float32))
 
 

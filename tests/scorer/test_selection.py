@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.features import History
-from lifeline.scorer.kernels.library import VARIABLE, Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best, using
 from lifeline.scorer.selection import CANDIDATES_AT_ONCE, Selection, Source, cosines, select, similarity_of
 from tests.support.scorer_factories import HEADS, SMALL, embeddings, history, tokens
 
@@ -17,11 +17,10 @@ from tests.support.scorer_factories import HEADS, SMALL, embeddings, history, to
 VECTOR = st.lists(st.integers(-1, 1), min_size=3, max_size=3)
 
 
-@pytest.fixture(scope="module", autouse=True, params=sorted({Level.TORCH, best_level()}), ids=lambda level: level.name)
-def _implementation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """PyTorch does all of this, and so does the best of the kernels."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, request.param.name.lower())
+@pytest.fixture(scope="module", autouse=True, params=sorted({InstructionSet.NONE, best()}), ids=lambda it: it.label)
+def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Select with PyTorch, and with the best kernels."""
+    with using(request.param):
         yield
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lifeline.scorer.kernels import tokens as kernels
-from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.store import id_index
 from lifeline.store.id_hash import LEVELS, HashSeed
 from lifeline.store.id_index import IdIndex
@@ -15,7 +15,7 @@ from tests.store.test_id_hash import seed_of
 from tests.store.test_id_index import MEETING
 
 COUNT = 8_000
-needs_kernels = pytest.mark.skipif(best_level() is Level.TORCH, reason="not built")
+needs_kernels = pytest.mark.skipif(best() is InstructionSet.NONE, reason="not built")
 
 
 def drawn(count: int) -> list[HashSeed]:

@@ -17,13 +17,15 @@ import numpy as np
 import torch
 
 from lifeline.scorer import weights
+from lifeline.scorer.backend import backend_of
 from lifeline.scorer.errors import ScorerError
 from lifeline.scorer.features import RequestContext
 from lifeline.scorer.int8 import calibrate
-from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.scorer.model import TransAct
+from lifeline.scorer.precision import Precision
 from lifeline.scorer.scorer import Scorer
-from lifeline.scorer.settings import KernelPrecision, ScorerSettings
+from lifeline.scorer.settings import ScorerSettings
 from lifeline.scorer.versions import find
 from tests.scorer.test_selection_log import Table
 from tests.support.scorer_factories import DAY, SMALL, VOCABULARY, embeddings, encoding, history
@@ -31,7 +33,6 @@ from tests.support.scorer_factories import DAY, SMALL, VOCABULARY, embeddings, e
 CONFIG = SMALL.model_copy(
     update={"similarity_buckets": 3, "age_buckets": 4, "newest_outputs": 2, "selection_statistics": "all"}
 )
-PRECISIONS: tuple[KernelPrecision, ...] = ("float32", "bfloat16", "int8")
 NUMBERS = [0.0, -0.0, -1.0, 1e-45, 1e-38, 3e38, -3e38, np.nan, np.inf, -np.inf]
 VALUES: list[Any] = [*(0, -1, 1, 2, 3, 63, 65, 4_096, 4_097, 2**31, 2**62, 10**30), 0.5, 1e308, "", None, [], {}, True]
 
@@ -78,10 +79,11 @@ class Fuzz:
         except ScorerError:
             return "refused"
         answered = "refused"
-        precisions = PRECISIONS if best_level() is Level.BF16 else PRECISIONS[:1]
+        has_bfloat16 = best() is InstructionSet.AVX512_BF16
+        precisions = list(Precision) if has_bfloat16 else [Precision.FLOAT32]
         for precision in precisions:
             try:
-                scorer = Scorer(loaded, VOCABULARY, self._table, precision, threads=1)
+                scorer = Scorer(loaded, VOCABULARY, self._table, backend_of(loaded, precision, threads=1))
             except ScorerError:
                 continue
             scorer.score(self._history, np.arange(5, dtype=np.uint64), RequestContext(1_001 * DAY), explain=2)

@@ -17,8 +17,8 @@ from lifeline.scorer.feature_snapshot import FeatureSnapshot
 from lifeline.scorer.features import History, RequestContext, Tokens
 from lifeline.scorer.inputs import Inputs
 from lifeline.scorer.model import TransAct
-from lifeline.scorer.native import SequenceModule
 from lifeline.scorer.selection import Selection
+from lifeline.scorer.sequence_encoder import SequenceEncoder
 from lifeline.scorer.weights import LoadedModel, Manifest
 
 VOCABULARY = Vocabulary()
@@ -145,6 +145,17 @@ def loaded(model: TransAct, vocabulary: Vocabulary = VOCABULARY) -> LoadedModel:
     return LoadedModel(model.eval(), manifest)
 
 
+def assert_same_selection(found: Selection, expected: Selection) -> None:
+    """Compare to the bit."""
+    np.testing.assert_array_equal(found.index, expected.index)
+    np.testing.assert_array_equal(found.valid, expected.valid)
+    np.testing.assert_array_equal(found.source, expected.source)
+    # Minus zero is not zero here.
+    np.testing.assert_array_equal(found.similarity.view(np.uint32), expected.similarity.view(np.uint32))
+    for name in ("index", "valid", "source", "similarity"):
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+
+
 @dataclass(frozen=True)
 class Encoding:
     """A request of c candidates, selected, and a model of random weights that is to encode it."""
@@ -164,12 +175,12 @@ class Encoding:
         with torch.inference_mode():
             return model.sequence(self.inputs, model.encode(self.inputs))
 
-    def parts(self, module: SequenceModule | None) -> list[Tensor]:
-        """Return what a sequence module gives the cross."""
-        assert module is not None
+    def parts(self, encoder: SequenceEncoder | None) -> list[Tensor]:
+        """Return what an encoder gives the cross."""
+        assert encoder is not None
         request = self.request
         with torch.inference_mode():
-            return module.parts(request.tokens, self.selection, request.embedding, request.context.timestamp_ms)
+            return encoder.parts(request.tokens, self.selection, request.embedding, request.context.timestamp_ms)
 
 
 def encoding(

@@ -23,11 +23,13 @@ struct Encoder {
     const EncoderFunctions &functions;
 };
 
-const EncoderFunctions *functions_of(int32_t level) {
-    switch (level) {
-        case LIFELINE_AVX2: return &AVX2_ENCODER;
-        case LIFELINE_AVX512: return &AVX512_ENCODER;
-        case LIFELINE_BF16: return &BF16_ENCODER;
+// Null where the processor lacks the instruction set, or that has no products of the precision.
+const EncoderFunctions *functions_of(int32_t instruction_set, int32_t precision) {
+    if (instruction_set < LIFELINE_AVX2 || instruction_set > lifeline_instruction_set()) return nullptr;
+    if (precision == LIFELINE_FLOAT32) return instruction_set == LIFELINE_AVX2 ? &AVX2_ENCODER : &AVX512_ENCODER;
+    if (instruction_set < LIFELINE_AVX512_BF16) return nullptr;
+    switch (precision) {
+        case LIFELINE_BFLOAT16: return &BF16_ENCODER;
         case LIFELINE_INT8: return &INT8_ENCODER;
         default: return nullptr;
     }
@@ -172,9 +174,9 @@ ByteWeights byte_weights(const lifeline_weights &weights, int layer, const float
 
 }  // namespace
 
-LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t level) {
-    const EncoderFunctions *functions = functions_of(level);
-    if (functions == nullptr || std::min<int32_t>(level, LIFELINE_BF16) > lifeline_level()) return nullptr;
+LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t instruction_set, int32_t precision) {
+    const EncoderFunctions *functions = functions_of(instruction_set, precision);
+    if (functions == nullptr) return nullptr;
     const auto copy = [](const float *from, size_t rows) { return std::vector<float>(from, from + rows * WIDTH); };
     try {
         const int layers = weights->layers, ffn = weights->ffn;
@@ -188,7 +190,7 @@ LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t
             packed(*functions, weights->match, layers, WIDTH, WIDTH), packed(*functions, value.data(), layers, WIDTH, WIDTH),
             packed(*functions, weights->widen, layers, WIDTH, ffn), packed(*functions, narrow.data(), layers, ffn, WIDTH),
             packed(*functions, weights->read_out, 1, WIDTH, WIDTH), copy(weights->read_out_bias, 1), {}};
-        for (int layer = 0; level == LIFELINE_INT8 && layer < layers; layer++)
+        for (int layer = 0; precision == LIFELINE_INT8 && layer < layers; layer++)
             prepared.bytes.push_back(byte_weights(*weights, layer, value.data() + layer * WIDTH * WIDTH,
                                                   narrow.data() + static_cast<size_t>(layer) * ffn * WIDTH));
         prepared.position = completed(*functions, prepared, weights->position, weights->length);
@@ -215,10 +217,10 @@ LIFELINE_API int32_t lifeline_encode(const void *prepared, const lifeline_tokens
         };
         Phase making(rows.count(), Rows::AT_ONCE, [&] { return [&](int64_t from, int64_t to) { rows.make(from, to); }; });
         Phase encoding(job->candidate_count, 1, worker);
-        return in_threads(threads, making, encoding) ? 0 : 2;
+        return in_threads(threads, making, encoding) ? LIFELINE_OK : LIFELINE_OUT_OF_MEMORY;
     } catch (const OutOfRange &) {
-        return 3;
+        return LIFELINE_OUT_OF_RANGE;
     } catch (const std::bad_alloc &) {
-        return 2;
+        return LIFELINE_OUT_OF_MEMORY;
     }
 }

@@ -28,8 +28,8 @@ Linear linear(const float *matrix, const float *bias, int in, int out) {
 
 }  // namespace
 
-LIFELINE_API void *lifeline_heads_new(const lifeline_heads *given, int32_t level) {
-    if (level < LIFELINE_AVX2 || level > lifeline_level()) return nullptr;
+LIFELINE_API void *lifeline_heads_new(const lifeline_heads *given, int32_t instruction_set) {
+    if (instruction_set < LIFELINE_AVX2 || instruction_set > lifeline_instruction_set()) return nullptr;
     try {
         HeadsPrepared prepared{given->width, rounded(given->width), {}, {}};
         int number = 0;
@@ -41,7 +41,7 @@ LIFELINE_API void *lifeline_heads_new(const lifeline_heads *given, int32_t level
             prepared.stride = std::max(prepared.stride, prepared.mlp.back().columns);
             in = out;
         }
-        return new Heads{std::move(prepared), level == LIFELINE_AVX2 ? AVX2_HEADS : AVX512_HEADS};
+        return new Heads{std::move(prepared), instruction_set == LIFELINE_AVX2 ? AVX2_HEADS : AVX512_HEADS};
     } catch (const std::bad_alloc &) {
         return nullptr;
     }
@@ -61,8 +61,8 @@ LIFELINE_API int32_t lifeline_logits(const void *given, const float *inputs, int
             };
         };
         Phase phase(count, HEAD_BLOCK, worker);
-        return in_threads(threads, phase) ? 0 : 2;
+        return in_threads(threads, phase) ? LIFELINE_OK : LIFELINE_OUT_OF_MEMORY;
     } catch (const std::bad_alloc &) {
-        return 2;
+        return LIFELINE_OUT_OF_MEMORY;
     }
 }

@@ -1,4 +1,5 @@
-// The C ABI of the kernels. Structures are laid out like their ctypes twins in scorer/kernels/library.py.
+// The C ABI of the kernels; scorer/kernels/abi.py is its Python side. A change on either side needs the same change on
+// the other, and the next LIFELINE_ABI_VERSION.
 #pragma once
 
 #include <cstdint>
@@ -7,16 +8,32 @@
 #define LIFELINE_API extern "C" __attribute__((visibility("default")))
 #endif
 
+constexpr int32_t LIFELINE_ABI_VERSION = 1;
+
 // Instruction sets, each one including those before it.
-enum lifeline_level : int32_t {
+enum lifeline_instruction_set_number : int32_t {
     LIFELINE_NONE = 0,
-    LIFELINE_AVX2 = 1,    // and FMA
-    LIFELINE_AVX512 = 2,  // F, BW, DQ, VL
-    LIFELINE_BF16 = 3,    // and VNNI and BF16
-    LIFELINE_INT8 = 4,    // the same, for an encoder of int8
+    LIFELINE_AVX2 = 1,         // and FMA
+    LIFELINE_AVX512 = 2,       // F, BW, DQ, VL
+    LIFELINE_AVX512_BF16 = 3,  // and VNNI and BF16
 };
 
-// Of the hash of item ids: numbers that those who choose the ids do not know. See store/id_hash.py.
+// Operands of the encoder's matrix products. All but float32 need AVX512_BF16.
+enum lifeline_precision : int32_t {
+    LIFELINE_FLOAT32 = 0,
+    LIFELINE_BFLOAT16 = 1,
+    LIFELINE_INT8 = 2,
+};
+
+// Status of a call.
+enum lifeline_status : int32_t {
+    LIFELINE_OK = 0,
+    LIFELINE_UNAVAILABLE = 1,    // the processor lacks the instruction set
+    LIFELINE_OUT_OF_MEMORY = 2,
+    LIFELINE_OUT_OF_RANGE = 3,   // an index is outside its array
+};
+
+// The seed of the hash of item ids, unknown to whoever chooses the ids. See store/id_hash.py.
 struct lifeline_seed {
     uint64_t mask;
     uint64_t first;
@@ -31,15 +48,15 @@ struct lifeline_events {
     int64_t count;
 };
 
-// Its tokens, oldest first; there is room for `count` of the events.
+// Its tokens, oldest first; the arrays have room for as many tokens as there are events.
 struct lifeline_merged {
     int64_t *newest;       // each token's newest event
     uint64_t *types;       // bit id - 1 for each action type
     int64_t count;
-    int64_t probes;        // places that were looked at behind an item's own
+    int64_t probes;        // hash slots visited after an item's first
 };
 
-// One user's tokens, c candidates, and where S_all of each candidate goes. See scorer/selection.py.
+// One user's tokens, c candidates, and the arrays for S_all of each candidate. See scorer/selection.py.
 struct lifeline_selection {
     const int8_t *explicit_rows;    // [explicit_count][32], oldest first
     const int8_t *impression_rows;  // [impression_count][32], oldest first
@@ -65,10 +82,10 @@ struct lifeline_tokens {
     const uint8_t *surfaces;   // [count]
     const int64_t *ms;         // [count]: when
     int64_t count;
-    int64_t asked_ms;          // when the request is made
+    int64_t asked_ms;          // the time of the request
 };
 
-// The weights of an encoder, as scorer/model.py names them. Matrices are [in][out]; all but the biases of d = 64.
+// The weights of an encoder, by the names of scorer/model.py. Matrices are [in][out]; d = 64.
 struct lifeline_weights {
     int32_t layers;
     int32_t ffn;                // a multiple of 32
@@ -86,17 +103,17 @@ struct lifeline_weights {
     const float *value;         // [layers][64][64]
     const float *widen;         // [layers][64][ffn]
     const float *narrow;        // [layers][ffn][64]
-    const float *read_out;      // [64][64], columns of zeros behind those there are
+    const float *read_out;      // [64][64], padded with columns of zeros
     const float *read_out_bias; // [64]
-    // Of an encoder of int8 alone: what 127 stands for in the inputs of a layer, in its middle and in its values, and 255
-    // in what is wide.
+    // For int8 alone: the number that 127 stands for in a layer's inputs, in the feed-forward half's inputs and in the
+    // values, and that 255 stands for in the wide layer.
     const float *inputs;        // [layers]
     const float *middles;       // [layers]
     const float *values;        // [layers][64]
     const float *wides;         // [layers][ffn]
 };
 
-// What is to be encoded, and where it goes.
+// Selections to encode, and the arrays for the results.
 struct lifeline_encoding {
     const int8_t *candidates;   // [candidate_count][32]
     const int64_t *index;       // [candidate_count][length], -1 for the neutral token
@@ -105,39 +122,43 @@ struct lifeline_encoding {
     int64_t candidate_count;
     int32_t length;             // at most that of the weights
     float *read_out;            // [candidate_count][64]
-    float *outputs;             // [candidate_count][length][64]: of the last layer; null where they are not wanted
+    float *outputs;             // [candidate_count][length][64]: of the last layer; may be null
 };
 
 // Cross and heads, as scorer/model.py has them. The matrices are [in][out], the cross's and then the MLP's.
 struct lifeline_heads {
     int32_t width;              // of a candidate's input
     int32_t cross_layers;       // [width][width] each
-    int32_t mlp_layers;         // one at least: the last gives the logits, those before it go through a ReLU
+    int32_t mlp_layers;         // at least one: the last gives the logits, a ReLU follows each of the others
     const int32_t *sizes;       // [mlp_layers]: outputs of each
     const float *const *matrices;
     const float *const *biases;
 };
 
-LIFELINE_API int32_t lifeline_level(void);
-// A visit's events on one item as one token; a pause longer than `gap_ms` starts a visit. 0, or 2: memory is short.
+// LIFELINE_ABI_VERSION of the library.
+LIFELINE_API int32_t lifeline_abi_version(void);
+// The best instruction set that the processor has.
+LIFELINE_API int32_t lifeline_instruction_set(void);
+// A visit's events on one item as one token; a pause longer than `gap_ms` starts a visit. OK or OUT_OF_MEMORY.
 LIFELINE_API int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, const lifeline_seed *seed,
                                     lifeline_merged *merged);
-// Tells of each of `shown` whether it stands in a visit, of both, with one of `acted` on the same item.
+// Sets for each of `shown` whether a visit, of both, holds it and one of `acted` on the same item. OK or OUT_OF_MEMORY.
 LIFELINE_API int32_t lifeline_engaged(const lifeline_events *shown, const lifeline_events *acted, int64_t gap_ms,
                                       const lifeline_seed *seed, uint8_t *engaged);
-// The weights in the form that a level reads them in; null where the processor lacks it, or memory is short.
-LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t level);
+// The weights, packed for an instruction set and a precision; null where the processor lacks the instruction set, that
+// has no products of the precision, or memory is short.
+LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t instruction_set, int32_t precision);
 LIFELINE_API void lifeline_encoder_free(void *encoder);
-// 0; 2 where memory is short, 3 where an index is of no token or a candidate's first place is not valid.
+// OK, OUT_OF_MEMORY, or OUT_OF_RANGE: an index is not that of a token, or a candidate's first place is not valid.
 LIFELINE_API int32_t lifeline_encode(const void *encoder, const lifeline_tokens *tokens, const lifeline_encoding *job,
                                      int32_t threads);
-// Null where the processor lacks the level, or memory is short.
-LIFELINE_API void *lifeline_heads_new(const lifeline_heads *heads, int32_t level);
+// Null where the processor lacks the instruction set, or memory is short.
+LIFELINE_API void *lifeline_heads_new(const lifeline_heads *heads, int32_t instruction_set);
 LIFELINE_API void lifeline_heads_free(void *heads);
-// [count][heads] logits from [count][width] inputs. 0, or 2: memory is short.
+// [count][heads] logits from [count][width] inputs. OK or OUT_OF_MEMORY.
 LIFELINE_API int32_t lifeline_logits(const void *heads, const float *inputs, int64_t count, float *logits, int32_t threads);
-// The newest of `count` tokens on each of so many items, or -1. 0, or 2: memory is short.
+// The newest of `count` tokens on each of `item_count` items, or -1. OK or OUT_OF_MEMORY.
 LIFELINE_API int32_t lifeline_last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count,
                                          const lifeline_seed *seed, int64_t *newest);
-// 0; 1 where the processor lacks the level, 2 where memory is short.
-LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t level, int32_t threads);
+// OK, UNAVAILABLE or OUT_OF_MEMORY.
+LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t instruction_set, int32_t threads);

@@ -256,30 +256,33 @@ class Selector {
     const int64_t length_;
 };
 
-const Functions *functions_of(int32_t level) {
-    switch (level) {
+const Functions *functions_of(int32_t instruction_set) {
+    if (instruction_set > lifeline_instruction_set()) return nullptr;
+    switch (instruction_set) {
         case LIFELINE_AVX2: return &AVX2_FUNCTIONS;
         case LIFELINE_AVX512: return &AVX512_FUNCTIONS;
-        case LIFELINE_BF16: return &BF16_FUNCTIONS;
+        case LIFELINE_AVX512_BF16: return &BF16_FUNCTIONS;
         default: return nullptr;
     }
 }
 
 }  // namespace
 
-LIFELINE_API int32_t lifeline_level(void) {
+LIFELINE_API int32_t lifeline_abi_version(void) { return LIFELINE_ABI_VERSION; }
+
+LIFELINE_API int32_t lifeline_instruction_set(void) {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return LIFELINE_NONE;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
         return LIFELINE_AVX2;
     if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bf16")) return LIFELINE_AVX512;
-    return LIFELINE_BF16;
+    return LIFELINE_AVX512_BF16;
 }
 
-LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t level, int32_t threads) {
-    const Functions *functions = functions_of(level);
-    if (functions == nullptr || level > lifeline_level()) return 1;
+LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t instruction_set, int32_t threads) {
+    const Functions *functions = functions_of(instruction_set);
+    if (functions == nullptr) return LIFELINE_UNAVAILABLE;
     try {
         const Selector selector(*job, *functions);
         const auto worker = [&] {
@@ -290,8 +293,8 @@ LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t leve
         const Packed &lifelong = selector.lifelong();
         Phase filling(lifelong.all(), FILLED_AT_ONCE, [&] { return [&](int64_t from, int64_t to) { lifelong.fill(from, to); }; });
         Phase selecting(selector.tiles(), 1, worker);
-        return in_threads(threads, filling, selecting) ? 0 : 2;
+        return in_threads(threads, filling, selecting) ? LIFELINE_OK : LIFELINE_OUT_OF_MEMORY;
     } catch (const std::bad_alloc &) {
-        return 2;
+        return LIFELINE_OUT_OF_MEMORY;
     }
 }

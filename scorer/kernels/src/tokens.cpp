@@ -182,9 +182,9 @@ int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, const life
     try {
         merge(*events, gap_ms, Hash(*seed), *merged);
     } catch (const std::bad_alloc &) {
-        return 2;
+        return LIFELINE_OUT_OF_MEMORY;
     }
-    return 0;
+    return LIFELINE_OK;
 }
 
 int32_t lifeline_last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count,
@@ -192,9 +192,9 @@ int32_t lifeline_last_touch(const uint64_t *tokens, int64_t count, const uint64_
     try {
         last_touch(tokens, count, items, item_count, Hash(*seed), newest);
     } catch (const std::bad_alloc &) {
-        return 2;
+        return LIFELINE_OUT_OF_MEMORY;
     }
-    return 0;
+    return LIFELINE_OK;
 }
 
 int32_t lifeline_engaged(const lifeline_events *shown, const lifeline_events *acted, int64_t gap_ms,
@@ -202,7 +202,7 @@ int32_t lifeline_engaged(const lifeline_events *shown, const lifeline_events *ac
     try {
         engaged(*shown, *acted, gap_ms, Hash(*seed), found);
     } catch (const std::bad_alloc &) {
-        return 2;
+        return LIFELINE_OUT_OF_MEMORY;
     }
-    return 0;
+    return LIFELINE_OK;
 }

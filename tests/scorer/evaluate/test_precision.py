@@ -8,7 +8,7 @@ from lifeline.scorer.evaluate.evaluation import probabilities
 from lifeline.scorer.evaluate.precision import BFLOAT16, INT8, Agreement, Bars, find
 from lifeline.scorer.feature_snapshot import FeatureSnapshot
 from lifeline.scorer.int8 import calibrate, of_kernels, products
-from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.train.examples import ExampleSet, Outcome
 from lifeline.scorer.variants import variant
@@ -76,7 +76,7 @@ def test_what_is_found_of_a_model_tells_of_every_product() -> None:
     told: list[str] = []
     own = model()
     found = find(own, outcomes(), told.append)
-    assert found.by_kernels == (best_level() >= Level.BF16)
+    assert found.by_kernels == (best() >= InstructionSet.AVX512_BF16)
     assert found.bfloat16.tau > 0.9
     assert {one.product for one in found.sensitivities} == set(products(own))
     assert sum(one.operations for one in found.sensitivities) == pytest.approx(1)
@@ -104,7 +104,7 @@ def test_a_mix_leaves_out_what_costs_most_until_it_is_accepted(monkeypatch: pyte
     assert not found.mix
 
 
-@pytest.mark.skipif(best_level() < Level.BF16, reason="the processor lacks it")
+@pytest.mark.skipif(best() < InstructionSet.AVX512_BF16, reason="the processor lacks it")
 def test_the_kernels_rank_as_their_rounding_in_pytorch_does() -> None:
     own, requests = model(), outcomes()
     judge = precision._Judge(own, requests)

@@ -12,10 +12,11 @@ from lifeline.scorer.errors import KernelInputError
 from lifeline.scorer.kernels import heads, selection, tokens
 from lifeline.scorer.kernels.arrays import checked, checked_numbers
 from lifeline.scorer.kernels.encoder import CALIBRATION, WEIGHTS, Encoder, TokenColumns
-from lifeline.scorer.kernels.library import Level, best_level
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best
+from lifeline.scorer.precision import Precision
 from lifeline.scorer.selection import Selection
 
-pytestmark = pytest.mark.skipif(best_level() is Level.TORCH, reason="not built")
+pytestmark = pytest.mark.skipif(best() is InstructionSet.NONE, reason="not built")
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "action": (64, 64),
@@ -35,7 +36,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "wides": (2, 32),
 }
 INT8 = pytest.param(
-    Level.INT8, marks=pytest.mark.skipif(best_level() < Level.BF16, reason="the processor lacks it"), id="int8"
+    Precision.INT8,
+    marks=pytest.mark.skipif(best() < InstructionSet.AVX512_BF16, reason="the processor lacks it"),
+    id="int8",
 )
 
 
@@ -44,9 +47,13 @@ def weights() -> dict[str, NDArray[Any]]:
 
 
 def encoder(
-    arrays: dict[str, Any], level: Level = Level.AVX2, *, input_scale: float = 1.0, age_span: float = 21.0
+    arrays: dict[str, Any],
+    precision: Precision = Precision.FLOAT32,
+    *,
+    input_scale: float = 1.0,
+    age_span: float = 21.0,
 ) -> Encoder:
-    return Encoder(arrays, input_scale=input_scale, age_span=age_span, level=level)
+    return Encoder(arrays, input_scale=input_scale, age_span=age_span, instruction_set=best(), precision=precision)
 
 
 def test_an_array_passes_as_the_kernels_read_it() -> None:
@@ -79,10 +86,10 @@ def test_numbers_of_a_model_are_finite_and_scales_above_zero() -> None:
             checked_numbers("w", np.array([1, value], np.float32), 2, positive=True)
 
 
-@pytest.mark.parametrize("level", [Level.AVX2, INT8])
-def test_every_array_of_an_encoder_is_looked_at(level: Level) -> None:
-    encoder(weights(), level)
-    names = (*WEIGHTS, *CALIBRATION) if level is Level.INT8 else WEIGHTS
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, INT8])
+def test_every_array_of_an_encoder_is_looked_at(precision: Precision) -> None:
+    encoder(weights(), precision)
+    names = (*WEIGHTS, *CALIBRATION) if precision is Precision.INT8 else WEIGHTS
     for name in names:
         whole = weights()[name]
         wrong = [
@@ -98,9 +105,9 @@ def test_every_array_of_an_encoder_is_looked_at(level: Level) -> None:
             wrong += [whole * 0, -whole]
         for array in wrong:
             with pytest.raises(KernelInputError):
-                encoder(weights() | {name: array}, level)
+                encoder(weights() | {name: array}, precision)
         with pytest.raises(KernelInputError, match=f"{name} is missing"):
-            encoder({other: array for other, array in weights().items() if other != name}, level)
+            encoder({other: array for other, array in weights().items() if other != name}, precision)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +176,7 @@ def test_an_index_of_no_token_is_refused(index: int) -> None:
     made, rows = encoder(weights()), np.ones((3, 32), np.int8)
     given = picked(3, 9)
     given.index[2, 8] = index
-    with pytest.raises(KernelInputError, match="none of 5"):
+    with pytest.raises(KernelInputError, match="outside the 5 tokens"):
         made.encode(columns(5), 10, rows, given)
     given = picked(3, 9)
     given.valid[1, 0] = False
@@ -182,7 +189,7 @@ def test_layers_fit_each_other() -> None:
         return heads.Linear(np.full((before, after), value, np.float32), np.full(after, 0.1, np.float32))
 
     def made(*layers: heads.Linear) -> heads.Heads:
-        return heads.Heads(layers[:1], layers[1:], Level.AVX2)
+        return heads.Heads(layers[:1], layers[1:], InstructionSet.AVX2)
 
     good = (layer(7, 7), layer(7, 5), layer(5, 2))
     assert made(*good).logits(np.ones((3, 7), np.float32)).shape == (3, 2)
@@ -209,7 +216,9 @@ def test_a_selection_stays_within_its_tokens() -> None:
     def made(
         explicit: NDArray[Any] = rows, candidates: NDArray[Any] = rows[:2], start: int = 4, counts: Any = (2, 3, 1, 1)
     ) -> selection.Selected:
-        return selection.select(explicit, rows[:3], candidates, start, counts, level=Level.AVX2, threads=1)
+        return selection.select(
+            explicit, rows[:3], candidates, start, counts, instruction_set=InstructionSet.AVX2, threads=1
+        )
 
     assert made().valid.shape == (2, 7)
     calls: list[Callable[[], object]] = [
