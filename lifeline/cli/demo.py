@@ -30,7 +30,7 @@ from lifeline.core.topics import create_topics, delete_topics
 from lifeline.core.vocabulary import Role
 from lifeline.dev.broker import broker_or_given
 from lifeline.dev.node_process import Event, NodeProcess, settings_for
-from lifeline.learning.training import Wanted, save_version, train_from_store
+from lifeline.learning.training import TrainingPlan, save_version, train_from_store
 from lifeline.ops.publish import publish
 from lifeline.producer.producer import LifelineProducer
 from lifeline.scorer.settings import TrainSettings
@@ -213,8 +213,8 @@ class _Demo:
                 note = f"loss {at.loss:.3f}, {at.examples_per_s:,.0f} examples/s"
                 bar.update(task, completed=at.step, total=at.total, note=note)
 
-            wanted = Wanted(TrainSettings(max_seconds=seconds, steps=_MANY_STEPS))
-            manifest = save_version(settings, train_from_store(settings, wanted, show))
+            plan = TrainingPlan(TrainSettings(max_seconds=seconds, steps=_MANY_STEPS))
+            manifest = save_version(settings, train_from_store(settings, plan, show))
         self._figures.train_s = time.monotonic() - started
         self._output.print(
             Table("Held-out requests, later than all training", ("measure", "value>"), _metrics(manifest.metrics))

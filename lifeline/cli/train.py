@@ -79,7 +79,7 @@ def train(
     Several processes can share the work: torchrun --nproc-per-node 2 -m lifeline train ...
     """
     from lifeline.learning.topic_copy import bring_up
-    from lifeline.learning.training import Wanted, save_version, train_from_log, train_from_store
+    from lifeline.learning.training import TrainingPlan, save_version, train_from_log, train_from_store
     from lifeline.scorer.settings import TrainSettings
     from lifeline.scorer.train.parallel import Group
     from lifeline.scorer.train.trainer import Step
@@ -116,7 +116,7 @@ def train(
             note = f"loss {at.loss:.4f}, {at.examples_per_s:,.0f} examples/s"
             bar.update(task, completed=at.step, total=at.total, note=note)
 
-        wanted = Wanted(training, variant, until, checkpoints, curves)
+        plan = TrainingPlan(training, variant, until, checkpoints, curves)
         with Group.joined() as group:
             if from_topic is not None:
                 if group.rank == 0:
@@ -131,7 +131,7 @@ def train(
                 settings = settings.model_copy(
                     update={"node": settings.node.model_copy(update={"data_dir": from_topic})}
                 )
-            trained = (train_from_log if from_log else train_from_store)(settings, wanted, show, group)
+            trained = (train_from_log if from_log else train_from_store)(settings, plan, show, group)
     if group.rank > 0:
         # The first process saves the version and prints it.
         return

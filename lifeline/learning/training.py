@@ -13,66 +13,55 @@ from lifeline.ops.readers import stored_readers
 from lifeline.scorer import weights
 from lifeline.scorer.allocator import keep_memory
 from lifeline.scorer.config import ModelConfig, default_heads
+from lifeline.scorer.evaluate.evaluation import measures_of
 from lifeline.scorer.settings import TrainSettings
-from lifeline.scorer.train.model_training import Trained, train, train_on_outcomes
+from lifeline.scorer.train.model_training import RunOptions, Trained, train, train_on_outcomes
 from lifeline.scorer.train.parallel import Group
-from lifeline.scorer.train.trainer import ScalarWriter, Step
+from lifeline.scorer.train.trainer import Step
 from lifeline.scorer.variants import variant
 from lifeline.scorer.weights import Manifest
 
 
-class Wanted(NamedTuple):
-    """What is to be trained, and what is to be left behind beside it."""
+class TrainingPlan(NamedTuple):
+    """Which model to train, on what, and which files to write besides."""
 
     settings: TrainSettings
     variant: str = "v2"
     """A name of `scorer.variants`."""
     until_timestamp_ms: int | None = None
-    """Events from then on are not read; none: all that is stored."""
+    """Events from then on are not read; None: every stored event."""
     checkpoints: Path | None = None
-    """Directory; a checkpoint that is there is gone on from."""
+    """A directory; the run resumes from an existing checkpoint."""
     curves: Path | None = None
-    """Directory for files that TensorBoard reads."""
+    """A directory for TensorBoard's files."""
 
 
 def train_from_store(
-    settings: Settings, wanted: Wanted, tell: Callable[[Step], None] = lambda _: None, group: Group | None = None
+    settings: Settings, plan: TrainingPlan, tell: Callable[[Step], None] = lambda _: None, group: Group | None = None
 ) -> Trained:
     """Train on every user of the data directory, together with the other processes of `group`.
 
     A running node may hold the state: it is read as it is now. Raises StoreError, TrainingDataError, CheckpointError.
     """
-    stored = histories(settings, wanted.until_timestamp_ms)
-    with _training(settings, wanted, tell, group) as how:
-        return train(
-            stored,
-            settings.vocabulary,
-            wanted.settings,
-            how.config,
-            how.tell,
-            checkpoints=wanted.checkpoints,
-            curves=how.curves,
-            group=group,
-        )
+    stored = histories(settings, plan.until_timestamp_ms)
+    with _training(settings, plan, tell, group) as run:
+        return train(stored, settings.vocabulary, plan.settings, run.options, run.config)
 
 
 def train_from_log(
-    settings: Settings, wanted: Wanted, tell: Callable[[Step], None] = lambda _: None, group: Group | None = None
+    settings: Settings, plan: TrainingPlan, tell: Callable[[Step], None] = lambda _: None, group: Group | None = None
 ) -> Trained:
     """Train on the requests that nodes have logged, and on what their users did next, as the data directory has it.
 
     Raises StreamError, StoreError, SelectionRecordError, TrainingDataError, CheckpointError.
     """
-    with _training(settings, wanted, tell, group) as how:
+    with _training(settings, plan, tell, group) as run:
         return train_on_outcomes(
-            logged_outcomes(settings, how.config, wanted.settings.label_window_ms),
+            logged_outcomes(settings, run.config, plan.settings.label_window_ms),
             settings.vocabulary,
-            wanted.settings,
-            how.config,
-            how.tell,
-            checkpoints=wanted.checkpoints,
-            curves=how.curves,
-            group=group,
+            plan.settings,
+            run.options,
+            run.config,
         )
 
 
@@ -97,22 +86,24 @@ def histories(settings: Settings, until_ms: int | None = None) -> Iterator[Mappi
                 yield reader.read(user, query).sequences
 
 
-class _How(NamedTuple):
+class _Run(NamedTuple):
     config: ModelConfig
-    tell: Callable[[Step], None]
-    curves: ScalarWriter | None
+    options: RunOptions
 
 
 @contextmanager
-def _training(settings: Settings, wanted: Wanted, tell: Callable[[Step], None], group: Group | None) -> Iterator[_How]:
-    """Give what is the same whatever is trained on; of several processes the first alone tells and draws curves."""
+def _training(
+    settings: Settings, plan: TrainingPlan, tell: Callable[[Step], None], group: Group | None
+) -> Iterator[_Run]:
+    """Give what a run needs whatever the data is; of several processes only the first tells and writes curves."""
     keep_memory()
     first = group is None or group.rank == 0
-    config = variant(wanted.variant, default_heads(settings.vocabulary))
+    config = variant(plan.variant, default_heads(settings.vocabulary))
     with ExitStack() as stack:
         curves = None
-        if wanted.curves is not None and first:
+        if plan.curves is not None and first:
             from tensorboardX import SummaryWriter  # noqa: PLC0415 - in the extra `train` alone
 
-            curves = stack.enter_context(closing(SummaryWriter(str(wanted.curves))))
-        yield _How(config, tell if first else lambda _: None, curves)
+            curves = stack.enter_context(closing(SummaryWriter(str(plan.curves))))
+        tell = tell if first else lambda _: None
+        yield _Run(config, RunOptions(measures_of, tell, plan.checkpoints, curves, group))

@@ -125,6 +125,15 @@ def summary(evaluation: Evaluation) -> dict[str, float]:
     return {measure: value for measure, value in found.items() if not np.isnan(value)}
 
 
+def measures_of(model: TransAct, examples: ExampleSet) -> dict[str, float]:
+    """Return the summary of a model, and, as `<ranking>_<measure>`, of each ranking that the examples carry."""
+    measures = summary(evaluate(model, examples))
+    for name, score in examples.rankings.items():
+        found = summary(ranked(examples, score, model.config.heads))
+        measures |= {f"{name}_{measure}": value for measure, value in found.items()}
+    return measures
+
+
 def compare(ours: Evaluation, theirs: Evaluation, measure: str, seed: int = 0) -> Difference:
     """Compare on the same requests, by a bootstrap over users: those of a user stand or fall together."""
     column = ours.measures[measure] - theirs.measures[measure]

@@ -1,13 +1,15 @@
-"""Training a model on histories, and its measure on requests that are later than all training.
+"""Training a model on histories, or on logged requests, and measuring it on requests later than all training.
 
-The newest share of the requests is held out, after a gap, and never trained on; nor are the requests of some users, by
-which training stops. Popularity and last touch, the two baselines, are counted from the same data.
+The newest share of the requests is held out, after a gap, and never trained on. The requests of some users form the
+early-stopping set. The caller passes the measure: training does not import `scorer.evaluate`, which imports it.
+Popularity and last touch, the two baselines, are counted from the same data.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,6 @@ from lifeline.core.vocabulary import Role, Vocabulary
 from lifeline.scorer import features
 from lifeline.scorer.config import ModelConfig, default_heads
 from lifeline.scorer.errors import TrainingDataError
-from lifeline.scorer.evaluate.evaluation import evaluate, ranked, summary
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.checkpoint import Progress
@@ -30,10 +31,26 @@ from lifeline.scorer.train.split import split_by_time, split_requests
 from lifeline.scorer.train.trainer import Data, Place, ScalarWriter, Step, fit, seeded
 from lifeline.scorer.weights import DataRange
 
+Measure = Callable[[TransAct, ExampleSet], dict[str, float]]
+"""Measures a model on held-out examples: `scorer.evaluate.evaluation.measures_of`."""
+
+
+class RunOptions(NamedTuple):
+    """How a run executes; none of it changes the weights."""
+
+    measure: Measure
+    tell: Callable[[Step], None] = lambda _: None
+    """Called after every step."""
+    checkpoints: Path | None = None
+    """A directory: the run resumes from its checkpoint, and writes the next ones there."""
+    curves: ScalarWriter | None = None
+    group: Group | None = None
+    """The processes that train together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training gives."""
+    """A trained model, and how it was trained."""
 
     model: TransAct
     """In evaluation mode."""
@@ -48,17 +65,13 @@ def train(
     histories: Iterable[Mapping[Kind, Sequence]],
     vocabulary: Vocabulary,
     settings: TrainSettings,
+    options: RunOptions,
     config: ModelConfig | None = None,
-    tell: Callable[[Step], None] = lambda _: None,
-    *,
-    checkpoints: Path | None = None,
-    curves: ScalarWriter | None = None,
-    group: Group | None = None,
 ) -> Trained:
     """Train a model on users' sequences, read with all columns, and measure it.
 
-    Without `config`: the published model with `default_heads`. With `checkpoints` a run that was interrupted is gone
-    on from. Raises TrainingDataError where the histories give too few requests, and CheckpointError.
+    Without `config`: the published model with `default_heads`. Raises TrainingDataError where the histories give too
+    few requests, and CheckpointError.
     """
     config = config or ModelConfig(heads=default_heads(vocabulary))
     corpus = Corpus.of(histories, config)
@@ -76,18 +89,15 @@ def train(
         data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
         tokens = corpus.explicit
         run = _run_of((tokens.timestamp_ms, tokens.item_id, tokens.action_types), settings, config)
-        place = Place(checkpoints, run, curves)
-        progress = fit(model, data, settings, tell=tell, place=place, group=group)
+        place = Place(options.checkpoints, run, options.curves)
+        progress = fit(model, data, settings, tell=options.tell, place=place, group=options.group)
         rng = np.random.default_rng([settings.seed, 3])
         until_ms = int(corpus.timestamp_ms[split.training[-1]])
         held_out = ExampleSet.of(
             (_with_baselines(corpus, corpus.request(int(row), settings, rng), until_ms) for row in split.held_out),
             config,
         )
-        metrics = summary(evaluate(model, held_out))
-        for name in ("popularity", "last_touch"):
-            found = summary(ranked(held_out, held_out.rankings[name], config.heads))
-            metrics |= {f"{name}_{measure}": value for measure, value in found.items()}
+        metrics = options.measure(model, held_out)
     times = corpus.explicit.timestamp_ms
     counts = {"train_requests": float(len(split.training)), "held_out_requests": float(len(split.held_out))}
     seen = DataRange(from_timestamp_ms=times.min(), to_timestamp_ms=times.max())
@@ -98,16 +108,12 @@ def train_on_outcomes(
     outcomes: Iterable[Outcome],
     vocabulary: Vocabulary,
     settings: TrainSettings,
+    options: RunOptions,
     config: ModelConfig,
-    tell: Callable[[Step], None] = lambda _: None,
-    *,
-    checkpoints: Path | None = None,
-    curves: ScalarWriter | None = None,
-    group: Group | None = None,
 ) -> Trained:
-    """Train a model on requests that were selected before, as serving did, and whose outcome is known.
+    """Train a model on logged requests with a known outcome: tokens were selected when they were served.
 
-    Split like those of histories. Raises TrainingDataError where there are too few, and CheckpointError.
+    They are split like those of histories. Raises TrainingDataError where there are too few, and CheckpointError.
     """
     ordered = sorted(outcomes, key=lambda one: (one.selected.context.timestamp_ms, one.user))
     times = np.array([one.selected.context.timestamp_ms for one in ordered], np.int64)
@@ -126,16 +132,17 @@ def train_on_outcomes(
         training = examples(split.training)
         validation = examples(split.validation) if len(split.validation) else None
         data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
-        place = Place(checkpoints, _run_of((times, training.item_id, training.action_types), settings, config), curves)
-        progress = fit(model, data, settings, tell=tell, place=place, group=group)
-        metrics = summary(evaluate(model, examples(split.held_out)))
+        run = _run_of((times, training.item_id, training.action_types), settings, config)
+        place = Place(options.checkpoints, run, options.curves)
+        progress = fit(model, data, settings, tell=options.tell, place=place, group=options.group)
+        metrics = options.measure(model, examples(split.held_out))
     counts = {"train_requests": float(len(split.training)), "held_out_requests": float(len(split.held_out))}
     seen = DataRange(from_timestamp_ms=int(times[0]), to_timestamp_ms=int(times[-1]))
     return Trained(model, metrics | counts, seen, progress)
 
 
 def _run_of(columns: Iterable[NDArray[np.generic]], settings: TrainSettings, config: ModelConfig) -> str:
-    """Return what names a run: anything else would have other weights."""
+    """Return the identity of a run: with another one the weights would differ."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
     digest.update(config.model_dump_json().encode())
     for column in columns:
@@ -144,7 +151,7 @@ def _run_of(columns: Iterable[NDArray[np.generic]], settings: TrainSettings, con
 
 
 def _with_baselines(corpus: Corpus, request: Request, until_ms: int) -> Request:
-    """Return a request with what popularity up to a time, and the user's last touch, say of it."""
+    """Return a request with two baseline rankings: popularity up to a time, and the user's last touch."""
     touched = features.last_touch(request.history.explicit, request.item_id).astype(np.float32)
     rankings = {"popularity": corpus.popularity(request.item_id, until_ms), "last_touch": touched}
     return replace(request, rankings=rankings)

@@ -11,7 +11,7 @@ from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.dev.node_process import NodeProcess
 from lifeline.learning.logged_outcomes import logged_outcomes
-from lifeline.learning.training import Wanted, train_from_log
+from lifeline.learning.training import TrainingPlan, train_from_log
 from lifeline.producer.producer import LifelineProducer, make_item
 from lifeline.scorer import weights
 from lifeline.scorer.config import ModelConfig, default_heads
@@ -87,7 +87,7 @@ def test_from_a_nodes_log_another_model_is_trained(fresh_topics: KafkaSettings, 
         logged_outcomes(node.settings, variant("v1", config.heads), DAY)
 
     training = TrainSettings(steps=3, requests_per_step=4, validation_users=0.2)
-    trained = train_from_log(node.settings, Wanted(training))
+    trained = train_from_log(node.settings, TrainingPlan(training))
     assert trained.metrics["train_requests"] > USERS
     assert trained.metrics["held_out_requests"] == USERS
     assert trained.model.config == config

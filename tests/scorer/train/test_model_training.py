@@ -1,16 +1,32 @@
+from collections.abc import Callable, Iterable, Mapping
+
 import numpy as np
 import pytest
 import torch
 
 from lifeline.core.actions import Kind
+from lifeline.core.sequence import Sequence
+from lifeline.core.vocabulary import Vocabulary
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.errors import TrainingDataError
+from lifeline.scorer.evaluate.evaluation import measures_of
 from lifeline.scorer.settings import TrainSettings
-from lifeline.scorer.train.model_training import train
+from lifeline.scorer.train import model_training
+from lifeline.scorer.train.model_training import RunOptions, Trained
 from lifeline.scorer.train.trainer import Step
 from tests.support.scorer_factories import DAY, SMALL, VOCABULARY, population, rows_of, sequence, vectors_of
 
 SETTINGS = TrainSettings(steps=40, requests_per_step=8, candidates=8, min_history=10, held_out=0.2, learning_rate=1e-2)
+
+
+def train(
+    histories: Iterable[Mapping[Kind, Sequence]],
+    vocabulary: Vocabulary,
+    settings: TrainSettings,
+    config: ModelConfig | None = None,
+    tell: Callable[[Step], None] = lambda _: None,
+) -> Trained:
+    return model_training.train(histories, vocabulary, settings, RunOptions(measures_of, tell), config)
 
 
 def test_it_learns_what_users_keep_to_and_says_so() -> None:
