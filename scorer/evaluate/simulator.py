@@ -31,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from lifeline.core.embedding_codec import quantize
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.core.vocabulary import Vocabulary
+from lifeline.scorer.evaluate.simulated_items import SPREAD, Floats, Ints, Items, make_items
 
 DAY_MS = 86_400_000
 START_MS = 1_672_531_200_000
@@ -60,10 +60,8 @@ _HIDING_SESSIONS = 0.12
 _ACTIONS_A_SESSION, _IMPRESSIONS_A_SESSION = 20, 12
 _SHORT_TERM_DAYS = 14.0
 _PAUSE_MS = 20_000
-_SPREAD = 0.8
-_POPULARITY_OFFSET = 5.0
 # Logits of what is done with a candidate: always; for a topic of the session, an interest, a current topic; for each
-# unit by which the taste is above the usual; and for a disliked topic. ArmChoice so that rankings that need no training
+# unit by which the taste is above the usual; and for a disliked topic. Chosen so that rankings that need no training
 # (greatest cosine, mean of the top 64, oracle) come out as in the prototype that the benchmark's bars were made with.
 _RESPONSE = np.array(
     [
@@ -74,9 +72,6 @@ _RESPONSE = np.array(
     ]
 )
 _USUAL_LIKING = 0.6
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 class SimulatorSettings(BaseModel):
@@ -95,29 +90,6 @@ class SimulatorSettings(BaseModel):
     test_from_day: Annotated[int, Field(ge=1, description="the first day with requests to test on")] = 660
     train_requests: Annotated[int, Field(ge=0, description="of a user, before the test")] = 8
     test_requests: Annotated[int, Field(ge=0, description="of a user, from then on")] = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Items:
-    """m items, those of a topic side by side."""
-
-    item_id: NDArray[np.uint64]
-    """uint64[m]."""
-    topic: Ints
-    """int64[m]."""
-    vector: Floats
-    """float64[m, 32], of length 1."""
-    embedding: NDArray[np.int8]
-    """int8[m, 32]: the same, quantized."""
-    centre: Floats
-    """float64[topics, 32], of length 1."""
-    popularity: Floats
-    """float64[items of a topic]: how likely each is drawn within its topic, summed up."""
-
-    def draw(self, rng: np.random.Generator, topic: Ints) -> Ints:
-        """Return an item (its row) of each of the topics, of any shape, by popularity."""
-        within = np.searchsorted(self.popularity, rng.random(topic.shape), side="right")
-        return topic * len(self.popularity) + np.minimum(within, len(self.popularity) - 1)
 
 
 class Events(NamedTuple):
@@ -217,7 +189,7 @@ class Simulator:
             )
         self._type = {name: self.vocabulary.action_types[name].id for name in (*KINDS, "impression")}
         self._surfaces = np.array(sorted(self.vocabulary.surface_names) or [0], np.uint8)
-        self.items = _make_items(settings)
+        self.items = make_items(settings.seed, settings.topics, settings.items_per_topic)
 
     def users(self) -> Iterator[SimulatedUser]:
         """Yield every user, by number."""
@@ -240,7 +212,7 @@ class Simulator:
         topics = self.settings.topics
         interests = int(rng.integers(8, 13))
         chosen = rng.permutation(topics)[: interests + 3]
-        taste = self.items.centre + _SPREAD / np.sqrt(EMBEDDING_DIM) * rng.standard_normal((topics, EMBEDDING_DIM))
+        taste = self.items.centre + SPREAD / np.sqrt(EMBEDDING_DIM) * rng.standard_normal((topics, EMBEDDING_DIM))
         taste /= np.linalg.norm(taste, axis=1, keepdims=True)
         changes = int(3 * self.settings.days / _SHORT_TERM_DAYS) + 3
         lengths = rng.exponential(_SHORT_TERM_DAYS * DAY_MS, changes)
@@ -438,17 +410,3 @@ def _taste_of(state: _State, items: Items, item: Ints) -> Floats:
     """Return the cosine of each item and the user's taste in its topic."""
     cosine: Floats = np.einsum("...d,...d->...", items.vector[item], state.taste[items.topic[item]])
     return cosine
-
-
-def _make_items(settings: SimulatorSettings) -> Items:
-    rng = np.random.default_rng([settings.seed, 0])
-    count = settings.topics * settings.items_per_topic
-    centre = rng.standard_normal((settings.topics, EMBEDDING_DIM))
-    centre /= np.linalg.norm(centre, axis=1, keepdims=True)
-    topic = np.repeat(np.arange(settings.topics), settings.items_per_topic)
-    vector = centre[topic] + _SPREAD / np.sqrt(EMBEDDING_DIM) * rng.standard_normal((count, EMBEDDING_DIM))
-    vector /= np.linalg.norm(vector, axis=1, keepdims=True)
-    weight = 1 / (np.arange(settings.items_per_topic) + _POPULARITY_OFFSET)
-    # Distinct by construction, and without any order that a model could use.
-    item_id = rng.permutation(count).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(settings.seed)
-    return Items(item_id, topic, vector, quantize(vector), centre, np.cumsum(weight / weight.sum()))

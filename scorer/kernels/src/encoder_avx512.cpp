@@ -3,5 +3,5 @@
 
 #include "encoder_blocks.h"
 
-const EncoderFunctions AVX512_ENCODER = {Single::pack, word_count<Single>, complete,
-                                         Layers<Single>::TOKEN_ROW, make_rows<Single>, Layers<Single>::scratch, encode<Single>};
+const EncoderFunctions AVX512_ENCODER = {Float32::pack, word_count<Float32>, complete,
+                                         Layers<Float32>::TOKEN_ROW, make_rows<Float32>, Layers<Float32>::scratch, encode<Float32>};

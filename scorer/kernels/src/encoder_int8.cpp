@@ -1,9 +1,9 @@
 // The encoder with products of int8, but for the read-out, which is of bfloat16: what scorer/int8.py computes.
 //
-// One side of a product is unsigned. Activations are: inputs with 128 added, whose part the product is rid of by a sum
-// over the weights; keys likewise, whose part is the same for all keys of a query, and nothing to a softmax; shares and
-// the wide layer are never negative. The other side is signed: weights, values, and queries.
-#include "half.h"
+// One side of a product is unsigned: activations. Inputs have 128 added, and a sum over the weights takes that part out
+// again; keys have 128 added too, which adds the same to all scores of a query and does not change its softmax;
+// probabilities and the wide layer are never negative. The other side is signed: weights, values and queries.
+#include "bfloat16.h"
 
 namespace {
 
@@ -77,7 +77,7 @@ class Int8Layers {
         values_ = take(stride_ * BYTE_WORDS + 4 * WIDTH);
         steps_ = take(stride_);
         scores_ = take(2 * ROWS * stride_);
-        shares_ = take(ROWS * stride_ / 4);
+        probabilities_ = take(ROWS * stride_ / 4);
         wide_ = take(2 * ROWS * weights.ffn / 4);
     }
 
@@ -85,7 +85,7 @@ class Int8Layers {
         const int count = candidate.count;
         const int rows = (count + ROWS - 1) / ROWS * ROWS;
         for (int first = 0; first < rows; first += ROWS) {
-            Tile<Half> parts[PARTS];
+            Tile<Bfloat16> parts[PARTS];
             gather_tile(weights_, candidate, first, parts);
             keep(parts[0], first, weights_.bytes[0].input);
             keep_query(parts[1], first, 0);
@@ -100,15 +100,15 @@ class Int8Layers {
             attend(layer, rows);
             feed_forward(layer, rows, last, candidate.outputs != nullptr);
         }
-        read_out<Half>(weights_, last_, count, candidate.read_out);
+        read_out<Bfloat16>(weights_, last_, count, candidate.read_out);
         if (candidate.outputs != nullptr) std::memcpy(candidate.outputs, x_, sizeof(float) * WIDTH * count);
     }
 
   private:
-    // Six tokens of x, and their words.
-    void keep(const Tile<Half> &tile, int first, float greatest) {
-        const Vector scale = Vector::all(127 / greatest);
-        store_rows<Half>(tile, x_ + first * WIDTH);
+    // Stores six tokens of x, and their words.
+    void keep(const Tile<Bfloat16> &tile, int first, float greatest) {
+        const Vector scale = Vector::broadcast(127 / greatest);
+        store_rows<Bfloat16>(tile, x_ + first * WIDTH);
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < VECTORS; column++)
                 put_shifted(tile.of[row][column] * scale,
@@ -116,26 +116,26 @@ class Int8Layers {
     }
 
     // Each query has a scale of its own.
-    void keep_query(const Tile<Half> &tile, int first, int layer) {
+    void keep_query(const Tile<Bfloat16> &tile, int first, int layer) {
         Vector parts[ROWS];
         for (int row = 0; row < ROWS; row++) {
             parts[row] = magnitude(tile.of[row][0]);
             for (int column = 1; column < VECTORS; column++)
-                parts[row] = Vector::greater(parts[row], magnitude(tile.of[row][column]));
+                parts[row] = Vector::max(parts[row], magnitude(tile.of[row][column]));
         }
-        const Vector greatest = Vector::greater(Vector::folded(parts, Vector::greater), Vector::all(1e-9f));
-        const Vector scales = Vector::all(127.0f) / greatest;
-        const Vector steps = greatest * Vector::all(weights_.bytes[layer].input / (127.0f * 127.0f));
+        const Vector greatest = Vector::max(Vector::reduce_rows(parts, Vector::max), Vector::broadcast(1e-9f));
+        const Vector scales = Vector::broadcast(127.0f) / greatest;
+        const Vector steps = greatest * Vector::broadcast(weights_.bytes[layer].input / (127.0f * 127.0f));
         for (int row = 0; row < ROWS; row++) {
-            const Vector scale = scales.of_row(row);
+            const Vector scale = scales.broadcast_row(row);
             for (int column = 0; column < VECTORS; column++)
                 put_signed(whole(tile.of[row][column] * scale),
                            bytes<int8_t>(queries_) + (first + row) * WIDTH + column * Vector::LANES);
-            steps_[first + row] = _mm512_cvtss_f32(steps.of_row(row).lanes);
+            steps_[first + row] = _mm512_cvtss_f32(steps.broadcast_row(row).lanes);
         }
     }
 
-    void keep_value(const Tile<Half> &tile, int first, int layer) {
+    void keep_value(const Tile<Bfloat16> &tile, int first, int layer) {
         const float *scales = weights_.bytes[layer].value_scales.data();
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < VECTORS; column++) {
@@ -145,7 +145,8 @@ class Int8Layers {
             }
     }
 
-    // Makes the words of V out of its rows: the same channel of four keys. What stands behind the last row has no share.
+    // Interleaves the rows of V into words of four keys, the same channel of each. Keys behind the last row have
+    // probability 0.
     void interleave(int rows) {
         const int8_t *from = bytes<int8_t>(rows_);
         for (int key = 0; key < rows; key += 4)
@@ -163,23 +164,23 @@ class Int8Layers {
             }
     }
 
-    // What a product of words of x gives.
+    // Converts sums of a product with words of x to float32.
     template <int C>
-    static void finish(const Sums<Bytes, ROWS, C> &sums, const Scaled &matrix, int from, Sums<Half, ROWS, C> &to) {
+    static void finish(const Sums<Bytes, ROWS, C> &sums, const Scaled &matrix, int from, Sums<Bfloat16, ROWS, C> &to) {
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < C; column++) {
                 const int at = from + column * Vector::LANES;
-                to.of[row][column] = Vector::fused(number(sums.of[row][column]), Vector::load(matrix.scale.data() + at),
+                to.of[row][column] = Vector::fma(number(sums.of[row][column]), Vector::load(matrix.scale.data() + at),
                                                    Vector::load(matrix.offset.data() + at));
             }
     }
 
-    // Makes Q and V of x.
+    // Computes Q and V from x.
     void project(int layer, int rows) {
         const ByteWeights &own = weights_.bytes[layer];
         for (int first = 0; first < rows; first += ROWS) {
             Sums<Bytes, ROWS, VECTORS> sums;
-            Tile<Half> tile;
+            Tile<Bfloat16> tile;
             sums.clear();
             sums.add(words_ + first * BYTE_WORDS, BYTE_WORDS, own.match.words.data(), WIDTH, BYTE_WORDS);
             finish(sums, own.match, 0, tile);
@@ -194,32 +195,32 @@ class Int8Layers {
     // x = LN(x + softmax(Q K) V), the scores of the next six tokens one step ahead.
     void attend(int layer, int rows) {
         const ByteWeights &own = weights_.bytes[layer];
-        Vector greatest = scored(0, 0);
-        for (int first = 0, turn = 0; first < rows; first += ROWS, turn ^= 1) {
+        Vector greatest = compute_scores(0, 0);
+        for (int first = 0, buffer = 0; first < rows; first += ROWS, buffer ^= 1) {
             Vector next = greatest;
-            if (first + ROWS < rows) next = scored(first + ROWS, turn ^ 1);
-            const Vector scale = share(first, turn, greatest);
+            if (first + ROWS < rows) next = compute_scores(first + ROWS, buffer ^ 1);
+            const Vector scale = softmax(first, buffer, greatest);
             Sums<Bytes, ROWS, VECTORS> sums;
             sums.clear();
-            sums.add(shares_, stride_ / 4, values_, WIDTH, (first + ROWS + 3) / 4);
-            Tile<Half> tile;
+            sums.add(probabilities_, stride_ / 4, values_, WIDTH, (first + ROWS + 3) / 4);
+            Tile<Bfloat16> tile;
             for (int row = 0; row < ROWS; row++) {
-                const Vector of_row = scale.of_row(row);
+                const Vector of_row = scale.broadcast_row(row);
                 for (int column = 0; column < VECTORS; column++) {
                     const int at = column * Vector::LANES;
                     const Vector value = number(sums.of[row][column]) * Vector::load(own.value_steps.data() + at);
-                    tile.of[row][column] = Vector::fused(value, of_row, Vector::load(x_ + (first + row) * WIDTH + at));
+                    tile.of[row][column] = Vector::fma(value, of_row, Vector::load(x_ + (first + row) * WIDTH + at));
                 }
             }
-            normalise<Half>(tile, layer > 0);
+            layer_norm<Bfloat16>(tile, layer > 0);
             keep(tile, first, own.middle);
             greatest = next;
         }
     }
 
-    Vector scored(int first, int turn) {
+    Vector compute_scores(int first, int buffer) {
         return greatest_scores(first, [&](auto count, int vector, Vector *greatest) {
-            score<count()>(first, vector, scores_ + turn * ROWS * stride_, greatest);
+            score<count()>(first, vector, scores_ + buffer * ROWS * stride_, greatest);
         });
     }
 
@@ -228,83 +229,83 @@ class Int8Layers {
         Sums<Scores, ROWS, C> sums;
         sums.clear();
         sums.add(queries_ + first * BYTE_WORDS, BYTE_WORDS, keys_ + vector * Vector::LANES, stride_, BYTE_WORDS);
-        const bool hides = (vector + C) * Vector::LANES > first;
+        const bool is_masked = (vector + C) * Vector::LANES > first;
         for (int row = 0; row < ROWS; row++) {
-            const Vector step = Vector::all(steps_[first + row]);
+            const Vector step = Vector::broadcast(steps_[first + row]);
             for (int column = 0; column < C; column++) {
                 Vector part = number(sums.of[row][column]) * step;
-                if (hides) part = part.up_to((vector + column) * Vector::LANES, first + row, HIDDEN);
+                if (is_masked) part = part.mask_after((vector + column) * Vector::LANES, first + row, MASKED);
                 part.store(scores + row * stride_ + (vector + column) * Vector::LANES);
-                greatest[row] = Vector::greater(greatest[row], part);
+                greatest[row] = Vector::max(greatest[row], part);
             }
         }
     }
 
-    // Makes shares of 255 steps; returns one over the sum of each row's.
-    Vector share(int first, int turn, Vector greatest) {
+    // Writes probabilities in 255 steps; returns one over the sum of each row.
+    Vector softmax(int first, int buffer, Vector greatest) {
         const int vectors = vectors_seen(first);
         Vector parts[ROWS];
         for (int row = 0; row < ROWS; row++) {
-            const float *scores = scores_ + (turn * ROWS + row) * stride_;
-            const Vector most = greatest.of_row(row);
+            const float *scores = scores_ + (buffer * ROWS + row) * stride_;
+            const Vector most = greatest.broadcast_row(row);
             __m512i sum = _mm512_setzero_si512();
             for (int place = 0; place < vectors * Vector::LANES; place += Vector::LANES) {
-                const Vector power = (Vector::load(scores + place) - most).power_of_two<Half::DEGREE>();
-                const Vector steps = whole(power * Vector::all(255.0f));
-                put_unsigned(steps, bytes<uint8_t>(shares_) + row * stride_ + place);
+                const Vector power = (Vector::load(scores + place) - most).power_of_two<Bfloat16::DEGREE>();
+                const Vector steps = whole(power * Vector::broadcast(255.0f));
+                put_unsigned(steps, bytes<uint8_t>(probabilities_) + row * stride_ + place);
                 sum = _mm512_add_epi32(sum, _mm512_castps_si512(steps.lanes));
             }
             parts[row] = number({_mm512_castsi512_ps(sum)});
         }
-        return Vector::all(1.0f) / Vector::folded(parts, [](Vector a, Vector b) { return a + b; });
+        return Vector::broadcast(1.0f) / Vector::reduce_rows(parts, [](Vector a, Vector b) { return a + b; });
     }
 
     // x = LN(x + W2 relu(W1 x)), the wide layer of the next six tokens one step ahead.
     void feed_forward(int layer, int rows, bool last, bool x_wanted) {
         const ByteWeights &own = weights_.bytes[layer];
         widen(layer, 0, 0);
-        for (int first = 0, turn = 0; first < rows; first += ROWS, turn ^= 1) {
-            if (first + ROWS < rows) widen(layer, first + ROWS, turn ^ 1);
+        for (int first = 0, buffer = 0; first < rows; first += ROWS, buffer ^= 1) {
+            if (first + ROWS < rows) widen(layer, first + ROWS, buffer ^ 1);
             Sums<Bytes, ROWS, VECTORS> sums;
             sums.clear();
             const int words = weights_.ffn / 4;
-            sums.add(wide_ + turn * ROWS * words, words, own.narrow.words.data(), WIDTH, words);
-            Tile<Half> tile;
+            sums.add(wide_ + buffer * ROWS * words, words, own.narrow.words.data(), WIDTH, words);
+            Tile<Bfloat16> tile;
             finish(sums, own.narrow, 0, tile);
             for (int row = 0; row < ROWS; row++)
                 for (int column = 0; column < VECTORS; column++)
                     tile.of[row][column] =
                         tile.of[row][column] + Vector::load(x_ + (first + row) * WIDTH + column * Vector::LANES);
-            normalise<Half>(tile, true);
+            layer_norm<Bfloat16>(tile, true);
             if (!last) {
                 keep(tile, first, weights_.bytes[layer + 1].input);
                 continue;
             }
-            Half::store(tile, last_ + first * WIDTH / 2);
-            if (x_wanted) store_rows<Half>(tile, x_ + first * WIDTH);
+            Bfloat16::store(tile, last_ + first * WIDTH / 2);
+            if (x_wanted) store_rows<Bfloat16>(tile, x_ + first * WIDTH);
         }
     }
 
-    void widen(int layer, int first, int turn) {
+    void widen(int layer, int first, int buffer) {
         const ByteWeights &own = weights_.bytes[layer];
         for (int begin = 0; begin < weights_.ffn; begin += 32) {
             Sums<Bytes, ROWS, 2> sums;
             sums.clear();
             sums.add(words_ + first * BYTE_WORDS, BYTE_WORDS, own.widen.words.data() + begin, weights_.ffn, BYTE_WORDS);
-            Sums<Half, ROWS, 2> wide;
+            Sums<Bfloat16, ROWS, 2> wide;
             finish(sums, own.widen, begin, wide);
             for (int row = 0; row < ROWS; row++)
                 for (int column = 0; column < 2; column++) {
                     const int at = begin + column * Vector::LANES;
                     put_unsigned(whole(wide.of[row][column] * Vector::load(own.wide_scales.data() + at)),
-                                 bytes<uint8_t>(wide_) + (turn * ROWS + row) * weights_.ffn + at);
+                                 bytes<uint8_t>(wide_) + (buffer * ROWS + row) * weights_.ffn + at);
                 }
         }
     }
 
     const Prepared &weights_;
     const size_t stride_;
-    float *x_, *last_, *words_, *keys_, *queries_, *rows_, *values_, *steps_, *scores_, *shares_, *wide_;
+    float *x_, *last_, *words_, *keys_, *queries_, *rows_, *values_, *steps_, *scores_, *probabilities_, *wide_;
 };
 
 void encode_int8(const Prepared &weights, const Candidate &candidate, float *scratch) {
@@ -313,5 +314,5 @@ void encode_int8(const Prepared &weights, const Candidate &candidate, float *scr
 
 }  // namespace
 
-const EncoderFunctions INT8_ENCODER = {Half::pack,            word_count<Half>, complete,   Layers<Half>::TOKEN_ROW,
-                                       make_rows<Half>, Int8Layers::scratch, encode_int8};
+const EncoderFunctions INT8_ENCODER = {Bfloat16::pack,            word_count<Bfloat16>, complete,   Layers<Bfloat16>::TOKEN_ROW,
+                                       make_rows<Bfloat16>, Int8Layers::scratch, encode_int8};

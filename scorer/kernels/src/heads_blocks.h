@@ -20,8 +20,8 @@ void product(const Linear &linear, const float *from, size_t stride, int column,
         Vector weight[COUNT];
         for (int part = 0; part < COUNT; part++) weight[part] = Vector::load(weights + part * Vector::LANES);
         for (int row = 0; row < HEAD_ROWS; row++) {
-            const Vector value = Vector::all(from[row * stride + channel]);
-            for (int part = 0; part < COUNT; part++) sum[row][part] = Vector::fused(value, weight[part], sum[row][part]);
+            const Vector value = Vector::broadcast(from[row * stride + channel]);
+            for (int part = 0; part < COUNT; part++) sum[row][part] = Vector::fma(value, weight[part], sum[row][part]);
         }
     }
     for (int row = 0; row < HEAD_ROWS; row++)
@@ -64,13 +64,13 @@ void heads_of(const HeadsPrepared &heads, const float *inputs, int rows, float *
     for (const Linear &layer : heads.cross) {
         apply(layer, x, rows, stride, next);
         each(next, rows, stride, layer.columns,
-             [&](Vector made, size_t at) { return Vector::fused(Vector::load(first + at), made, Vector::load(x + at)); });
+             [&](Vector made, size_t at) { return Vector::fma(Vector::load(first + at), made, Vector::load(x + at)); });
         std::swap(x, next);
     }
     for (const Linear &layer : heads.mlp) {
         apply(layer, x, rows, stride, next);
         if (&layer != &heads.mlp.back())
-            each(next, rows, stride, layer.columns, [](Vector made, size_t) { return Vector::greater(made, Vector::zero()); });
+            each(next, rows, stride, layer.columns, [](Vector made, size_t) { return Vector::max(made, Vector::zero()); });
         std::swap(x, next);
     }
     const int out = heads.mlp.back().out;

@@ -9,11 +9,11 @@ namespace {
 
 struct Vector {
     static constexpr int LANES = 8;
-    static constexpr int GROUP = 2;  // vectors of columns that six rows have registers for
+    static constexpr int GROUP = 2;  // vectors of columns whose sums for six rows fit into the registers
     __m256 lanes;
 
     static Vector zero() { return {_mm256_setzero_ps()}; }
-    static Vector all(float value) { return {_mm256_set1_ps(value)}; }
+    static Vector broadcast(float value) { return {_mm256_set1_ps(value)}; }
     static Vector load(const float *from) { return {_mm256_loadu_ps(from)}; }
     static Vector of_bytes(const int8_t *from) {
         return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))))};
@@ -24,13 +24,13 @@ struct Vector {
     friend Vector operator-(Vector a, Vector b) { return {_mm256_sub_ps(a.lanes, b.lanes)}; }
     friend Vector operator*(Vector a, Vector b) { return {_mm256_mul_ps(a.lanes, b.lanes)}; }
     friend Vector operator/(Vector a, Vector b) { return {_mm256_div_ps(a.lanes, b.lanes)}; }
-    Vector root() const { return {_mm256_sqrt_ps(lanes)}; }
+    Vector sqrt() const { return {_mm256_sqrt_ps(lanes)}; }
     // a * b + c
-    static Vector fused(Vector a, Vector b, Vector c) { return {_mm256_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
-    static Vector greater(Vector a, Vector b) { return {_mm256_max_ps(a.lanes, b.lanes)}; }
-    // Each of six vectors folded to one number, by `fold` of two vectors; `of_row` gives them back.
+    static Vector fma(Vector a, Vector b, Vector c) { return {_mm256_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
+    static Vector max(Vector a, Vector b) { return {_mm256_max_ps(a.lanes, b.lanes)}; }
+    // Reduces each of six vectors to one number, by `fold` of two vectors; `broadcast_row` reads the results.
     template <class Fold>
-    static Vector folded(const Vector *rows, const Fold &fold) {
+    static Vector reduce_rows(const Vector *rows, const Fold &fold) {
         const auto pair = [&](Vector a, Vector b) {
             return fold(Vector{_mm256_unpacklo_ps(a.lanes, b.lanes)}, Vector{_mm256_unpackhi_ps(a.lanes, b.lanes)});
         };
@@ -43,16 +43,16 @@ struct Vector {
         const __m256 four = pairs(pair(rows[0], rows[1]), pair(rows[2], rows[3])).lanes, two = pairs(last, last).lanes;
         return fold(Vector{_mm256_permute2f128_ps(four, two, 0x20)}, Vector{_mm256_permute2f128_ps(four, two, 0x31)});
     }
-    // What `folded` made of one row, in every lane.
-    Vector of_row(int row) const { return {_mm256_permutevar8x32_ps(lanes, _mm256_set1_epi32(row))}; }
-    // Lane i, where first + i is at most `last`, and `other` elsewhere.
-    Vector up_to(int first, int last, float other) const {
+    // The result of `reduce_rows` for one row, in every lane.
+    Vector broadcast_row(int row) const { return {_mm256_permutevar8x32_ps(lanes, _mm256_set1_epi32(row))}; }
+    // Lane i where first + i is at most `last`, and `other` elsewhere.
+    Vector mask_after(int first, int last, float other) const {
         const __m256i place = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
         const __m256i behind = _mm256_cmpgt_epi32(place, _mm256_set1_epi32(last));
         return {_mm256_blendv_ps(lanes, _mm256_set1_ps(other), _mm256_castsi256_ps(behind))};
     }
 
-    // 2 to the power of each lane, none of them above 0.
+    // 2 to the power of each lane; no lane is above 0.
     template <int DEGREE>
     Vector power_of_two() const {
         static_assert(DEGREE == 5);

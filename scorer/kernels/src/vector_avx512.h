@@ -9,11 +9,11 @@ namespace {
 
 struct Vector {
     static constexpr int LANES = 16;
-    static constexpr int GROUP = 4;  // vectors of columns that six rows have registers for
+    static constexpr int GROUP = 4;  // vectors of columns whose sums for six rows fit into the registers
     __m512 lanes;
 
     static Vector zero() { return {_mm512_setzero_ps()}; }
-    static Vector all(float value) { return {_mm512_set1_ps(value)}; }
+    static Vector broadcast(float value) { return {_mm512_set1_ps(value)}; }
     static Vector load(const float *from) { return {_mm512_loadu_ps(from)}; }
     static Vector of_bytes(const int8_t *from) {
         return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))))};
@@ -24,13 +24,13 @@ struct Vector {
     friend Vector operator-(Vector a, Vector b) { return {_mm512_sub_ps(a.lanes, b.lanes)}; }
     friend Vector operator*(Vector a, Vector b) { return {_mm512_mul_ps(a.lanes, b.lanes)}; }
     friend Vector operator/(Vector a, Vector b) { return {_mm512_div_ps(a.lanes, b.lanes)}; }
-    Vector root() const { return {_mm512_sqrt_ps(lanes)}; }
+    Vector sqrt() const { return {_mm512_sqrt_ps(lanes)}; }
     // a * b + c
-    static Vector fused(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
-    static Vector greater(Vector a, Vector b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
-    // Each of six vectors folded to one number, by `fold` of two vectors; `of_row` gives them back.
+    static Vector fma(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)}; }
+    static Vector max(Vector a, Vector b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
+    // Reduces each of six vectors to one number, by `fold` of two vectors; `broadcast_row` reads the results.
     template <class Fold>
-    static Vector folded(const Vector *rows, const Fold &fold) {
+    static Vector reduce_rows(const Vector *rows, const Fold &fold) {
         const auto pair = [&](Vector a, Vector b) {
             return fold(Vector{_mm512_unpacklo_ps(a.lanes, b.lanes)}, Vector{_mm512_unpackhi_ps(a.lanes, b.lanes)});
         };
@@ -45,16 +45,16 @@ struct Vector {
             fold(Vector{_mm512_shuffle_f32x4(four, two, 0x44)}, Vector{_mm512_shuffle_f32x4(four, two, 0xEE)}).lanes;
         return fold(Vector{half}, Vector{_mm512_shuffle_f32x4(half, half, 0xB1)});
     }
-    // What `folded` made of one row, in every lane.
-    Vector of_row(int row) const { return {_mm512_permutexvar_ps(_mm512_set1_epi32(row < 4 ? row : row + 4), lanes)}; }
-    // Lane i, where first + i is at most `last`, and `other` elsewhere.
-    Vector up_to(int first, int last, float other) const {
+    // The result of `reduce_rows` for one row, in every lane.
+    Vector broadcast_row(int row) const { return {_mm512_permutexvar_ps(_mm512_set1_epi32(row < 4 ? row : row + 4), lanes)}; }
+    // Lane i where first + i is at most `last`, and `other` elsewhere.
+    Vector mask_after(int first, int last, float other) const {
         const int count = last - first + 1;
         const __mmask16 there = count >= LANES ? 0xFFFF : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
         return {_mm512_mask_blend_ps(there, _mm512_set1_ps(other), lanes)};
     }
 
-    // 2 to the power of each lane, none of them above 0.
+    // 2 to the power of each lane; no lane is above 0.
     template <int DEGREE>
     Vector power_of_two() const;
 };

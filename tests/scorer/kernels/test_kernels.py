@@ -331,7 +331,7 @@ def test_where_the_system_gives_no_thread_the_others_do_its_work() -> None:
 
 _SANITISED = """
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 import numpy as np
 from lifeline.scorer.kernels import encoder, heads, library, selection, tokens
 from lifeline.scorer.kernels.instruction_set import InstructionSet, best

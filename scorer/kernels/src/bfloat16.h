@@ -7,7 +7,7 @@
 
 namespace {
 
-struct Half {
+struct Bfloat16 {
     static constexpr int PER_WORD = 2, DEGREE = 3;
 
     static inline __attribute__((always_inline)) Vector dot(Vector a, Vector b, Vector sum) {
@@ -22,14 +22,14 @@ struct Half {
         const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(words + column * 8));
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
     }
-    static void store(const Tile<Half> &tile, float *to) {
+    static void store(const Tile<Bfloat16> &tile, float *to) {
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < VECTORS; column++)
                 _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + (row * WIDTH + column * 16) / 2),
                                     narrowed(tile.of[row][column].lanes));
     }
     // Two keys a word.
-    static void store_values(const Tile<Half> &tile, float *values, int first) {
+    static void store_values(const Tile<Bfloat16> &tile, float *values, int first) {
         for (int row = 0; row < ROWS; row += 2)
             for (int column = 0; column < VECTORS; column++) {
                 const __m512i low = _mm512_cvtepu16_epi32(narrowed(tile.of[row][column].lanes));
