@@ -53,7 +53,7 @@ def gpu_backend(model: TransAct, device: Device, precision: Precision) -> GpuBac
     if device == "cuda" and not is_available:
         raise KernelsError(
             "scorer.device is cuda, and this machine has no GPU that torch can use, or no Triton: set it to auto, or "
-            "install the extra 'gpu' where there is one (`pip install '.[gpu]'` in a checkout)"
+            "install the extra where there is one: pip install 'lifeline-store[gpu]'"
         )
     if device == "cpu" or not is_available:
         return None
