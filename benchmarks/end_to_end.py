@@ -1,7 +1,7 @@
 """The whole path on one machine: ingest, freshness, reads and scores of a node in a process of its own.
 
-Broker, node and callers share the machine's cores. The history is the demo's. The model that answers has the
-published shape and random weights: they take as long as trained ones.
+Broker, node and callers share the machine's cores. The history is that of the demo. The model has the published shape
+and random weights, which take as long as trained ones.
 """
 
 import tempfile
@@ -51,9 +51,9 @@ def run(bootstrap_servers: str | None) -> Report:
     given = loaded.settings.kafka.bootstrap_servers if loaded.is_given("kafka.bootstrap_servers") else None
     with ExitStack() as stack:
         servers = stack.enter_context(broker_or_given(given))
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-"))
+        workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-"))
         suffix = f"-bench-{uuid.uuid4().hex[:8]}"
-        settings = settings_for(servers, Path(place), history.vocabulary, suffix=suffix)
+        settings = settings_for(servers, Path(workdir), history.vocabulary, suffix=suffix)
         create_topics(settings.kafka)
         stack.callback(delete_topics, settings.kafka)
         with progress() as bar:
@@ -61,9 +61,9 @@ def run(bootstrap_servers: str | None) -> Report:
         _save_random_model(settings, history)
         rows = [
             Row("publish_events_per_s", published.actions / published.seconds, "events/s"),
-            Row("ingest_events_per_s", _ingest(settings, history, Path(place)), "events/s", Bar(">=", 20_000)),
+            Row("ingest_events_per_s", _ingest(settings, history, Path(workdir)), "events/s", Bar(">=", 20_000)),
         ]
-        with NodeProcess(settings, Path(place)) as node:
+        with NodeProcess(settings, Path(workdir)) as node:
             node.start()
             node.wait_ready(_READY_S)
             with LifelineClient(node.address, timeout_s=60) as client:
@@ -78,11 +78,11 @@ def run(bootstrap_servers: str | None) -> Report:
     return Report("slice", rows, notes)
 
 
-def _ingest(settings: Settings, history: History, place: Path) -> float:
+def _ingest(settings: Settings, history: History, workdir: Path) -> float:
     """Return the median events/s from the first partition's opening to the node's readiness."""
     rates = []
     for number in range(INGEST_RUNS):
-        workdir = place / f"ingest-{number}"
+        workdir = workdir / f"ingest-{number}"
         workdir.mkdir()
         kafka = settings.kafka.model_copy(update={"group_id": f"{settings.kafka.group_id}-{number}"})
         node = settings.node.model_copy(update={"data_dir": workdir / "data"})

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.report import Bar, Report, Row
 from lifeline.cli.console import err
-from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, simulated
+from lifeline.learning.evaluation_tasks import evaluation_settings, history_task, simulated_task
 from lifeline.scorer.allocator import keep_memory
 from lifeline.scorer.evaluate.comparison import Comparison, compare_variants
 from lifeline.scorer.evaluate.evaluation import TOP
@@ -44,7 +44,7 @@ def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
 
 def _simulator(notes: list[str]) -> list[Row]:
     settings = evaluation_settings(STEPS, **_MEASURED)
-    task = simulated(0, USERS, settings)
+    task = simulated_task(0, USERS, settings)
     names = (
         "none",
         "none_without_last_touch",
@@ -80,7 +80,7 @@ def _history(notes: list[str]) -> list[Row]:
     history = demo_history()
     notes.append(history.description)
     settings = evaluation_settings(HISTORY_STEPS, **_MEASURED)
-    found = _compared(of_history(history, settings), ("none", "v1", "v2", "best"), settings, notes)
+    found = _compared(history_task(history, settings), ("none", "v1", "v2", "best"), settings, notes)
     measure = f"hit_at_{TOP}"
     (lower,) = found.differences("v2", "v1", measure)
     return [
@@ -93,7 +93,7 @@ def _history(notes: list[str]) -> list[Row]:
 def _speed(notes: list[str]) -> list[Row]:
     """Measure forward and backward at length 192, on all cores."""
     settings = evaluation_settings(1, **_MEASURED)
-    task = simulated(0, 20, settings)
+    task = simulated_task(0, 20, settings)
     config = variant("v2", task.heads)
     examples = task.splits(config).training
     batch = _batch(examples, task)

@@ -30,7 +30,7 @@ from benchmarks.hostile.survival import Survival, wait_ready
 from benchmarks.hostile.target import Target
 from benchmarks.hostile.waits import hold_reads
 from benchmarks.report import Bar, Report, Row
-from benchmarks.stream.environment import READY_S, cpu_seconds, placed
+from benchmarks.stream.environment import READY_S, cpu_seconds, open_environment
 from lifeline.cli.console import err
 from lifeline.config import Settings, load_settings
 from lifeline.core.vocabulary import Vocabulary
@@ -90,8 +90,8 @@ def run(bootstrap_servers: str | None, parts: Sequence[str] = (), *, seconds: fl
     ]
     with ExitStack() as stack:
         servers = stack.enter_context(broker_or_given(given))
-        place = stack.enter_context(placed(servers, Vocabulary()))
-        node = stack.enter_context(place.node("hostile"))
+        environment = stack.enter_context(open_environment(servers, Vocabulary()))
+        node = stack.enter_context(environment.node("hostile"))
         _save_random_model(node.settings)
         node.start()
         node.wait_ready(READY_S)
@@ -156,7 +156,7 @@ def _bars(measured: Run) -> list[Row]:
     survival, honesty = measured.survival, measured.honesty
     failed = sum(bool(read.failure) for read in honesty.reads)
     quiet_ms = _p99_ms(measured, measured.quiet)
-    worst = max(times_x(quiet_ms, _p99_ms(measured, one.span)) for one in measured.attacks.values())
+    worst = max(times_x(quiet_ms, _p99_ms(measured, attack.span)) for attack in measured.attacks.values())
     before = survival.median_mib(measured.quiet.start + 2 / 3 * _length(measured.quiet), measured.quiet.end)
     after = survival.median_mib(measured.settled.start + _length(measured.settled) / 2, measured.settled.end)
     return [
@@ -183,11 +183,11 @@ def _details(measured: Run) -> list[Row]:
         Row("hostile_peak_rss_mib", survival.peak_mib, "MiB"),
         *_reads("quiet", measured, measured.quiet),
     ]
-    starts = [*(one.span.start for one in measured.attacks.values()), measured.settled.end]
+    starts = [*(attack.span.start for attack in measured.attacks.values()), measured.settled.end]
     for (name, (span, cores)), until in zip(measured.attacks.items(), starts[1:], strict=True):
         rows.append(Row(f"hostile_{name}_read_p99_x", times_x(quiet_ms, _p99_ms(measured, span)), "times the quiet's"))
         rows.append(
-            Row(f"hostile_{name}_deaths", sum(span.start <= one.at < until for one in survival.deaths), "deaths")
+            Row(f"hostile_{name}_deaths", sum(span.start <= death.at < until for death in survival.deaths), "deaths")
         )
         rows.append(Row(f"hostile_{name}_attacker_cores", cores, "cores"))
         rows += _reads(name, measured, span)

@@ -1,4 +1,4 @@
-"""Scoring: kernels, whole requests in process and over gRPC, reads, and overload, beside what else can do the work.
+"""Scoring: kernels, whole requests in process and over gRPC, reads, and overload, beside other libraries.
 
 One user of 16,384 explicit events and 128 impressions, 256 candidates, TransActV2 with random weights, all cores. The
 parts over gRPC have a node in a process of its own, and share the machine with it. On a processor without AVX-512 the
@@ -18,8 +18,8 @@ from lifeline.cli.console import err
 from lifeline.scorer.kernels.instruction_set import best
 
 _IN_PROCESS = {"selection": kernels.selection, "encoder": kernels.encoder, "request": requests.request}
-_SERVED = {"grpc": grpc.grpc, "reads": grpc.reads, "overload": grpc.overload}
-PARTS = (*_IN_PROCESS, *_SERVED)
+_OVER_GRPC = {"grpc": grpc.grpc, "reads": grpc.reads, "overload": grpc.overload}
+PARTS = (*_IN_PROCESS, *_OVER_GRPC)
 
 
 def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
@@ -41,9 +41,9 @@ def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
                     _say(name)
                     rows += measured(world, peers, notes)
     with ExitStack() as stack:
-        if set(chosen) & set(_SERVED):
-            node = stack.enter_context(grpc.node(bootstrap_servers, notes))
-            for name, called in _SERVED.items():
+        if set(chosen) & set(_OVER_GRPC):
+            node = stack.enter_context(grpc.start_node(bootstrap_servers, notes))
+            for name, called in _OVER_GRPC.items():
                 if name in chosen:
                     _say(name)
                     rows += called(node, notes)

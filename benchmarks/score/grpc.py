@@ -1,4 +1,4 @@
-"""A node in a process of its own, over gRPC: one client, four clients, whole reads, three times too many calls."""
+"""A node in a process of its own, over gRPC: one client, four clients, whole reads, and three times its capacity."""
 
 import json
 import os
@@ -31,8 +31,8 @@ from lifeline.core.paths import items_dir
 from lifeline.core.topics import create_topics, delete_topics
 from lifeline.dev.broker import broker_or_given
 from lifeline.dev.node_process import NodeProcess, settings_for
+from lifeline.ops.offline import open_user_readers
 from lifeline.ops.publish import publish
-from lifeline.ops.readers import readers_of
 from lifeline.scorer import weights
 from lifeline.scorer.backend import backend_of
 from lifeline.scorer.config import default_heads
@@ -52,10 +52,10 @@ _REQUESTS, _READS = 200, 300
 _READY_S = 300.0
 _ASKED_MS = START_MS + 1_000 * DAY_MS
 _SETTLED_S = 15.0
-"""After so long under load a process has all the memory that it needs."""
+"""Seconds under load after which a process has all the memory that it needs."""
 
 
-class Served(NamedTuple):
+class LoadedNode(NamedTuple):
     """A node whose users are all at their cap."""
 
     process: NodeProcess
@@ -66,7 +66,7 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def node(bootstrap_servers: str | None, notes: list[str]) -> Iterator[Served]:
+def start_node(bootstrap_servers: str | None, notes: list[str]) -> Iterator[LoadedNode]:
     """Publish the users' actions, and start a node that has them all."""
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
     given = loaded.settings.kafka.bootstrap_servers if loaded.is_given("kafka.bootstrap_servers") else None
@@ -98,20 +98,22 @@ def node(bootstrap_servers: str | None, notes: list[str]) -> Iterator[Served]:
             f"over gRPC: {USERS} users at their cap, {flags['scorer.threads']} threads a request, "
             f"{flags['scorer.max_concurrent']} requests at once; node, broker and callers share the machine"
         )
-        yield Served(process, process.settings, sorted(set(history.user_id)), chosen)
+        yield LoadedNode(process, process.settings, sorted(set(history.user_id)), chosen)
 
 
-def grpc(served: Served, notes: list[str]) -> list[Row]:
+def grpc(node: LoadedNode, notes: list[str]) -> list[Row]:
     """Score with one client, then with four, and in this process with as many at once as the node takes."""
-    with LifelineClient(served.process.address, timeout_s=60) as client:
-        found = times_ms(lambda: _score(client, served, 0), _REQUESTS)
+    with LifelineClient(node.process.address, timeout_s=60) as client:
+        found = times_ms(lambda: _score(client, node, 0), _REQUESTS)
     p50, p99 = (float(np.quantile(found, share)) for share in (0.5, 0.99))
     # In turns: what the machine gives drifts.
-    with _in_process(served) as call:
-        rounds = [(_for_a_while([call] * served.settings.scorer.max_concurrent), _together(served)) for _ in range(3)]
-    inside, together = (float(np.median([one.per_s for one in side])) for side in zip(*rounds, strict=True))
+    with _in_process(node) as call:
+        rounds = [(_throughput([call] * node.settings.scorer.max_concurrent), _node_throughput(node)) for _ in range(3)]
+    inside, together = (
+        float(np.median([throughput.per_s for throughput in side])) for side in zip(*rounds, strict=True)
+    )
     ratio = float(np.median([over.per_s / alone.per_s for alone, over in rounds]))
-    ms = [one for _, over in rounds for one in over.ms]
+    ms = [sample for _, over in rounds for sample in over.ms]
     notes.append(f"{CLIENTS} clients: p50 {np.median(ms):.1f} ms, p99 {np.quantile(ms, 0.99):.1f} ms")
     tail = float(np.quantile(ms, 0.99) / np.median(ms))
     return [
@@ -124,13 +126,13 @@ def grpc(served: Served, notes: list[str]) -> list[Row]:
     ]
 
 
-def reads(served: Served, notes: list[str]) -> list[Row]:
+def reads(node: LoadedNode, notes: list[str]) -> list[Row]:
     """Read 16,384 events without embeddings, of all users in turn."""
-    with LifelineClient(served.process.address, timeout_s=60) as client:
-        lengths = {client.get_sequence(user).sequences[Kind.EXPLICIT].length for user in served.users}
+    with LifelineClient(node.process.address, timeout_s=60) as client:
+        lengths = {client.get_sequence(user).sequences[Kind.EXPLICIT].length for user in node.users}
         notes.append(f"reads: {', '.join(f'{length:,}' for length in sorted(lengths))} events")
         turn = iter(range(1 << 30))
-        found = times_ms(lambda: client.get_sequence(served.users[next(turn) % USERS]), _READS)
+        found = times_ms(lambda: client.get_sequence(node.users[next(turn) % USERS]), _READS)
     peers = measure_redis(max(lengths), notes)
     return [
         Row("get_sequence_16k_p50_ms", float(np.median(found)), "ms", Bar("<=", 3.0), peers),
@@ -138,9 +140,9 @@ def reads(served: Served, notes: list[str]) -> list[Row]:
     ]
 
 
-def overload(served: Served, notes: list[str]) -> list[Row]:
-    """Give the node three times the calls that it can answer, for a minute, in an open loop."""
-    capacity = _together(served).per_s
+def overload(node: LoadedNode, notes: list[str]) -> list[Row]:
+    """Send the node three times the calls that it can answer, for a minute, in an open loop."""
+    capacity = _node_throughput(node).per_s
     command = [
         sys.executable,
         "-m",
@@ -150,16 +152,16 @@ def overload(served: Served, notes: list[str]) -> list[Row]:
         "--scores",
         "1",
         "--config",
-        str(served.process.config),
+        str(node.process.config),
     ]
-    command += ["--address", served.process.address, "--candidates", str(CANDIDATES)]
+    command += ["--address", node.process.address, "--candidates", str(CANDIDATES)]
     command += ["--rate", str(OVERLOAD * capacity), "--seconds", str(OVERLOAD_SECONDS)]
     begun = time.perf_counter()
     memory: list[tuple[float, float]] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         reader = ThreadPoolExecutor(1).submit(process.communicate)
         while not reader.done():
-            memory.append((time.perf_counter() - begun, rss_mib(served.process.pid)))
+            memory.append((time.perf_counter() - begun, rss_mib(node.process.pid)))
             time.sleep(0.5)
         output, _ = reader.result()
     result: dict[str, Any] = json.loads(output)
@@ -181,27 +183,26 @@ def overload(served: Served, notes: list[str]) -> list[Row]:
 
 
 def _growth_percent(samples: list[float]) -> float:
-    """Return by how much the last quarter is above the first: a sample alone says what requests are under way."""
+    """Return the growth from the first quarter to the last: a single sample depends on the requests under way."""
     quarter = max(1, len(samples) // 4)
     return float(np.median(samples[-quarter:]) / np.median(samples[:quarter]) - 1) * 100
 
 
-class _Together(NamedTuple):
+class _Throughput(NamedTuple):
     per_s: float
     ms: list[float]
 
 
-def _together(served: Served) -> _Together:
-    """Return what so many clients get that each wait for their answers."""
+def _node_throughput(node: LoadedNode) -> _Throughput:
+    """Return the throughput of `CLIENTS` clients, each with one call at a time."""
     with ExitStack() as stack:
         clients = [
-            stack.enter_context(LifelineClient(served.process.address, timeout_s=60, retry=False))
-            for _ in range(CLIENTS)
+            stack.enter_context(LifelineClient(node.process.address, timeout_s=60, retry=False)) for _ in range(CLIENTS)
         ]
-        return _for_a_while([lambda at, client=client: _score(client, served, at) for client in clients])  # type: ignore[misc]
+        return _throughput([lambda at, client=client: _score(client, node, at) for client in clients])  # type: ignore[misc]
 
 
-def _for_a_while(callers: list[Callable[[int], object]]) -> _Together:
+def _throughput(callers: list[Callable[[int], object]]) -> _Throughput:
     for caller in callers:
         caller(0)
     until = time.perf_counter() + SECONDS
@@ -219,23 +220,23 @@ def _for_a_while(callers: list[Callable[[int], object]]) -> _Together:
         futures = [pool.submit(call, number) for number in range(len(callers))]
         start.wait()
         begun = time.perf_counter()
-        ms = [one for future in futures for one in future.result()]
-        return _Together(len(ms) / (time.perf_counter() - begun), ms)
+        ms = [sample for future in futures for sample in future.result()]
+        return _Throughput(len(ms) / (time.perf_counter() - begun), ms)
 
 
-def _score(client: LifelineClient, served: Served, at: int) -> object:
-    return client.score(served.users[at % USERS], served.candidates, timestamp_ms=_ASKED_MS)
+def _score(client: LifelineClient, node: LoadedNode, at: int) -> object:
+    return client.score(node.users[at % USERS], node.candidates, timestamp_ms=_ASKED_MS)
 
 
 @contextmanager
-def _in_process(served: Served) -> Iterator[Callable[[int], object]]:
-    """Give what scores in this process with the same settings, on the node's own files."""
-    settings = served.settings
+def _in_process(node: LoadedNode) -> Iterator[Callable[[int], object]]:
+    """Give a function that scores in this process, with the same settings, on the node's own files."""
+    settings = node.settings
     loaded = weights.load(settings.scorer, settings.vocabulary)
     with (
         one_torch_thread(),
         closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings,
-        readers_of(settings) as reader_of,
+        open_user_readers(settings) as reader_of,
     ):
         scorer = Scorer(
             loaded,
@@ -246,12 +247,12 @@ def _in_process(served: Served) -> Iterator[Callable[[int], object]]:
         context, tables = RequestContext(_ASKED_MS), HistoryCache(0)
 
         def call(at: int) -> object:
-            user = served.users[at % USERS]
+            user = node.users[at % USERS]
             reader = reader_of(user)
             if reader is None:
                 raise RuntimeError(f"{user} is in no partition of {settings.node.data_dir}")
             _, history = tables.history(reader, user, scorer.config)
-            return scorer.score(history, served.candidates, context)
+            return scorer.score(history, node.candidates, context)
 
         yield call
 

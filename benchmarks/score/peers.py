@@ -170,7 +170,7 @@ def _onnx(sequence: Sequence, given: tuple[Tensor, Tensor], *, quantized: bool) 
             whole, path = path, Path(place) / "encoder-int8.onnx"
             quantize_dynamic(whole, path)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
+    names = [model_input.name for model_input in session.get_inputs()]
     feed = dict(zip(names, (tensor.numpy() for tensor in given), strict=False))
     return lambda: session.run(None, feed)
 

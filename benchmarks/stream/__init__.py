@@ -13,8 +13,8 @@ from typing import NamedTuple
 from benchmarks.report import Bar, Report, Row
 from benchmarks.store.workloads import Workload, zipf
 from benchmarks.stream.chaos import kill9, rolling_restart
-from benchmarks.stream.cpu_breakdown import Where, where
-from benchmarks.stream.environment import placed
+from benchmarks.stream.cpu_breakdown import CpuBreakdown, cpu_breakdown
+from benchmarks.stream.environment import open_environment
 from benchmarks.stream.freshness import freshness
 from benchmarks.stream.ingest import Ingest, ingest
 from benchmarks.stream.metrics_cost import metrics_cost
@@ -63,12 +63,12 @@ def _ingest(about: _Run) -> list[Row]:
     of_rails = ingest(about.servers, history.vocabulary, rails)
     of_zipf = ingest(about.servers, Vocabulary(), zipf(2_000, 500))
     return [
-        *_ingest_rows("ingest_rails", of_rails, where(history.vocabulary, rails), peers),
-        *_ingest_rows("ingest_zipf", of_zipf, where(Vocabulary(), zipf(2_000, 500)), peers),
+        *_ingest_rows("ingest_rails", of_rails, cpu_breakdown(history.vocabulary, rails), peers),
+        *_ingest_rows("ingest_zipf", of_zipf, cpu_breakdown(Vocabulary(), zipf(2_000, 500)), peers),
     ]
 
 
-def _ingest_rows(name: str, measured: Ingest, parts: Where, peers: LivePeers) -> list[Row]:
+def _ingest_rows(name: str, measured: Ingest, parts: CpuBreakdown, peers: LivePeers) -> list[Row]:
     bars = {"quix_streams": 5, "faust_table": 20}
     return [
         Row(f"{name}_per_s", measured.per_s, "events/s", Bar(">=", 80_000), peers.per_s),
@@ -103,10 +103,10 @@ def _freshness(about: _Run) -> list[Row]:
 
 
 def _replay(about: _Run) -> list[Row]:
-    with placed(about.servers, Vocabulary()) as place:
-        fill(place, REPLAYED)
-        before = restart(place, REPLAYED)
-        measured = replay(place, REPLAYED)
+    with open_environment(about.servers, Vocabulary()) as environment:
+        fill(environment, REPLAYED)
+        before = restart(environment, REPLAYED)
+        measured = replay(environment, REPLAYED)
     history = demo_history()
     peers = quix_recovery(about.servers, history.vocabulary, Workload.of_history(history))
     about.notes.extend(peers.notes)
@@ -118,9 +118,9 @@ def _replay(about: _Run) -> list[Row]:
 
 
 def _restart(about: _Run) -> list[Row]:
-    with placed(about.servers, Vocabulary()) as place:
-        fill(place, RESTARTED)
-        measured = restart(place, RESTARTED)
+    with open_environment(about.servers, Vocabulary()) as environment:
+        fill(environment, RESTARTED)
+        measured = restart(environment, RESTARTED)
     return [
         Row("restart_10m_s", measured.ready, "s", Bar("<=", 5)),
         Row("restart_10m_store_s", measured.store, "s", Bar("<=", 1)),

@@ -1,6 +1,6 @@
-"""Where the time of live ingest goes: decoding and the store, timed without Kafka on the same records.
+"""The breakdown of live ingest's processor time: decoding and the store, timed without Kafka on the same records.
 
-What is left of the node's processor time an event is the fetch, the protocol and the updater's own work.
+The rest of the node's processor time is the fetch, the Kafka protocol and the updater.
 """
 
 import tempfile
@@ -27,8 +27,8 @@ from lifeline.stream.settings import UpdaterSettings
 PARTITIONS = 4
 
 
-class Where(NamedTuple):
-    """Microseconds an event."""
+class CpuBreakdown(NamedTuple):
+    """Microseconds for each event."""
 
     decode_us: float
     store_us: float
@@ -45,14 +45,14 @@ class _Record(NamedTuple):
     headers: Sequence[tuple[str, bytes | None]] = ()
 
 
-def where(vocabulary: Vocabulary, workload: Workload) -> Where:
-    """Decode and apply `workload`, a partition after the other, in batches of the default size."""
+def cpu_breakdown(vocabulary: Vocabulary, workload: Workload) -> CpuBreakdown:
+    """Decode and apply `workload`, one partition after another, in batches of the default size."""
     keep_collector_away()
     settings = UpdaterSettings()
     rules = Rules.of(vocabulary, PARTITIONS, settings)
     partition = partitions_of(workload.user_ids, PARTITIONS)[workload.user_number]
     decode_s = store_s = 0.0
-    with tempfile.TemporaryDirectory(prefix="lifeline-where-") as directory:
+    with tempfile.TemporaryDirectory(prefix="lifeline-cpu-") as directory:
         memory = SharedMemory(StoreSettings())
         for number in range(PARTITIONS):
             rows = np.flatnonzero(partition == number)
@@ -72,8 +72,8 @@ def where(vocabulary: Vocabulary, workload: Workload) -> Where:
                 Path(directory) / str(number), partition=number, settings=StoreSettings(), memory=memory
             )
             started = time.perf_counter()
-            for one in decoded:
-                apply_steps(store, one.steps)
+            for batch_decoded in decoded:
+                apply_steps(store, batch_decoded.steps)
             store_s += time.perf_counter() - started
             store.close()
-    return Where(decode_s / len(workload) * 1e6, store_s / len(workload) * 1e6)
+    return CpuBreakdown(decode_s / len(workload) * 1e6, store_s / len(workload) * 1e6)

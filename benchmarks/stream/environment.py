@@ -1,4 +1,4 @@
-"""Where a part of the stream's benchmark runs: a broker, topics of its own, nodes with directories of their own."""
+"""The environment of one measurement: topics of its own, and nodes with directories of their own."""
 
 import tempfile
 import uuid
@@ -18,8 +18,8 @@ READY_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Topics that go with it, and a directory."""
+class Environment:
+    """Topics that are deleted with it, and a directory."""
 
     settings: Settings
     path: Path
@@ -30,7 +30,7 @@ class Place:
         return self.settings.kafka
 
     def settings_of(self, name: str, **flags: object) -> Settings:
-        """Return the settings of a node with a group and a directory of its own; its dots are given as ``__``."""
+        """Return the settings of a node with a group and a directory of its own; a key's dots are ``__`` in `flags`."""
         path = self.path / name
         path.mkdir()
         mine: dict[str, object] = {
@@ -48,8 +48,8 @@ class Place:
 
 
 @contextmanager
-def placed(bootstrap_servers: str, vocabulary: Vocabulary, **flags: object) -> Iterator[Place]:
-    """Give topics that are deleted in the end."""
+def open_environment(bootstrap_servers: str, vocabulary: Vocabulary, **flags: object) -> Iterator[Environment]:
+    """Create topics, and delete them at the end."""
     with ExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-")))
         given = {key.replace("__", "."): value for key, value in flags.items()}
@@ -57,11 +57,11 @@ def placed(bootstrap_servers: str, vocabulary: Vocabulary, **flags: object) -> I
         settings = settings_for(bootstrap_servers, path, vocabulary, suffix=suffix, flags=given)
         create_topics(settings.kafka)
         stack.callback(delete_topics, settings.kafka)
-        yield Place(settings, path)
+        yield Environment(settings, path)
 
 
 class Moments:
-    """Follows a node's log: when each of a few things was said first, seconds since 1970."""
+    """Follows a node's log: when each event and state was logged first, seconds since 1970."""
 
     def __init__(self) -> None:
         self.first: dict[str, float] = {}
@@ -78,7 +78,7 @@ class Moments:
 
 
 def start_and_follow(node: NodeProcess, also: Callable[[Event], None] = lambda _: None) -> Moments:
-    """Start a node, and return what it said until it was ready."""
+    """Start a node, and return what it logged until it was ready."""
     moments = Moments()
 
     def follow(event: Event) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import START_MS, Items, user_names
-from benchmarks.stream.environment import READY_S, placed
+from benchmarks.stream.environment import READY_S, open_environment
 from lifeline.client import LifelineClient
 from lifeline.core.sequence import SequenceQuery
 from lifeline.core.vocabulary import Vocabulary
@@ -32,12 +32,12 @@ def freshness(bootstrap_servers: str, vocabulary: Vocabulary, *, per_s: int = 5_
     users = [user.decode() for user in user_names(USERS)]
     items = Items(np.random.default_rng(3)).draw(per_s).tolist()
     samples: list[Future[float]] = []
-    with placed(bootstrap_servers, vocabulary) as place, place.node("freshness") as node:
+    with open_environment(bootstrap_servers, vocabulary) as environment, environment.node("freshness") as node:
         node.start()
         node.wait_ready(READY_S)
         with (
             LifelineClient(node.address, timeout_s=30) as client,
-            LifelineProducer(place.kafka, linger_ms=2) as producer,
+            LifelineProducer(environment.kafka, linger_ms=2) as producer,
             ThreadPoolExecutor(32) as pool,
         ):
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import Workload
-from benchmarks.stream.environment import cpu_seconds, placed, start_and_follow
+from benchmarks.stream.environment import cpu_seconds, open_environment, start_and_follow
 from benchmarks.stream.load import load
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.dev.node_process import NodeProcess
@@ -36,13 +36,13 @@ class IngestRun(NamedTuple):
 
 def ingest(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload, runs: int = RUNS) -> Ingest:
     """Load `workload` into a topic of its own, and measure."""
-    with placed(bootstrap_servers, vocabulary) as place:
-        load(place.kafka, workload)
-        measured = [ingest_once(place.node(f"ingest-{number}"), len(workload)) for number in range(runs)]
+    with open_environment(bootstrap_servers, vocabulary) as environment:
+        load(environment.kafka, workload)
+        measured = [ingest_once(environment.node(f"ingest-{number}"), len(workload)) for number in range(runs)]
     return Ingest(
-        float(np.median([one.per_s for one in measured])),
-        float(np.median([one.cpu_share for one in measured])),
-        float(np.median([one.cpu_s for one in measured])) / len(workload) * 1e6,
+        float(np.median([run.per_s for run in measured])),
+        float(np.median([run.cpu_share for run in measured])),
+        float(np.median([run.cpu_s for run in measured])) / len(workload) * 1e6,
     )
 
 

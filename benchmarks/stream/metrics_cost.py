@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import Workload
-from benchmarks.stream.environment import placed
+from benchmarks.stream.environment import open_environment
 from benchmarks.stream.ingest import IngestRun, ingest_once
 from benchmarks.stream.load import load
 from lifeline.core.vocabulary import Vocabulary
@@ -35,12 +35,12 @@ def metrics_cost(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workl
     """Load `workload` into a topic of its own, and measure."""
     on: list[IngestRun] = []
     off: list[IngestRun] = []
-    with placed(bootstrap_servers, vocabulary) as place:
-        load(place.kafka, workload)
+    with open_environment(bootstrap_servers, vocabulary) as environment:
+        load(environment.kafka, workload)
         for number in range(pairs):
             # Who goes first changes with each pair.
             for with_metrics in (True, False) if number % 2 else (False, True):
-                node = place.node(f"metrics-{number}-{with_metrics}", node__metrics=with_metrics)
+                node = environment.node(f"metrics-{number}-{with_metrics}", node__metrics=with_metrics)
                 with scraping(node.settings.node.http_address) if with_metrics else _nothing():
                     (on if with_metrics else off).append(ingest_once(node, len(workload)))
     cpu = [with_.cpu_s / without.cpu_s for with_, without in zip(on, off, strict=True)]

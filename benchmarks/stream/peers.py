@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peers import FIGURE_FILE, NOT_MEASURED, PYTHON, ROOT
 from benchmarks.store.workloads import Workload
-from benchmarks.stream.environment import Place, placed
+from benchmarks.stream.environment import Environment, open_environment
 from lifeline.core.partitioner import partition_of
 from lifeline.core.vocabulary import Vocabulary
 
@@ -39,11 +39,11 @@ class LivePeers(NamedTuple):
 def live_peers(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload) -> LivePeers:
     """Measure each peer for `SECONDS`; empty with a note where their environment is not there."""
     found = LivePeers({}, [])
-    with _peers_topic(bootstrap_servers, vocabulary, workload, found.notes) as place:
+    with _peers_topic(bootstrap_servers, vocabulary, workload, found.notes) as environment:
         for name in NAMES:
-            if place is None:
+            if environment is None:
                 break
-            figure = _measure(place, found.notes, f"{name} was", "live", (name,), (_USERS, SECONDS))
+            figure = _measure(environment, found.notes, f"{name} was", "live", (name,), (_USERS, SECONDS))
             if figure is not None:
                 found.per_s[name] = figure["per_s"]
     return found
@@ -52,10 +52,10 @@ def live_peers(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workloa
 def quix_recovery(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload) -> LivePeers:
     """Measure how fast Quix Streams makes a lost state anew, in events of the state a second."""
     found = LivePeers({}, [])
-    with _peers_topic(bootstrap_servers, vocabulary, workload, found.notes) as place:
-        if place is not None:
+    with _peers_topic(bootstrap_servers, vocabulary, workload, found.notes) as environment:
+        if environment is not None:
             sizes = (_USERS, _APPENDS)
-            figure = _measure(place, found.notes, "the recovery of quix_streams was", "recovery", (), sizes)
+            figure = _measure(environment, found.notes, "the recovery of quix_streams was", "recovery", (), sizes)
             if figure is not None:
                 found.per_s["quix_streams"] = (_USERS * HISTORY + _APPENDS) / figure["seconds"]
     return found
@@ -64,7 +64,7 @@ def quix_recovery(bootstrap_servers: str, vocabulary: Vocabulary, workload: Work
 @contextmanager
 def _peers_topic(
     bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload, notes: list[str]
-) -> Iterator[Place | None]:
+) -> Iterator[Environment | None]:
     """Give topics that are filled for the peers; None with a note where their environment is not there."""
     if not PYTHON.is_file():
         notes.append(NOT_MEASURED)
@@ -73,26 +73,26 @@ def _peers_topic(
     events = np.empty(len(workload), _EVENT)
     events["timestamp_ms"], events["item_id"] = workload.timestamp_ms, workload.item_id
     events["action_type"], events["surface"] = workload.code >> 8, workload.code & 0xFF
-    with placed(bootstrap_servers, vocabulary) as place:
-        _fill(place.kafka.servers, place.kafka.actions_topic, place.kafka.partitions, events)
-        yield place
+    with open_environment(bootstrap_servers, vocabulary) as environment:
+        _fill(environment.kafka.servers, environment.kafka.actions_topic, environment.kafka.partitions, events)
+        yield environment
 
 
 def _measure(
-    place: Place, notes: list[str], what: str, module: str, before: Sequence[str], sizes: Sequence[float]
+    environment: Environment, notes: list[str], what: str, module: str, before: Sequence[str], sizes: Sequence[float]
 ) -> dict[str, float] | None:
     """Run a module of the peers in a process of its own; None with a note when that failed."""
     with tempfile.TemporaryDirectory(prefix="lifeline-peers-") as directory:
         command = [
-            *(str(PYTHON.absolute()), "-m", f"benchmarks.peers.{module}", *before, place.kafka.servers[0]),
-            *(place.kafka.actions_topic, directory, *map(str, sizes)),
+            *(str(PYTHON.absolute()), "-m", f"benchmarks.peers.{module}", *before, environment.kafka.servers[0]),
+            *(environment.kafka.actions_topic, directory, *map(str, sizes)),
         ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PEER_PARTITIONS": str(place.kafka.partitions)}
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "PEER_PARTITIONS": str(environment.kafka.partitions)}
         try:
             subprocess.run(
                 command,
                 cwd=ROOT,
-                env=environment,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 timeout=_LIMIT_S,

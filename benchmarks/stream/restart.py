@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from benchmarks.store.workloads import zipf
-from benchmarks.stream.environment import Place, start_and_follow
+from benchmarks.stream.environment import Environment, start_and_follow
 from benchmarks.stream.load import load
 from lifeline.config import PREFIX
 
@@ -35,15 +35,15 @@ class Replay(NamedTuple):
     """Whether it ended with the fingerprints of the live state."""
 
 
-def fill(place: Place, events: int) -> None:
+def fill(environment: Environment, events: int) -> None:
     """Load `events` actions of 2,000 users."""
-    load(place.kafka, zipf(USERS, events // USERS))
+    load(environment.kafka, zipf(USERS, events // USERS))
 
 
-def restart(place: Place, events: int) -> Restart:
+def restart(environment: Environment, events: int) -> Restart:
     """Apply everything, kill -9, and start again over the same directory."""
     # A static member, as a node with a directory of its own should be: the group does not wait for its session to end.
-    with place.node("restart", kafka__group_instance_id="bench") as node:
+    with environment.node("restart", kafka__group_instance_id="bench") as node:
         first = start_and_follow(node).first
         node.kill()
         started = time.time()
@@ -57,10 +57,10 @@ def restart(place: Place, events: int) -> Restart:
     return Restart(moments.first["ready"] - started, max(opening), events / (first["ready"] - first["catching_up"]))
 
 
-def replay(place: Place, events: int) -> Replay:
+def replay(environment: Environment, events: int) -> Replay:
     """Replay the topic aside of the node that `restart` left, and compare."""
-    config = place.path / "restart" / "lifeline.toml"
-    into = place.path / "replayed"
+    config = environment.path / "restart" / "lifeline.toml"
+    into = environment.path / "replayed"
     command = [sys.executable, "-m", "lifeline", "replay", "--config", str(config), "--into", str(into), "--json"]
     started = time.perf_counter()
     _run(command)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.store.workloads import HOUR_MS, Items, user_names, zipf
-from benchmarks.stream.environment import READY_S, placed, rss_mib
+from benchmarks.stream.environment import READY_S, open_environment, rss_mib
 from benchmarks.stream.load import load
 from lifeline.client import LifelineClient
 from lifeline.core.sequence import SequenceQuery
@@ -39,9 +39,9 @@ def soak(bootstrap_servers: str, vocabulary: Vocabulary, *, per_s: int = 3_000, 
     items = Items(np.random.default_rng(3)).draw(1 << 16).tolist()
     sampled: list[float] = []
     done = threading.Event()
-    with placed(bootstrap_servers, vocabulary) as place:
-        load(place.kafka, workload)
-        with place.node("soak") as node:
+    with open_environment(bootstrap_servers, vocabulary) as environment:
+        load(environment.kafka, workload)
+        with environment.node("soak") as node:
             node.start()
             node.wait_ready(READY_S)
 
@@ -57,7 +57,7 @@ def soak(bootstrap_servers: str, vocabulary: Vocabulary, *, per_s: int = 3_000, 
             watching = threading.Thread(target=watch)
             watching.start()
             try:
-                with LifelineProducer(place.kafka, linger_ms=5) as producer:
+                with LifelineProducer(environment.kafka, linger_ms=5) as producer:
                     started = time.perf_counter()
                     for number in range(per_s * seconds):
                         ahead = started + number / per_s - time.perf_counter()

@@ -61,7 +61,7 @@ def evaluate(
     names another); `make movielens` fetches MovieLens-100K. All tasks together take hours: with --keep, the same
     command resumes an interrupted evaluation.
     """
-    from lifeline.learning.evaluation_tasks import evaluation_settings, of_history, of_ratings, simulated
+    from lifeline.learning.evaluation_tasks import evaluation_settings, history_task, ratings_task, simulated_task
     from lifeline.learning.model_report import write_report
     from lifeline.learning.movielens import read_movielens
     from lifeline.scorer.allocator import keep_memory
@@ -99,11 +99,11 @@ def evaluate(
     with output.progress() as bar:
         runs: list[tuple[Task, TrainSettings]] = []
         if "simulator" in task_names:
-            runs += [(simulated(world, users, on_worlds), on_worlds) for world in worlds or (0, 1)]
+            runs += [(simulated_task(world, users, on_worlds), on_worlds) for world in worlds or (0, 1)]
         if "history" in task_names:
-            runs.append((of_history(demo_history(), on_histories), on_histories))
+            runs.append((history_task(demo_history(), on_histories), on_histories))
         if ratings is not None:
-            runs.append((of_ratings(ratings, on_histories), on_histories))
+            runs.append((ratings_task(ratings, on_histories), on_histories))
         for task, settings in runs:
             bars: dict[tuple[str, int], TaskID] = {}
 

@@ -11,7 +11,7 @@ from lifeline.cli.output import Output, Table
 from lifeline.cli.verify import EXIT_DIFFERENT
 
 if TYPE_CHECKING:
-    from lifeline.ops.fingerprints import Pair, StoredFingerprint
+    from lifeline.ops.fingerprints import PartitionPair, StoredFingerprint
 
 
 def fingerprint(
@@ -34,7 +34,7 @@ def fingerprint(
     partition cannot be read.
     """
     from lifeline.core.paths import partitions_in
-    from lifeline.ops.fingerprints import Likeness, pairs, stored_fingerprints
+    from lifeline.ops.fingerprints import Likeness, pair_partitions, stored_fingerprints
     from lifeline.store.errors import StoreError
 
     output = Output(as_json=as_json)
@@ -47,7 +47,7 @@ def fingerprint(
             missing = "no partition" if partition is None else f"no partition {partition}"
             raise StoreError(f"{other} holds {missing}: name the data directory of a node that has it")
         there = stored_fingerprints(settings, other, numbers, recounted=recount)
-    compared = pairs(here, there) if other is not None else []
+    compared = pair_partitions(here, there) if other is not None else []
     output.show(
         text=lambda: [
             _own_table(here, settings.node.data_dir)
@@ -67,7 +67,7 @@ def fingerprint(
         raise typer.Exit(1)
 
 
-def _document(here: "list[StoredFingerprint]", compared: "list[Pair]") -> dict[str, object]:
+def _document(here: "list[StoredFingerprint]", compared: "list[PartitionPair]") -> dict[str, object]:
     if not compared:
         return {"partitions": [copy.as_json() for copy in here]}
     return {
@@ -89,7 +89,7 @@ def _own_table(stored: "list[StoredFingerprint]", directory: Path) -> Table:
     return Table(f"Fingerprints in {directory}", columns, [(copy.partition, *copy.cells) for copy in stored])
 
 
-def _pairs_table(compared: "list[Pair]", here: Path, there: Path) -> Table:
+def _pairs_table(compared: "list[PartitionPair]", here: Path, there: Path) -> Table:
     rows: list[tuple[object, ...]] = []
     for pair in compared:
         sides = [(name, copy) for name, copy in (("here", pair.here), ("there", pair.there)) if copy is not None]

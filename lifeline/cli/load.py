@@ -43,7 +43,7 @@ def load(
     """
     from lifeline.core.security import CallSecurity
     from lifeline.ops.load import LoadPlan, Population, run_load
-    from lifeline.ops.stored import opened
+    from lifeline.ops.offline import open_partitions
 
     output = Output(as_json=as_json)
     settings = load_config(config, node__data_dir=data_dir, node__grpc_address=address).settings
@@ -57,7 +57,7 @@ def load(
         connections=connections,
         seed=seed,
     )
-    with opened(settings) as stores:
+    with open_partitions(settings) as stores:
         population = Population.of_stores(stores)
     output.note(f"{len(population.users):,} users, {len(population.items):,} items")
     result = run_load(plan, population, settings.node.grpc_address, CallSecurity.of(settings.security))

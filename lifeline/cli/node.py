@@ -24,7 +24,7 @@ def node(
     import asyncio
 
     from lifeline.cli.logs import configure_logs
-    from lifeline.node.node import run_node
+    from lifeline.node.process import run_node
 
     loaded = load_config(
         config,

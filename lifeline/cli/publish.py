@@ -119,7 +119,7 @@ def erase(
     It publishes a null value for the user's key, and prints which other places still hold the user's data, and until
     when. An action that is published later, by a slow producer or from an old file, starts a new history of the user.
     """
-    from lifeline.ops.leftovers import leftovers
+    from lifeline.ops.residual_data import residual_copies
     from lifeline.producer.producer import LifelineProducer
 
     settings = load_config(config, kafka__bootstrap_servers=bootstrap_servers).settings
@@ -129,7 +129,7 @@ def erase(
         delivery = producer.erase(user)
         producer.flush(_ERASE_TIMEOUT_S)
         record = delivery.result(_ERASE_TIMEOUT_S)
-    remaining = leftovers(settings)
+    remaining = residual_copies(settings)
     Output(as_json=as_json).show(
         text=lambda: [
             f"erasure of {user!r} acknowledged: partition {record.partition}, offset {record.offset}",
@@ -139,6 +139,6 @@ def erase(
             "user": user,
             "partition": record.partition,
             "offset": record.offset,
-            "leftovers": [leftover._asdict() for leftover in remaining],
+            "leftovers": [copy._asdict() for copy in remaining],
         },
     )

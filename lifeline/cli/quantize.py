@@ -31,7 +31,7 @@ def quantize(
     visits from the data directory; the node may be running. If a version is accepted in bfloat16, nodes whose
     scorer.precision is auto use bfloat16 from the next time that they load it; int8 has to be configured.
     """
-    from lifeline.learning.quantizing import measure_version, report, write_report
+    from lifeline.learning.quantization import measure_version, report, write_report
     from lifeline.scorer.allocator import keep_memory
     from lifeline.scorer.settings import TrainSettings
 

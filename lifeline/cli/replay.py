@@ -60,32 +60,38 @@ def replay(
     beside them as partition-N.replaced-TIME; if the replay ended earlier than they did, the node applies the rest when
     it starts. Exit code 3 when anything differs.
     """
-    from lifeline.ops.replay import plan, run
-    from lifeline.ops.stored import opened
+    from lifeline.ops.offline import open_partitions
+    from lifeline.ops.replay import plan_replay, run_replay
     from lifeline.ops.swap import swap as swap_in
-    from lifeline.ops.verify import compare_with
+    from lifeline.ops.verify import compare_with_replay
     from lifeline.store.data_lock import SWAP_JOURNAL, locked
 
     if sum((to_offset is not None, to_datetime is not None, to_latest, verify)) > 1:
         raise typer.BadParameter("give one of --to-offset, --to-datetime, --to-latest and --verify")
     output = Output(as_json=as_json)
     settings = load_config(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
-    if swap:
-        if (settings.node.data_dir / SWAP_JOURNAL).exists():
-            # Some partitions have left `into` already: to replay them again would not finish the swap that was begun.
-            replaced = swap_in(settings.node.data_dir, into, ())
-            output.show(
-                text=lambda: _swapped_text(replaced), document=lambda: {"replaced": [str(path) for path in replaced]}
+    if swap and (settings.node.data_dir / SWAP_JOURNAL).exists():
+        # Some partitions have left `into` already: to replay them again would not finish the swap that was begun.
+        if dry_run:
+            output.show(text=lambda: [_plan_table("What a replay would do", ())], document=list)
+            output.note(
+                f"a swap in {settings.node.data_dir} was interrupted: without --dry-run this command finishes it"
             )
             return
+        replaced = swap_in(settings.node.data_dir, into, ())
+        output.show(
+            text=lambda: _swapped_text(replaced), document=lambda: {"replaced": [str(path) for path in replaced]}
+        )
+        return
+    if swap and not dry_run:
         with locked(settings.node.data_dir):
             # Fails now, not after the replay, if the node is running.
             pass
     timestamp_ms = None if to_datetime is None else int(to_datetime.replace(tzinfo=UTC).timestamp() * 1_000)
     flags = config_flags(config, bootstrap_servers)
     with ExitStack() as stack:
-        live = stack.enter_context(opened(settings)) if verify else []
-        plans = plan(
+        live = stack.enter_context(open_partitions(settings)) if verify else []
+        plans = plan_replay(
             settings,
             into,
             to_offset=to_offset,
@@ -110,9 +116,9 @@ def replay(
                 total = sum(applied.values())
                 bar.update(task, completed=total, note=f"{total / (time.monotonic() - started):,.0f}/s")
 
-            run(settings, into, plans, processes=processes, flags=flags, progress=show, force=force)
+            run_replay(settings, into, plans, processes=processes, flags=flags, progress=show, force=force)
         seconds = time.monotonic() - started
-        report = compare_with(settings, live, into) if verify else None
+        report = compare_with_replay(settings, live, into) if verify else None
     replaced = swap_in(settings.node.data_dir, into, [each.partition for each in plans]) if swap else []
     output.show(
         text=lambda: _result_text(plans, seconds, report, replaced),
@@ -138,7 +144,7 @@ def replay_partition(
 
     It prints the applied offset as it moves, as lines of JSON.
     """
-    from lifeline.ops.replay import run_partition
+    from lifeline.ops.replay import replay_partition as replay_in_this_process
 
     settings = load_config(config, kafka__bootstrap_servers=bootstrap_servers).settings
     printed_at = 0.0
@@ -151,7 +157,7 @@ def replay_partition(
             sys.stdout.write(json.dumps({"offset": offset}) + "\n")
             sys.stdout.flush()
 
-    run_partition(settings, into, partition, until, print_offset)
+    replay_in_this_process(settings, into, partition, until, print_offset)
 
 
 def _plan_json(plan: "PartitionPlan") -> dict[str, object]:

@@ -23,7 +23,7 @@ def simulate(
     It has users, items, actions, impressions and requests. `lifeline produce DIR/actions.parquet --items DIR/items.npz`
     publishes them; with LIFELINE_HISTORY=DIR the demo and the benchmarks use them. Needs pyarrow.
     """
-    from lifeline.learning.simulated import write
+    from lifeline.learning.simulated_world import write_world
     from lifeline.scorer.evaluate.simulator import Simulator, SimulatorSettings
 
     output = Output(as_json=as_json)
@@ -39,7 +39,7 @@ def simulate(
         def show(done: int) -> None:
             bar.update(task, completed=done, note=f"{done / max(time.monotonic() - started, 1e-9):,.0f} users/s")
 
-        written = write(simulator, directory, show)
+        written = write_world(simulator, directory, show)
     seconds = time.monotonic() - started
     counts = f"{written.users:,} users, {written.actions:,} actions and impressions on {written.items:,} items"
     output.show(

@@ -78,7 +78,7 @@ def train(
 
     Several processes can share the work: torchrun --nproc-per-node 2 -m lifeline train ...
     """
-    from lifeline.learning.topic_copy import bring_up
+    from lifeline.learning.topic_copy import update_topic_copy
     from lifeline.learning.training import TrainingPlan, save_version, train_from_log, train_from_store
     from lifeline.scorer.settings import TrainSettings
     from lifeline.scorer.train.parallel import Group
@@ -120,7 +120,7 @@ def train(
         with Group.joined() as group:
             if from_topic is not None:
                 if group.rank == 0:
-                    bring_up(
+                    update_topic_copy(
                         settings,
                         from_topic,
                         processes=os.cpu_count() or 1,

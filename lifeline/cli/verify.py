@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from lifeline.cli.options import AddressOption, BootstrapOption, ConfigOption, DataDirOption, JsonOption, load_config
+from lifeline.cli.options import (
+    AddressOption,
+    BootstrapOption,
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    config_flags,
+    load_config,
+)
 from lifeline.cli.output import Output, Table
 
 EXIT_DIFFERENT = 3
@@ -44,7 +52,7 @@ def verify(
         report = (
             verify_file(settings, open_source(source, settings.vocabulary), bar)
             if source
-            else verify_log(settings, bar)
+            else verify_log(settings, config_flags(config, bootstrap_servers), bar)
         )
     rows = [
         (

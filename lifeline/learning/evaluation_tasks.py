@@ -1,11 +1,11 @@
-"""What models are judged on: the simulator's requests, and those of real histories.
+"""The tasks that models are evaluated on: the simulator's requests, and those of real histories.
 
-A request of a history is a visit on few items by a user with some history; its candidates are what the user acted on,
-and items that everybody or this user acted on lately or long ago, that are popular, and that are from the same surface
-(of files: the same directory). A file that was deleted is no candidate until it is there again.
+A request of a history is a visit to a few items by a user with some history. Its candidates are the items that the user
+acted on, and negatives: items that anybody or this user acted on recently or long ago, popular items, and items of the
+same surface (for files: the same directory). A deleted file is no candidate until it exists again.
 
-The next film that a user rates is the request of MovieLens: its users rate many in one sitting, film after film from
-the site's own lists. So there every rating begins a visit, and the others are drawn by popularity for the most part.
+A request of MovieLens is the next film that a user rates: its users rate many films in one sitting, from the site's own
+lists. So every rating starts a visit, and most negatives are drawn by popularity.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,12 @@ from lifeline.scorer.settings import TrainSettings
 from lifeline.sources.history import History
 
 EMBEDDED_SHARE = 0.7
-"""The first share of a history's arrivals, which its embeddings were made from: nothing in it is trained on."""
+"""The share of a history, its beginning, that its embeddings were made from: no request is taken from it."""
 _NEIGHBOURS = 1_000
 
 
 def evaluation_settings(steps: int, **changes: object) -> TrainSettings:
-    """Return how models are trained to be judged; `changes` are fields of TrainSettings."""
+    """Return the settings that models are trained with for evaluation; `changes` are fields of TrainSettings."""
     settings = {
         "steps": steps,
         "precision": "bfloat16",
@@ -42,15 +42,15 @@ def evaluation_settings(steps: int, **changes: object) -> TrainSettings:
     return TrainSettings.model_validate(settings | changes)
 
 
-def simulated(world: int, users: int, settings: TrainSettings) -> SimulatedTask:
+def simulated_task(world: int, users: int, settings: TrainSettings) -> SimulatedTask:
     """Return the requests of one of the simulator's worlds."""
     return SimulatedTask(Simulator(SimulatorSettings(seed=world, users=users)), settings)
 
 
-def of_history(history: History, settings: TrainSettings) -> HistoryTask:
-    """Return requests of a real history, later than what its embeddings were made from; raises TrainingDataError."""
+def history_task(history: History, settings: TrainSettings) -> HistoryTask:
+    """Return requests of a real history, all later than its embeddings' data; raises TrainingDataError."""
     deleted = [number for name, number in _ids(history.vocabulary).items() if name == "delete"]
-    # Clocks of authors are at times far off: of the arrivals around the place the one in the middle tells.
+    # Some authors' clocks are far off: take the median of the times around the boundary.
     place = int(EMBEDDED_SHARE * len(history))
     around = history.timestamp_ms[max(0, place - _NEIGHBOURS // 2) : place + _NEIGHBOURS // 2]
     own = settings.model_copy(
@@ -59,8 +59,8 @@ def of_history(history: History, settings: TrainSettings) -> HistoryTask:
     return HistoryTask(history.name, _sequences(history), history.vocabulary, own)
 
 
-def of_ratings(history: History, settings: TrainSettings) -> HistoryTask:
-    """Return requests for the next that a user rates, after at least 40; raises TrainingDataError."""
+def ratings_task(history: History, settings: TrainSettings) -> HistoryTask:
+    """Return requests for the next item that a user rates, after at least 40; raises TrainingDataError."""
     known = history.timestamp_ms[int(movielens.EMBEDDED_SHARE * len(history))]
     own = settings.model_copy(
         update={
@@ -78,7 +78,7 @@ def _ids(vocabulary: Vocabulary) -> dict[str, int]:
 
 
 def _sequences(history: History) -> Iterator[Mapping[Kind, Sequence]]:
-    """Yield each user's events, in the order and without the repeats that a store would have them."""
+    """Yield each user's events as a store would: in order, and without repeats."""
     users, user = np.unique(np.array(history.user_id), return_inverse=True)
     columns = np.column_stack(
         [

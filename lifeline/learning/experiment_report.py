@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from lifeline.config import Settings
 from lifeline.core.sequence import Column, SequenceQuery
-from lifeline.ops.readers import readers_of
+from lifeline.ops.offline import open_user_readers
 from lifeline.scorer.errors import ExperimentError
 from lifeline.scorer.experiment import CONTROL, Arm, Lift, lift_of, sample_ratio_p
 from lifeline.store.reader import SequenceReader
@@ -23,8 +23,8 @@ _COLUMNS = Column.TIMESTAMP_MS | Column.ACTION_TYPE
 _log = structlog.get_logger(__name__)
 
 
-class Compared(NamedTuple):
-    """One arm against the control."""
+class ArmComparison(NamedTuple):
+    """One arm compared with the control."""
 
     arm: str
     lifts: Mapping[str, Lift]
@@ -32,21 +32,21 @@ class Compared(NamedTuple):
 
 
 class ExperimentReport(NamedTuple):
-    """What an experiment has shown so far."""
+    """The results of an experiment so far."""
 
     experiment: str
     users: Mapping[str, int]
-    """By arm: those who count."""
+    """By arm: the users who are counted."""
     crossed: int
-    """Users who were answered by several arms: they count in none."""
+    """Users who were answered by several arms: they are counted in none."""
     elsewhere: int
-    """Users whose history is not in this data directory: they do not count either."""
+    """Users whose history is not in this data directory: they are not counted either."""
     sample_ratio_p: float
-    """How likely numbers of exposed users as far from the shares are."""
-    compared: list[Compared]
+    """The probability of numbers of exposed users that are at least as far from the shares."""
+    compared: list[ArmComparison]
 
 
-class _Seen(NamedTuple):
+class _FirstExposure(NamedTuple):
     arm: str
     first_ms: int
 
@@ -54,16 +54,16 @@ class _Seen(NamedTuple):
 def experiment_report(settings: Settings, window_ms: int | None = None) -> ExperimentReport:
     """Report on the configured experiment, from the exposures topic and the data directory.
 
-    With `window_ms` actions count for so long after a user's first exposure. Raises StreamError, StoreError, and
-    ExperimentError where there is none, or an arm has fewer than two users yet.
+    With `window_ms`, actions count for that long after a user's first exposure. Raises StreamError, StoreError, and
+    ExperimentError if no experiment is configured, or an arm has fewer than two users yet.
     """
     if not settings.scorer.experiment:
         raise ExperimentError("no experiment is configured: set scorer.experiment and scorer.arms like its nodes")
     topic = settings.kafka.exposures_topic
     advice = "nodes make it once scorer.experiment is set"
     exposures = _decoded(read_topic(settings.kafka, topic, advice=advice), settings.scorer.experiment)
-    names = {one.id: name for name, one in settings.vocabulary.action_types.items()}
-    with readers_of(settings) as reader_of:
+    names = {action_type.id: name for name, action_type in settings.vocabulary.action_types.items()}
+    with open_user_readers(settings) as reader_of:
         return report(settings.scorer.experiment, exposures, settings.scorer.arms, names, reader_of, window_ms)
 
 
@@ -75,15 +75,15 @@ def report(
     reader_of: Callable[[str], SequenceReader | None],
     window_ms: int | None,
 ) -> ExperimentReport:
-    """Report on exposures; `action_types` gives the names of what is counted."""
-    seen: dict[str, _Seen] = {}
+    """Report on exposures; `action_types` gives the names of the action types that are counted."""
+    seen: dict[str, _FirstExposure] = {}
     crossed: set[str] = set()
-    for one in exposures:
-        before = seen.get(one.user_id)
-        if before is not None and before.arm != one.arm:
-            crossed.add(one.user_id)
-        first_ms = one.timestamp_ms if before is None else min(before.first_ms, one.timestamp_ms)
-        seen[one.user_id] = _Seen(one.arm, first_ms)
+    for exposure in exposures:
+        before = seen.get(exposure.user_id)
+        if before is not None and before.arm != exposure.arm:
+            crossed.add(exposure.user_id)
+        first_ms = exposure.timestamp_ms if before is None else min(before.first_ms, exposure.timestamp_ms)
+        seen[exposure.user_id] = _FirstExposure(exposure.arm, first_ms)
     counts: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]] = {name: [] for name in arms}
     elsewhere = 0
     for user_id, (arm, first_ms) in seen.items():
@@ -99,7 +99,7 @@ def report(
         done = np.zeros(0, np.uint8) if events.action_type is None else events.action_type
         counts[arm].append(np.bincount(done, minlength=max(action_types) + 1))
     users = {name: len(rows) for name, rows in counts.items()}
-    exposed = Counter(one.arm for user, one in seen.items() if user not in crossed)
+    exposed = Counter(exposure.arm for user, exposure in seen.items() if user not in crossed)
     compared = []
     for name in arms:
         if name == CONTROL:
@@ -110,12 +110,12 @@ def report(
             )
         control, treated = np.stack(counts[CONTROL]).astype(float), np.stack(counts[name]).astype(float)
         lifts = {what: lift_of(control[:, number], treated[:, number]) for number, what in action_types.items()}
-        compared.append(Compared(name, lifts))
+        compared.append(ArmComparison(name, lifts))
     return ExperimentReport(experiment, users, len(crossed), elsewhere, sample_ratio_p(exposed, arms), compared)
 
 
 def _decoded(records: Iterable[Record], experiment: str) -> Iterable[Exposure]:
-    """Yield the experiment's own exposures; what cannot be read is told, and passed over."""
+    """Yield the experiment's own exposures; log and skip what cannot be read."""
     for record in records:
         try:
             exposure = Exposure.FromString(record.value or b"")

@@ -1,4 +1,4 @@
-"""Logged requests and what came of them: the selections topic joined with what users did next."""
+"""Logged requests and their outcomes: the selections topic joined with what users did next."""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,7 @@ import structlog
 
 from lifeline.config import Settings
 from lifeline.core.sequence import Column, SequenceQuery
-from lifeline.ops.readers import readers_of
+from lifeline.ops.offline import open_user_readers
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.errors import SelectionRecordError
 from lifeline.scorer.selection_log import LoggedRequest, check_selecting, decode
@@ -23,15 +23,15 @@ _log = structlog.get_logger(__name__)
 
 
 def logged_outcomes(settings: Settings, config: ModelConfig, window_ms: int) -> list[Outcome]:
-    """Return every logged request whose outcome is known by now, for a model that selects as it was logged.
+    """Return every logged request whose outcome is known by now, for a model with the same selection settings.
 
     A request's outcome is what its user did to each candidate within `window_ms`, as the data directory has it; it is
     known once the user's partition has seen events that are later. Raises StreamError, StoreError, and
-    SelectionRecordError where the model selects otherwise.
+    SelectionRecordError if the model selects in another way.
     """
     topic = settings.kafka.selections_topic
     advice = "nodes make it once scorer.log_share is above 0"
-    with readers_of(settings) as reader_of:
+    with open_user_readers(settings) as reader_of:
         return list(join(_decoded(read_topic(settings.kafka, topic, advice=advice)), reader_of, config, window_ms))
 
 
@@ -41,7 +41,7 @@ def join(
     config: ModelConfig,
     window_ms: int,
 ) -> Iterator[Outcome]:
-    """Yield the requests whose outcome is known; those of users who are stored elsewhere are passed over."""
+    """Yield the requests whose outcome is known; skip those of users who are stored elsewhere."""
     for logged in requests:
         check_selecting(logged, config)
         reader = reader_of(logged.user_id)
@@ -62,7 +62,7 @@ def join(
 
 
 def _decoded(records: Iterable[Record]) -> Iterator[LoggedRequest]:
-    """Yield what can be read; what cannot is told, and passed over."""
+    """Yield what can be read; log and skip what cannot."""
     for record in records:
         try:
             yield decode(record.value or b"")

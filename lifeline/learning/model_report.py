@@ -14,9 +14,9 @@ from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.request import labels
 
 _OF_WEIGHT = 0.5
-"""From which utility on, positive or negative, a head is compared."""
+"""The least absolute utility of a head that is compared."""
 _USERS = 20
-"""How many users must have an answer, that it be compared."""
+"""The least number of users with a figure for a comparison."""
 
 PUBLISHED_LIFT = {
     "bst": ("+6.04 %", "-0.49 % n.s."),
@@ -51,7 +51,7 @@ PAIRS = (
     ("best", "last_touch"),
     ("best", "best_without_nal"),
 )
-"""What is compared with what, where both are there."""
+"""The pairs of models that are compared, if both were run."""
 
 
 _HEAD = (
@@ -68,7 +68,7 @@ _HEAD = (
 def write_report(directory: Path, comparisons: Sequence[Comparison], command: str, *, append: bool = False) -> Path:
     """Write `model-report.md`, and its plots into `model-report/`; returns the path of the first. Needs matplotlib.
 
-    With `append` the tasks come behind those of the report that is there.
+    With `append`, the tasks are added to those of the existing report.
     """
     plots = directory / "model-report"
     plots.mkdir(parents=True, exist_ok=True)
@@ -82,14 +82,14 @@ def write_report(directory: Path, comparisons: Sequence[Comparison], command: st
 
 
 def main_head(comparison: Comparison) -> Head:
-    """Return the head that figures of one head are of: click, or else that of what users like to do and do most."""
+    """Return the head that single-head figures are about: click, or else the positive head with the most actions."""
     wanted = [head for head in comparison.heads if head.utility > 0]
     done = labels(comparison.test.action_types, comparison.heads).sum(axis=0)
     count = {head.name: done[place] for place, head in enumerate(comparison.heads)}
     return next((head for head in wanted if head.name == "click"), max(wanted, key=lambda head: count[head.name]))
 
 
-def _told_settings(settings: TrainSettings) -> str:
+def _settings_text(settings: TrainSettings) -> str:
     drawn = settings.candidates_drawn or "all"
     return (
         f"{settings.steps:,} steps of {settings.requests_per_step} requests x {drawn} candidates, AdamW, one cycle to "
@@ -105,7 +105,7 @@ def _section(comparison: Comparison, command: str) -> list[str]:
         f"## {comparison.task[0].upper()}{comparison.task[1:]}",
         "",
         f"{training:,} training requests, {stopping:,} for early stopping, {test:,} for the figures; seeds {seeds}.",
-        f"Training: {_told_settings(comparison.settings)}.",
+        f"Training: {_settings_text(comparison.settings)}.",
         "Made by",
         "",
         f"    {command}",
@@ -165,7 +165,7 @@ def _differences(comparison: Comparison) -> list[str]:
     for ours, theirs in PAIRS:
         if {ours, theirs} <= known:
             found = [comparison.differences(ours, theirs, f"hit_at_{TOP}/{head}") for head in heads]
-            rows.append([f"{ours} - {theirs}", *("<br>".join(map(_told, of_head)) for of_head in found)])
+            rows.append([f"{ours} - {theirs}", *("<br>".join(map(_difference_text, of_head)) for of_head in found)])
     if not rows or not heads:
         return []
     return [f"Differences in HIT@{TOP}, one line for each training seed:", "", *_markdown(["", *heads], rows)]
@@ -188,13 +188,13 @@ def _gaps(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _told(one: Difference) -> str:
-    return f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p {one.p:.3f}"
+def _difference_text(difference: Difference) -> str:
+    return f"{difference.difference:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}], p {difference.p:.3f}"
 
 
 def _means(comparison: Comparison, name: str, measures: Sequence[str]) -> list[str]:
     found = [comparison.mean(name, measure) for measure in measures]
-    # Nobody did what has no figure.
+    # A measure is NaN if no user did the action.
     return ["" if np.isnan(value) else f"{value:.4f}" for value in found]
 
 
@@ -221,7 +221,7 @@ def _plots(comparison: Comparison, directory: Path, prefix: str) -> list[str]:
             for place, variant in enumerate(shown):
                 ours = [run.evaluation for run in comparison.of(variant)]
                 middle, lift, error = lift_by(column, ours, base, measure)
-                # A quarter of the requests each, side by side; what each is like stands below it.
+                # One group for each quarter of the requests, labelled with the quarter's median.
                 quarters = np.arange(len(middle))
                 axes.errorbar(quarters + place / 20, lift, error, marker="o", capsize=3, label=variant)
                 axes.set_xticks(quarters, [f"{each:,.0f}" for each in middle])

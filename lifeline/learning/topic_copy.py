@@ -1,7 +1,7 @@
 """A copy of the topics to train on, where no node's directory is at hand.
 
-The directory is a replay's, with the items' embeddings beside the partitions. The next call goes on from where it
-stands, so a copy that is kept costs what has been published since.
+The directory is that of a replay, with the items' embeddings beside the partitions. Each call resumes where the last
+ended, so a copy that is kept only costs what has been published since.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lifeline.config import Settings
 from lifeline.core.paths import items_dir
-from lifeline.ops.replay import plan, run
+from lifeline.ops.replay import plan_replay, run_replay
 from lifeline.store.data_lock import private_files
 from lifeline.store.embeddings import EmbeddingTable
 from lifeline.stream.items import ItemFollower
@@ -18,29 +18,29 @@ from lifeline.stream.items import ItemFollower
 _STOP_S = 10.0
 
 
-def bring_up(
+def update_topic_copy(
     settings: Settings, into: Path, *, processes: int, flags: Sequence[str], progress: Callable[[int, int], None]
 ) -> None:
-    """Apply what the topics hold by now.
+    """Apply everything that the topics hold now.
 
-    `flags` give processes the settings of this one; `progress` gets the records applied, and how many there are.
+    `flags` give processes the settings of this one; `progress` gets the records applied, and their total.
     Raises ReplayError, StoreError, StreamError.
     """
-    plans = plan(settings, into)
-    starts = {one.partition: one.start for one in plans}
+    plans = plan_replay(settings, into)
+    starts = {plan.partition: plan.start for plan in plans}
     done = dict.fromkeys(starts, 0)
 
     def applied(partition: int, offset: int) -> None:
         done[partition] = offset + 1 - starts[partition]
-        progress(sum(done.values()), sum(one.records for one in plans))
+        progress(sum(done.values()), sum(plan.records for plan in plans))
 
-    run(settings, into, plans, processes=processes, flags=flags, progress=applied)
+    run_replay(settings, into, plans, processes=processes, flags=flags, progress=applied)
     with private_files():
         asyncio.run(_follow_items(settings, into))
 
 
 async def _follow_items(settings: Settings, into: Path) -> None:
-    """Bring the embeddings up to where the items topic ends now."""
+    """Read the items topic up to its present end."""
     table = EmbeddingTable.open(items_dir(into))
     follower = ItemFollower(settings.kafka, table)
     try:

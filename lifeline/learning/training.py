@@ -9,7 +9,7 @@ from lifeline.config import Settings
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import Column, Sequence, SequenceQuery
 from lifeline.learning.logged_outcomes import logged_outcomes
-from lifeline.ops.readers import stored_readers
+from lifeline.ops.offline import open_readers
 from lifeline.scorer import weights
 from lifeline.scorer.allocator import keep_memory
 from lifeline.scorer.config import ModelConfig, default_heads
@@ -51,7 +51,7 @@ def train_from_store(
 def train_from_log(
     settings: Settings, plan: TrainingPlan, tell: Callable[[Step], None] = lambda _: None, group: Group | None = None
 ) -> Trained:
-    """Train on the requests that nodes have logged, and on what their users did next, as the data directory has it.
+    """Train on the requests that nodes have logged; the data directory has what their users did next.
 
     Raises StreamError, StoreError, SelectionRecordError, TrainingDataError, CheckpointError.
     """
@@ -80,9 +80,9 @@ def save_version(settings: Settings, trained: Trained) -> Manifest:
 def histories(settings: Settings, until_ms: int | None = None) -> Iterator[Mapping[Kind, Sequence]]:
     """Yield the sequences of every user of the data directory, with all columns; raises StoreError."""
     query = SequenceQuery(kinds=tuple(Kind), columns=Column.ALL, to_timestamp_ms=until_ms)
-    with stored_readers(settings) as found:
-        for store, reader in found:
-            for user in store.users():
+    with open_readers(settings) as readers:
+        for partition, reader in readers:
+            for user in partition.users():
                 yield reader.read(user, query).sequences
 
 

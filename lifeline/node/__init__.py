@@ -1,1 +1,1 @@
-"""The process that holds partitions: its wiring, health, metrics, and how its state comes back."""
+"""The process that holds partitions: its wiring, health, metrics, and the restore of its state."""

@@ -1,4 +1,4 @@
-"""What a node can tell of itself and of its group: the source of ListPartitions and ListFingerprints."""
+"""A node's view of itself and of its group: the source of ListPartitions and ListFingerprints."""
 
 from collections.abc import Sequence
 
@@ -31,22 +31,23 @@ class ClusterView:
         return self._owners.own_address
 
     def held(self) -> Sequence[operator_pb2.HeldPartition]:
-        """Return what the node owns and follows, ascending by partition."""
+        """Return the partitions that the node owns or follows, ascending."""
         owned = [
-            _held(one, operator_pb2.ROLE_OWNER, self._updater.store_of(one.partition)) for one in self._updater.status()
+            _held(status, operator_pb2.ROLE_OWNER, self._updater.store_of(status.partition))
+            for status in self._updater.status()
         ]
         followed = [
-            _held(one, operator_pb2.ROLE_STANDBY, self._standby.store_of(one.partition))
-            for one in self._standby.status()
+            _held(status, operator_pb2.ROLE_STANDBY, self._standby.store_of(status.partition))
+            for status in self._standby.status()
         ]
-        return sorted(owned + followed, key=lambda one: one.partition)
+        return sorted(owned + followed, key=lambda held: held.partition)
 
     def placed(self) -> Sequence[group_pb2.PlacedPartition]:
         """Return where every partition is, ascending, as far as the node knows."""
         return self._owners.placed()
 
     def fingerprints(self, partition: int) -> Sequence[Fingerprint] | None:
-        """Return what is kept of a partition and its state of now; None when it is not open here."""
+        """Return the logged fingerprints of a partition and its present one; None if it is not open here."""
         store = self._updater.store_of(partition) or self._standby.store_of(partition)
         return None if store is None else self._fingerprints.of(partition, store.state)
 

@@ -1,10 +1,10 @@
-"""A deadline: one budget of time, on the monotonic clock, shared by every step of something that must end."""
+"""A deadline: one time budget, on the monotonic clock, that all steps of an operation share."""
 
 import time
 
 
 class Deadline:
-    """Starts when it is first asked, or by `begin`."""
+    """Starts at the first call of `left`, or of `begin`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

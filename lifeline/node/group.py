@@ -1,4 +1,4 @@
-"""A node's part in the group: updater, standby follower and stream, wired with what they tell each other."""
+"""A node's part in the group: updater, standby follower and stream, wired together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from lifeline.stream.updater import Updater
 
 @dataclass(frozen=True, slots=True)
 class GroupPart:
-    """What follows the actions topic, owned partitions and others."""
+    """The parts that read the actions topic, for owned and for followed partitions."""
 
     updater: Updater[PartitionStore]
     standby: StandbyFollower[PartitionStore]
@@ -45,7 +45,7 @@ class GroupPart:
     ) -> Self:
         """Wire the parts; nothing runs before `stream.start`. Called in the event loop that they will live in.
 
-        `security` gives the settings of now.
+        `security` returns the present settings.
         """
         rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
         fingerprints = FingerprintLog(settings.updater.fingerprint_every)

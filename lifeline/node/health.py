@@ -1,6 +1,6 @@
 """Health: one answer to "is it alive, is it ready, and why not", for gRPC, HTTP, metrics and the node itself.
 
-Every method may be called from any thread, also while the event loop hangs: that is when it is asked.
+Every method may be called from any thread, also while the event loop hangs.
 """
 
 import time
@@ -17,11 +17,11 @@ class Check(NamedTuple):
     name: str
     ok: bool
     detail: str = ""
-    """Where it stands, or why it does not hold."""
+    """Its state, or why it fails."""
 
 
 class Health:
-    """What a node's parts say, put together."""
+    """Combines the states of a node's parts into checks."""
 
     def __init__(
         self,
@@ -37,47 +37,52 @@ class Health:
         self.items_synced = False
         """Whether the items topic is read to where it was at the start, and on the disk."""
         self.leaving = False
-        """Whether a stop was asked for."""
+        """Whether a stop was requested."""
 
     def tick(self) -> None:
-        """Say that the event loop runs; called in it, many times within `stall_after_s`."""
+        """Note that the event loop runs; called in it, many times within `stall_after_s`."""
         self._ticked_at = time.monotonic()
 
     def live(self) -> list[Check]:
-        """Return what must hold of a process that a supervisor should leave alone."""
+        """Return the checks of liveness: if one fails, a supervisor should restart the process."""
         silent_s = time.monotonic() - self._ticked_at
         loop = Check("event-loop", silent_s < self._stall_after_s, f"silent for {silent_s:.1f} s")
         return [
             loop,
             *(
-                Check(f"partition-{one.partition}", one.state is not PartitionState.STALLED, _where(one))
-                for one in self._partitions()
+                Check(f"partition-{status.partition}", status.state is not PartitionState.STALLED, _detail(status))
+                for status in self._partitions()
             ),
         ]
 
     def ready(self) -> list[Check]:
-        """Return what must hold of a node that calls should come to."""
+        """Return the checks of readiness: if one fails, balancers should send no calls."""
         return [
             Check("running", not self.leaving, "it stops" if self.leaving else ""),
             Check("assigned", self.assigned, "" if self.assigned else "the group has not assigned anything yet"),
             Check("items", self.items_synced, "" if self.items_synced else "the items topic is being read"),
-            *(Check(f"partition-{one.partition}", _answers(one), _where(one)) for one in self._partitions()),
+            *(
+                Check(f"partition-{status.partition}", _answers_reads(status), _detail(status))
+                for status in self._partitions()
+            ),
         ]
 
     def remarks(self) -> list[Check]:
-        """Return what an operator should know and callers need not: standbys that do not follow."""
-        return [Check(f"standby-{one.partition}", one.state.at_work, _where(one)) for one in self._standbys()]
+        """Return the checks that matter to operators only: whether standbys follow."""
+        return [
+            Check(f"standby-{status.partition}", status.state.at_work, _detail(status)) for status in self._standbys()
+        ]
 
 
-def holds(checks: Sequence[Check]) -> bool:
-    """Say whether all of them do."""
+def all_ok(checks: Sequence[Check]) -> bool:
+    """Return whether every check passes."""
     return all(check.ok for check in checks)
 
 
-def _answers(one: PartitionStatus) -> bool:
-    """Say whether reads come out right. A pause alone must not take a whole fleet out of its load balancer."""
-    return one.state is PartitionState.SERVING or (one.state is PartitionState.PAUSED and one.is_served)
+def _answers_reads(status: PartitionStatus) -> bool:
+    """Return whether reads are answered. A pause alone must not take a whole fleet out of its load balancer."""
+    return status.state is PartitionState.SERVING or (status.state is PartitionState.PAUSED and status.is_served)
 
 
-def _where(one: PartitionStatus | StandbyStatus) -> str:
-    return f"{one.state.value}: {one.reason}" if one.reason else one.state.value
+def _detail(status: PartitionStatus | StandbyStatus) -> str:
+    return f"{status.state.value}: {status.reason}" if status.reason else status.state.value

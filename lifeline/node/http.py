@@ -1,8 +1,8 @@
 """The HTTP server of a node: /metrics for Prometheus, /livez and /readyz for supervisors and balancers.
 
-Each connection has a thread of its own, and none of them waits for the event loop: it answers when that hangs, too.
-Whoever reaches the port may be a stranger, so what they can take is bounded: connections, of which a new one ends the
-oldest; the time and the bytes of a request's head; the time of a reply; and scrapes at once.
+Each connection has a thread of its own, and none of them waits for the event loop: the server answers even when the
+loop hangs. Strangers may reach the port, so everything that a caller can use is bounded: the number of connections (a
+new one closes the oldest), the time and size of a request's head, the time of a reply, and concurrent scrapes.
 """
 
 import io
@@ -22,12 +22,12 @@ from prometheus_client.exposition import choose_encoder
 
 from lifeline.core.errors import ServerError
 from lifeline.core.printable import printable
-from lifeline.node.health import Check, Health, holds
+from lifeline.node.health import Check, Health, all_ok
 
 _TEXT = "text/plain; charset=utf-8"
 _POLL_S = 0.1
 _CONNECTIONS = 64
-# A connection that was ended has its thread for a moment more.
+# The thread of a closed connection lives for a moment longer.
 _THREADS = 2 * _CONNECTIONS
 _SCRAPES = 4
 _HEAD_S = 10.0
@@ -42,7 +42,7 @@ class HttpServer:
     """Serves until `stop`."""
 
     def __init__(self, address: str, health: Health, registry: CollectorRegistry | None) -> None:
-        """Listen; without a `registry` there is no /metrics. Raises ServerError when the address cannot be had."""
+        """Listen; without a `registry` there is no /metrics. Raises ServerError if it cannot listen there."""
         host, _, port = address.rpartition(":")
 
         class Handler(_Handler):
@@ -74,7 +74,7 @@ class _Connection:
     waiting_since: float | None
     """When it began to wait for a request; None while one is answered."""
     ended: bool = False
-    """Whether it was shut down from here; its thread is about to notice."""
+    """Whether this side shut it down; its thread is about to notice."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -116,7 +116,7 @@ class _Server(ThreadingHTTPServer):
                     self._end(each)
 
     def wait_for_request(self, request: Any, *, begins: bool) -> None:  # noqa: ANN401 - as the library has it
-        """Say that a connection begins or ends to wait for a request."""
+        """Note that a connection starts or stops waiting for a request."""
         with self._lock:
             if state := self._open.get(request):
                 state.waiting_since = time.monotonic() if begins else None
@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             text = encode(registry).decode()
         except Exception as error:  # noqa: BLE001 - and logged
-            # The node goes on: a scrape is not worth its end.
+            # A failed scrape must not stop the node.
             _log.exception("a scrape failed")
             self._send(500, f"{type(error).__name__}: the node's log has the traceback\n")
             return
@@ -203,11 +203,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, text, content_type)
 
     def _send_checks(self, name: str, checks: Sequence[Check], remarks: Sequence[Check], *, verbose: bool) -> None:
-        good = holds(checks)
+        good = all_ok(checks)
         status = 200 if good else 503
-        # What fails is said in any case: whoever looks at a 503 wants to know why.
+        # A 503 always says which checks failed.
         shown = [*checks, *remarks] if verbose else [check for check in checks if not check.ok]
-        lines = [printable(f"[{'+' if one.ok else '-'}]{one.name} {one.detail or 'ok'}".rstrip()) for one in shown]
+        lines = [
+            printable(f"[{'+' if check.ok else '-'}]{check.name} {check.detail or 'ok'}".rstrip()) for check in shown
+        ]
         if not shown:
             self._send(status, "ok\n")
             return

@@ -1,14 +1,23 @@
-"""The models of a node: what it loads when it starts, and what it loads when it is told."""
+"""The models of a node: what it loads when it starts, and what it loads on request.
+
+torch is imported with the first model: a node that serves none starts sooner, and takes less memory.
+"""
+
+import sys
+from typing import TYPE_CHECKING
 
 import structlog
 
 from lifeline.config import Settings
 from lifeline.rpc.model_service import ModelService
 from lifeline.rpc.score_service import ModelHolder
-from lifeline.scorer import weights
-from lifeline.scorer.backend import backend_of
 from lifeline.scorer.errors import ModelNotFoundError
-from lifeline.scorer.scorer import Embeddings, Scorer
+from lifeline.scorer.kernels.instruction_set import InstructionSet, active
+from lifeline.scorer.versions import directories
+from lifeline.store.gc_tuning import keep_collector_away
+
+if TYPE_CHECKING:
+    from lifeline.scorer.scorer import Embeddings, Scorer
 
 _log = structlog.get_logger(__name__)
 
@@ -16,12 +25,13 @@ _log = structlog.get_logger(__name__)
 class Models:
     """Loads versions of the configured model over an embedding table."""
 
-    def __init__(self, settings: Settings, embeddings: Embeddings) -> None:
-        """Load the version that is configured, and those of the experiment; it may be that there is none yet.
+    def __init__(self, settings: Settings, embeddings: "Embeddings") -> None:
+        """Load the configured version, and those of the experiment, if the model has any version yet.
 
-        Raises ScorerError where one cannot be used.
+        Raises ScorerError if one of them cannot be used, or LIFELINE_KERNELS names kernels that this machine lacks.
         """
         self._settings, self._embeddings = settings, embeddings
+        self._has_kernels = active() is not InstructionSet.NONE
         self.holder = ModelHolder(settings.scorer)
         try:
             scorer = self.load(settings.scorer.version)
@@ -37,11 +47,25 @@ class Models:
             versions = {name: arm.manifest.version for name, arm in arms.items()}
             _log.info("experiment", name=settings.scorer.experiment, arms=versions)
 
-    def load(self, version: str | None) -> Scorer:
+    def load(self, version: str | None) -> "Scorer":
         """Load a version, or the newest; raises ScorerError."""
-        wanted = self._settings.scorer.model_copy(update={"version": version})
-        loaded = weights.load(wanted, self._settings.vocabulary)
-        backend = backend_of(loaded, loaded.precision(wanted.precision), wanted.threads, wanted.device)
+        settings = self._settings.scorer.model_copy(update={"version": version})
+        if not directories(settings.models_dir, settings.model):
+            raise ModelNotFoundError(
+                f"scorer.models_dir holds no version of {settings.model}: train a model, or correct "
+                "scorer.models_dir and scorer.model"
+            )
+        import torch  # noqa: PLC0415 - with the first model
+
+        from lifeline.scorer import weights  # noqa: PLC0415
+        from lifeline.scorer.backend import backend_of  # noqa: PLC0415
+        from lifeline.scorer.scorer import Scorer  # noqa: PLC0415
+
+        # Every thread inherits it. Beside the kernels torch does little, and threads that wait for each other at every
+        # step would cost it more than they save as soon as requests share the cores.
+        torch.set_num_threads(1 if self._has_kernels else settings.threads)
+        loaded = weights.load(settings, self._settings.vocabulary)
+        backend = backend_of(loaded, loaded.precision(settings.precision), settings.threads, settings.device)
         scorer = Scorer(loaded, self._settings.vocabulary, self._embeddings, backend)
         _log.info(
             "model",
@@ -52,10 +76,21 @@ class Models:
         return scorer
 
     def service(self) -> ModelService:
-        """Return the service that tells and changes what is held."""
-        scorer = self._settings.scorer
-        return ModelService(
-            self.holder,
-            self.load,
-            lambda: weights.usable_versions(scorer.models_dir, scorer.model),
-        )
+        """Return the service that reports and changes what is held."""
+        return ModelService(self.holder, self._load_while_serving, self._versions)
+
+    def _load_while_serving(self, version: str | None) -> "Scorer":
+        is_first = "torch" not in sys.modules
+        scorer = self.load(version)
+        if is_first:
+            # Modules that were imported just now stay for good.
+            keep_collector_away()
+        return scorer
+
+    def _versions(self) -> list[str]:
+        settings = self._settings.scorer
+        if not directories(settings.models_dir, settings.model):
+            return []
+        from lifeline.scorer import weights  # noqa: PLC0415 - it imports torch
+
+        return weights.usable_versions(settings.models_dir, settings.model)

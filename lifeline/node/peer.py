@@ -1,4 +1,4 @@
-"""Another node of the group, asked for what only nodes ask each other."""
+"""Calls to another node of the group."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ _TIMEOUT_S = 3.0
 async def ask_owner(
     address: str, partitions: Sequence[int], security: SecuritySettings
 ) -> Mapping[int, Sequence[Fingerprint]]:
-    """Return the fingerprints that the node at `address` has, of the partitions that it holds.
+    """Return the fingerprints that the node at `address` has, for the partitions that it holds.
 
-    Raises ConnectionError when it cannot be reached, and when this node's token must not go there.
+    Raises ConnectionError if it cannot be reached, or this node must not send its token there.
     """
 
     def ask() -> dict[int, list[Fingerprint]]:
@@ -37,6 +37,6 @@ async def ask_owner(
     try:
         return await asyncio.to_thread(ask)
     except LifelineError as error:
-        raise ConnectionError(f"{error}: nothing to do, it is asked again") from error
+        raise ConnectionError(f"{error}: nothing to do, the call is repeated") from error
     except SecurityError as error:
         raise ConnectionError(str(error)) from error

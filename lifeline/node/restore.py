@@ -1,8 +1,8 @@
-"""Opening a partition's store: what is on the local disk, else the newest snapshot, else nothing yet.
+"""Restore: open a partition's store from the local disk, else from the newest snapshot, else empty.
 
-In each case the log gives the rest. A snapshot that is not whole, or that was made with other caps, is passed over
-with its reason, for the log gives the same state; a place for snapshots that cannot be reached is an error, for a
-replay of the whole log is not what was meant then.
+In each case the log gives the rest. A snapshot that is incomplete, or was made with other caps, is skipped and its
+reason logged: the log gives the same state. A snapshot repository that cannot be reached is an error, because the
+operator counts on a restore and not on a replay of the whole log.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from lifeline.store.snapshots.repository import SnapshotRepository
 _log = structlog.get_logger(__name__)
 
 
-def open_partition(
+def open_or_restore(
     path: Path,
     partition: int,
     *,
@@ -27,7 +27,7 @@ def open_partition(
     snapshots: SnapshotRepository | None,
     topic: str,
 ) -> PartitionStore:
-    """Open the store in `path`; without one there, restore the newest snapshot of `topic` that is whole first.
+    """Open the store in `path`; if there is none, first restore the newest complete snapshot of `topic`.
 
     Raises SnapshotError, and what `PartitionStore.open` raises.
     """
@@ -39,9 +39,9 @@ def open_partition(
 def _restore(path: Path, partition: int, settings: StoreSettings, snapshots: SnapshotRepository, topic: str) -> None:
     for snapshot in snapshots.snapshots(partition):
         try:
-            # What it holds is proven by the hashes of its files; adding up all events anew would take as long as a
-            # part of the replay that it saves.
-            done = snapshots.restore(partition, path, settings, snapshot=snapshot.id, topic=topic, verify=False)
+            # The hashes of its files are checked. Adding up all events as well would cost a part of the time that a
+            # restore saves.
+            restored = snapshots.restore(partition, path, settings, snapshot=snapshot.id, topic=topic, verify=False)
         except (SnapshotRefusedError, ContractError) as error:
             _log.error("a snapshot was passed over", partition=partition, snapshot=snapshot.id, why=str(error))
             continue
@@ -49,8 +49,8 @@ def _restore(path: Path, partition: int, settings: StoreSettings, snapshots: Sna
             "restored",
             partition=partition,
             snapshot=snapshot.id,
-            applied_offset=done.manifest.state.applied_offset,
-            seconds=round(done.seconds, 3),
+            applied_offset=restored.manifest.state.applied_offset,
+            seconds=round(restored.seconds, 3),
         )
         return
     _log.info("no snapshot to restore: the log gives the whole state", partition=partition, url=snapshots.url)

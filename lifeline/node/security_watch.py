@@ -1,8 +1,7 @@
-"""The callers of a running node: read again when the configuration's file has changed, so that tokens rotate.
+"""The callers of a running node, reloaded when the configuration file changes, so that tokens can rotate.
 
-Of the whole configuration only `security.callers` and `security.peer_token` are taken. A file that does not validate
-changes nothing, and is an error in the log until it is mended; nor may a file take the last caller away, because a node
-without callers is open to everybody who reaches it.
+Only `security.callers` and `security.peer_token` are reloaded. An invalid file changes nothing and is logged as an
+error. A file cannot remove the last caller: a node without callers is open to everybody who reaches it.
 """
 
 import asyncio
@@ -26,10 +25,10 @@ class _Changes(NamedTuple):
 
 
 class SecurityWatch:
-    """The [security] that holds now."""
+    """Holds the present [security] settings."""
 
     def __init__(self, loaded: Loaded, use: Callable[[SecuritySettings], None] = lambda _: None) -> None:
-        """Begin with what was loaded; `use` is told of each change, in the event loop."""
+        """Start with what was loaded; `use` is called with each change, in the event loop."""
         self.current = loaded.settings.security
         self.use = use
         self._loaded, self._asked = loaded, asyncio.Event()
@@ -37,11 +36,11 @@ class SecurityWatch:
         self._stamp = self._look()
 
     def ask(self) -> None:
-        """Have the file read whether it has changed or not; called in the event loop."""
+        """Reload the file whether it has changed or not; called in the event loop."""
         self._asked.set()
 
     async def follow(self) -> None:
-        """Look at the file once a second, for ever."""
+        """Check the file once a second, until cancelled."""
         while True:
             try:
                 await asyncio.wait_for(self._asked.wait(), _LOOK_S)
@@ -59,7 +58,7 @@ class SecurityWatch:
         try:
             new = await asyncio.to_thread(self._read)
         except (ConfigError, SecurityError) as error:
-            _log.error("callers not reloaded: those of before go on", why=str(error))
+            _log.error("callers not reloaded: the earlier ones stay valid", why=str(error))
             return
         changes = _changes(self.current, new)
         self.current = new
@@ -83,7 +82,7 @@ class SecurityWatch:
         try:
             return None if self._loaded.file is None else file_stamp(self._loaded.file)
         except SecurityError:
-            # It is replaced at this moment, or has gone: what was read goes on.
+            # It is being replaced, or was removed: keep what was read.
             return self._stamp
 
 

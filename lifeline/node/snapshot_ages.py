@@ -1,4 +1,4 @@
-"""How old the newest snapshot of each partition is, looked up at the URL now and then: a listing is not for scrapes."""
+"""The age of each partition's newest snapshot, listed once a minute: a listing is too slow for a scrape."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ class SnapshotAges:
         self._made_at: dict[int, float] = {}
 
     async def follow(self) -> None:
-        """Look for as long as it is not cancelled; without a place for snapshots there is nothing to see."""
+        """List snapshots until cancelled; without a repository it only waits."""
         while self._snapshots is not None:
             await asyncio.to_thread(self._look, self._snapshots)
             await asyncio.sleep(_LOOK_S)
@@ -32,9 +32,13 @@ class SnapshotAges:
         found = {}
         for number in self._owned():
             try:
-                whole = [one.manifest for one in snapshots.snapshots(number) if one.manifest and one.refused is None]
+                whole = [
+                    snapshot.manifest
+                    for snapshot in snapshots.snapshots(number)
+                    if snapshot.manifest and snapshot.refused is None
+                ]
             except SnapshotError as error:
-                # The age goes on growing, which is what the alert is about.
+                # Keep the last time: its age keeps growing, and the alert fires on it.
                 _log.warning("snapshots cannot be listed", partition=number, why=str(error))
                 if number in self._made_at:
                     found[number] = self._made_at[number]

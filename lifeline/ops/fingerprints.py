@@ -1,4 +1,4 @@
-"""Fingerprints of the partitions on disk: as they are kept, as a recount finds them, and of two directories."""
+"""Fingerprints of the partitions on disk: as stored, as recounted, and compared between two directories."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -17,20 +17,20 @@ from lifeline.store.state import State
 
 
 class StoredFingerprint(NamedTuple):
-    """One partition on disk."""
+    """The fingerprint of one partition on disk."""
 
     partition: int
     state: State = State()
-    """What it keeps; as of an empty one where it cannot be opened."""
+    """Its stored state; that of an empty partition if it cannot be opened."""
     contract: RetentionPolicy | None = None
     recounted: Recount | None = None
-    """What its events add up to; None where that was not asked for, or cannot be told."""
+    """The sum over its events; None if it was not requested, or failed."""
     why: str = ""
     """Why it, or an event of it, cannot be read."""
 
     @property
     def problem(self) -> str:
-        """What is wrong with it, in a sentence; empty where nothing is."""
+        """What is wrong with it, in a sentence; empty if nothing is."""
         if not self.differs or self.recounted is None:
             return self.why
         state, counted = self.state, self.recounted
@@ -42,7 +42,7 @@ class StoredFingerprint(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """Whether its events add up to something else than it keeps."""
+        """Whether the sum over its events is not the stored one."""
         return self.recounted is not None and self.recounted != (self.state.events, self.state.fingerprint)
 
     @property
@@ -74,18 +74,18 @@ class StoredFingerprint(NamedTuple):
 
 
 class Likeness(StrEnum):
-    """What comparing two copies of a partition says."""
+    """The result of comparing two copies of a partition."""
 
     EQUAL = "equal"
     DIFFERENT = "DIFFERENT"
     OTHER_OFFSET = "other offset"
-    """Copies at different offsets say nothing about each other."""
+    """Copies at different offsets cannot be compared."""
     ONLY_HERE = "only here"
     ONLY_THERE = "only there"
     UNREADABLE = "cannot be read"
 
 
-class Pair(NamedTuple):
+class PartitionPair(NamedTuple):
     """One partition in two directories."""
 
     partition: int
@@ -94,7 +94,7 @@ class Pair(NamedTuple):
 
     @property
     def likeness(self) -> Likeness:
-        """What the two say about each other."""
+        """The result of the comparison."""
         here, there = self.here, self.there
         if there is None:
             return Likeness.ONLY_HERE
@@ -108,7 +108,7 @@ class Pair(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What to do about two that are different; empty where they are not."""
+        """What to do if the two differ; empty if they do not."""
         if self.likeness is not Likeness.DIFFERENT or self.here is None or self.there is None:
             return ""
         if self.here.contract != self.there.contract:
@@ -119,15 +119,15 @@ class Pair(NamedTuple):
 def stored_fingerprints(
     settings: Settings, data_dir: Path, partitions: Iterable[int], *, recounted: bool
 ) -> list[StoredFingerprint]:
-    """Read the fingerprint of each partition, beside a running node too; what cannot be read says why."""
+    """Read the fingerprint of each partition, also beside a running node; `why` says what cannot be read."""
     memory = SharedMemory(settings.store)
     return [_stored(partition_dir(data_dir, number), number, memory, recounted=recounted) for number in partitions]
 
 
-def pairs(here: Iterable[StoredFingerprint], there: Iterable[StoredFingerprint]) -> list[Pair]:
-    """Bring the partitions of two directories together, ascending."""
-    ours, theirs = ({one.partition: one for one in side} for side in (here, there))
-    return [Pair(number, ours.get(number), theirs.get(number)) for number in sorted({*ours, *theirs})]
+def pair_partitions(here: Iterable[StoredFingerprint], there: Iterable[StoredFingerprint]) -> list[PartitionPair]:
+    """Pair the partitions of two directories, ascending."""
+    ours, theirs = ({stored.partition: stored for stored in side} for side in (here, there))
+    return [PartitionPair(number, ours.get(number), theirs.get(number)) for number in sorted({*ours, *theirs})]
 
 
 def _stored(path: Path, number: int, memory: SharedMemory, *, recounted: bool) -> StoredFingerprint:

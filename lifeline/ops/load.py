@@ -1,9 +1,8 @@
-"""Load: reads and scores at a rate of their own, whatever the node answers, and how long they took.
+"""Load: reads and scores at a fixed rate, whatever the node answers, and their latencies.
 
-The calls are an open loop: each is due at a time that a Poisson process has drawn beforehand, and its latency counts
-from then. So a node that stalls is charged for the calls that would have come meanwhile, and nothing is left out
-(Gil Tene's coordinated omission). Latencies go into HdrHistograms of three digits. A call is made once, without a
-retry: what is measured is the node, not the patience of its client.
+The calls are an open loop: a Poisson process draws when each is due, and its latency counts from then. So a stall is
+charged to every call that falls into it (no coordinated omission, as Gil Tene calls it). Latencies go into
+HdrHistograms of three digits. A call is made once, without a retry, so that the node alone is measured.
 """
 
 import asyncio
@@ -35,7 +34,7 @@ from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
 
 CallKind = Literal["read", "score"]
 _DISTINCT = 512
-"""Requests of each kind that are made beforehand: making them costs more than sending them."""
+"""Requests of each kind, built beforehand: building them costs more than sending them."""
 _MAX_US = 600_000_000
 _REPLIES = ("grpc.max_receive_message_length", MAX_REPLY_BYTES)
 _COLUMNS = [wire for column, wire in WIRE_COLUMNS.items() if column in Column.EVENT]
@@ -46,7 +45,7 @@ def _histogram() -> HdrHistogram:
 
 
 class LoadPlan(BaseModel):
-    """What calls are made."""
+    """The calls to make."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +60,7 @@ class LoadPlan(BaseModel):
 
 
 class Population(NamedTuple):
-    """Whom and what calls are about."""
+    """The users and items of the calls."""
 
     users: Sequence[str]
     items: NDArray[np.uint64]
@@ -85,8 +84,8 @@ class Population(NamedTuple):
 
 
 @dataclass(slots=True)
-class Answers:
-    """What became of the calls of one kind."""
+class CallResults:
+    """The results of the calls of one kind."""
 
     answered: HdrHistogram = field(default_factory=_histogram)
     """Microseconds from when a call was due until its answer."""
@@ -107,19 +106,19 @@ class Answers:
 
 @dataclass(slots=True)
 class LoadResult:
-    """What a load gave."""
+    """The results of a load."""
 
     plan: LoadPlan
-    kinds: Mapping[CallKind, Answers]
+    kinds: Mapping[CallKind, CallResults]
     seconds: float
     """From the first call's due time to the last answer."""
     late: HdrHistogram
-    """Microseconds by which calls were sent after they were due: large ones say that this process is the bottleneck."""
+    """Microseconds from when a call was due until it was sent: large values mean that this process is too slow."""
 
     @property
     def answered_per_s(self) -> float:
         """Calls of all kinds."""
-        total: int = sum(one.answered.get_total_count() for one in self.kinds.values())
+        total: int = sum(results.answered.get_total_count() for results in self.kinds.values())
         return total / self.seconds
 
     def as_json(self) -> dict[str, object]:
@@ -158,8 +157,10 @@ class _Call(NamedTuple):
 
 async def _run(plan: LoadPlan, population: Population, address: str, security: CallSecurity) -> LoadResult:
     calls = _calls(plan, population)
-    result = LoadResult(plan, {kind: Answers() for kind in sorted({call.kind for call in calls})}, 0.0, _histogram())
-    # Another option each: channels of the same options would share one connection.
+    result = LoadResult(
+        plan, {kind: CallResults() for kind in sorted({call.kind for call in calls})}, 0.0, _histogram()
+    )
+    # Channels with equal options would share one connection.
     channels = [
         security.aio_channel(address, [_REPLIES, ("lifeline.connection", number)]) for number in range(plan.connections)
     ]
@@ -190,7 +191,7 @@ async def _run(plan: LoadPlan, population: Population, address: str, security: C
     return result
 
 
-async def _take(sent: grpc.aio.UnaryUnaryCall[Any, Any], due: float, answers: Answers) -> None:
+async def _take(sent: grpc.aio.UnaryUnaryCall[Any, Any], due: float, answers: CallResults) -> None:
     try:
         await sent
     except grpc.aio.AioRpcError as error:

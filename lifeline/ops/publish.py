@@ -16,8 +16,8 @@ from lifeline.v1.item_pb2 import Item
 _UPDATE_EVERY = 1_000
 
 
-class Published(NamedTuple):
-    """What was acknowledged."""
+class PublishResult(NamedTuple):
+    """The numbers of acknowledged records."""
 
     actions: int
     items: int
@@ -28,7 +28,7 @@ class Published(NamedTuple):
 
 def publish(
     kafka: KafkaSettings, source: Source, items: Iterable[Item], vocabulary: Vocabulary, progress: Progress
-) -> Published:
+) -> PublishResult:
     """Publish every item and then every action; returns once all are acknowledged.
 
     Raises SourceError, ClusterUnreachableError, InvalidActionError, InvalidItemError, PublishError.
@@ -58,4 +58,4 @@ def publish(
         producer.flush()
         progress.update(task, completed=actions, total=actions)
     busiest = of_user.most_common(1)
-    return Published(actions, embeddings, time.monotonic() - started, busiest[0][0] if busiest else "")
+    return PublishResult(actions, embeddings, time.monotonic() - started, busiest[0][0] if busiest else "")

@@ -1,9 +1,9 @@
-"""Replay of a whole topic into a directory of its own: a plan, and a process a partition.
+"""Replay of a whole topic into a directory of its own: first a plan, then one process for each partition.
 
-The directory is laid out like a node's, with `replay.json` beside the partitions, which names the topic. A partition
-that stands half way, after a crash or an earlier and shorter replay, goes on from its applied offset: so the same
-command is the way to resume. Each process opens one store and tells on its standard output, a line of JSON at a time,
-which offset it has applied.
+The directory is laid out like a node's, with `replay.json` beside the partitions, which names the topic. Where a
+partition is incomplete, after a crash or an earlier and shorter replay, the replay resumes from its applied offset: to
+resume, run the same command again. Each process opens one store, and prints the offsets that it has applied, a line of
+JSON at a time.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from rocksdict import Rdict
+
 from lifeline.config import Settings
 from lifeline.core.errors import DataDirError, ReplayError
 from lifeline.core.paths import partition_dir, partitions_in
@@ -28,19 +30,22 @@ from lifeline.store.data_lock import locked
 from lifeline.store.gc_tuning import keep_collector_away
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
+from lifeline.store.readable_partition import FAMILIES
+from lifeline.store.retention import RetentionPolicy
+from lifeline.store.secondary_partition import SecondaryPartition
 from lifeline.stream.decode import Rules
 from lifeline.stream.replay import LogRange, log_ranges, replay
 
 NOTE = "replay.json"
-_OTHERS = frozenset({NOTE, TOPIC_NOTE, "node.lock"})
-_SHOWN = 2_000
+_FILES_BESIDE_PARTITIONS = frozenset({NOTE, TOPIC_NOTE, "node.lock"})
+_MAX_ERROR_CHARS = 2_000
 
-Progress = Callable[[int, int], None]
-"""CallSinks of a partition and the offset that it has applied."""
+ProgressCallback = Callable[[int, int], None]
+"""Called with a partition and the offset that is applied in it."""
 
 
 class PartitionPlan(NamedTuple):
-    """What is to be done for one partition."""
+    """The offsets to apply in one partition."""
 
     partition: int
     start: int
@@ -50,11 +55,11 @@ class PartitionPlan(NamedTuple):
 
     @property
     def records(self) -> int:
-        """Offsets to pass over at most."""
+        """The number of these offsets, an upper bound of the records."""
         return max(0, self.until + 1 - self.start)
 
 
-def plan(
+def plan_replay(
     settings: Settings,
     into: Path,
     *,
@@ -63,23 +68,28 @@ def plan(
     to_state: Mapping[int, int] | None = None,
     force: bool = False,
 ) -> list[PartitionPlan]:
-    """Return what a replay into `into` would do, by partition; nothing is changed.
+    """Return what a replay into `into` would apply, by partition; it writes nothing.
 
-    The end is that of the log, or an offset (included), a time, or with `to_state` the applied offset of each
-    partition that it names, and no others. `force` plans as if the directory were empty. Raises ReplayError, and what
-    `log_ranges` raises.
+    The replay ends at the end of the log, or at an offset (included), or before a time, or with `to_state` at the
+    applied offset of each partition that it names, and replays no others. `force` plans for an empty directory. Raises
+    ReplayError, and what `log_ranges` and opening a partition raise.
     """
     if into.resolve() == settings.node.data_dir.resolve():
         raise ReplayError(f"{into} is the node's own directory: name another one, and set it in its place afterwards")
-    _check_ours(settings, into, force=force)
+    _check_replay_dir(settings, into, force=force)
     if settings.store.has_ages:
         check_log_time(settings.kafka)
     ranges = asyncio.run(log_ranges(settings.kafka, to_offset=to_offset, to_timestamp_ms=to_timestamp_ms))
     if to_state is not None:
+        if unknown := sorted(to_state.keys() - ranges.keys()):
+            raise ReplayError(
+                f"there is a partition {unknown[0]} on the disk, and topic {settings.kafka.actions_topic} has "
+                f"{len(ranges)}: correct kafka.partitions and kafka.actions_topic, or name the right --data-dir"
+            )
         ranges = {number: LogRange(ranges[number].first, until) for number, until in to_state.items()}
     plans = []
     for number, (first, until) in sorted(ranges.items()):
-        applied = -1 if force else _applied(settings, into, number)
+        applied = -1 if force else _applied_offset(settings, into, number)
         if applied > until >= 0:
             raise ReplayError(
                 f"partition {number} in {into} stands at offset {applied}, after {until}: name another directory, or "
@@ -88,30 +98,30 @@ def plan(
         if first > applied + 1:
             raise ReplayError(
                 f"the log of partition {number} starts at {first}, and {applied + 1} is needed: what retention took "
-                "cannot be replayed; restore a snapshot there first"
+                "cannot be replayed; compare with a snapshot, or start from one"
             )
         plans.append(PartitionPlan(number, applied + 1, until))
     return plans
 
 
-def run(
+def run_replay(
     settings: Settings,
     into: Path,
     plans: Sequence[PartitionPlan],
     *,
     processes: int,
     flags: Sequence[str],
-    progress: Progress,
+    progress: ProgressCallback,
     force: bool = False,
 ) -> None:
-    """Carry out a plan with so many processes at once; `flags` give a process the settings of this one.
+    """Run a plan with at most `processes` processes at once; `flags` give them the settings of this one.
 
-    Returns once every partition is applied. Raises ReplayError with what a process said when it failed (the others
-    are ended; the same call goes on from there), StoreLockedError while another replay is at work in `into`.
+    Returns once every partition is applied. Raises ReplayError with the output of a process that failed (the others
+    are stopped; the same call resumes from there), and StoreLockedError while another replay writes into `into`.
     """
     actions_topic = TopicIdentity(settings.kafka.actions_topic, actions_topic_id(settings.kafka))
     with locked(into):
-        _check_ours(settings, into, force=force)
+        _check_replay_dir(settings, into, force=force)
         if force:
             for number in partitions_in(into):
                 shutil.rmtree(partition_dir(into, number))
@@ -121,20 +131,26 @@ def run(
         except DataDirError as error:
             raise ReplayError(f"{error}; or start over with --force") from error
         (into / NOTE).write_text(json.dumps({"topic": settings.kafka.actions_topic}) + "\n")
-        stopping = threading.Event()
+        cancelled = threading.Event()
         with ThreadPoolExecutor(processes) as pool:
-            work = [pool.submit(_in_process, into, one, flags, progress, stopping) for one in plans if one.records]
+            futures = [
+                pool.submit(_replay_in_process, into, plan, flags, progress, cancelled)
+                for plan in plans
+                if plan.records
+            ]
             try:
-                for each in work:
-                    each.result()
+                for future in futures:
+                    future.result()
             except BaseException:
-                stopping.set()
-                for each in work:
-                    each.cancel()
+                cancelled.set()
+                for future in futures:
+                    future.cancel()
                 raise
 
 
-def run_partition(settings: Settings, into: Path, partition: int, until: int, progress: Callable[[int], None]) -> None:
+def replay_partition(
+    settings: Settings, into: Path, partition: int, until: int, progress: Callable[[int], None]
+) -> None:
     """Replay one partition in this process. Raises what `stream.replay.replay` and opening the store raise."""
     keep_collector_away()
     rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
@@ -150,12 +166,12 @@ def run_partition(settings: Settings, into: Path, partition: int, until: int, pr
         store.close()
 
 
-def _in_process(
-    into: Path, one: PartitionPlan, flags: Sequence[str], progress: Progress, stopping: threading.Event
+def _replay_in_process(
+    into: Path, plan: PartitionPlan, flags: Sequence[str], progress: ProgressCallback, cancelled: threading.Event
 ) -> None:
-    if stopping.is_set():
+    if cancelled.is_set():
         return
-    command = [sys.executable, "-m", "lifeline", "replay-partition", str(into), str(one.partition), str(one.until)]
+    command = [sys.executable, "-m", "lifeline", "replay-partition", str(into), str(plan.partition), str(plan.until)]
     with ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(  # noqa: S603 - our own command
@@ -167,37 +183,38 @@ def _in_process(
                 start_new_session=True,
             )
         )
-        guard = Watchdog(process.pid)
-        stack.callback(guard.release)
+        watchdog = Watchdog(process.pid)
+        stack.callback(watchdog.release)
         stack.callback(process.kill)
-        said: list[str] = []
-        listening = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
-        listening.start()
+        errors: list[str] = []
+        error_reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True)
+        error_reader.start()
         for line in process.stdout or ():
-            progress(one.partition, json.loads(line)["offset"])
-            if stopping.is_set():
+            progress(plan.partition, json.loads(line)["offset"])
+            if cancelled.is_set():
                 return
         code = process.wait()
-        listening.join()
+        error_reader.join()
     if code:
         raise ReplayError(
-            f"the replay of partition {one.partition} ended with {code}; put this right and run the same command "
-            f"again, it goes on from there:\n{''.join(said)[-_SHOWN:].strip()}"
+            f"the replay of partition {plan.partition} ended with {code}; put this right and run the same command "
+            f"again, it resumes from there:\n{''.join(errors)[-_MAX_ERROR_CHARS:].strip()}"
         )
 
 
-def _check_ours(settings: Settings, into: Path, *, force: bool) -> None:
+def _check_replay_dir(settings: Settings, into: Path, *, force: bool) -> None:
+    """Raise ReplayError unless `into` is missing, empty, or a replay of the configured topic."""
     if not into.is_dir():
         return
     note = into / NOTE
     if not note.is_file():
-        if any(entry.name not in _OTHERS for entry in into.iterdir()):
+        if any(entry.name not in _FILES_BESIDE_PARTITIONS for entry in into.iterdir()):
             raise ReplayError(f"{into} holds something that no replay made: name an empty directory, or a new one")
         return
     try:
         topic = json.loads(note.read_text())["topic"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ReplayError(f"{note} is not what a replay writes: remove {into} and begin anew") from error
+        raise ReplayError(f"{note} is not what a replay writes: remove {into} and start over") from error
     if topic != settings.kafka.actions_topic and not force:
         raise ReplayError(
             f"{into} holds a replay of topic {topic}, not of {settings.kafka.actions_topic}: name another directory, "
@@ -205,12 +222,23 @@ def _check_ours(settings: Settings, into: Path, *, force: bool) -> None:
         )
 
 
-def _applied(settings: Settings, into: Path, partition: int) -> int:
+def _applied_offset(settings: Settings, into: Path, partition: int) -> int:
+    """Return the applied offset of a partition, -1 without a store there; it writes nothing.
+
+    A store that is opened to write would finish the scrub of an erasure. Raises StoreError, ContractError.
+    """
     path = partition_dir(into, partition)
-    if not path.is_dir():
+    if not _has_store(path):
         return -1
-    store = PartitionStore.open(path, partition=partition, settings=settings.store, memory=SharedMemory(settings.store))
+    store = SecondaryPartition.open(path, partition=partition, memory=SharedMemory(settings.store))
     try:
+        if store.contract is not None:
+            store.contract.check(RetentionPolicy.of(settings.store))
         return store.applied_offset
     finally:
         store.close()
+
+
+def _has_store(path: Path) -> bool:
+    """Return whether a store was created in `path`: a process that was killed meanwhile leaves a part of one."""
+    return (path / "CURRENT").exists() and set(FAMILIES) <= set(Rdict.list_cf(str(path)))

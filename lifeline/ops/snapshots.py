@@ -1,4 +1,4 @@
-"""Snapshots of a data directory that no node holds, and back into one."""
+"""Snapshots without a node: of a data directory that no node holds, and the restore into one."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ _MIB = 1 << 20
 
 
 def create_offline(settings: Settings, partitions: Sequence[int], progress: Progress) -> list[CreatedSnapshot]:
-    """Make a snapshot of partitions of the data directory, all without any named; partitions ascending.
+    """Create snapshots of the named partitions of the data directory, or of all; ascending.
 
     Raises DataDirError, StoreLockedError when a node holds the directory, and what opening a partition and
     `SnapshotRepository.create` raise.
@@ -44,13 +44,13 @@ def create_offline(settings: Settings, partitions: Sequence[int], progress: Prog
 def restore(
     settings: Settings, partitions: Sequence[int], progress: Progress, *, snapshot: str | None, verify: bool
 ) -> list[RestoredSnapshot]:
-    """Restore partitions, all that have snapshots without any named, into the data directory; ascending.
+    """Restore the named partitions, or all that have snapshots, into the data directory; ascending.
 
-    `snapshot` is the id of one of the only partition's; the newest without. Raises DataDirError, StoreLockedError
-    when a node holds the directory, and what `SnapshotRepository.restore` raises.
+    `snapshot` is the id of a snapshot of the only named partition; without it the newest is restored. Raises
+    DataDirError, StoreLockedError when a node holds the directory, and what `SnapshotRepository.restore` raises.
     """
     repository = SnapshotRepository.of(settings.snapshot)
-    there = sorted({one.partition for one in repository.snapshots()})
+    there = sorted({snapshot.partition for snapshot in repository.snapshots()})
     if not there:
         raise SnapshotError(f"{repository.url} has no snapshots: make one with `lifeline snapshot create`")
     _check_known(partitions, there, repository.url)

@@ -1,8 +1,8 @@
-"""Putting a replay in the place of a node's partitions, so that no crash leaves them half one and half the other.
+"""The swap of a node's partitions for those of a replay, safe against a crash at any point.
 
 Each partition takes two renames: the old directory becomes `partition-N.replaced-<UTC>`, and the new one takes its
-name. What is to be done is written to `swap.json` first and removed last. While it is there no node starts in the
-directory, and the same swap goes on where it was interrupted.
+name. The journal `swap.json` is written first and removed last. While it exists no node starts in the directory, and
+the same command resumes the swap.
 """
 
 import json
@@ -18,7 +18,7 @@ from lifeline.ops.topic_note import TOPIC_NOTE
 from lifeline.store.data_lock import SWAP_JOURNAL, locked
 
 
-class _Swap(NamedTuple):
+class _SwapJournal(NamedTuple):
     """The journal."""
 
     into: str
@@ -39,19 +39,19 @@ class _Swap(NamedTuple):
 
 
 def swap(data_dir: Path, into: Path, partitions: Sequence[int]) -> list[Path]:
-    """Put the partitions of `into` in the place of the node's; returns the directories that they replaced.
+    """Replace the node's partitions by those of `into`; returns the replaced directories.
 
-    A swap of the same `into` that was interrupted is finished first, with the partitions that it named. Raises
-    StoreLockedError while a node or a replay is at work in one of them, DataDirError, and ReplayError when the two
-    are not on one filesystem or another swap was interrupted.
+    If a swap of the same `into` was interrupted, this call finishes that one, with the partitions of its journal.
+    Raises StoreLockedError while a node or a replay uses one of the directories, DataDirError, and ReplayError if the
+    two are on different filesystems or another swap was interrupted.
     """
     with locked(data_dir, may_finish_swap=True), locked(into):
         journal = data_dir / SWAP_JOURNAL
         if journal.exists():
-            begun = _Swap.read(journal)
-            if begun.into != str(into.resolve()):
+            plan = _SwapJournal.read(journal)
+            if plan.into != str(into.resolve()):
                 raise ReplayError(
-                    f"a swap from {begun.into} was interrupted in {data_dir}: finish it first, with --into {begun.into}"
+                    f"a swap from {plan.into} was interrupted in {data_dir}: finish it first, with --into {plan.into}"
                 )
         else:
             missing = [number for number in partitions if not partition_dir(into, number).is_dir()]
@@ -63,11 +63,11 @@ def swap(data_dir: Path, into: Path, partitions: Sequence[int]) -> list[Path]:
                     "directory beside it"
                 )
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-            begun = _Swap(str(into.resolve()), sorted(partitions), stamp)
-            write_durably(journal, json.dumps(begun._asdict()))
+            plan = _SwapJournal(str(into.resolve()), sorted(partitions), stamp)
+            write_durably(journal, json.dumps(plan._asdict()))
         if (into / TOPIC_NOTE).exists():
             (into / TOPIC_NOTE).replace(data_dir / TOPIC_NOTE)
-        replaced = [_swap_one(data_dir, into, number, begun.stamp) for number in begun.partitions]
+        replaced = [_swap_partition(data_dir, into, number, plan.stamp) for number in plan.partitions]
         for directory in (into, data_dir):
             sync_directory(directory)
         journal.unlink()
@@ -75,10 +75,10 @@ def swap(data_dir: Path, into: Path, partitions: Sequence[int]) -> list[Path]:
     return [path for path in replaced if path is not None]
 
 
-def _swap_one(data_dir: Path, into: Path, number: int, stamp: str) -> Path | None:
+def _swap_partition(data_dir: Path, into: Path, number: int, stamp: str) -> Path | None:
     live, new = partition_dir(data_dir, number), partition_dir(into, number)
     kept = live.with_name(f"{live.name}.replaced-{stamp}")
-    # Without `new` it has been done before the interruption; without `live` half of it, or there never was one.
+    # Without `new` the swap of this partition is done; without `live` its first rename is, or the node had none.
     if new.exists():
         if live.exists():
             live.rename(kept)

@@ -1,7 +1,7 @@
-"""Which topic the partitions in a directory were made from: its name and the id that the cluster gave it.
+"""The note that says which topic the partitions of a directory come from: its name and its id in the cluster.
 
-A topic that was deleted and made anew has other records at the same offsets, and another id. Without this note a node
-whose applied offsets lie within the new topic would go on in the middle of it.
+A topic that was deleted and created again has other records at the same offsets, and another id. Without the note a
+node would resume in the middle of the new topic.
 """
 
 import json
@@ -15,7 +15,7 @@ TOPIC_NOTE = "topic.json"
 
 
 class TopicIdentity(NamedTuple):
-    """A topic of one cluster, as it was made once."""
+    """The identity of a topic in one cluster."""
 
     topic: str
     topic_id: str

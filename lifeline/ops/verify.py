@@ -1,24 +1,22 @@
 """Proofs of the state: against the log it came from, or against a file of actions."""
 
-import asyncio
-import shutil
-import tempfile
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from lifeline.config import Settings
 from lifeline.core.actions import Identity, Kind
 from lifeline.core.paths import partition_dir
 from lifeline.core.sequence import SequenceQuery
-from lifeline.core.topics import check_log_time
 from lifeline.ops.node_client import node_client
-from lifeline.ops.stored import opened
+from lifeline.ops.offline import open_partitions
+from lifeline.ops.replay import plan_replay, run_replay
 from lifeline.sources.files import Source
 from lifeline.store.fingerprint import as_text
 from lifeline.store.memory import SharedMemory
@@ -26,28 +24,26 @@ from lifeline.store.partition import PartitionStore
 from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.reader import SequenceReader
 from lifeline.store.recount import recount
-from lifeline.stream.decode import Rules
-from lifeline.stream.replay import replay
 
 _NAMED = 20
 _BOTH = SequenceQuery(kinds=tuple(Kind))
 
 
 class Comparison(NamedTuple):
-    """One thing that was compared: a partition with its log, or a node's answers with a file."""
+    """One comparison: a partition with its log, or a node's answers with a file."""
 
     name: str
     """The partition, or the file."""
     as_of: int
-    """Applied offset of the state; -1 where it is not one partition's."""
+    """Applied offset of the state; -1 in a comparison with a file."""
     events: int
     """Events that are stored."""
     found: str
-    """What the stored events add up to: a fingerprint, or how many users are right."""
+    """The fingerprint of the stored events, or the number of users that are right."""
     wanted: str
-    """The same of what it must equal."""
+    """The value that `found` must equal."""
     equal: bool
-    """Whether everything that was compared is the same."""
+    """Whether the two are the same."""
     different_users: tuple[str, ...]
     """Users whose sequences differ."""
     note: str = ""
@@ -56,7 +52,7 @@ class Comparison(NamedTuple):
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What verify found."""
+    """The result of a verification."""
 
     against: str
     advice: str
@@ -65,16 +61,16 @@ class VerifyReport:
 
     @property
     def equal(self) -> bool:
-        """Whether everything that was compared is the same."""
-        return all(one.equal for one in self.comparisons)
+        """Whether every comparison is equal."""
+        return all(comparison.equal for comparison in self.comparisons)
 
     def summary(self) -> str:
         """Return the result in a sentence."""
         if self.equal:
             return f"equal: the state is what {self.against} gives"
-        users = [user for one in self.comparisons for user in one.different_users]
+        users = [user for comparison in self.comparisons for user in comparison.different_users]
         named = ", ".join(users[:_NAMED]) + (f" and {len(users) - _NAMED} more" if len(users) > _NAMED else "")
-        notes = "; ".join(one.note for one in self.comparisons if one.note)
+        notes = "; ".join(comparison.note for comparison in self.comparisons if comparison.note)
         found = "; ".join(part for part in (f"users {named}" if users else "", notes) if part)
         return f"DIFFERENT: {found}. {self.advice}"
 
@@ -83,67 +79,61 @@ class VerifyReport:
         return {
             "against": self.against,
             "equal": self.equal,
-            "comparisons": [one._asdict() for one in self.comparisons],
+            "comparisons": [comparison._asdict() for comparison in self.comparisons],
         }
 
 
-def verify_log(settings: Settings, progress: Progress) -> VerifyReport:
-    """Rebuild each partition aside, up to its applied offset, and compare; a running node may hold the state.
+def verify_log(settings: Settings, flags: Sequence[str], progress: Progress) -> VerifyReport:
+    """Replay each partition aside, up to its applied offset, and compare; a running node may hold the state.
 
-    The stored events are read and added up anew, so that what is compared is what readers get. Raises StoreError
-    when there is no state, and what `replay` raises.
+    `flags` give the replaying processes the settings of this one. Raises StoreError when there is no state, and what
+    `plan_replay` and `run_replay` raise.
     """
-    report = VerifyReport(
-        f"topic {settings.kafka.actions_topic}",
-        "Stop the node, set its data directory aside, and start it again: it rebuilds the state from the topic",
+    with open_partitions(settings) as live, TemporaryDirectory(prefix="lifeline-verify-") as directory:
+        into = Path(directory)
+        plans = plan_replay(settings, into, to_state={store.partition: store.applied_offset for store in live})
+        tasks = {
+            plan.partition: progress.add_task(f"replaying partition {plan.partition}", total=plan.until + 1, note="")
+            for plan in plans
+        }
+
+        def show(partition: int, offset: int) -> None:
+            progress.update(tasks[partition], completed=offset + 1)
+
+        run_replay(settings, into, plans, processes=os.cpu_count() or 1, flags=flags, progress=show)
+        return _compare_partitions(
+            settings,
+            live,
+            into,
+            "Stop the node, set its data directory aside, and start it again: it rebuilds the state from the topic",
+        )
+
+
+def compare_with_replay(settings: Settings, live: Sequence[ReadablePartition], into: Path) -> VerifyReport:
+    """Compare open partitions with those of the same number that were replayed into `into`. Raises StoreError.
+
+    The stored events of both are read and added up anew, so that what is compared is what readers get.
+    """
+    return _compare_partitions(
+        settings,
+        live,
+        into,
+        f"{into} holds what the topic gives: stop the node, and put it in the place of the node's directory",
     )
-    rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
-    if settings.store.has_ages:
-        check_log_time(settings.kafka)
-    with opened(settings) as stores:
-        for live in stores:
-            until = live.applied_offset
-            task = progress.add_task(f"replaying partition {live.partition}", total=until + 1, note="")
-
-            def show(offset: int, task: TaskID = task) -> None:
-                progress.update(task, completed=offset + 1)
-
-            with _fresh_store(settings, live.partition) as rebuilt:
-                asyncio.run(replay(settings.kafka, rules, rebuilt, until=until, progress=show))
-                report.comparisons.append(_compare(live, rebuilt))
-    return report
 
 
-def compare_with(settings: Settings, live: Sequence[ReadablePartition], into: Path) -> VerifyReport:
-    """Compare open partitions with those of the same number that were replayed into `into`. Raises StoreError."""
-    report = VerifyReport(
-        f"topic {settings.kafka.actions_topic}",
-        f"What {into} holds is what the topic gives: stop the node, and put it in the place of the node's directory",
-    )
+def _compare_partitions(settings: Settings, live: Sequence[ReadablePartition], into: Path, advice: str) -> VerifyReport:
+    report = VerifyReport(f"topic {settings.kafka.actions_topic}", advice)
     memory = SharedMemory(settings.store)
-    for one in live:
-        path = partition_dir(into, one.partition)
-        rebuilt = PartitionStore.open(path, partition=one.partition, settings=settings.store, memory=memory)
+    for store in live:
+        path = partition_dir(into, store.partition)
+        # Opened to write: the replay of a partition that has no record yet has left no directory.
+        rebuilt = PartitionStore.open(path, partition=store.partition, settings=settings.store, memory=memory)
         try:
-            report.comparisons.append(_compare(one, rebuilt))
+            report.comparisons.append(_compare(store, rebuilt))
         finally:
             rebuilt.close()
     return report
-
-
-@contextmanager
-def _fresh_store(settings: Settings, partition: int) -> Iterator[PartitionStore]:
-    aside = Path(tempfile.mkdtemp(prefix="lifeline-verify-"))
-    try:
-        store = PartitionStore.open(
-            aside, partition=partition, settings=settings.store, memory=SharedMemory(settings.store)
-        )
-        try:
-            yield store
-        finally:
-            store.close()
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _compare(live: ReadablePartition, rebuilt: ReadablePartition) -> Comparison:
@@ -169,9 +159,9 @@ def _compare(live: ReadablePartition, rebuilt: ReadablePartition) -> Comparison:
 
 
 def verify_file(settings: Settings, source: Source, progress: Progress) -> VerifyReport:
-    """Compare what a node answers with the newest N of each user's rows, sorted in plain Python.
+    """Compare a node's answers with the newest rows of each user in a file, sorted in plain Python.
 
-    Both kinds of every user of the file are compared; users that the file lacks are not looked for. Raises
+    Both kinds of every user of the file are compared; other users of the node are not. Raises
     SourceError, LifelineError.
     """
     wanted: dict[str, dict[Kind, set[Identity]]] = defaultdict(lambda: {kind: set() for kind in Kind})

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -11,8 +12,11 @@ from lifeline.rpc.score_service import ModelHolder
 from lifeline.rpc.status import Refusal
 from lifeline.rpc.validation import refusals
 from lifeline.scorer.errors import ModelNotFoundError, ScorerError
-from lifeline.scorer.scorer import Scorer
 from lifeline.v1 import model_pb2, model_pb2_grpc, score_pb2
+
+if TYPE_CHECKING:
+    # It imports torch, which a node without a model does not need.
+    from lifeline.scorer.scorer import Scorer
 
 SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 
@@ -21,7 +25,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     """Changes what a holder holds."""
 
     def __init__(
-        self, models: ModelHolder, load: Callable[[str | None], Scorer], versions: Callable[[], list[str]]
+        self, models: ModelHolder, load: "Callable[[str | None], Scorer]", versions: Callable[[], list[str]]
     ) -> None:
         """`load` gives a version's scorer, without one the newest's, and raises ScorerError.
 
@@ -80,5 +84,5 @@ def _not_listed() -> Refusal:
     )
 
 
-def _version(scorer: Scorer) -> score_pb2.ModelVersion:
+def _version(scorer: "Scorer") -> score_pb2.ModelVersion:
     return score_pb2.ModelVersion(name=scorer.manifest.name, version=scorer.manifest.version)

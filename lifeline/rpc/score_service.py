@@ -9,11 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import grpc
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lifeline.core.actions import MAX_TIMESTAMP_MS
@@ -34,11 +33,12 @@ from lifeline.rpc.validation import (
 from lifeline.scorer.experiment import arm_of
 from lifeline.scorer.features import RequestContext
 from lifeline.scorer.history_cache import HistoryCache
-from lifeline.scorer.kernels.instruction_set import InstructionSet, active
-from lifeline.scorer.scorer import Explanation, Scorer, Scores
-from lifeline.scorer.selection_log import encode
 from lifeline.scorer.settings import ScorerSettings
 from lifeline.v1 import exposure_pb2, score_pb2, score_pb2_grpc
+
+if TYPE_CHECKING:
+    # These import torch, which a node without a model does not need.
+    from lifeline.scorer.scorer import Explanation, Scorer, Scores
 
 SERVICE = score_pb2.DESCRIPTOR.services_by_name["ScoreService"].full_name
 
@@ -73,7 +73,7 @@ class CallSinks(NamedTuple):
 class ArmChoice(NamedTuple):
     """Who answers a user."""
 
-    scorer: Scorer
+    scorer: "Scorer"
     arm: str | None
     """Of the experiment; None for a user who is in none."""
 
@@ -81,27 +81,20 @@ class ArmChoice(NamedTuple):
 class ModelHolder:
     """The scorers that answer now. A node may start without one, and exchange it while it serves."""
 
-    def __init__(self, settings: ScorerSettings, scorer: Scorer | None = None) -> None:
-        """Set the process's torch threads, which every request's thread inherits.
-
-        Beside the kernels torch does little, and threads that wait for each other at every step would cost it more
-        than they save as soon as requests share the cores. Raises KernelsError where LIFELINE_KERNELS forces an
-        instruction set that is not available.
-        """
-        torch.set_num_threads(settings.threads if active() is InstructionSet.NONE else 1)
+    def __init__(self, settings: ScorerSettings, scorer: "Scorer | None" = None) -> None:
         self._settings, self._scorer = settings, scorer
         self._arms: Mapping[str, Scorer] = {}
 
-    def install(self, scorer: Scorer, arms: Mapping[str, Scorer] | None = None) -> None:
+    def install(self, scorer: "Scorer", arms: "Mapping[str, Scorer] | None" = None) -> None:
         """Answer with `scorer` from the next request on, and users of the experiment's arms with theirs."""
         self._scorer, self._arms = scorer, arms or {}
 
     @property
-    def scorer(self) -> Scorer | None:
+    def scorer(self) -> "Scorer | None":
         """What answers users that are in no arm; None before the first model."""
         return self._scorer
 
-    def use(self, scorer: Scorer) -> None:
+    def use(self, scorer: "Scorer") -> None:
         """Answer with `scorer` from the next request on; an experiment's arms stay as they are."""
         self._scorer = scorer
 
@@ -191,6 +184,8 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                 self._told.exposures.offer(request.user_id.encode(), exposure.SerializeToString())
             # Chance decides, not the user: a share of everyone's requests is what a model should learn from.
             if self._told.log is not None and random.random() < self._settings.log_share:  # noqa: S311
+                from lifeline.scorer.selection_log import encode  # noqa: PLC0415 - it imports torch
+
                 logged = scorer.logged(request.user_id, scores)
                 self._told.log.offer(request.user_id.encode(), encode(logged))
             return reply
@@ -244,7 +239,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         finally:
             self._turns.release()
 
-    def _explain(self, reply: score_pb2.ScoreResponse, asked: RequestContext, scores: Scores) -> None:
+    def _explain(self, reply: score_pb2.ScoreResponse, asked: RequestContext, scores: "Scores") -> None:
         """Add the selected tokens, if they were asked for; raises Refusal where the reply is too large."""
         size = reply.ByteSize()
         self._check_size(size)
@@ -302,7 +297,7 @@ def parse_candidates(request: score_pb2.ScoreRequest, most: int) -> tuple[NDArra
 class _Explained:
     """The selected tokens as messages."""
 
-    def __init__(self, explanation: Explanation, timestamp_ms: int) -> None:
+    def __init__(self, explanation: "Explanation", timestamp_ms: int) -> None:
         self._selection, self._contribution = explanation.selection, explanation.contribution
         tokens = explanation.history.tokens
         self._item_id = tokens.item_id.tolist()

@@ -17,8 +17,8 @@ from lifeline.core.partitioner import partition_of
 from lifeline.core.paths import partition_dir
 from lifeline.core.sequence import SequenceQuery
 from lifeline.dev.node_process import NodeProcess
+from lifeline.ops.offline import open_partitions
 from lifeline.ops.publish import publish
-from lifeline.ops.stored import opened
 from lifeline.sources.history import History
 from lifeline.store.keys import sequence_prefix
 from lifeline.store.reader import SequenceReader
@@ -73,7 +73,7 @@ def test_every_sequence_is_the_one_that_plain_python_computes(
             assert found.identities() == explicit[user], user
 
     # In the store, for all.
-    with opened(node.settings) as stores:
+    with open_partitions(node.settings) as stores:
         seen = 0
         for store in stores:
             reader = SequenceReader(store)

@@ -4,12 +4,14 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from lifeline.client import LifelineClient
 from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.dev.node_process import NodeProcess
 from lifeline.scorer import weights
 from lifeline.scorer.config import default_heads
 from lifeline.scorer.model import TransAct
@@ -29,11 +31,13 @@ def test_a_model_is_exchanged_under_load(fresh_topics: KafkaSettings, make_node:
     scorer, vocabulary = node.settings.scorer, node.settings.vocabulary
     shown = json.loads(run_cli(node, "model", "show", "--json").stdout)
     assert (shown["version"], shown["versions"]) == ("", [])
+    assert not has_torch(node)
     for number, name in enumerate(("v2", "v1", "none"), start=1):
         torch.manual_seed(number)
         model = TransAct(variant(name, default_heads(vocabulary))).eval()
         weights.save(scorer.models_dir, scorer.model, model, vocabulary, version=str(number))
     assert json.loads(run_cli(node, "model", "use", "1", "--json").stdout) == {"version": "1", "previous": ""}
+    assert has_torch(node)
 
     ended = threading.Event()
 
@@ -60,3 +64,8 @@ def test_a_model_is_exchanged_under_load(fresh_topics: KafkaSettings, make_node:
     assert refused.returncode == 1
     assert "MODEL_NOT_FOUND" in refused.stderr
     assert node.stop() == 0
+
+
+def has_torch(node: NodeProcess) -> bool:
+    """Return whether the process has loaded torch: a node that serves no model has not."""
+    return "libtorch" in Path(f"/proc/{node.pid}/maps").read_text()

@@ -272,7 +272,7 @@ def test_a_caller_that_goes_frees_its_place(shared: Running) -> None:
     ):
         stub = SequenceServiceStub(channel)
 
-        def wait() -> grpc.Future[GetSequenceResponse]:
+        def wait() -> "grpc.Future[GetSequenceResponse]":
             return stub.GetSequence.future(GetSequenceRequest(user_id="u", min_offset=10**6), timeout=60)
 
         waiting = [wait() for _ in range(shared.node.settings.node.wait_places)]

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lifeline.cli import app
-from lifeline.learning.evaluation_tasks import of_history
+from lifeline.learning.evaluation_tasks import history_task
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.variants import variant
 from lifeline.sources.history import generated_history
@@ -48,7 +48,7 @@ def test_a_report_has_every_row_the_comparisons_and_the_plots(tmp_path: Path) ->
 def test_requests_of_a_history_come_after_what_its_embeddings_know() -> None:
     history = generated_history()
     settings = TrainSettings(steps=50, min_history=20, candidates=12, max_validated=20, max_held_out=30)
-    task = of_history(history, settings)
+    task = history_task(history, settings)
     splits = task.splits(variant("none", task.heads))
     known_ms = np.median(history.timestamp_ms[int(0.7 * len(history)) - 500 : int(0.7 * len(history)) + 500])
     assert splits.training.timestamp_ms.min() >= known_ms

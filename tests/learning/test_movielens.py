@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lifeline.core.embedding_codec import normalise
-from lifeline.learning.evaluation_tasks import evaluation_settings, of_ratings
+from lifeline.learning.evaluation_tasks import evaluation_settings, ratings_task
 from lifeline.learning.movielens import FILE, read_movielens
 from lifeline.scorer.variants import variant
 from lifeline.sources.files import SourceError
@@ -50,7 +50,7 @@ def test_films_of_one_taste_lie_close_together(tmp_path: Path) -> None:
 def test_a_request_is_for_the_next_rating(tmp_path: Path) -> None:
     history = read_movielens(ratings(tmp_path))
     settings = evaluation_settings(50, max_validated=50, max_held_out=100)
-    task = of_ratings(history, settings)
+    task = ratings_task(history, settings)
     splits = task.splits(variant("none", task.heads))
     for part in splits:
         # A minute lies between two ratings, and each is a request of its own.

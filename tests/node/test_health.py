@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from lifeline.node.health import Check, Health, holds
+from lifeline.node.health import Check, Health, all_ok
 from lifeline.stream.partition import PartitionState, PartitionStatus
 from lifeline.stream.standby import StandbyState, StandbyStatus
 
@@ -34,8 +34,8 @@ def failed(checks: list[Check]) -> list[str]:
 @pytest.mark.parametrize("state", PartitionState)
 def test_a_node_is_ready_when_all_it_has_serves_and_dead_only_when_one_is_stalled(state: PartitionState) -> None:
     node = health(SERVING, replace(SERVING, partition=4, state=state, reason="because"))
-    assert holds(node.ready()) == (state is PartitionState.SERVING)
-    assert holds(node.live()) == (state is not PartitionState.STALLED)
+    assert all_ok(node.ready()) == (state is PartitionState.SERVING)
+    assert all_ok(node.live()) == (state is not PartitionState.STALLED)
     if state is not PartitionState.SERVING:
         assert failed(node.ready()) == ["partition-4"]
         assert Check("partition-4", ok=False, detail=f"{state.value}: because") in node.ready()
@@ -43,21 +43,21 @@ def test_a_node_is_ready_when_all_it_has_serves_and_dead_only_when_one_is_stalle
 
 def test_a_pause_takes_a_node_that_answers_out_of_nothing() -> None:
     paused = replace(SERVING, state=PartitionState.PAUSED, reason="no dead letter is acknowledged", is_served=True)
-    assert holds(health(paused).ready())
-    assert holds(health(paused).live())
+    assert all_ok(health(paused).ready())
+    assert all_ok(health(paused).live())
     assert failed(health(replace(paused, is_served=False)).ready()) == ["partition-3"]
 
 
 def test_before_the_assignment_the_items_and_after_the_stop_it_is_not_ready() -> None:
     node = health()
-    assert holds(node.ready())
+    assert all_ok(node.ready())
     node.assigned = False
     assert failed(node.ready()) == ["assigned"]
     node.assigned, node.items_synced = True, False
     assert failed(node.ready()) == ["items"]
     node.items_synced, node.leaving = True, True
     assert failed(node.ready()) == ["running"]
-    assert holds(node.live())
+    assert all_ok(node.live())
 
 
 def test_an_event_loop_that_hangs_is_dead() -> None:
@@ -65,7 +65,7 @@ def test_an_event_loop_that_hangs_is_dead() -> None:
     assert failed(node.live()) == ["event-loop"]
     alive = health(SERVING)
     alive.tick()
-    assert holds(alive.live())
+    assert all_ok(alive.live())
 
 
 def test_standbys_are_remarks() -> None:
@@ -74,6 +74,6 @@ def test_standbys_are_remarks() -> None:
         for number, state in enumerate(StandbyState)
     ]
     node = health(SERVING, standbys=standbys)
-    assert holds(node.ready())
+    assert all_ok(node.ready())
     assert failed(node.remarks()) == ["standby-2", "standby-3"]
     assert node.remarks()[3].detail == "diverged: why"

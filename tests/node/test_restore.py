@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lifeline.node.restore import open_partition
+from lifeline.node.restore import open_or_restore
 from lifeline.store.errors import SnapshotError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
@@ -34,7 +34,7 @@ def made(repository: SnapshotRepository, tmp_path: Path) -> list[tuple[str, int]
 
 
 def opened(path: Path, snapshots: SnapshotRepository | None, settings: StoreSettings = SETTINGS) -> PartitionStore:
-    return open_partition(
+    return open_or_restore(
         path, PARTITION, settings=settings, memory=SharedMemory(settings), snapshots=snapshots, topic="actions"
     )
 

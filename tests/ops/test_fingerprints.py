@@ -6,7 +6,7 @@ import pytest
 
 from lifeline.config import Settings
 from lifeline.core.paths import partition_dir
-from lifeline.ops.fingerprints import Likeness, Pair, StoredFingerprint, pairs, stored_fingerprints
+from lifeline.ops.fingerprints import Likeness, PartitionPair, StoredFingerprint, pair_partitions, stored_fingerprints
 from lifeline.store.recount import Recount
 from lifeline.store.retention import RetentionPolicy
 from lifeline.store.state import State
@@ -34,19 +34,19 @@ def stored(partition: int = 0, *, offset: int = 5, fingerprint: int = 7, why: st
 def test_only_equal_offsets_say_anything(
     here: StoredFingerprint | None, there: StoredFingerprint | None, likeness: Likeness
 ) -> None:
-    pair = Pair(0, here, there)
+    pair = PartitionPair(0, here, there)
     assert pair.likeness is likeness
     assert bool(pair.note) == (likeness is Likeness.DIFFERENT)
 
 
 def test_other_caps_are_named_as_the_cause() -> None:
     other = stored(fingerprint=8)._replace(contract=CONTRACT._replace(max_explicit=1))
-    assert "other caps or ages" in Pair(0, stored(), other).note
-    assert "lifeline verify" in Pair(0, stored(), stored(fingerprint=8)).note
+    assert "other caps or ages" in PartitionPair(0, stored(), other).note
+    assert "lifeline verify" in PartitionPair(0, stored(), stored(fingerprint=8)).note
 
 
 def test_partitions_are_brought_together() -> None:
-    found = pairs([stored(2), stored(0)], [stored(2), stored(7)])
+    found = pair_partitions([stored(2), stored(0)], [stored(2), stored(7)])
     assert [(pair.partition, pair.likeness) for pair in found] == [
         (0, Likeness.ONLY_HERE),
         (2, Likeness.EQUAL),

@@ -23,7 +23,7 @@ PEOPLE = Population(["ann", "bob"], np.arange(100, dtype=np.uint64))
 
 
 class Node(sequence_pb2_grpc.SequenceServiceServicer, score_pb2_grpc.ScoreServiceServicer):
-    """Answers reads at once, but for one pause; refuses every second score."""
+    """CallResults reads at once, but for one pause; refuses every second score."""
 
     def __init__(self) -> None:
         self.pause = threading.Lock()

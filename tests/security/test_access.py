@@ -18,7 +18,7 @@ from lifeline.core.errors import SecurityError
 from lifeline.core.loopback import is_loopback_peer, loopback_addresses, loopback_target
 from lifeline.core.methods import AUDIENCES, DESCRIPTORS, Audience, audience_of
 from lifeline.core.security import CallSecurity, SecuritySettings, hash_of
-from lifeline.node.node import run_node
+from lifeline.node.process import run_node
 from lifeline.rpc import callers as callers_module
 from lifeline.rpc.server import SERVICES, NodeServer
 from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2

@@ -16,12 +16,13 @@ from lifeline.config import Loaded, Settings, load_settings
 from lifeline.core.actions import MAX_TIMESTAMP_MS
 from lifeline.core.kafka_errors import TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.paths import partition_dir
 from lifeline.core.topics import check_log_time, ensure_topics
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.node.deadline import Deadline
 from lifeline.node.node import Node
 from lifeline.node.security_watch import SecurityWatch
-from lifeline.ops.replay import plan
+from lifeline.ops.replay import plan_replay
 from lifeline.ops.verify import verify_log
 from lifeline.rpc.settings import NodeSettings
 from lifeline.store.partition import PartitionStore
@@ -144,15 +145,16 @@ def test_with_ages_a_topic_of_producers_times_is_refused(creation_time: KafkaSet
         check_log_time(creation_time)
     aged = Settings(kafka=creation_time, store=AGES, node=NodeSettings(data_dir=tmp_path / "data"))
     with pytest.raises(TopicMismatchError, match=says):
-        plan(aged, tmp_path / "into")
+        plan_replay(aged, tmp_path / "into")
+    open_store(partition_dir(aged.node.data_dir, 0), AGES, partition=0).close()
     with pytest.raises(TopicMismatchError, match=says), silent() as bar:
-        verify_log(aged, bar)
+        verify_log(aged, (), bar)
     with pytest.raises(TopicMismatchError, match=says):
         asyncio.run(start_node(aged))
     # Without ages it differs, and is used.
     assert not any(report.fatal for report in ensure_topics(creation_time, aged=False))
     ageless = aged.model_copy(update={"store": StoreSettings()})
-    assert [one.until for one in plan(ageless, tmp_path / "into")] == [-1]
+    assert [one.until for one in plan_replay(ageless, tmp_path / "into")] == [-1]
 
 
 @pytest.mark.kafka

@@ -1,1 +1,1 @@
-"""Metrics: what a node tells Prometheus. `catalogue` names them all, the other modules fill them."""
+"""Metrics of a node, for Prometheus: `catalogue` defines them all, the other modules fill them."""

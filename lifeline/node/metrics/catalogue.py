@@ -22,7 +22,7 @@ class MetricKind(StrEnum):
     HISTOGRAM = "histogram"
 
 
-class Described(NamedTuple):
+class MetricSpec(NamedTuple):
     """One metric."""
 
     name: str
@@ -43,16 +43,16 @@ class Described(NamedTuple):
                 return HistogramMetricFamily(self.name, self.help, labels=self.labels)
 
 
-def _counter(name: str, help_text: str, *labels: str) -> Described:
-    return Described(name, MetricKind.COUNTER, help_text, labels)
+def _counter(name: str, help_text: str, *labels: str) -> MetricSpec:
+    return MetricSpec(name, MetricKind.COUNTER, help_text, labels)
 
 
-def _gauge(name: str, help_text: str, *labels: str) -> Described:
-    return Described(name, MetricKind.GAUGE, help_text, labels)
+def _gauge(name: str, help_text: str, *labels: str) -> MetricSpec:
+    return MetricSpec(name, MetricKind.GAUGE, help_text, labels)
 
 
-def _histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Described:
-    return Described(name, MetricKind.HISTOGRAM, help_text, labels, buckets)
+def _histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> MetricSpec:
+    return MetricSpec(name, MetricKind.HISTOGRAM, help_text, labels, buckets)
 
 
 _CALLS = ("grpc_type", "grpc_service", "grpc_method")
@@ -182,7 +182,7 @@ GRPC_STARTED = _counter("grpc_server_started_total", "Calls that began.", *_CALL
 GRPC_HANDLED = _counter("grpc_server_handled_total", "Calls that ended, by status.", *_CALLS, "grpc_code")
 GRPC_SECONDS = _histogram("grpc_server_handling_seconds", "How long calls took in the node.", _GRPC_BUCKETS, *_CALLS)
 
-CATALOGUE: tuple[Described, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Described))
+CATALOGUE: tuple[MetricSpec, ...] = tuple(value for value in list(globals().values()) if isinstance(value, MetricSpec))
 """All of them, in the order of this module."""
 PROCESS_NOTE = "`process_*` and `python_info` are those of Prometheus' own client library."
 
@@ -199,8 +199,8 @@ def as_markdown() -> str:
         "| name | kind | labels | what it is |",
         "|---|---|---|---|",
     ]
-    for one in CATALOGUE:
-        labels = ", ".join(f"`{label}`" for label in one.labels)
-        buckets = f" Buckets: {', '.join(f'{bound:g}' for bound in one.buckets)}." if one.buckets else ""
-        lines.append(f"| `{one.name}` | {one.kind.value} | {labels} | {one.help}{buckets} |")
+    for metric in CATALOGUE:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        buckets = f" Buckets: {', '.join(f'{bound:g}' for bound in metric.buckets)}." if metric.buckets else ""
+        lines.append(f"| `{metric.name}` | {metric.kind.value} | {labels} | {metric.help}{buckets} |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The collector: it reads the node's parts when Prometheus asks, and costs nothing in between."""
+"""The collector: it reads the node's parts at each scrape, and costs nothing in between."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -8,9 +8,9 @@ from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lifeline import __version__
-from lifeline.node.health import Health, holds
+from lifeline.node.health import Health, all_ok
 from lifeline.node.metrics import catalogue as c
-from lifeline.node.metrics.catalogue import Described
+from lifeline.node.metrics.catalogue import MetricSpec
 from lifeline.node.metrics.histogram import ColumnHistogram
 from lifeline.node.metrics.totals import StoreTotals, StreamTotals
 from lifeline.producer.best_effort_producer import BestEffortProducer
@@ -29,14 +29,14 @@ Samples = Iterable[tuple[tuple[str, ...], float]]
 
 
 class ItemCounts(NamedTuple):
-    """What knows how many items the node has."""
+    """The sources of the item counts."""
 
     ids: ItemBudget
     embeddings: Sized
 
 
 class Sources(NamedTuple):
-    """Where the figures come from; every function may be called from any thread."""
+    """The sources of the figures; every function may be called from any thread."""
 
     partitions: Callable[[], Sequence[PartitionStatus]]
     standbys: Callable[[], Sequence[StandbyStatus]]
@@ -69,16 +69,16 @@ class NodeCollector(Collector):
         """Read every part once, and yield the families."""
         health = self._sources.health
         yield _family(c.INFO, [((__version__,), 1)])
-        yield _family(c.LIVE, [((), holds(health.live()))])
-        yield _family(c.READY, [((), holds(health.ready()))])
+        yield _family(c.LIVE, [((), all_ok(health.live()))])
+        yield _family(c.READY, [((), all_ok(health.ready()))])
         yield from self._of_stream()
         owned = self._sources.partitions()
         yield from _of_partitions(owned)
         standbys = self._sources.standbys()
         yield from self._of_standbys(standbys)
-        numbers = [*(one.partition for one in owned), *(one.partition for one in standbys)]
+        numbers = [*(status.partition for status in owned), *(status.partition for status in standbys)]
         stores = [(number, store) for number in numbers if (store := self._sources.store_of(number)) is not None]
-        yield from self._of_stores(stores, frozenset(one.partition for one in owned))
+        yield from self._of_stores(stores, frozenset(status.partition for status in owned))
         yield _family(c.ITEM_RECORDS, [((), self._sources.item_records())])
         yield _family(c.ITEM_PROBLEMS, (((name,), count) for name, count in self._sources.item_problems().items()))
         ids, embeddings = self._sources.item_counts
@@ -86,8 +86,8 @@ class NodeCollector(Collector):
         yield _family(c.ITEM_EMBEDDINGS, [((), len(embeddings))])
         yield _family(c.MAX_ITEMS, [((), ids.most or 0)])
         yield _family(c.ITEMS_CAUGHT_UP, [((), health.items_synced)])
-        written = [((one.topic, "published"), one.published) for one in self._sources.side_topics]
-        written += [((one.topic, "dropped"), one.dropped) for one in self._sources.side_topics]
+        written = [((producer.topic, "published"), producer.published) for producer in self._sources.side_topics]
+        written += [((producer.topic, "dropped"), producer.dropped) for producer in self._sources.side_topics]
         yield _family(c.SIDE_RECORDS, written)
         cache = self._sources.history_cache()
         yield _family(c.TOKEN_TABLE_READS, [(("found",), cache.hits), (("made",), cache.misses)])
@@ -117,13 +117,13 @@ class NodeCollector(Collector):
         yield _histogram(c.REBALANCE_SECONDS, totals.rebalance_seconds)
 
     def _of_standbys(self, standbys: Sequence[StandbyStatus]) -> Iterator[Metric]:
-        yield _states(c.STANDBY_STATE, [(one.partition, one.state.value) for one in standbys], StandbyState)
-        yield _family(c.STANDBY_LAG_RECORDS, (((str(one.partition),), one.lag) for one in standbys))
+        yield _states(c.STANDBY_STATE, [(status.partition, status.state.value) for status in standbys], StandbyState)
+        yield _family(c.STANDBY_LAG_RECORDS, (((str(status.partition),), status.lag) for status in standbys))
         yield _family(c.STANDBY_MISMATCHES, [((), self._sources.standby_mismatches())])
 
     def _of_stores(self, stores: Sequence[tuple[int, PartitionStore]], owned: frozenset[int]) -> Iterator[Metric]:
         for _, store in stores:
-            self._stores.take(store)
+            self._stores.collect(store)
         totals = self._stores
         yield _family(c.READS, [(("found",), totals.found), (("empty",), totals.empty)])
         applied = totals.applied
@@ -144,39 +144,47 @@ class NodeCollector(Collector):
             c.FINGERPRINT, (((str(number),), state.fingerprint & _LOW_BITS) for number, state in states.items())
         )
         found = list(_statistics(stores))
-        yield _family(c.STORE_BYTES, (((number,), one.directory_bytes) for number, one in found))
-        yield _family(c.WAL_BYTES, (((number,), one.wal_bytes) for number, one in found))
+        yield _family(c.STORE_BYTES, (((number,), statistics.directory_bytes) for number, statistics in found))
+        yield _family(c.WAL_BYTES, (((number,), statistics.wal_bytes) for number, statistics in found))
         yield _family(
             c.PENDING_COMPACTION,
-            (((n,), sum(family.pending_compaction_bytes for family in one.families.values())) for n, one in found),
+            (
+                ((n,), sum(family.pending_compaction_bytes for family in statistics.families.values()))
+                for n, statistics in found
+            ),
         )
-        yield _family(c.BACKGROUND_ERRORS, (((number,), one.background_errors) for number, one in found))
-        # Every partition tells of the one cache that all share.
-        yield _family(c.BLOCK_CACHE_BYTES, [((), one.block_cache_bytes) for _, one in found[:1]])
+        yield _family(c.BACKGROUND_ERRORS, (((number,), statistics.background_errors) for number, statistics in found))
+        # All partitions share one cache, so any of them has its figure.
+        yield _family(c.BLOCK_CACHE_BYTES, [((), statistics.block_cache_bytes) for _, statistics in found[:1]])
 
 
 def _of_partitions(owned: Sequence[PartitionStatus]) -> Iterator[Metric]:
     now_ms = time.time() * 1000
-    yield _states(c.STATE, [(one.partition, one.state.value) for one in owned], PartitionState)
-    done = {one.partition: max(0, one.applied_offset + 1 - one.resumed_offset) for one in owned}
-    total = {one.partition: max(0, one.end_offset - one.resumed_offset) for one in owned}
-    rate = {one.partition: done[one.partition] / one.catching_up_s if one.catching_up_s > 0 else 0.0 for one in owned}
-    values: dict[Described, Callable[[PartitionStatus], float]] = {
-        c.LAG_RECORDS: lambda one: one.lag,
-        c.LAG_SECONDS: lambda one: max(0.0, now_ms - one.waiting_since_ms) / 1000 if one.waiting_since_ms else 0.0,
-        c.APPLIED_OFFSET: lambda one: one.applied_offset,
-        c.DURABLE_OFFSET: lambda one: one.durable_offset,
-        c.CATCH_UP_DONE: lambda one: done[one.partition],
-        c.CATCH_UP_TOTAL: lambda one: total[one.partition],
-        c.CATCH_UP_RATE: lambda one: rate[one.partition],
-        c.CATCH_UP_REMAINING: lambda one: (
-            one.lag / rate[one.partition]
-            if one.state is PartitionState.CATCHING_UP and rate[one.partition] > 0
+    yield _states(c.STATE, [(status.partition, status.state.value) for status in owned], PartitionState)
+    done = {status.partition: max(0, status.applied_offset + 1 - status.resumed_offset) for status in owned}
+    total = {status.partition: max(0, status.end_offset - status.resumed_offset) for status in owned}
+    rate = {
+        status.partition: done[status.partition] / status.catching_up_s if status.catching_up_s > 0 else 0.0
+        for status in owned
+    }
+    values: dict[MetricSpec, Callable[[PartitionStatus], float]] = {
+        c.LAG_RECORDS: lambda status: status.lag,
+        c.LAG_SECONDS: lambda status: (
+            max(0.0, now_ms - status.waiting_since_ms) / 1000 if status.waiting_since_ms else 0.0
+        ),
+        c.APPLIED_OFFSET: lambda status: status.applied_offset,
+        c.DURABLE_OFFSET: lambda status: status.durable_offset,
+        c.CATCH_UP_DONE: lambda status: done[status.partition],
+        c.CATCH_UP_TOTAL: lambda status: total[status.partition],
+        c.CATCH_UP_RATE: lambda status: rate[status.partition],
+        c.CATCH_UP_REMAINING: lambda status: (
+            status.lag / rate[status.partition]
+            if status.state is PartitionState.CATCHING_UP and rate[status.partition] > 0
             else 0.0
         ),
     }
     for metric, value in values.items():
-        yield _family(metric, (((str(one.partition),), value(one)) for one in owned))
+        yield _family(metric, (((str(status.partition),), value(status)) for status in owned))
 
 
 def _statistics(stores: Sequence[tuple[int, PartitionStore]]) -> Iterator[tuple[str, PartitionStatistics]]:
@@ -184,24 +192,26 @@ def _statistics(stores: Sequence[tuple[int, PartitionStore]]) -> Iterator[tuple[
         try:
             yield str(number), store.statistics()
         except (StoreError, OSError):
-            # It was closed, or its directory went, while it was asked: it is another node's now.
+            # It was closed meanwhile: another node owns it now.
             continue
 
 
-def _family(metric: Described, samples: Samples) -> Metric:
+def _family(metric: MetricSpec, samples: Samples) -> Metric:
     family = metric.family()
     for labels, value in samples:
         family.add_metric(list(labels), value)  # type: ignore[attr-defined]
     return family
 
 
-def _histogram(metric: Described, histogram: ColumnHistogram) -> Metric:
+def _histogram(metric: MetricSpec, histogram: ColumnHistogram) -> Metric:
     family = HistogramMetricFamily(metric.name, metric.help)
     family.add_metric([], *histogram.buckets())
     return family
 
 
 def _states(
-    metric: Described, held: Sequence[tuple[int, str]], states: type[PartitionState] | type[StandbyState]
+    metric: MetricSpec, held: Sequence[tuple[int, str]], states: type[PartitionState] | type[StandbyState]
 ) -> Metric:
-    return _family(metric, (((str(number), one.value), one.value == now) for number, now in held for one in states))
+    return _family(
+        metric, (((str(number), state.value), state.value == now) for number, now in held for state in states)
+    )

@@ -1,4 +1,4 @@
-"""Calls of the gRPC server, counted and timed under the names that the Go and Java libraries have made standard."""
+"""Counts and times of gRPC calls, under the names that the Go and Java libraries made standard."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
 
 class CallMetrics:
-    """An outer stage: what it counts, callers saw."""
+    """The outermost stage: it counts what callers see."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.started = Counter(GRPC_STARTED.name, GRPC_STARTED.help, GRPC_STARTED.labels, registry=registry)
@@ -45,7 +45,7 @@ class CallMetrics:
 
 
 class _MethodCount:
-    """The metrics of one method, looked up once."""
+    """The metrics of one method."""
 
     def __init__(self, metrics: CallMetrics, labels: tuple[str, str, str]) -> None:
         self._started, self._seconds = metrics.started.labels(*labels), metrics.seconds.labels(*labels)
@@ -64,7 +64,7 @@ class _MethodCount:
         if code is None:
             code = grpc.StatusCode.UNKNOWN if failed else grpc.StatusCode.OK
         if code not in self._handled:
-            # A status that no call has ended with has no row.
+            # Created on first use, so that a status without calls has no row.
             self._handled[code] = self._metrics.handled.labels(*self._labels, _word_of(code))
         self._handled[code].inc()
 

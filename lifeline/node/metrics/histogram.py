@@ -1,4 +1,4 @@
-"""A histogram that takes a whole column of values at once: the time of a thousand actions costs one call."""
+"""A histogram that takes a whole column of values in one call."""
 
 import threading
 

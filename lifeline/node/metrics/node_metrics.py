@@ -1,4 +1,4 @@
-"""The metrics of one node, wired: what counts, what is read at a scrape, and the registry that serves both."""
+"""The metrics of one node: counters, what is read at a scrape, and the registry that serves both."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,17 +17,17 @@ from lifeline.stream.items import ItemFollower
 
 
 class NodeMetrics:
-    """Made first, for the parts tell it things from the start; `serve` puts it behind /metrics."""
+    """Created first, because the parts count from the start; `serve` registers what a scrape reads."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.stream = StreamTotals()
-        """What the updater tells."""
+        """Counts of the updater."""
         self.stores = StoreTotals()
         self.calls = CallMetrics(self.registry)
-        """The server's interceptor."""
+        """The stage of the gRPC server that counts calls."""
         self.scores = ScoreTimings(self.registry)
-        """What Score tells."""
+        """Timings of Score."""
 
     def serve(
         self,

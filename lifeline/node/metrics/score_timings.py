@@ -1,4 +1,4 @@
-"""How long Score calls waited, and how long they then took."""
+"""Timings of Score calls: the wait for a turn, and the work."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -6,12 +6,12 @@ from lifeline.node.metrics.catalogue import SCORE_CANDIDATES, SCORE_QUEUE, SCORE
 
 
 class ScoreTimings:
-    """Takes what `scorer.service` tells, from any thread."""
+    """Every method may be called from any thread."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._queue, self._seconds = (
-            Histogram(one.name, one.help, buckets=one.buckets, registry=registry)
-            for one in (SCORE_QUEUE, SCORE_SECONDS)
+            Histogram(spec.name, spec.help, buckets=spec.buckets, registry=registry)
+            for spec in (SCORE_QUEUE, SCORE_SECONDS)
         )
         self._candidates = Counter(SCORE_CANDIDATES.name, SCORE_CANDIDATES.help, registry=registry)
 

@@ -1,4 +1,4 @@
-"""Totals of the process: what is counted as it happens, and outlives the partitions that it was counted of."""
+"""Totals of the process, which outlive the partitions that they were counted from."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from lifeline.stream.observer import AppliedBatch, NoObserver
 
 
 class StreamTotals(NoObserver):
-    """What the updater tells, added up. CallSinks in the event loop; read from any thread."""
+    """Totals of the updater's events. Updated in the event loop; read from any thread."""
 
     def __init__(self) -> None:
         self.records: Counter[int] = Counter()
@@ -61,7 +61,7 @@ class StreamTotals(NoObserver):
 
 
 class StoreTotals:
-    """What the stores count since they were opened, added up over all that were. Safe in threads."""
+    """The counts of all stores that were ever open, added up. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self.applied = ApplyResult()
@@ -69,8 +69,8 @@ class StoreTotals:
         self._seen: dict[PartitionStore, tuple[ApplyResult, int, int, int]] = {}
         self._lock = threading.Lock()
 
-    def take(self, store: PartitionStore) -> None:
-        """Add what a store has counted since it was taken last."""
+    def collect(self, store: PartitionStore) -> None:
+        """Add what a store has counted since its last collection."""
         now = (store.totals, store.erased_events, store.reads.found, store.reads.empty)
         with self._lock:
             applied, erased, found, empty = self._seen.get(store, (ApplyResult(), 0, 0, 0))
@@ -80,8 +80,8 @@ class StoreTotals:
             self.empty += now[3] - empty
             self._seen[store] = now
 
-    def let_go(self, store: PartitionStore) -> None:
-        """Take a store for the last time: it is closed."""
-        self.take(store)
+    def retire(self, store: PartitionStore) -> None:
+        """Collect a store for the last time: it is about to close."""
+        self.collect(store)
         with self._lock:
             self._seen.pop(store, None)

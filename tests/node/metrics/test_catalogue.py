@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lifeline.node.metrics.catalogue import CATALOGUE, Described, MetricKind, as_markdown
+from lifeline.node.metrics.catalogue import CATALOGUE, MetricKind, MetricSpec, as_markdown
 
 ROOT = Path(__file__).resolve().parents[3]
 ALERTS: list[dict[str, Any]] = [
@@ -20,7 +20,7 @@ SERVED = {one.name for one in CATALOGUE if one.kind is not MetricKind.HISTOGRAM}
 
 
 @pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
-def test_names_and_labels_follow_prometheus_rules(metric: Described) -> None:
+def test_names_and_labels_follow_prometheus_rules(metric: MetricSpec) -> None:
     assert re.fullmatch(r"(lifeline|grpc_server)_[a-z0-9_]+", metric.name)
     assert (metric.kind is MetricKind.COUNTER) == metric.name.endswith("_total")
     assert metric.help.endswith(".")

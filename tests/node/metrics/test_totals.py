@@ -62,10 +62,10 @@ def test_what_stores_count_outlives_them(tmp_path: Path) -> None:
         store.apply(batch_of(events), offset=20 * again)
         SequenceReader(store).read("user-1", SequenceQuery())
         SequenceReader(store).read_many(["nobody", "user-2"], SequenceQuery())
-        totals.take(store)
-        totals.take(store)
+        totals.collect(store)
+        totals.collect(store)
         store.erase(b"user-9", offset=20 * again + 10)
-        totals.let_go(store)
+        totals.retire(store)
         store.close()
         # The second time they stand in it already, but for the one that was erased.
         assert totals.applied.inserted == 9 + again

@@ -7,7 +7,7 @@
     requests.npz      user uint32[r], timestamp_ms int64[r], surface uint8[r], is_test bool[r], item_id uint64[r, c],
                       done bool[r, c, k], oracle float32[r, c, k], kinds: what a user may do, k texts
 
-The same settings give the same bytes: nothing in the files tells when they were made.
+The same settings give the same bytes: no file contains the time of its creation.
 """
 
 import zipfile
@@ -27,8 +27,8 @@ REQUESTS_FILE = "requests.npz"
 _USERS_A_GROUP = 50
 
 
-class Written(NamedTuple):
-    """What was written."""
+class WorldSize(NamedTuple):
+    """The number of each thing that was written."""
 
     users: int
     actions: int
@@ -36,10 +36,10 @@ class Written(NamedTuple):
     requests: int
 
 
-def write(simulator: Simulator, directory: Path, progress: Callable[[int], None] = lambda _: None) -> Written:
+def write_world(simulator: Simulator, directory: Path, progress: Callable[[int], None] = lambda _: None) -> WorldSize:
     """Write a world into an empty directory; `progress` gets the number of users so far.
 
-    Raises DataDirError when something is there already.
+    Raises DataDirError if the directory is not empty.
     """
     import pyarrow as pa  # noqa: PLC0415 - a bare install has no pyarrow
     from pyarrow import parquet  # noqa: PLC0415
@@ -69,12 +69,12 @@ def write(simulator: Simulator, directory: Path, progress: Callable[[int], None]
                 file.write_table(_table(pa, schema, group, simulator))
                 group.clear()
                 progress(number)
-    joined = {name: np.concatenate([one[name] for one in requests]) for name in requests[0]}
+    joined = {name: np.concatenate([arrays[name] for arrays in requests]) for name in requests[0]}
     _write_arrays(directory / REQUESTS_FILE, {**joined, "kinds": np.array(KINDS)})
     (directory / VOCABULARY_FILE).write_text(simulator.vocabulary.model_dump_json(indent=2) + "\n")
-    # The last to come: without it the directory is not whole.
+    # Written last: without it the directory is incomplete.
     (directory / SETTINGS_FILE).write_text(settings.model_dump_json(indent=2) + "\n")
-    return Written(settings.users, actions, len(items.item_id), len(joined["timestamp_ms"]))
+    return WorldSize(settings.users, actions, len(items.item_id), len(joined["timestamp_ms"]))
 
 
 def read_settings(directory: Path) -> SimulatorSettings:
@@ -112,7 +112,7 @@ def _requests(number: int, user: SimulatedUser, simulator: Simulator) -> dict[st
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an .npz that depends on the arrays alone: NumPy's own has the time of day in it."""
+    """Write an .npz that depends on the arrays alone: NumPy's own contains the time of day."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:

@@ -1,4 +1,4 @@
-"""Measuring what a version of the model loses with cheaper products, on requests out of what a node has stored."""
+"""Quantization: measure what a version of the model loses at lower precision, on requests from stored histories."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +21,8 @@ from lifeline.scorer.weights import Manifest, MeasuredPrecision
 HEADING = "## Precision"
 
 
-class Measured(NamedTuple):
-    """What was found of a version."""
+class VersionMeasurement(NamedTuple):
+    """The measurement of one version."""
 
     manifest: Manifest
     found: Found
@@ -32,13 +32,13 @@ class Measured(NamedTuple):
 
 def measure_version(
     settings: Settings, version: str | None, training: TrainSettings, tell: Callable[[str], None]
-) -> Measured:
-    """Measure a version, or the newest, on held-out requests, and put the result beside it, for nodes to go by.
+) -> VersionMeasurement:
+    """Measure a version, or the newest, on held-out requests, and write the result beside it, for nodes to follow.
 
     Raises StoreError, ScorerError.
     """
     scorer = settings.scorer.model_copy(update={"version": version})
-    # What was measured before may be damaged: this is what puts it right.
+    # An earlier measurement may be damaged, and this one replaces it.
     loaded = weights.load(scorer, settings.vocabulary, measured=False)
     manifest = loaded.manifest
     tell("reading the histories")
@@ -66,11 +66,11 @@ def measure_version(
         ),
         found.calibration,
     )
-    candidates = max(len(one.selected.item_id) for one in outcomes)
-    return Measured(manifest, found, candidates, directory)
+    candidates = max(len(outcome.selected.item_id) for outcome in outcomes)
+    return VersionMeasurement(manifest, found, candidates, directory)
 
 
-def report(measured: Measured, command: str) -> str:
+def report(measured: VersionMeasurement, command: str) -> str:
     """Return the section of a Markdown report."""
     found = measured.found
     by = "the kernels" if found.by_kernels else "PyTorch, with operands rounded"
@@ -109,8 +109,9 @@ def report(measured: Measured, command: str) -> str:
         "| product | of all multiplications | same top 3 | Kendall tau |",
         "|---|---:|---:|---:|",
         *(
-            f"| {one.product} | {one.operations:.1%} | {one.agreement.same_top:.3f} | {one.agreement.tau:.4f} |"
-            for one in found.sensitivities
+            f"| {sensitivity.product} | {sensitivity.operations:.1%} | {sensitivity.agreement.same_top:.3f} | "
+            f"{sensitivity.agreement.tau:.4f} |"
+            for sensitivity in found.sensitivities
         ),
         "",
     ]
@@ -118,7 +119,7 @@ def report(measured: Measured, command: str) -> str:
 
 
 def write_report(path: Path, section: str) -> None:
-    """Put the section into a Markdown file, in the place of the one before, or at its end."""
+    """Write the section into a Markdown file: it replaces an earlier one, or is appended."""
     text = path.read_text() if path.exists() else ""
     before, found, after = text.partition(f"{HEADING}\n")
     following = after[after.index("\n## ") + 1 :] if found and "\n## " in after else ""

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from lifeline.cli import app
 from lifeline.config import Settings, load_settings
-from lifeline.learning.quantizing import HEADING, write_report
+from lifeline.learning.quantization import HEADING, write_report
 from lifeline.node.models import Models
 from lifeline.scorer.errors import ModelCorruptError, PrecisionError
 from lifeline.scorer.evaluate.precision import BFLOAT16, Agreement

@@ -9,7 +9,7 @@ from lifeline.cli import app
 from lifeline.config import Settings
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import create_topics, ensure_side_topic
-from lifeline.ops.leftovers import leftovers
+from lifeline.ops.residual_data import residual_copies
 from lifeline.store.snapshots.settings import SnapshotSettings
 
 
@@ -44,7 +44,7 @@ def test_an_erasure_says_what_it_does_not_reach_and_until_when(kafka_settings: K
 
 def test_without_an_answer_of_the_cluster_the_topics_are_named_all_the_same() -> None:
     kafka = KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=0)
-    found = leftovers(Settings(kafka=kafka, snapshot=SnapshotSettings(url=None)))
+    found = residual_copies(Settings(kafka=kafka, snapshot=SnapshotSettings(url=None)))
     topics = [one for one in found if one.place.startswith("topic ")]
     assert [one.place for one in topics] == [
         f"topic {name}" for name in ("actions", "actions-dlq", "selections", "exposures")

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from lifeline.cli import app
 from lifeline.core.errors import DataDirError
-from lifeline.learning.simulated import REQUESTS_FILE, read_settings, write
+from lifeline.learning.simulated_world import REQUESTS_FILE, read_settings, write_world
 from lifeline.scorer.evaluate.simulator import CANDIDATES, KINDS, Simulator, SimulatorSettings
 from lifeline.sources.files import SourceError, open_source
 from lifeline.sources.history import TABLE_FILE, TABLE_ITEMS_FILE, VOCABULARY_FILE, demo_history, read_items
@@ -22,7 +22,7 @@ def simulator() -> Simulator:
 
 def test_what_is_written_is_what_producers_and_evaluation_read(simulator: Simulator, tmp_path: Path) -> None:
     told: list[int] = []
-    written = write(simulator, tmp_path, told.append)
+    written = write_world(simulator, tmp_path, told.append)
     assert told == [50, 60]
     assert read_settings(tmp_path) == SMALL
     users = list(simulator.users())
@@ -44,7 +44,7 @@ def test_what_is_written_is_what_producers_and_evaluation_read(simulator: Simula
 
 def test_the_same_settings_give_the_same_bytes(simulator: Simulator, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write(simulator, tmp_path / name)
+        write_world(simulator, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(files) == 5
     for name in files:
@@ -52,7 +52,7 @@ def test_the_same_settings_give_the_same_bytes(simulator: Simulator, tmp_path: P
 
 
 def test_a_world_is_a_history_for_the_demo(simulator: Simulator, tmp_path: Path) -> None:
-    written = write(simulator, tmp_path)
+    written = write_world(simulator, tmp_path)
     history = demo_history(tmp_path)
     assert len(history) == written.actions
     assert history.vocabulary == simulator.vocabulary
@@ -75,7 +75,7 @@ def test_a_world_is_a_history_for_the_demo(simulator: Simulator, tmp_path: Path)
 def test_nothing_is_overwritten_and_another_directory_is_no_world(simulator: Simulator, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     with pytest.raises(DataDirError, match="is not empty: name a new directory"):
-        write(simulator, tmp_path)
+        write_world(simulator, tmp_path)
     with pytest.raises(DataDirError, match="make it with `lifeline simulate"):
         read_settings(tmp_path)
 

@@ -1,0 +1,68 @@
+"""What a node has on disk: its locked data directory, the embedding table, and how stores of partitions open."""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Self
+
+from lifeline.config import Settings
+from lifeline.core.paths import items_dir, partition_dir
+from lifeline.core.topics import ensure_topics
+from lifeline.node.metrics.node_metrics import NodeMetrics
+from lifeline.node.restore import open_or_restore
+from lifeline.ops.topic_note import TopicIdentity
+from lifeline.rpc.memory_limit import item_limit
+from lifeline.store.data_lock import locked
+from lifeline.store.embeddings import EmbeddingTable
+from lifeline.store.memory import SharedMemory
+from lifeline.store.partition import PartitionStore
+from lifeline.store.snapshots.repository import SnapshotRepository
+from lifeline.stream.aio import run_abandonable
+from lifeline.stream.stores import StoreAccess
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Open until the exit stack that it was opened in closes."""
+
+    settings: Settings
+    memory: SharedMemory
+    embeddings: EmbeddingTable
+    snapshots: SnapshotRepository | None
+
+    @classmethod
+    async def open(cls, settings: Settings, stack: AsyncExitStack) -> Self:
+        """Lock the data directory, make sure of the topics, and open what all partitions share.
+
+        Raises StoreLockedError, DataDirError, StreamError, StoreError.
+        """
+        data_dir = settings.node.data_dir
+        stack.enter_context(locked(data_dir))
+        actions_topic, *_ = await run_abandonable(ensure_topics, settings.kafka, aged=settings.store.has_ages)
+        TopicIdentity(settings.kafka.actions_topic, actions_topic.topic_id).check(data_dir)
+        snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
+        store = settings.store
+        if store.max_items is None:
+            store = store.model_copy(update={"max_items": item_limit(settings.node.max_memory_mib)})
+        embeddings = EmbeddingTable.open(items_dir(data_dir), max_items=store.max_items)
+        stack.callback(embeddings.close)
+        return cls(settings, SharedMemory(store), embeddings, snapshots)
+
+    def access(self, metrics: NodeMetrics | None) -> StoreAccess[PartitionStore]:
+        """Return how stores of partitions are opened and closed; called for partitions that come and go."""
+
+        def open_store(number: int) -> PartitionStore:
+            return open_or_restore(
+                partition_dir(self.settings.node.data_dir, number),
+                number,
+                settings=self.settings.store,
+                memory=self.memory,
+                snapshots=self.snapshots,
+                topic=self.settings.kafka.actions_topic,
+            )
+
+        def close_store(store: PartitionStore) -> None:
+            if metrics is not None:
+                metrics.stores.retire(store)
+            store.close()
+
+        return StoreAccess(open_store, close_store)

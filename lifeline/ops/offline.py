@@ -1,0 +1,48 @@
+"""Reading a data directory without its node: the partitions and readers of their users, also while the node runs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+
+from lifeline.config import Settings
+from lifeline.core.partitioner import partition_of
+from lifeline.core.paths import items_dir, partition_dir, partitions_in
+from lifeline.store.embeddings import EmbeddingFollower
+from lifeline.store.errors import StoreError
+from lifeline.store.memory import SharedMemory
+from lifeline.store.reader import SequenceReader
+from lifeline.store.secondary_partition import SecondaryPartition
+
+
+@contextmanager
+def open_partitions(settings: Settings) -> Iterator[list[SecondaryPartition]]:
+    """Open every partition of the data directory as it is now, ascending; raises StoreError when there is none."""
+    numbers = partitions_in(settings.node.data_dir)
+    if not numbers:
+        raise StoreError(f"{settings.node.data_dir} holds no partition: name the node's directory with --data-dir")
+    memory = SharedMemory(settings.store)
+    with ExitStack() as stack:
+        partitions = []
+        for number in numbers:
+            path = partition_dir(settings.node.data_dir, number)
+            partition = SecondaryPartition.open(path, partition=number, memory=memory)
+            stack.callback(partition.close)
+            partitions.append(partition)
+        yield partitions
+
+
+@contextmanager
+def open_readers(settings: Settings) -> Iterator[list[tuple[SecondaryPartition, SequenceReader]]]:
+    """Open every partition of the data directory with a reader of its users; raises StoreError."""
+    with (
+        open_partitions(settings) as partitions,
+        closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings,
+    ):
+        yield [(partition, SequenceReader(partition, embeddings)) for partition in partitions]
+
+
+@contextmanager
+def open_user_readers(settings: Settings) -> Iterator[Callable[[str], SequenceReader | None]]:
+    """Give a function from a user id to a reader, None if the user's partition is not there; raises StoreError."""
+    with open_readers(settings) as pairs:
+        readers = {partition.partition: reader for partition, reader in pairs}
+        yield lambda user_id: readers.get(partition_of(user_id.encode(), settings.kafka.partitions))
