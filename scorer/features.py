@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lifeline.core.action_types import bit_column
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import EMBEDDING_DIM, Sequence
 from lifeline.scorer.config import ModelConfig
@@ -221,7 +222,7 @@ def _events(sequence: Sequence | None) -> _Events:
 def _merge(events: kernels.EventColumns, gap_ms: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Return the newest event of each token, which is a visit's events on one item, and its action types."""
     timestamp_ms, item_id, action_type = events
-    bits = np.uint64(1) << (action_type.astype(np.uint64) - np.uint64(1))
+    bits = bit_column(action_type)
     if len(bits) == 0:
         return np.empty(0, np.int64), bits
     visit = visits(timestamp_ms, gap_ms)

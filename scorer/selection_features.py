@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lifeline.core.action_types import bits_of
 from lifeline.scorer.config import Head
 from lifeline.scorer.inputs import Inputs
 from lifeline.scorer.selection import Source
@@ -76,9 +77,6 @@ def _top(values: Tensor, count: int) -> Tensor:
 
 
 def _mask(*heads: Head) -> int:
-    bits = 0
-    for head in heads:
-        for number in head.action_types:
-            bits |= 1 << (number - 1)
+    bits = bits_of(action_type for head in heads for action_type in head.action_types)
     # As the signed number of the same 64 bits.
     return bits - (1 << 64) if bits >> 63 else bits

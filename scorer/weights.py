@@ -10,7 +10,6 @@ its manifest.
 """
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
+from lifeline.core.atomic_files import sync_directory, sync_tree, write_durably
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.errors import ModelCorruptError, ModelExistsError, ModelMismatchError, ModelNotFoundError
@@ -139,8 +139,9 @@ def save(
     parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{manifest.version}.", dir=parent))
     try:
-        _write(aside / WEIGHTS, weights)
-        _write(aside / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+        (aside / WEIGHTS).write_bytes(weights)
+        (aside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        sync_tree(aside)
         aside.chmod(0o755)
         try:
             aside.rename(parent / manifest.version)
@@ -150,7 +151,7 @@ def save(
             raise ModelExistsError(
                 f"{parent / manifest.version} is there already: give the new weights another version"
             ) from error
-        _sync(parent)
+        sync_directory(parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return manifest
@@ -245,10 +246,7 @@ def save_precision(directory: Path, measured: MeasuredPrecision, calibration: Ca
     whole = measured.model_copy(update={"calibration_sha256": hashlib.sha256(content).hexdigest()})
     # The calibration first: of the two what was measured says which belongs to it.
     for name, written in ((CALIBRATION, content), (PRECISION, whole.model_dump_json(indent=2).encode() + b"\n")):
-        aside = directory / f".{name}.new"
-        _write(aside, written)
-        aside.replace(directory / name)
-    _sync(directory)
+        write_durably(directory / name, written)
 
 
 def check_vocabulary(manifest: Manifest, vocabulary: Vocabulary) -> None:
@@ -312,18 +310,3 @@ def _why(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}"[:200]
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -181,7 +181,7 @@ class Chunk(NamedTuple):
         _decode(self.data[self._ordinals_at + self.ordinal_bytes :], into)
 
 
-class Wanted(NamedTuple):
+class ColumnSelection(NamedTuple):
     """Which columns are to be decoded; the others are left as they were."""
 
     timestamps: bool = True
@@ -189,10 +189,10 @@ class Wanted(NamedTuple):
     codes: bool = True
 
 
-ALL_COLUMNS = Wanted()
+ALL_COLUMNS = ColumnSelection()
 
 
-def decode_all(chunks: Sequence[Chunk], into: EventColumns, wanted: Wanted = ALL_COLUMNS) -> None:
+def decode_all(chunks: Sequence[Chunk], into: EventColumns, wanted: ColumnSelection = ALL_COLUMNS) -> None:
     """Decode chunks one behind the other into the first rows of `into`; raises CorruptRecordError."""
     if not chunks:
         return

@@ -37,6 +37,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from lifeline.core.atomic_files import write_durably
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.store.errors import CorruptRecordError, FormatVersionError, StoreError, StoreLockedError
 
@@ -54,7 +55,7 @@ _SMALLEST_ROWS = 1 << 12
 _READ_AT_ONCE = 1 << 8
 
 
-class Synced(NamedTuple):
+class SyncPoint(NamedTuple):
     """What is on the disk whatever happens."""
 
     rows: int
@@ -63,7 +64,7 @@ class Synced(NamedTuple):
     """The last applied offset of each partition of the items topic."""
 
 
-class _Mapped(NamedTuple):
+class _Maps(NamedTuple):
     """Both files, as long as they were; a map stays valid when they grow."""
 
     header: memoryview
@@ -141,7 +142,7 @@ class EmbeddingFiles:
         torn = (items["check"] != _checks(item_id, first)).nonzero()[0]
         return item_id[: torn[0]] if len(torn) else item_id
 
-    def synced(self) -> Synced:
+    def synced(self) -> SyncPoint:
         """Return what was synced last; raises FormatVersionError, CorruptRecordError."""
         state = self.path / _STATE
         try:
@@ -150,9 +151,9 @@ class EmbeddingFiles:
             if version != FORMAT:
                 raise FormatVersionError(str(state), version, FORMAT)
             rows = int(content["rows"])
-            return Synced(rows, {int(partition): int(offset) for partition, offset in content["offsets"].items()})
+            return SyncPoint(rows, {int(partition): int(offset) for partition, offset in content["offsets"].items()})
         except FileNotFoundError:
-            return Synced(0, {})
+            return SyncPoint(0, {})
         except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
             raise CorruptRecordError(f"{state} does not decode", directory=str(self.path)) from error
 
@@ -194,24 +195,19 @@ class EmbeddingFiles:
             block = changed[at : at + PENDING_ROWS]
             self._replace_block(mapped, rows[block], embedding.take(block, 0))
 
-    def sync(self, synced: Synced) -> None:
+    def sync(self, synced: SyncPoint) -> None:
         """Bring what was written to the disk; `synced` is what had been applied when this was called."""
         # fsync takes a file's mapped pages with it; mmap.flush would hold the interpreter's lock all the while.
         os.fsync(self._matrix_file.fileno())
         os.fsync(self._items_file.fileno())
-        state = self.path / _STATE
-        temporary = state.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            file.write(json.dumps({"format": FORMAT, "rows": synced.rows, "offsets": synced.offsets}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(state)
+        content = json.dumps({"format": FORMAT, "rows": synced.rows, "offsets": synced.offsets})
+        write_durably(self.path / _STATE, content)
 
     def close(self) -> None:
         """Let go of the files; what is mapped stays readable. Idempotent."""
         self._opened.close()
 
-    def _finish(self, mapped: _Mapped) -> None:
+    def _finish(self, mapped: _Maps) -> None:
         """Write in place what is pending since a change that did not come to its end."""
         if mapped.header[_CHANGES] % 2:
             pending = _pending(mapped)
@@ -220,7 +216,7 @@ class EmbeddingFiles:
                 self._put(mapped.matrix, pending[0][there], pending[1][there])
             mapped.header[_CHANGES] += 1
 
-    def _replace_block(self, mapped: _Mapped, rows: NDArray[np.int64], embedding: NDArray[np.int8]) -> None:
+    def _replace_block(self, mapped: _Maps, rows: NDArray[np.int64], embedding: NDArray[np.int8]) -> None:
         count = len(rows)
         mapped.pending_rows[:count] = rows
         mapped.pending_embedding[:count] = embedding
@@ -241,13 +237,13 @@ class EmbeddingFiles:
             _reserve(self._items_file, rows * _ITEM.itemsize)
             self._mapped = self._map()
 
-    def _map(self) -> _Mapped:
+    def _map(self) -> _Maps:
         access = mmap.ACCESS_WRITE if self._writable else mmap.ACCESS_READ
         matrix, items = (mmap.mmap(file.fileno(), 0, access=access) for file in (self._matrix_file, self._items_file))
         rows = min((len(matrix) - _MATRIX_AT) // EMBEDDING_DIM, len(items) // _ITEM.itemsize)
         if rows < 1:
             raise CorruptRecordError(f"{self.path / _MATRIX} is cut short", directory=str(self.path))
-        return _Mapped(
+        return _Maps(
             memoryview(matrix)[:_HEADER_BYTES].cast("Q"),
             np.frombuffer(matrix, np.uint32, PENDING_ROWS, _HEADER_BYTES),
             _matrix(matrix, PENDING_ROWS, _PENDING_EMBEDDING_AT),
@@ -263,7 +259,7 @@ def nonzero_rows(embedding: NDArray[np.int8]) -> NDArray[np.bool_]:
     return nonzero
 
 
-def _gather_amid_changes(mapped: _Mapped, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+def _gather_amid_changes(mapped: _Maps, rows: NDArray[np.int64]) -> NDArray[np.int8]:
     while True:
         changes = mapped.header[_CHANGES]
         embedding = mapped.matrix.take(rows, 0)
@@ -280,7 +276,7 @@ def _gather_amid_changes(mapped: _Mapped, rows: NDArray[np.int64]) -> NDArray[np
             return np.concatenate([_gather_amid_changes(mapped, half) for half in halves])
 
 
-def _pending(mapped: _Mapped) -> tuple[NDArray[np.uint32], NDArray[np.int8]] | None:
+def _pending(mapped: _Maps) -> tuple[NDArray[np.uint32], NDArray[np.int8]] | None:
     """Return the row numbers and embeddings of the pending block, or None if it is not whole."""
     count = mapped.header[_PENDING]
     rows, embedding = mapped.pending_rows[:count].copy(), mapped.pending_embedding[:count].copy()

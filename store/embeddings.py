@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lifeline.store.embedding_files import EmbeddingFiles, Synced, nonzero_rows
+from lifeline.store.embedding_files import EmbeddingFiles, SyncPoint, nonzero_rows
 from lifeline.store.errors import CorruptRecordError, StoreError
 from lifeline.store.id_index import IdIndex
 
@@ -138,7 +138,7 @@ class EmbeddingTable(Embeddings):
         with self._syncing:
             # Rows that are written while the disk is busy are more than is said to be there, which does no harm.
             with self._lock:
-                changes, synced = self._changes, Synced(len(self), dict(self._offsets))
+                changes, synced = self._changes, SyncPoint(len(self), dict(self._offsets))
             if changes != self._synced_changes:
                 self._files.sync(synced)
                 self._synced_changes, self._synced_at = changes, time.monotonic()

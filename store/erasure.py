@@ -4,7 +4,7 @@ An erasure removes a user's records at once, but their bytes stay in the write-a
 not compacted yet, in the manifest (it keeps the boundary keys of tables) and in RocksDB's own log of
 compactions. A scrub removes them: every family is flushed, so that the write-ahead log goes; the user's range is
 compacted, so that its tables are written anew, and the old ones go once no view holds them; the manifest is
-written anew each time (memory.py); and RocksDB's log is overwritten where it names the range.
+written anew each time (rocksdb.py); and RocksDB's log is overwritten where it names the range.
 
 The key that remembers the user (keys.py, 'E') is written with the erasure itself and goes last, so a crash at any
 point only leaves the scrub still to be done.
@@ -21,7 +21,7 @@ from rocksdict import Rdict
 
 from lifeline.store import keys
 from lifeline.store.errors import StoreError
-from lifeline.store.memory import compact_range, keys_between
+from lifeline.store.rocksdb import compact_range, keys_between
 from lifeline.store.statistics import files_in, number
 
 # While the keys that name users are being removed, this one says that the files still hold them.

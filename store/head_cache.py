@@ -46,7 +46,7 @@ class Remembered:
         return _REMEMBERED_BYTES + times + oldest
 
 
-class Taken(NamedTuple):
+class CachedHeads(NamedTuple):
     """Heads out of the cache."""
 
     records: dict[bytes, bytes]
@@ -110,7 +110,7 @@ class HeadShare:
     def __len__(self) -> int:
         return len(self._records)
 
-    def take_many(self, prefixes: Collection[bytes]) -> Taken:
+    def take_many(self, prefixes: Collection[bytes]) -> CachedHeads:
         """Take out the heads that are here; what is not put back is forgotten."""
         records, remembered = self._records, self._remembered
         with self._lock:
@@ -119,7 +119,7 @@ class HeadShare:
             self.bytes -= _bytes(found, known)
             self.hits += len(found)
             self.misses += len(prefixes) - len(found)
-        return Taken(found, known)
+        return CachedHeads(found, known)
 
     def put_many(self, records: dict[bytes, bytes], remembered: dict[bytes, Remembered]) -> None:
         """Hold heads that are not here, as the last used; then let go of what is above the budget."""

@@ -80,6 +80,11 @@ def chunk_fence(key: bytes) -> Identity:
     return Identity(timestamp - _SIGN, item_id, code)
 
 
+def chunk_name(fence: tuple[int, int, int]) -> str:
+    """Return how messages name a chunk: by its fence."""
+    return f"chunk {fence[0]}-{fence[1]}-{fence[2]}"
+
+
 def items_key(first_ordinal: int) -> bytes:
     """Return the key of a record of item ids."""
     return ITEMS_PREFIX + _U32.pack(first_ordinal)

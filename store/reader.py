@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from lifeline.core.sequence import EMBEDDING_DIM, Column, Sequence, SequenceQuery, UserSequences
 from lifeline.store import keys
-from lifeline.store.chunk import EventColumns, Wanted, decode, decode_all
+from lifeline.store.chunk import ColumnSelection, EventColumns, decode, decode_all
+from lifeline.store.database import View
 from lifeline.store.embeddings import Embeddings
 from lifeline.store.errors import CorruptRecordError
-from lifeline.store.readable_partition import ReadablePartition, View
+from lifeline.store.event_order import ascending
+from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.records import Part, SequenceRecords, UserRecords, find_sequence, newest_of
 from lifeline.store.segment import join_segments, split_segments
-from lifeline.store.sequence_editor import ascending, chunk_name
 
 # Numbers: operators of Flag build an object each, which a read of a few events would feel.
 _TIMESTAMP_MS, _ITEM_ID = Column.TIMESTAMP_MS.value, Column.ITEM_ID.value
@@ -59,22 +60,24 @@ class SequenceReader:
     def decode(self, records: UserRecords, query: SequenceQuery) -> UserSequences:
         """Return the sequences of records that were found by the same query. Raises as `read` does."""
         try:
-            sequences = {kind: self._decode(one, records.item_ids, query) for kind, one in records.sequences.items()}
+            sequences = {
+                kind: self._decode(found, records.item_ids, query) for kind, found in records.sequences.items()
+            }
         except CorruptRecordError as error:
-            raise self._told(error, records.user_id) from error
+            raise self._named(error, records.user_id) from error
         return UserSequences(records.as_of, sequences)
 
     def _find(self, view: View, user_id: str, query: SequenceQuery) -> UserRecords:
         try:
             sequences = {kind: find_sequence(view, user_id, kind, query) for kind in query.kinds}
         except CorruptRecordError as error:
-            raise self._told(error, user_id) from error
-        found = any(one is not None and one.head.events for one in sequences.values())
-        self.store.reads.add(found, not found)
+            raise self._named(error, user_id) from error
+        has_events = any(records is not None and records.head.events for records in sequences.values())
+        self.store.reads.add(has_events, not has_events)
         return UserRecords(user_id, view.as_of._replace(lag_records=self._lag()), view.item_ids, sequences)
 
-    def _told(self, error: CorruptRecordError, user_id: str) -> CorruptRecordError:
-        """Return the error that tells whose record is corrupt."""
+    def _named(self, error: CorruptRecordError, user_id: str) -> CorruptRecordError:
+        """Return the error with the partition and the user of the record."""
         return CorruptRecordError(error.what, partition=self.store.partition, user=user_id, record=error.record)
 
     def _decode(self, records: SequenceRecords | None, item_ids: NDArray[np.uint64], query: SequenceQuery) -> Sequence:
@@ -138,11 +141,11 @@ class SequenceReader:
             return self._rows
 
 
-def _wanted_columns(query: SequenceQuery) -> Wanted:
+def _wanted_columns(query: SequenceQuery) -> ColumnSelection:
     """Return which columns of chunks a query needs."""
     columns = query.columns.value
     ranged = query.from_timestamp_ms is not None or query.to_timestamp_ms is not None
-    return Wanted(
+    return ColumnSelection(
         ranged or bool(columns & _TIMESTAMP_MS),
         bool(columns & (_ITEM_ID | _EMBEDDING)),
         bool(query.action_types) or bool(columns & (_ACTION_TYPE | _SURFACE)),
@@ -165,7 +168,7 @@ def _decode_unsealed(records: SequenceRecords, item_ids: NDArray[np.uint64], new
     return events.take(ascending(events, item_ids))
 
 
-def _decode_parts(parts: list[Part], into: EventColumns, wanted: Wanted) -> None:
+def _decode_parts(parts: list[Part], into: EventColumns, wanted: ColumnSelection) -> None:
     try:
         decode_all([part.chunk for part in parts], into, wanted)
     except CorruptRecordError:
@@ -174,5 +177,5 @@ def _decode_parts(parts: list[Part], into: EventColumns, wanted: Wanted) -> None
             try:
                 decode(part.chunk.data)
             except CorruptRecordError as error:
-                raise CorruptRecordError(error.what, record=chunk_name(keys.chunk_fence(part.key))) from error
+                raise CorruptRecordError(error.what, record=keys.chunk_name(keys.chunk_fence(part.key))) from error
         raise

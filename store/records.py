@@ -11,10 +11,9 @@ from lifeline.core.actions import Kind
 from lifeline.core.sequence import AsOf, SequenceQuery
 from lifeline.store import keys
 from lifeline.store.chunk import Chunk
+from lifeline.store.database import View
 from lifeline.store.errors import CorruptRecordError, StoreError
 from lifeline.store.head import Head
-from lifeline.store.readable_partition import View
-from lifeline.store.sequence_editor import chunk_name
 
 
 class Part(NamedTuple):
@@ -57,7 +56,7 @@ class UserRecords(NamedTuple):
 
         And only then: whoever remembers it knows what became of the user since, whatever the partition applied.
         """
-        return tuple(None if one is None else one.stamp for one in self.sequences.values())
+        return tuple(None if records is None else records.stamp for records in self.sequences.values())
 
 
 def find_sequence(view: View, user_id: str, kind: Kind, query: SequenceQuery) -> SequenceRecords | None:
@@ -129,7 +128,7 @@ def _named_chunk(key: bytes, data: bytes) -> Chunk:
     try:
         return Chunk.open(data)
     except CorruptRecordError as error:
-        raise CorruptRecordError(error.what, record=chunk_name(keys.chunk_fence(key))) from error
+        raise CorruptRecordError(error.what, record=keys.chunk_name(keys.chunk_fence(key))) from error
 
 
 def _check(iterator: RdictIter) -> None:

@@ -1,7 +1,7 @@
-"""A follower: a partition that another process writes, opened beside it and read as it is, or as it was lately.
+"""A partition that another process writes, opened beside it to be read (RocksDB calls this a secondary instance).
 
-RocksDB calls it a secondary instance. It changes nothing in the partition's directory (the Python binding writes its
-own small file there again, as it was); what it sees moves when `catch_up` is called.
+It changes nothing in the partition's directory, except that the Python binding rewrites its own small file there with
+the same content. What it shows changes only when `catch_up` is called.
 """
 
 import tempfile
@@ -9,14 +9,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from lifeline.store.database import PartitionDatabase
 from lifeline.store.errors import NotOwnerError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.readable_partition import ReadablePartition
-from lifeline.store.rocksdb import Followed, catch_up, open_to_follow
+from lifeline.store.rocksdb import SecondaryDatabase, catch_up, open_to_follow
 
 
 class Staleness(NamedTuple):
-    """How old what a follower shows may be."""
+    """How far a secondary may be behind its writer."""
 
     applied_offset: int
     """The last offset that it shows."""
@@ -29,7 +30,7 @@ class SecondaryPartition(ReadablePartition):
 
     def __init__(
         self,
-        followed: Followed,
+        followed: SecondaryDatabase,
         path: Path,
         partition: int,
         memory: SharedMemory,
@@ -38,7 +39,7 @@ class SecondaryPartition(ReadablePartition):
         """Use `SecondaryPartition.open`."""
         self._followed, self._memory, self._own = followed, memory, own
         self._caught_up_at = time.monotonic()
-        super().__init__(followed.db, path, partition)
+        super().__init__(PartitionDatabase(followed.db, path, partition))
 
     @classmethod
     def open(cls, path: Path, *, partition: int, memory: SharedMemory) -> Self:
@@ -51,41 +52,40 @@ class SecondaryPartition(ReadablePartition):
             raise
 
     def catch_up(self) -> Staleness:
-        """Move to what the writer has written by now; views that are open stay where they are.
+        """Move to what the writer has written by now; open views keep their moment.
 
         Raises StoreError, CorruptRecordError.
         """
-        started = time.monotonic()
-        with self._changed:
-            if self._closed:
+        started, database = time.monotonic(), self.database
+        with database.changed:
+            if database.is_closed:
                 raise NotOwnerError(self.partition)
             try:
                 if not catch_up(self._followed, self.path):
-                    self._open_anew()
-                self._load()
+                    self._reopen()
+                database.load()
             except BaseException as error:
-                # What it shows now is of no one moment: nothing is read until a later one succeeds.
-                self._failed = error
+                # The database may mix two moments now: refuse reads until a later attempt succeeds.
+                database.fail(error)
                 raise
-            finally:
-                self._changed.notify_all()
-            self._failed = None
+            database.recover()
             self._caught_up_at = started
         return self.staleness()
 
-    def _open_anew(self) -> None:
+    def _reopen(self) -> None:
+        # No CURRENT is empty: if opening fails, the next attempt opens again.
         self._followed = self._followed._replace(current=b"")
         followed = open_to_follow(self.path, self._memory, Path(self._own.name))
-        # Views that are open keep the earlier one until they close.
-        self._let_go()
-        self._use(followed.db)
+        # Open views keep the earlier database until they close.
+        self.database.close_handles()
+        self.database.use(followed.db)
         self._followed = followed
 
     def staleness(self) -> Staleness:
-        """Say how old what it shows may be."""
+        """Return how far it may be behind the writer."""
         return Staleness(self.applied_offset, time.monotonic() - self._caught_up_at)
 
     def close(self) -> None:
-        """Close; waits for views under way."""
+        """Close; waits for the views in use. Idempotent."""
         super().close()
         self._own.cleanup()

@@ -23,13 +23,12 @@ from lifeline.core.actions import Identity
 from lifeline.store import chunk
 from lifeline.store.chunk import EventColumns
 from lifeline.store.errors import CorruptRecordError
+from lifeline.store.event_order import among, ascending, contained, count_below, count_up_to, identity_of
 from lifeline.store.head import LOWEST, MAX_SEGMENTS, Head, SealedPart
 from lifeline.store.head_cache import Remembered
-from lifeline.store.keys import chunk_fence, chunk_key, segment_key
-from lifeline.store.memory import get_many
+from lifeline.store.keys import chunk_fence, chunk_key, chunk_name, segment_key
+from lifeline.store.rocksdb import get_many
 from lifeline.store.segment import EVENT, EVENT_BYTES, RAW, pack_events, pack_segment, unpack_segments
-
-_BROADCAST_CELLS = 1 << 16
 
 
 class Shape(NamedTuple):
@@ -80,14 +79,14 @@ class SequenceEditor:
         Returns bool[n], which of them were new to the sequence, or None when all were.
         """
         self.earliest_ms = int(events.timestamp_ms[0])
-        if self._identity(events, 0) > self.head.newest(self._ids()):
+        if identity_of(events, 0, self._ids()) > self.head.newest(self._ids()):
             fresh, was_new = events, None
         else:
-            split = 0 if self.head.sealed is None else self._rank(events, self.head.sealed.mark)
+            split = 0 if self.head.sealed is None else count_up_to(events, self.head.sealed.mark, self._ids())
             was_new = self._insert_late(events, split)
             fresh = events.take(slice(split, None)).take(was_new[split:])
         if fresh.n:
-            head, last = self.head, self._identity(fresh, fresh.n - 1)
+            head, last = self.head, identity_of(fresh, fresh.n - 1, self._ids())
             before = head.newest_ms, head.newest_at
             is_newest = last > head.newest(self._ids())
             head.append(pack_events(fresh), last[0])
@@ -228,7 +227,7 @@ class SequenceEditor:
         events = self._sorted(self._unsealed())
         cut = (events.n - self._shape.keep_unsealed) // size * size
         fences = [self._put_new_chunk(events.take(slice(at, at + size))) for at in range(0, cut, size)]
-        mark = self._identity(events, cut - 1)
+        mark = identity_of(events, cut - 1, self._ids())
         sealed = self.head.sealed
         self.head.sealed = (
             SealedPart(cut, 0, mark, fences[0])
@@ -244,7 +243,7 @@ class SequenceEditor:
         """Find which events are new; put those at or below the sealed mark, the first `split`, into their chunks."""
         was_new = np.ones(events.n, np.bool_)
         # Above the newest event nothing can be a repeat, so only what is at or below it is looked for.
-        late = self._rank(events, self.head.newest(self._ids()))
+        late = count_up_to(events, self.head.newest(self._ids()), self._ids())
         if split < late:
             was_new[split:late] = ~self._is_unsealed(events.take(slice(split, late)))
         if split:
@@ -254,13 +253,13 @@ class SequenceEditor:
     def _is_unsealed(self, events: EventColumns) -> NDArray[np.bool_]:
         """Return bool[n]: which of `events` stand among the unsealed ones."""
         head = self.head
-        same_time = _among(events.timestamp_ms, np.frombuffer(head.inline, EVENT)["timestamp_ms"])
+        same_time = among(events.timestamp_ms, np.frombuffer(head.inline, EVENT)["timestamp_ms"])
         if head.in_segments and not same_time.all():
             if self.remembered.segment_times is None:
                 self.remembered.segment_times = unpack_segments(self._segments(0), b"").timestamp_ms
-            same_time |= _among(events.timestamp_ms, self.remembered.segment_times)
+            same_time |= among(events.timestamp_ms, self.remembered.segment_times)
         if same_time.any():
-            same_time[same_time] = _contained(events.take(same_time), self._unsealed())
+            same_time[same_time] = contained(events.take(same_time), self._unsealed())
         return same_time
 
     def _insert_sealed(self, events: EventColumns) -> NDArray[np.bool_]:
@@ -268,9 +267,9 @@ class SequenceEditor:
         at = 0
         while at < events.n:
             sealed = self._sealed()
-            fence = max(sealed.oldest, self._floor_fence(self._identity(events, at)) or sealed.oldest)
+            fence = max(sealed.oldest, self._floor_fence(identity_of(events, at, self._ids())) or sealed.oldest)
             following = self._next_fence(fence)
-            until = events.n if following is None else self._rank_below(events, following)
+            until = events.n if following is None else count_below(events, following, self._ids())
             part = events.take(slice(at, until))
             was_new[at:until] = self._merge_into_chunk(fence, part)
             at = until
@@ -280,21 +279,21 @@ class SequenceEditor:
         sealed = self._sealed()
         skip = sealed.skip if fence == sealed.oldest else 0
         kept = self._decode_chunk(fence).take(slice(skip, None))
-        new = ~_contained(events, kept)
+        new = ~contained(events, kept)
         if skip:
             # The sequence is full, and what sorts below its oldest event is not among the newest.
-            new &= np.arange(events.n) >= self._rank_below(events, self._identity(kept, 0))
+            new &= np.arange(events.n) >= count_below(events, identity_of(kept, 0, self._ids()), self._ids())
         if not new.any():
             return new
         merged = self._sorted(EventColumns.concatenate([kept, events.take(new)]))
         size = self._shape.chunk_events
         pieces = max(1, merged.n // size) if merged.n >= 2 * size else 1
         oldest = sealed.oldest
-        if self._identity(merged, 0) < fence:
+        if identity_of(merged, 0, self._ids()) < fence:
             # Only the oldest chunk takes events below its fence, and then it moves to its new first event: a
             # piece that is split off must never sort below it.
             self.chunks[chunk_key(self.prefix, fence)] = None
-            oldest = fence = self._identity(merged, 0)
+            oldest = fence = identity_of(merged, 0, self._ids())
         first = merged.take(slice(0, merged.n if pieces == 1 else size))
         self.chunks[chunk_key(self.prefix, fence)] = chunk.encode(first)
         for piece in range(1, pieces):
@@ -345,6 +344,9 @@ class SequenceEditor:
             None if following is None else sealed._replace(events=sealed.events - retained, skip=0, oldest=following)
         )
 
+    def _sorted(self, events: EventColumns) -> EventColumns:
+        return events.take(ascending(events, self._ids()))
+
     # Chunks, as the batch so far would leave them
 
     def _sealed(self) -> SealedPart:
@@ -353,7 +355,7 @@ class SequenceEditor:
         return self.head.sealed
 
     def _put_new_chunk(self, events: EventColumns) -> Identity:
-        fence = self._identity(events, 0)
+        fence = identity_of(events, 0, self._ids())
         self.chunks[chunk_key(self.prefix, fence)] = chunk.encode(events)
         return fence
 
@@ -396,79 +398,8 @@ class SequenceEditor:
             iterator.next()
         return chunk_fence(min(mine)) if mine else None
 
-    # Order
-
-    def _identity(self, events: EventColumns, row: int) -> Identity:
-        ordinal = events.ordinal[row]
-        return Identity(int(events.timestamp_ms[row]), int(self._ids()[ordinal]), int(events.code[row]))
-
-    def _sorted(self, events: EventColumns) -> EventColumns:
-        return events.take(ascending(events, self._ids()))
-
-    def _rank(self, events: EventColumns, identity: tuple[int, int, int]) -> int:
-        """Return how many of the ascending events are at or below `identity`."""
-        return self._count_below(events, identity, equal=True)
-
-    def _rank_below(self, events: EventColumns, identity: tuple[int, int, int]) -> int:
-        """Return how many of the ascending events are below `identity`."""
-        return self._count_below(events, identity, equal=False)
-
-    def _count_below(self, events: EventColumns, identity: tuple[int, int, int], *, equal: bool) -> int:
-        low = int(np.searchsorted(events.timestamp_ms, identity[0], "left"))
-        high = int(np.searchsorted(events.timestamp_ms, identity[0], "right"))
-        while low < high:
-            middle = (low + high) // 2
-            found = self._identity(events, middle)
-            if found < identity or (equal and found == identity):
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-
-def ascending(events: EventColumns, ids: NDArray[np.uint64]) -> "NDArray[np.int64] | slice":
-    """Return the order in which events ascend by identity; raises CorruptRecordError on an unknown ordinal.
-
-    `ids` is uint64[m], the item id of each ordinal.
-    """
-    if events.n and int(events.ordinal.max()) >= len(ids):
-        raise CorruptRecordError("an unsealed event names an item that the partition does not have")
-    times = events.timestamp_ms
-    if (times[1:] > times[:-1]).all():
-        return slice(None)
-    # Nearly in order already, which this sort is quick with; only events of one moment need the other columns.
-    order = np.argsort(times, kind="stable")
-    times = times[order]
-    if (times[1:] > times[:-1]).all():
-        return order
-    return np.lexsort((events.code, ids[events.ordinal], events.timestamp_ms))
-
 
 def _check_count(what: str, counted: int, found: int) -> None:
     """Raise CorruptRecordError when a head counts other events than are there: the running sums would stay wrong."""
     if counted != found:
         raise CorruptRecordError(f"it counts {counted} {what} events, and {found} are there", record="head")
-
-
-def chunk_name(fence: tuple[int, int, int]) -> str:
-    """Return what a message calls a chunk: its fence."""
-    return f"chunk {fence[0]}-{fence[1]}-{fence[2]}"
-
-
-def _among(values: NDArray[np.int64], pool: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool[n]: which values are in `pool`, which has no order."""
-    if len(values) * len(pool) <= _BROADCAST_CELLS:
-        # A late event comes alone, and a look at all of a small pool is a tenth of a sort.
-        found: NDArray[np.bool_] = (values[:, None] == pool[None, :]).any(axis=1)
-        return found
-    return np.isin(values, pool)
-
-
-def _contained(events: EventColumns, known: EventColumns) -> NDArray[np.bool_]:
-    """Return bool[n]: which of `events` stand in `known`."""
-    near = known.take(_among(known.timestamp_ms, events.timestamp_ms))
-    if not near.n:
-        return np.zeros(events.n, np.bool_)
-    # As bytes, whose hash is seeded in each process: that of numbers is not, and producers choose them.
-    rows = [np.frombuffer(pack_events(one), f"V{EVENT.itemsize}").tolist() for one in (near, events)]
-    return np.fromiter(map(set(rows[0]).__contains__, rows[1]), np.bool_, events.n)

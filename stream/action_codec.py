@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from lifeline.core.actions import MAX_USER_ID_BYTES
+from lifeline.core.user_ids import MAX_USER_ID_BYTES
 
 _USER_ID, _ITEM_ID, _TIMESTAMP_MS, _ACTION_TYPE, _SURFACE, _EVENT_ID = 0x0A, 0x11, 0x18, 0x20, 0x28, 0x32
 _MORE = 0x80

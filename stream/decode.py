@@ -20,8 +20,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from lifeline.core.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES, NO_LOG_TIME, ActionBatch, pack_code
+from lifeline.core.actions import MAX_TIMESTAMP_MS, NO_LOG_TIME, ActionBatch, pack_code
 from lifeline.core.partitioner import partitions_of
+from lifeline.core.user_ids import MAX_USER_ID_BYTES, is_user_id
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.stream.action_codec import ActionColumns, read
 from lifeline.stream.record import LOG_APPEND_TIME, Record, UnreadableRecords
@@ -177,7 +178,7 @@ def _decode_one(
             why = DeadLetterReason.UNDECODABLE
     if why is None:
         user = action.user_id.encode()
-        if not _is_user_id(key) or not (value is None or _is_user_id(user)):
+        if not is_user_id(key) or not (value is None or is_user_id(user)):
             why = DeadLetterReason.INVALID_USER_ID
         elif user != key and value is not None:
             why = DeadLetterReason.KEY_MISMATCH
@@ -199,16 +200,6 @@ def unframe(value: bytes) -> bytes:
     if value[_FRAME_BYTES : _FRAME_BYTES + 2] == b"\x02\x00":
         return value[_FRAME_BYTES + 2 :]
     raise DecodeError("the schema-registry framing does not name the first message of its schema")
-
-
-def _is_user_id(key: bytes) -> bool:
-    if not 1 <= len(key) <= MAX_USER_ID_BYTES:
-        return False
-    try:
-        key.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _check_routes(partition: int, keys: list[bytes], partitions: int, reason: NDArray[np.uint8]) -> None:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from lifeline.core.actions import MAX_USER_ID_BYTES
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
+from lifeline.core.user_ids import is_user_id
 from lifeline.stream.dead_letter_headers import Origin
 from lifeline.stream.decode import unframe
 from lifeline.stream.record import Record
@@ -130,4 +130,4 @@ def _users(record: Record) -> set[bytes]:
     users = {record.key or b""}
     with suppress(DecodeError):
         users.add(Action.FromString(unframe(record.value)).user_id.encode())
-    return {user for user in users if 1 <= len(user) <= MAX_USER_ID_BYTES}
+    return set(filter(is_user_id, users))

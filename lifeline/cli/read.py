@@ -9,14 +9,12 @@ from lifeline.cli.output import Output
 
 
 def _user_id(text: str) -> str:
-    from lifeline.core.actions import MAX_USER_ID_BYTES
+    from lifeline.core.user_ids import InvalidUserIdError, encode_user_id
 
     try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise typer.BadParameter("it is not UTF-8: give the user id as text") from None
-    if not 1 <= size <= MAX_USER_ID_BYTES:
-        raise typer.BadParameter(f"it has {size} bytes: give 1 to {MAX_USER_ID_BYTES}")
+        encode_user_id(text)
+    except InvalidUserIdError as error:
+        raise typer.BadParameter(str(error)) from None
     return text
 
 

@@ -1,10 +1,9 @@
-"""The client library: histories and scores of a cluster of nodes, by gRPC."""
+"""The client library: sequences and scores from a cluster of nodes, over gRPC."""
 
-from lifeline.client.client import (
-    MAX_REPLY_BYTES,
-    SNAPSHOT_TIMEOUT_S,
-    LifelineClient,
-    LifelineError,
+from lifeline.client.client import SNAPSHOT_TIMEOUT_S, LifelineClient
+from lifeline.client.connection import MAX_REPLY_BYTES
+from lifeline.client.errors import LifelineError
+from lifeline.client.replies import (
     ModelInfo,
     PartitionInfo,
     PartitionList,

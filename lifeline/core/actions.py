@@ -11,7 +11,6 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_USER_ID_BYTES = 256
 # 2100-01-01T00:00:00Z. A time beyond it is a fault, and must never become the time that ages are measured by.
 MAX_TIMESTAMP_MS: Final = 4_102_444_800_000
 NO_LOG_TIME: Final = -1

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Self, TypeVar, cast
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from lifeline.core.actions import MAX_USER_ID_BYTES
 from lifeline.core.reasons import Reason
 from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.user_ids import MAX_USER_ID_BYTES
 from lifeline.core.vocabulary import MAX_ACTION_TYPES
 from lifeline.core.wire import COLUMNS, KINDS
 

@@ -7,6 +7,7 @@ import numpy as np
 import structlog
 
 from lifeline.config import Settings
+from lifeline.core.action_types import bit_column
 from lifeline.core.sequence import Column, SequenceQuery
 from lifeline.ops.offline import open_user_readers
 from lifeline.scorer.config import ModelConfig
@@ -55,7 +56,7 @@ def join(
         (events,) = found.sequences.values()
         done = np.zeros(len(logged.selected.item_id), np.uint64)
         if events.item_id is not None and events.action_type is not None and len(events.item_id):
-            bits = np.uint64(1) << (events.action_type.astype(np.uint64) - np.uint64(1))
+            bits = bit_column(events.action_type)
             for place, item in enumerate(logged.selected.item_id.tolist()):
                 done[place] = np.bitwise_or.reduce(bits[events.item_id == np.uint64(item)], initial=np.uint64(0))
         yield Outcome(zlib.crc32(logged.user_id.encode()), logged.selected, done, {})

@@ -30,8 +30,8 @@ from lifeline.store.data_lock import locked
 from lifeline.store.gc_tuning import keep_collector_away
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
-from lifeline.store.readable_partition import FAMILIES
 from lifeline.store.retention import RetentionPolicy
+from lifeline.store.rocksdb import FAMILIES
 from lifeline.store.secondary_partition import SecondaryPartition
 from lifeline.stream.decode import Rules
 from lifeline.stream.replay import LogRange, log_ranges, replay

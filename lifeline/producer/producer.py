@@ -17,7 +17,7 @@ from kafka.errors import KafkaError
 from kafka.partitioner import Partitioner
 from numpy.typing import NDArray
 
-from lifeline.core.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES
+from lifeline.core.actions import MAX_TIMESTAMP_MS
 from lifeline.core.embedding_codec import quantize
 from lifeline.core.kafka_cluster import check_reachable
 from lifeline.core.kafka_errors import ClusterUnreachableError, InvalidActionError, InvalidItemError, PublishError
@@ -25,6 +25,7 @@ from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.core.topics import MAX_RECORD_BYTES
+from lifeline.core.user_ids import InvalidUserIdError, encode_user_id
 from lifeline.core.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES, Vocabulary
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
@@ -250,12 +251,9 @@ class LifelineProducer:
 def check_user_id(user_id: str) -> bytes:
     """Return the record key of a user; raises InvalidActionError unless it is 1 to 256 bytes of UTF-8."""
     try:
-        key = user_id.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidActionError(f"user_id {user_id!r} is not valid Unicode: correct it") from error
-    if not 1 <= len(key) <= MAX_USER_ID_BYTES:
-        raise InvalidActionError(f"user_id has {len(key)} bytes: give 1 to {MAX_USER_ID_BYTES} bytes of UTF-8")
-    return key
+        return encode_user_id(user_id)
+    except InvalidUserIdError as error:
+        raise InvalidActionError(f"user_id: {error}") from error
 
 
 def check_action(action: Action, vocabulary: Vocabulary | None = None) -> bytes:

@@ -22,7 +22,7 @@ _LOOK_S = 0.1
 _GRACE_S = 1.0
 
 
-class _Awaited(NamedTuple):
+class _PendingCall(NamedTuple):
     """A call whose request is still to come."""
 
     since: float
@@ -36,7 +36,7 @@ class Arrivals:
         """Where more than `most` calls have sent no request, the oldest ones get little time. `close` ends a thread."""
         self._most = most
         self._numbers = itertools.count()
-        self._awaited: dict[int, _Awaited] = {}
+        self._awaited: dict[int, _PendingCall] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._look, name="arrivals", daemon=True)
@@ -74,7 +74,7 @@ class Arrivals:
     def _request(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:  # noqa: ANN401
         number = next(self._numbers)
         with self._lock:
-            self._awaited[number] = _Awaited(time.monotonic(), context)
+            self._awaited[number] = _PendingCall(time.monotonic(), context)
         try:
             request = next(requests, None)
         finally:

@@ -101,12 +101,12 @@ class _Register(NamedTuple):
         """Register them; who keeps its limits keeps the count of what it has under way."""
 
         def rooms(what: str, setting: str, counted: "Mapping[str, _Room]") -> "dict[str, _Room]":
-            made = {}
-            for name, one in callers.items():
-                most = getattr(one, setting)
+            limits = {}
+            for name, caller in callers.items():
+                most = getattr(caller, setting)
                 old = counted.get(name)
-                made[name] = old if old is not None and old.most == most else _Room(name, what, setting, most)
-            return made
+                limits[name] = old if old is not None and old.most == most else _Room(name, what, setting, most)
+            return limits
 
         return cls(
             callers,

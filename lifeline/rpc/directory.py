@@ -33,7 +33,7 @@ class PartitionDirectory:
             self._readers = {**self._readers, store.partition: SequenceReader(store, self._embeddings, lag)}
 
     def announce(self, partition: int) -> None:
-        """Say that a partition is here and not to be served yet: what it would answer is older than need be."""
+        """Add a partition that is not served yet, because it is still catching up with its log."""
         with self._lock:
             self._refusing.pop(partition, None)
             self._catching_up.add(partition)
@@ -41,7 +41,7 @@ class PartitionDirectory:
     def remove(self, partition: int, why: str = "") -> None:
         """Stop serving a partition; reads already under way finish.
 
-        With `why` this process still holds it, and refuses: no other node has it.
+        With `why` this process still holds the partition and refuses its reads: no other node has it.
         """
         with self._lock:
             self._readers = {number: reader for number, reader in self._readers.items() if number != partition}
@@ -55,7 +55,7 @@ class PartitionDirectory:
         return self._partition_of(user_id.encode())
 
     def has(self, partition: int) -> bool:
-        """Say whether a partition is here: served, about to be, or refused."""
+        """Return whether this process holds a partition: served, catching up or refusing."""
         return partition in self._readers or partition in self._catching_up or partition in self._refusing
 
     def for_user(self, user_id: str) -> SequenceReader:

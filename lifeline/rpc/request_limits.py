@@ -77,7 +77,7 @@ def as_markdown(services: Iterable[str]) -> str:
     """Return docs/limits.md: of the methods of these services, and of what members of the group tell each other."""
     methods = methods_of(services)
     requests = {method.input_type.full_name: MessageLimits(method.input_type) for method in methods}
-    told = (MessageLimits.of(GroupMember), MessageLimits.of(GroupPlacement))
+    group_messages = (MessageLimits.of(GroupMember), MessageLimits.of(GroupPlacement))
     lines = [
         "# Limits of requests",
         "",
@@ -96,7 +96,7 @@ def as_markdown(services: Iterable[str]) -> str:
         "| method | largest request, bytes |",
         "|---|---|",
     ]
-    lines += [f"| `{one.full_name}` | {requests[one.input_type.full_name].most_bytes:,} |" for one in methods]
+    lines += [f"| `{method.full_name}` | {requests[method.input_type.full_name].most_bytes:,} |" for method in methods]
     lines += ["", "## Fields", "", *_table(requests.values())]
     lines += [
         "",
@@ -105,7 +105,7 @@ def as_markdown(services: Iterable[str]) -> str:
         "What a node says of itself, and what the group's leader tells, have bounds too. A message that exceeds them",
         "is ignored.",
         "",
-        *_table(told),
+        *_table(group_messages),
     ]
     return "\n".join(lines) + "\n"
 

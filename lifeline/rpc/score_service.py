@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from lifeline.core.action_types import ids_of
 from lifeline.core.actions import MAX_TIMESTAMP_MS
 from lifeline.core.reasons import Reason
 from lifeline.core.sequence import EMBEDDING_DIM
@@ -305,7 +306,7 @@ class _Explained:
         self._action_types = tokens.action_types.tolist()
         self._surface = tokens.surface.tolist()
         self._now_ms = timestamp_ms
-        self._ids = {bits: _ids(bits) for bits in set(self._action_types)}
+        self._ids = {bits: ids_of(bits) for bits in set(self._action_types)}
 
     def tokens(self, row: int) -> list[score_pb2.SelectedToken]:
         """Return one candidate's tokens in the encoder's order; the neutral token is not one."""
@@ -330,8 +331,3 @@ class _Explained:
                 strict=True,
             )
         ]
-
-
-def _ids(bits: int) -> list[int]:
-    """Return the action type ids of a token's bits, ascending."""
-    return [bit + 1 for bit in range(bits.bit_length()) if bits & (1 << bit)]

@@ -22,7 +22,6 @@ from lifeline.store.errors import (
 
 DOMAIN = "lifeline"
 
-
 _OF_PARTITION = {
     NotOwnerError: (grpc.StatusCode.UNAVAILABLE, Reason.NOT_OWNER),
     CatchingUpError: (grpc.StatusCode.UNAVAILABLE, Reason.CATCHING_UP),
@@ -31,7 +30,7 @@ _OF_PARTITION = {
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
-    """Raised inside a service; `abort` turns it into a status with ErrorInfo, and RetryInfo where it tells when."""
+    """Raised inside a service; `abort` turns it into a status with ErrorInfo, and RetryInfo if it has a retry delay."""
 
     def __init__(self, code: grpc.StatusCode, reason: Reason, message: str, **metadata: str) -> None:
         super().__init__(message)
@@ -39,7 +38,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         self.retry_after_s: float | None = None
 
     def after(self, retry_after_s: float) -> Self:
-        """Tell how soon the same call may well succeed."""
+        """Set after how many seconds the caller should try again."""
         self.retry_after_s = retry_after_s
         return self
 
@@ -68,15 +67,15 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
 
 def abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
     """End the call with the refusal's code, its message, and in the status details ErrorInfo, and RetryInfo if any."""
-    told: list[Message] = [
+    details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN, metadata=refusal.metadata)
     ]
     if refusal.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(round(refusal.retry_after_s * 1e9))
-        told.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message)
-    for detail in told:
+    for detail in details:
         status.details.add().Pack(detail)
     context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status does not return")

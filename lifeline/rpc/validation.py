@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import grpc
 
-from lifeline.core.actions import MAX_USER_ID_BYTES
 from lifeline.core.reasons import Reason
 from lifeline.core.sequence import AsOf
+from lifeline.core.user_ids import InvalidUserIdError, encode_user_id
 from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.status import Refusal, abort
 from lifeline.rpc.waits import Waits, resume
@@ -44,11 +44,10 @@ def invalid(field: str, message: str, reason: Reason = Reason.FIELD_INVALID, **m
 
 def check_user_id(user_id: str) -> None:
     """Refuse a user id that no record can have."""
-    size = len(user_id.encode())
-    if not 1 <= size <= MAX_USER_ID_BYTES:
-        raise invalid(
-            "user_id", f"it has {size} bytes: give 1 to {MAX_USER_ID_BYTES} bytes of UTF-8", Reason.USER_ID_INVALID
-        )
+    try:
+        encode_user_id(user_id)
+    except InvalidUserIdError as error:
+        raise invalid("user_id", str(error), Reason.USER_ID_INVALID) from error
 
 
 def reader_at(

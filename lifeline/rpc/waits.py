@@ -1,7 +1,7 @@
-"""Waits: a call that waits for an offset leaves its place among the calls that are worked on, and takes one of a few.
+"""Calls that wait for an offset: each gives its concurrency slot back, and takes one of a few places for waits.
 
-So calls that wait never keep others from being answered, and one caller never takes every place. A wait holds a
-thread, and the server has as many threads more as there are such places.
+So waiting calls never block other calls, and one caller never takes every place. A waiting call holds a thread; the
+server has one additional thread for each place.
 """
 
 import threading
@@ -18,26 +18,26 @@ from lifeline.rpc.status import Refusal
 
 RETRY_AFTER_S = 0.5
 CALLER: ContextVar[str] = ContextVar("caller", default="")
-"""The name of the caller of the call at hand; empty where callers have no names."""
+"""The caller of the current call; empty where callers have no names."""
 SLOT: ContextVar["Slot | None"] = ContextVar("slot", default=None)
-"""The slot of the call at hand; None where nobody counts calls."""
+"""The slot of the current call; None where calls are not limited."""
 
 
 class Slot:
-    """The place of one call among those that are worked on. It belongs to the call's thread."""
+    """The concurrency slot of one call. Only the call's thread uses it."""
 
     def __init__(self, free: threading.Semaphore, full: Callable[[], Refusal]) -> None:
-        """`free` counts the places left; `full` gives the refusal of a call when there is none."""
+        """`free` counts the slots left; `full` returns the refusal when there is none."""
         self._free, self._full, self._taken = free, full, False
 
     def take(self, timeout_s: float = 0.0) -> None:
-        """Take a place, within `timeout_s` seconds; raises Refusal."""
+        """Acquire the slot within `timeout_s` seconds; raises Refusal."""
         if not self._free.acquire(timeout=timeout_s):
             raise self._full()
         self._taken = True
 
     def give_back(self) -> None:
-        """Leave the place to another call. Idempotent."""
+        """Release the slot. Idempotent."""
         if self._taken:
             self._taken = False
             self._free.release()
@@ -111,5 +111,5 @@ def resume(timeout_s: float) -> None:
 
 
 def _host_of(context: grpc.ServicerContext) -> str:
-    """Return the peer without its port, which every connection has anew."""
+    """Return the peer without its port, which differs for every connection."""
     return str(context.peer()).rpartition(":")[0]

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lifeline import INSTALL
-from lifeline.core.actions import MAX_TIMESTAMP_MS, MAX_USER_ID_BYTES
+from lifeline.core.actions import MAX_TIMESTAMP_MS
 from lifeline.core.errors import ActionableError
+from lifeline.core.user_ids import InvalidUserIdError, encode_user_id
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.v1.action_pb2 import Action
 
@@ -114,10 +115,12 @@ def _id_of(name: str, value: object, ids: Mapping[object, int]) -> int:
 
 def _user_id(value: object) -> str:
     text = str(value) if type(value) is int else value
-    if not isinstance(text, str) or not 0 < len(text.encode(errors="replace")) <= MAX_USER_ID_BYTES:
-        raise ValueError(f"user_id is {value!r}: give 1 to {MAX_USER_ID_BYTES} bytes of text")
-    if not text.isascii() and text.encode(errors="ignore").decode() != text:
-        raise ValueError(f"user_id {value!r} has half a character in it: give text that UTF-8 can hold")
+    if not isinstance(text, str):
+        raise ValueError(f"user_id is {value!r}: give text")  # noqa: TRY004 - a fault of the source, not of the caller
+    try:
+        encode_user_id(text)
+    except InvalidUserIdError as error:
+        raise ValueError(f"user_id {value!r}: {error}") from error
     return text
 
 

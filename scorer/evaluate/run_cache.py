@@ -7,7 +7,6 @@ code filled, nobody can say that. The files are NumPy's npz, written aside and r
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lifeline.core.atomic_files import replacement
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.errors import KeptRunError
 from lifeline.scorer.evaluate.evaluation import Evaluation
@@ -71,12 +71,8 @@ class KeptRuns:
             columns["probability"] = evaluation.probability
         path = self._path(run.variant, run.seed, config)
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_name(f".{path.name}.new")
-        with made.open("wb") as file:
+        with replacement(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **columns)
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(path)
 
     def _path(self, variant: str, seed: int, config: ModelConfig) -> Path:
         depends_on = {**self._of_all, "config": config.model_dump(mode="json"), "seed": seed}

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lifeline.core.action_types import bits_of
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import Sequence
 from lifeline.core.vocabulary import Role
@@ -31,7 +32,7 @@ def requests_of(
         for kind in KINDS
     ]
     kind_utility = np.array([utility[places].sum() for places in heads_of_kind])
-    bits = np.array([1 << (simulator.vocabulary.action_types[kind].id - 1) for kind in KINDS], np.uint64)
+    bits = np.array([bits_of([simulator.vocabulary.action_types[kind].id]) for kind in KINDS], np.uint64)
     asked = user.requests
     for row in np.flatnonzero(asked.is_test == test).tolist():
         at = int(asked.timestamp_ms[row])

@@ -5,7 +5,6 @@ as JSON, how far the run is and which run it is. It is written aside and renamed
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lifeline.core.atomic_files import replacement
 from lifeline.scorer.errors import CheckpointError
 
 FILE = "checkpoint.safetensors"
@@ -46,12 +46,9 @@ class Checkpoint:
     def write(self, directory: Path) -> None:
         """Write it, or replace the one before."""
         directory.mkdir(parents=True, exist_ok=True)
-        made = directory / f".{FILE}.new"
         meta = json.dumps({"run": self.run, "progress": asdict(self.progress)})
-        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, made, {_META: meta})
-        with made.open("rb") as file:
-            os.fsync(file.fileno())
-        made.replace(directory / FILE)
+        with replacement(directory / FILE) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, temporary, {_META: meta})
 
     @classmethod
     def read(cls, directory: Path, run: str) -> "Checkpoint | None":

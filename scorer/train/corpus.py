@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lifeline.core.action_types import bits_of
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import Sequence
 from lifeline.scorer.config import ModelConfig
@@ -168,7 +169,7 @@ class Corpus:
         """Return whether an item has an embedding, and somebody acted on it before a time, and did not end it."""
         known = self.embedded[item] & (self.first_seen_ms[item] < at_ms)
         if settings.ending_types:
-            ends = np.bitwise_or.reduce([np.uint64(1 << (number - 1)) for number in settings.ending_types])
+            ends = np.uint64(bits_of(settings.ending_types))
             keys, action_types = self.events
             past = np.searchsorted(self.stream[0], at_ms, side="left")
             # What is known has an event before that place, so the one found is the item's own.

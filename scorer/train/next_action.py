@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lifeline.core.action_types import bits_of
 from lifeline.core.embedding_codec import normalise
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.features import Tokens
@@ -70,9 +71,9 @@ def next_actions(
     index, source = row
     column = np.flatnonzero(source == Source.RECENT)
     recent = tokens.take(index[column].astype(np.intp))
-    positive = np.bitwise_or.reduce([np.uint64(1 << (number - 1)) for number in positive_types], initial=0)
+    positive = np.uint64(bits_of(positive_types))
     target = normalise(recent.embedding)
-    engaged = (recent.action_types & np.uint64(positive) != 0) & target.any(axis=1)
+    engaged = (recent.action_types & positive != 0) & target.any(axis=1)
     places = np.where(engaged, np.arange(len(column)), len(column))
     following = np.minimum.accumulate(places[::-1])[::-1]
     following = np.append(following[1:], len(column))[: len(column)]

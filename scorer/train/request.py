@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lifeline.core.action_types import bits_of
 from lifeline.scorer.config import Head
 from lifeline.scorer.features import History, RequestContext
 
@@ -30,6 +31,6 @@ class Request:
 
 def labels(action_types: NDArray[np.uint64], heads: tuple[Head, ...]) -> NDArray[np.float32]:
     """Return float32[c, heads]: 1 where the user did one of the head's action types."""
-    masks = [np.bitwise_or.reduce([np.uint64(1 << (number - 1)) for number in head.action_types]) for head in heads]
+    masks = [bits_of(head.action_types) for head in heads]
     done: NDArray[np.bool_] = (action_types[:, np.newaxis] & np.array(masks, np.uint64)) != 0
     return done.astype(np.float32)

@@ -29,7 +29,7 @@ class InspectedPartition(SecondaryPartition):
 
     def meta(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the records of the family `meta`, for use while a view is open; raises StoreError."""
-        iterator = self._meta.iter()
+        iterator = self.database.meta.iter()
         iterator.seek_to_first()
         while iterator.valid():
             yield iterator.key(), iterator.value()
@@ -41,7 +41,7 @@ class InspectedPartition(SecondaryPartition):
 
     def tables(self) -> tuple[TableGroup, ...]:
         """Return the tables that are in use, by family and level."""
-        return tuple(group for name, family in self._families.items() for group in _groups(name, family))
+        return tuple(group for name, family in self.database.families.items() for group in _groups(name, family))
 
 
 def _groups(name: str, family: Rdict) -> Iterator[TableGroup]:

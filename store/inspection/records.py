@@ -10,7 +10,7 @@ from rocksdict import RdictIter
 
 from lifeline.core.actions import Identity
 from lifeline.store import keys
-from lifeline.store.readable_partition import View
+from lifeline.store.database import View
 
 _FENCE_BYTES = 18
 

@@ -19,7 +19,6 @@ from lifeline.store.head import Head
 from lifeline.store.inspection.records import Damage, SequenceRecords, records_in
 from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.segment import EVENT_BYTES, RAW, unpack_events, unpack_segments
-from lifeline.store.sequence_editor import chunk_name
 
 
 class UnknownRecordError(StoreError):
@@ -170,7 +169,7 @@ def inspect_chunk(store: ReadablePartition, user_id: str, kind: Kind, wanted: in
                     events = decode(data) if chunk.intact else None
                     item_id = view.item_ids[events.ordinal] if events else None
                     return ChunkDetail(view.as_of, sequence, chunk, events, item_id, (*damages, *sequence.damages))
-    name = f"chunk {wanted}" if isinstance(wanted, int) else chunk_name(wanted)
+    name = f"chunk {wanted}" if isinstance(wanted, int) else keys.chunk_name(wanted)
     raise UnknownRecordError(
         f"partition {store.partition} has no {name} in the {kind.name.lower()} sequence of user {user_id!r}: "
         "inspect the user to see which chunks there are"
@@ -253,7 +252,7 @@ class _Inspector:
             chunk = Chunk.open(data)
             self._check_items(events)
         except StoreError as error:
-            self._damage(chunk_name(fence), error)
+            self._damage(keys.chunk_name(fence), error)
             return ChunkInspection(number, fence, False, 0, 0, 0, 0, "broken", 0, 0, 0, 0, len(data))
         sealed = head.sealed if head is not None else None
         skip = sealed.skip if sealed is not None and sealed.oldest == fence else 0
@@ -262,10 +261,10 @@ class _Inspector:
             skip = 0
         first = self._identity(events, 0)
         if first < fence:
-            self._damage(chunk_name(fence), f"its first event, {first}, is below its fence")
+            self._damage(keys.chunk_name(fence), f"its first event, {first}, is below its fence")
         following = self._records.chunks[number + 1][0] if number + 1 < len(self._records.chunks) else None
         if following is not None and self._identity(events, chunk.n - 1) >= following:
-            self._damage(chunk_name(fence), f"its last event is not below the next fence, {following}")
+            self._damage(keys.chunk_name(fence), f"its last event is not below the next fence, {following}")
         self._oldest.append(int(events.timestamp_ms[skip]))
         self._newest.append(chunk.last_timestamp_ms)
         columns = chunk.timestamp_bytes, chunk.ordinal_bytes, chunk.code_bytes
@@ -299,7 +298,9 @@ class _Inspector:
                 self._damage("head", f"it knows of no chunk, and {len(chunks)} are there")
             return
         if not chunks or chunks[0].fence != head.sealed.oldest:
-            self._damage(chunk_name(head.sealed.oldest), "it is missing, or not the oldest chunk, as the head says")
+            self._damage(
+                keys.chunk_name(head.sealed.oldest), "it is missing, or not the oldest chunk, as the head says"
+            )
         if all(chunk.intact for chunk in chunks):
             sealed = sum(chunk.events - chunk.skip for chunk in chunks)
             if sealed != head.sealed.events:

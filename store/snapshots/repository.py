@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Self
 
 from rocksdict import DbClosedError
 
+from lifeline.core.atomic_files import sync_tree
 from lifeline.store.errors import CorruptRecordError, NotOwnerError, SnapshotError, SnapshotRefusedError, StoreError
 from lifeline.store.fingerprint import as_text
 from lifeline.store.memory import SharedMemory
@@ -33,7 +34,7 @@ from lifeline.store.recount import recount
 from lifeline.store.retention import RetentionPolicy
 from lifeline.store.secondary_partition import SecondaryPartition
 from lifeline.store.settings import StoreSettings
-from lifeline.store.snapshots.files import RESTORING, SNAPSHOT, aside, check_free, files_of, sha256_of, sync
+from lifeline.store.snapshots.files import RESTORING, SNAPSHOT, aside, check_free, files_of, sha256_of
 from lifeline.store.snapshots.manifest import Manifest, ManifestError, SnapshotState, age_of
 from lifeline.store.snapshots.remote import RemoteDirectory
 from lifeline.store.snapshots.settings import SnapshotSettings
@@ -169,7 +170,7 @@ class SnapshotRepository:
             place.mkdir()
             self._download(manifest, place, progress)
             _check_store(manifest, place, settings, verify=verify)
-            sync(place)
+            sync_tree(place)
             place.rename(into)
         return RestoredSnapshot(manifest, into, time.monotonic() - started)
 

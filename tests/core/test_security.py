@@ -107,7 +107,7 @@ def test_a_node_of_another_name_is_not_called(ours: Authority) -> None:
     with serving(server_of(ours, "elsewhere.example")) as (server, _):
         error = refusal(server, ca=ours.ca)
         assert error.reason == "SERVER_NAME_WRONG"
-        assert "call the node by a name that its certificate has" in error.message
+        assert "call the node by a name that is in its certificate" in error.message
 
 
 def test_whether_a_node_speaks_tls_is_told(ours: Authority) -> None:

@@ -278,7 +278,7 @@ def test_the_client_spares_the_detour_once_a_connection_stands(nodes: tuple[Node
 def test_an_owner_whose_address_cannot_be_reached_costs_nothing_where_nodes_forward(nodes: tuple[Node, Node]) -> None:
     first, second = nodes
     with LifelineClient(first.address, timeout_s=60) as client:
-        client._places.learn(USERS[2], "192.0.2.1:1", str(COUNT))
+        client._owners.store(USERS[2], "192.0.2.1:1", str(COUNT))
         assert client.get_sequence(USERS[2], timeout_s=30).as_of.lag_records == 9
     assert second.services.asked[-1][1]
 

@@ -153,7 +153,7 @@ def test_an_offset_that_does_not_come_in_time_is_a_deadline(node: Node) -> None:
 
 def test_a_broken_store_is_data_loss_or_unavailable(node: Node) -> None:
     node.store.apply(batch_of([Event(b"ann", at, at, 257) for at in range(200)]), offset=5)
-    chunks = node.store._chunks
+    chunks = node.store.database.chunks
     for key in list(chunks.keys()):
         chunks[key] = b"broken"
     found = refuse(node)

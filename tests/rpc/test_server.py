@@ -83,11 +83,11 @@ def test_one_call_too_many_is_refused_at_once_and_health_still_answers(
     server: NodeServer, sequences: Sequences
 ) -> None:
     with LifelineClient(server.address) as client, ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(client.get_sequence, "u") for _ in range(2)]
+        running = [pool.submit(client.get_sequence, "u", timeout_s=30) for _ in range(2)]
         for _ in range(2):
             assert sequences.entered.acquire(timeout=10)
         with pytest.raises(LifelineError) as caught:
-            client.get_sequence("u")
+            client.get_sequence("u", timeout_s=0.5)
         assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert caught.value.metadata == {"limit": "2"}
         assert caught.value.retry_after_s == 0.1

@@ -85,8 +85,8 @@ def test_a_call_that_waits_gives_its_slot_back_and_takes_one_again() -> None:
 
 def test_a_read_that_ends_wakes_nobody_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(tmp_path / "p", tiny())
-    wake = Mock(wraps=store._changed.notify_all)
-    monkeypatch.setattr(store._changed, "notify_all", wake)
+    wake = Mock(wraps=store.database.changed.notify_all)
+    monkeypatch.setattr(store.database.changed, "notify_all", wake)
     with store.view():
         pass
     assert wake.call_count == 0

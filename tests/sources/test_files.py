@@ -92,8 +92,8 @@ def test_a_name_stands_above_the_digits_of_an_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("user_id", "", "user_id is '': give 1 to 256 bytes"),
-        ("user_id", "é" * 129, "give 1 to 256 bytes of text"),
+        ("user_id", "", "user_id '': it has 0 bytes: give 1 to 256 bytes"),
+        ("user_id", "é" * 129, "give 1 to 256 bytes of UTF-8"),
         ("item_id", -1, "item_id is '-1': give a whole number from 0 to 18446744073709551615"),
         ("item_id", BIG + 1, "give a whole number from 0 to"),
         ("item_id", "1.0", "give a whole number"),

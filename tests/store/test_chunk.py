@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lifeline.store import chunk
-from lifeline.store.chunk import Chunk, EventColumns, Wanted
+from lifeline.store.chunk import Chunk, ColumnSelection, EventColumns
 from lifeline.store.errors import CorruptRecordError, FormatVersionError
 from tests.support.factories import columns_of, rows_of
 from tests.support.processes import child, said
@@ -187,15 +187,18 @@ def test_each_column_is_decoded_alone(data: bytes) -> None:
         columns: list[Any] = list(into)
         for column in columns:
             column.fill(7)
-        only = Wanted(*(other == number for other in range(3)))
+        only = ColumnSelection(*(other == number for other in range(3)))
         chunk.decode_all([Chunk.open(signed(bytes(alone)))], into, only)
         assert np.array_equal(into[number][:n], whole[number])
         assert into[number][n:].tolist() == [7] * 2
         assert all((column == 7).all() for other, column in enumerate(columns) if other != number)
 
 
-@given(st.lists(st.sampled_from(CHUNKS), max_size=6), st.builds(Wanted, st.booleans(), st.booleans(), st.booleans()))
-def test_chunks_are_decoded_one_behind_the_other(several: list[bytes], wanted: Wanted) -> None:
+@given(
+    st.lists(st.sampled_from(CHUNKS), max_size=6),
+    st.builds(ColumnSelection, st.booleans(), st.booleans(), st.booleans()),
+)
+def test_chunks_are_decoded_one_behind_the_other(several: list[bytes], wanted: ColumnSelection) -> None:
     # Milliseconds, whole seconds and wide spans in any order.
     parts = [chunk.decode(data) for data in several]
     whole = EventColumns.concatenate(parts)
@@ -338,7 +341,9 @@ def test_a_header_that_counts_other_events_than_its_columns_is_corrupt(n: int) -
     opened = Chunk.open(signed(bytes(broken)))
     for number in range(3):
         with pytest.raises(CorruptRecordError):
-            chunk.decode_all([opened], EventColumns.empty(n), Wanted(*(column == number for column in range(3))))
+            chunk.decode_all(
+                [opened], EventColumns.empty(n), ColumnSelection(*(column == number for column in range(3)))
+            )
 
 
 @pytest.mark.parametrize(("at", "value"), [(8, 1), (16, 1), (1, 0), (1, 3)], ids=["first", "last", "wide", "seconds"])

@@ -63,8 +63,8 @@ class Disk:
 def opened(path: Path, sync_every_ms: int = 1) -> tuple[PartitionStore, Disk]:
     """Return a store of durability power, and the disk under it."""
     store = open_store(path, POWER.model_copy(update={"sync_every_ms": sync_every_ms}))
-    disk = Disk(store._db)
-    store._db = cast("Rdict", disk)
+    disk = Disk(store.database.db)
+    store.database.db = cast("Rdict", disk)
     return store, disk
 
 

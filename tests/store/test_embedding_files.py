@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lifeline.store import embedding_files
-from lifeline.store.embedding_files import PENDING_ROWS, EmbeddingFiles, Synced, nonzero_rows
+from lifeline.store.embedding_files import PENDING_ROWS, EmbeddingFiles, SyncPoint, nonzero_rows
 from lifeline.store.errors import StoreError, StoreLockedError
 
 PAGE = 4_096
@@ -183,7 +183,7 @@ def test_a_change_that_broke_off_is_finished(
     tmp_path: Path, half: int, goes_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = filled(tmp_path, np.ones(50, np.int8))
-    files.sync(Synced(50, {}))
+    files.sync(SyncPoint(50, {}))
 
     class BrokenOffError(Exception):
         pass
@@ -285,7 +285,7 @@ def test_after_a_power_failure_the_log_completes_what_was_synced(
     names = ("embeddings.bin", "items.bin")
     for _ in range(rng.randrange(4)):
         log += applied(files, index, rng)
-    files.sync(Synced(len(index), {0: len(log) - 1}))
+    files.sync(SyncPoint(len(index), {0: len(log) - 1}))
     synced_rows, synced_log = len(index), len(log)
     old = {name: (path / name).read_bytes() for name in names}
     for _ in range(rng.randrange(1, 20)):

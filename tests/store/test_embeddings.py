@@ -16,31 +16,11 @@ from numpy.typing import NDArray
 
 from lifeline.store.embedding_files import EmbeddingFiles
 from lifeline.store.embeddings import EmbeddingFollower, Embeddings, EmbeddingTable
-from lifeline.store.errors import CorruptRecordError, FormatVersionError, StoreError, StoreLockedError
+from lifeline.store.errors import StoreLockedError
+from tests.support.embeddings import apply, check
 from tests.support.processes import child, last_acknowledged, said
 
 ROWS = st.lists(st.tuples(st.integers(0, 6) | st.integers(0, (1 << 64) - 1), st.integers(-127, 127)), max_size=12)
-
-
-def apply(table: EmbeddingTable, rows: list[tuple[int, int]], offset: int, partition: int = 0) -> None:
-    """Apply (item, value) rows: an embedding is its value 32 times, and 0 forgets; versions count from 0."""
-    table.apply(
-        np.array([item for item, _ in rows], np.uint64),
-        np.repeat(np.array([value for _, value in rows], np.int8), 32).reshape(-1, 32),
-        np.arange(len(rows), dtype=np.uint32),
-        partition=partition,
-        offset=offset,
-    )
-
-
-def check(table: Embeddings, model: dict[int, int]) -> None:
-    absent = next(item for item in itertools.count() if item not in model)
-    ids = np.array([*model, absent], np.uint64)
-    embedding, known = table.lookup(ids)
-    assert embedding.dtype == np.int8
-    assert embedding.shape == (len(ids), 32)
-    assert embedding.min(axis=1).tolist() == embedding.max(axis=1).tolist() == [*model.values(), 0]
-    assert known.tolist() == [*(value != 0 for value in model.values()), False]
 
 
 @given(batches=st.lists(ROWS, max_size=6), reopen=st.integers(0, 6), follow=st.integers(0, 6))
@@ -221,7 +201,7 @@ PUBLISHER = """
 import sys
 from pathlib import Path
 from lifeline.store.embeddings import EmbeddingTable
-from tests.store.test_embeddings import apply
+from tests.support.embeddings import apply
 table = EmbeddingTable.open(Path(sys.argv[1]))
 print("ready", flush=True)
 for line in open(sys.argv[2]):
@@ -282,7 +262,7 @@ import time
 import numpy as np
 from lifeline.store.embedding_files import EmbeddingFiles
 from lifeline.store.embeddings import EmbeddingTable
-from tests.store.test_embeddings import apply
+from tests.support.embeddings import apply
 def put(matrix, rows, embedding):
     matrix[rows[:3]] = embedding[:3]
     matrix[rows[3:], :16] = embedding[3:, :16]
@@ -319,7 +299,8 @@ APPLIER = """
 import sys
 from pathlib import Path
 from lifeline.store.embeddings import EmbeddingTable
-from tests.store.test_embeddings import apply, made
+from tests.store.test_embeddings import made
+from tests.support.embeddings import apply
 table = EmbeddingTable.open(Path(sys.argv[1]), sync_every_s=0.01)
 print("ready", table.applied_offset(0), flush=True)
 at = table.applied_offset(0) + 1
@@ -433,143 +414,6 @@ def test_a_million_items(tmp_path: Path) -> None:
         assert np.array_equal(opened.gather(rows), embedding)
         assert not opened.rows_of(ids[:10_000] + np.uint64(1)).any()
         opened.close()
-
-
-def test_a_follower_claims_no_offset_whose_items_it_does_not_show(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table, follower = EmbeddingTable.open(tmp_path), EmbeddingFollower.open(tmp_path)
-    real, offsets = follower._files.item_ids, itertools.count()
-
-    def item_ids(first: int) -> NDArray[np.uint64]:
-        found = real(first)
-        # The writer goes on the moment after.
-        offset = next(offsets)
-        apply(table, [(offset, 1)], offset)
-        table.sync()
-        return found
-
-    monkeypatch.setattr(follower._files, "item_ids", item_ids)
-    assert follower.catch_up()[:3] == (0, 1, {})
-    assert follower.catch_up()[:3] == (1, 1, {0: 0})
-    follower.close()
-    table.close()
-
-
-def test_a_follower_needs_a_table(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="holds no embeddings"):
-        EmbeddingFollower.open(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_follower_notices_a_table_that_was_made_anew(tmp_path: Path) -> None:
-    EmbeddingTable.open(tmp_path / "items").close()
-    follower = EmbeddingFollower.open(tmp_path / "items")
-    (tmp_path / "items").rename(tmp_path / "aside")
-    EmbeddingTable.open(tmp_path / "items").close()
-    with pytest.raises(StoreError, match="made anew"):
-        follower.catch_up()
-    follower.close()
-
-
-def _with_state(**changes: object) -> Callable[[Path], None]:
-    def tamper(path: Path) -> None:
-        state = path / "embeddings.json"
-        state.write_text(json.dumps(json.loads(state.read_text()) | changes))
-
-    return tamper
-
-
-def _cut(name: str, size: int) -> Callable[[Path], None]:
-    def tamper(path: Path) -> None:
-        with (path / name).open("r+b") as file:
-            file.truncate(size)
-
-    return tamper
-
-
-def _zeroed(name: str, at: int) -> Callable[[Path], None]:
-    def tamper(path: Path) -> None:
-        with (path / name).open("r+b") as file:
-            file.seek(at)
-            file.write(bytes(4))
-
-    return tamper
-
-
-@pytest.mark.parametrize(
-    "tamper",
-    [
-        _cut("embeddings.json", 0),
-        _cut("embeddings.json", 12),
-        _with_state(rows="many"),
-        _with_state(rows=None),
-        _with_state(rows=1 << 40),
-        _with_state(rows=-3),
-        _with_state(rows=float("inf")),
-        _with_state(rows=60),
-        _with_state(offsets=[1]),
-        _with_state(offsets={"zero": 1}),
-        lambda path: (path / "embeddings.json").write_bytes(b"\xff\xfe\x00"),
-        lambda path: (path / "embeddings.json").write_text("[]"),
-        _cut("embeddings.bin", 8),
-        _cut("embeddings.bin", 4_096),
-        _cut("embeddings.bin", 299_008 + 20 * 32),
-        _cut("embeddings.bin", 299_008 + 50 * 32 - 1),
-        _cut("items.bin", 20 * 16),
-        _zeroed("items.bin", 49 * 16),
-        _zeroed("embeddings.bin", 8),
-        lambda path: (path / "items.bin").unlink(),
-    ],
-    ids=[
-        "state-empty", "state-cut", "rows-text", "rows-null", "rows-beyond-the-file", "rows-negative",
-        "rows-infinite", "rows-never-written", "offsets-a-list", "offsets-not-numbers", "state-not-text",
-        "state-a-list", "data-cut-to-the-magic", "data-cut-to-the-header", "data-cut", "data-cut-inside-a-row",
-        "items-cut", "an-item-changed", "fewer-rows-published", "items-gone",
-    ],
-)  # fmt: skip
-def test_files_that_were_tampered_with_are_refused(tmp_path: Path, tamper: Callable[[Path], None]) -> None:
-    table = EmbeddingTable.open(tmp_path)
-    apply(table, [(item, 1) for item in range(1, 50)], 0)
-    table.close()
-    tamper(tmp_path)
-    for opens in (EmbeddingTable.open, EmbeddingFollower.open):
-        with pytest.raises(CorruptRecordError):
-            opens(tmp_path)
-
-
-@pytest.mark.parametrize("where", ["state", "state-with-other-fields", "embeddings.bin", "items.bin"])
-def test_another_format_is_refused(tmp_path: Path, where: str) -> None:
-    table = EmbeddingTable.open(tmp_path)
-    apply(table, [(1, 1)], 0)
-    table.close()
-    if where.endswith(".bin"):
-        with (tmp_path / where).open("r+b") as file:
-            file.seek(7)
-            file.write(b"\x63")
-    else:
-        fields = {"format": 99} if where == "state-with-other-fields" else {"format": 99, "rows": 1, "offsets": {}}
-        (tmp_path / "embeddings.json").write_text(json.dumps(fields))
-    for opens in (EmbeddingTable.open, EmbeddingFollower.open):
-        with pytest.raises(FormatVersionError, match="has format 99, and this program reads format 2"):
-            opens(tmp_path)
-
-
-def test_another_file_in_its_place_is_refused(tmp_path: Path) -> None:
-    EmbeddingTable.open(tmp_path).close()
-    (tmp_path / "embeddings.bin").write_bytes(b"something else")
-    with pytest.raises(FormatVersionError, match="unknown"):
-        EmbeddingTable.open(tmp_path)
-
-
-def test_a_state_without_its_rows_starts_anew(tmp_path: Path) -> None:
-    table = EmbeddingTable.open(tmp_path)
-    apply(table, [(1, 1)], 41)
-    table.close()
-    (tmp_path / "embeddings.bin").unlink()
-    table = EmbeddingTable.open(tmp_path)
-    assert (len(table), table.applied_offset(0)) == (0, -1)
-    table.close()
 
 
 def test_a_full_table_passes_new_items_over_and_goes_on_with_those_it_has(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import pytest
 from rocksdict import DBCompressionType, Options, Rdict
 
 from lifeline.core.actions import Kind
-from lifeline.store import erasure, keys
-from lifeline.store import rocksdb as opening
+from lifeline.store import erasure, keys, rocksdb
 from lifeline.store.chunk import encode
-from lifeline.store.memory import SharedMemory, compact_range, family_options
+from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
+from lifeline.store.rocksdb import compact_range, family_options
 from lifeline.store.segment import pack_events
 from lifeline.store.settings import StoreSettings
 from tests.store.test_sequence_editor import check_layout
@@ -97,7 +97,7 @@ def found_in(path: Path, user: bytes, *, chunks: list[bytes] | None = None) -> d
 
 def bodies(store: PartitionStore, user: bytes) -> list[bytes]:
     """Return the encoded columns of a user's chunks."""
-    items = cast("list[tuple[bytes, bytes]]", list(store._chunks.items()))
+    items = cast("list[tuple[bytes, bytes]]", list(store.database.chunks.items()))
     return [data[32:] for key, data in items if key.startswith(keys.user_prefix(user))]
 
 
@@ -126,7 +126,7 @@ def compression(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         return options
 
     if request.param == "raw":
-        monkeypatch.setattr(opening, "family_options", raw)
+        monkeypatch.setattr(rocksdb, "family_options", raw)
     return str(request.param)
 
 
@@ -136,14 +136,14 @@ def test_no_byte_is_left(tmp_path: Path, compression: str, before: str) -> None:
     for target in (store, model):
         fill(target, 0, 4, SHORT, LONG)
     if before == "flushed":
-        for family in store._families.values():
+        for family in store.database.families.values():
             family.flush()
     elif before != "log":
         store.compact()
     if before == "everywhere":
         for target in (store, model):
             fill(target, 4, 2, LONG)
-        for family in store._families.values():
+        for family in store.database.families.values():
             family.flush()
         for target in (store, model):
             fill(target, 6, 2, LONG, SHORT)
@@ -412,7 +412,7 @@ def die_at(path: Path, stop: int) -> None:
     store = open_store(path, SHAPE)
     steps.meta(store)
     fill(store, 0, 4, LONG, SHORT)
-    for family in store._families.values():
+    for family in store.database.families.values():
         family.flush()
     store.erase(SHORT, offset=5)
     fill(store, 6, 2, LONG)
@@ -569,7 +569,7 @@ for part in range(3):
     for user in range(400):
         events += [Event(b"user%04d" % user, SINCE + HOUR_MS + part * 99 + at, user * 777 + at, 1) for at in range(20)]
     store.apply(batch_of(events), offset=part)
-    for family in store._families.values():
+    for family in store.database.families.values():
         family.flush()
 # What there is can be rewritten no more: the tables together are larger than any file may be.
 largest = max(file.stat().st_size for file in Path(sys.argv[1]).glob("*.sst"))

@@ -265,7 +265,7 @@ def test_a_head_is_read_once_and_then_found_in_memory(tmp_path: Path) -> None:
     after = memory.heads.statistics()
     assert (after.misses, after.hits) == (1, 2)
     assert before.heads == 0
-    assert held(store._cached) == [keys.sequence_prefix(b"ann", Kind.EXPLICIT)]
+    assert held(store._heads) == [keys.sequence_prefix(b"ann", Kind.EXPLICIT)]
     store.erase(b"ann", offset=9)
     assert memory.heads.statistics().heads == 0
     store.close()
@@ -281,7 +281,7 @@ def test_a_head_that_is_let_go_within_its_batch_does_no_harm(tmp_path: Path) -> 
         events = [Event(b"user%d" % number, rng.randrange(50), number, 257) for number in range(20)]
         model.apply(events)
         store.apply(batch_of(events), offset=offset)
-        assert len(store._cached) <= 1
+        assert len(store._heads) <= 1
         check(memory.heads)
     model.check(store)
     store.close()

@@ -8,9 +8,9 @@ import pytest
 
 from lifeline.core.actions import ActionBatch, Kind
 from lifeline.store import keys
+from lifeline.store.database import ITEMS_BLOCK
 from lifeline.store.errors import NotOwnerError, NotYetAppliedError, StoreError, StoreLockedError
 from lifeline.store.partition import ApplyResult, PartitionStore
-from lifeline.store.readable_partition import ITEMS_BLOCK
 from lifeline.store.reader import SequenceReader
 from lifeline.store.state import State
 from tests.support.disk import contents
@@ -320,7 +320,7 @@ def test_the_bytes_of_what_is_too_old_are_gone(tmp_path: Path) -> None:
     old = [Event(b"ann", T + 7_777_777 + number, 0xDEC0DE00 + number, 257) for number in range(30)]
     store.apply(batch_of(old), offset=0)
     store.apply(at(b"ann", *range(10, 20)), offset=1)
-    stored = cast("list[tuple[bytes, bytes]]", list(store._chunks.items()))
+    stored = cast("list[tuple[bytes, bytes]]", list(store.database.chunks.items()))
     chunks = [record for key, record in stored if keys.chunk_fence(key).timestamp_ms < T + 8_000_000]
     assert len(chunks) > 3
 

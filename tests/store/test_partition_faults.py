@@ -283,7 +283,7 @@ def test_a_write_that_fails_poisons_the_store(
     waiting = threading.Thread(target=lambda: outcome.append(outcome_of_waiting(store)))
     outcome: list[str] = []
     waiting.start()
-    monkeypatch.setattr(store, "_db", Watched(store._db, fails="IO error: No space left on device"))
+    monkeypatch.setattr(store.database, "db", Watched(store.database.db, fails="IO error: No space left on device"))
     with pytest.raises(StoreFailedError, match="No space left on device"):
         store.apply(batch_of(BOB), offset=6)
     assert store.state == before
@@ -394,8 +394,8 @@ def test_ten_kills_change_nothing(tmp_path: Path, name: str, step_ms: int) -> No
 
 
 def test_a_batch_is_one_write(store: PartitionStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    watched = Watched(store._db)
-    monkeypatch.setattr(store, "_db", watched)
+    watched = Watched(store.database.db)
+    monkeypatch.setattr(store.database, "db", watched)
     store.apply(batch_of(ANN + BOB), offset=0)
     store.erase(b"bob", offset=1)
     store.apply(ActionBatch.empty(), offset=2)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from lifeline.core.actions import MAX_TIMESTAMP_MS, ActionBatch, Kind
 from lifeline.core.sequence import AsOf, Column, Sequence, SequenceQuery
 from lifeline.store.chunk import Chunk
+from lifeline.store.database import View
 from lifeline.store.embeddings import EmbeddingTable
 from lifeline.store.partition import PartitionStore
-from lifeline.store.readable_partition import View
 from lifeline.store.reader import SequenceReader
 from lifeline.store.segment import RUN
 from lifeline.store.settings import StoreSettings
@@ -76,7 +76,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     for at in range(0, len(arrivals), 7):
         opened.apply(batch_of(arrivals[at : at + 7]), offset=at)
     if request.param == "runs":
-        assert any(data[:1] == RUN for data in opened._rows.values())
+        assert any(data[:1] == RUN for data in opened.database.rows.values())
     yield Filled(opened, shape)
     opened.close()
 
@@ -196,7 +196,7 @@ def sealed(tmp_path: Path) -> Iterator[PartitionStore]:
     opened = open_store(tmp_path, tiny(max_explicit=100))
     opened.apply(batch_of([Event(b"ann", at, at, 257) for at in range(40)]), offset=0)
     opened.apply(batch_of([Event(b"ann", at, at, 257) for at in (40, 41)]), offset=1)
-    assert len([*opened._chunks.keys()]) == 9
+    assert len([*opened.database.chunks.keys()]) == 9
     yield opened
     opened.close()
 

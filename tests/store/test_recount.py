@@ -36,7 +36,7 @@ def test_it_is_what_the_writer_kept_until_a_record_goes_missing(tmp_path: Path) 
         store.apply(batch(user, n, kind), offset=offset)
     assert recount(store) == Recount(63, store.fingerprint)
     assert store.state.events == 63
-    del store._rows[sequence_prefix(b"b", Kind.EXPLICIT)]
+    del store.database.rows[sequence_prefix(b"b", Kind.EXPLICIT)]
     assert recount(store).events == 60
     assert recount(store).fingerprint != store.fingerprint
     store.close()

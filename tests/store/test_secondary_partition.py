@@ -17,7 +17,7 @@ from rocksdict import Rdict, RdictIter
 
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import SequenceQuery
-from lifeline.store import rocksdb as opening
+from lifeline.store import rocksdb
 from lifeline.store.errors import CorruptRecordError, NotOwnerError, StoreError
 from lifeline.store.partition import PartitionStore
 from lifeline.store.reader import SequenceReader
@@ -51,7 +51,7 @@ for line in sys.stdin:
     while store.applied_offset < int(line):
         perform(store, store.applied_offset + 1, step_ms)
         if rng.random() < 0.2:
-            rng.choice([*store._families.values()]).flush()
+            rng.choice([*store.database.families.values()]).flush()
         if rng.random() < 0.03:
             store.compact()
     print("applied", store.applied_offset, flush=True)
@@ -313,7 +313,7 @@ def test_what_cannot_be_one_moment_is_not_shown(
 def test_a_writer_that_never_stands_still_is_given_up_in_time(
     store: PartitionStore, followed: SecondaryPartition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "_STAND_STILL_S", 0.2)
+    monkeypatch.setattr(rocksdb, "_STAND_STILL_S", 0.2)
     real, number = Path.read_bytes, [0]
 
     def read_bytes(path: Path) -> bytes:
@@ -335,14 +335,14 @@ def test_a_log_that_goes_while_the_partition_is_opened_hides_no_other(
     store.apply(batch_of(ANN), offset=4)
     goes = tmp_path / "p" / "000001.log"
     goes.symlink_to("gone")
-    real = opening._open
+    real = rocksdb._open
 
     def open_(*arguments: Any) -> Rdict:
         db = real(*arguments)
         goes.unlink(missing_ok=True)
         return db
 
-    monkeypatch.setattr(opening, "_open", open_)
+    monkeypatch.setattr(rocksdb, "_open", open_)
     with closing(open_follower(tmp_path / "p")) as follower:
         assert follower.state == store.state
 

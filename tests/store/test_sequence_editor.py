@@ -150,7 +150,7 @@ def check_layout(store: PartitionStore, shape: StoreSettings) -> None:
             expiry_keys.append(keys.expiry_key(prefix, head.expiry_hour))
     assert not rows, "segments that belong to no head"
     assert not chunks, "chunks that belong to no head"
-    meta = cast("list[bytes]", list(store._meta.keys()))
+    meta = cast("list[bytes]", list(store.database.meta.keys()))
     found_keys = [key for key in meta if key.startswith(keys.EXPIRY_PREFIX)]
     assert found_keys == sorted(expiry_keys)
     check_cache(store)
@@ -158,18 +158,18 @@ def check_layout(store: PartitionStore, shape: StoreSettings) -> None:
 
 def check_cache(store: PartitionStore) -> None:
     """Assert that the heads in memory are those on disk, and that what is remembered beside them is true."""
-    cached = store._cached
+    cached = store._heads
     assert cached._remembered.keys() <= cached._records.keys()
     for prefix, record in cached._records.items():
-        assert store._rows.get(prefix) == record
+        assert store.database.rows.get(prefix) == record
         head, remembered = Head.unpack(record, store.items), cached._remembered.get(prefix, Remembered())
         if remembered.segment_times is not None:
             numbers = range(head.segments)
-            segments = [cast("bytes", store._rows[keys.segment_key(prefix, number)]) for number in numbers]
+            segments = [cast("bytes", store.database.rows[keys.segment_key(prefix, number)]) for number in numbers]
             assert sorted(remembered.segment_times) == sorted(unpack_segments(segments, b"").timestamp_ms)
         if remembered.oldest_events is not None:
             assert head.sealed is not None
-            oldest = cast("bytes", store._chunks[keys.chunk_key(prefix, head.sealed.oldest)])
+            oldest = cast("bytes", store.database.chunks[keys.chunk_key(prefix, head.sealed.oldest)])
             assert rows_of(remembered.oldest_events) == rows_of(chunk.decode(oldest))
 
 
@@ -377,7 +377,7 @@ def test_an_append_reads_no_history(tmp_path: Path) -> None:
     shape = tiny(max_explicit=1_000)
     store = open_store(tmp_path, shape)
     store.apply(batch_of([Event(b"ann", at, 1, 257) for at in range(40)]), offset=0)
-    handle = store._chunks
+    handle = store.database.chunks
     for key in list(handle.keys()):
         handle[key] = b"broken"
     for at in range(40, 80):

@@ -90,7 +90,7 @@ def test_more_segments_than_a_head_can_number_are_merged(tmp_path: Path) -> None
     peak = 0
     for at in range(0, len(events), 2):
         store.apply(batch_of(events[at : at + 2]), offset=at)
-        peak = max(peak, Head.unpack(store._cached._records[PREFIX], store.items).segments)
+        peak = max(peak, Head.unpack(store._heads._records[PREFIX], store.items).segments)
     assert peak == MAX_SEGMENTS - 1
     model.apply(events)
     model.check(store)

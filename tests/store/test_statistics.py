@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from lifeline.store.partition import PartitionStore
-from lifeline.store.readable_partition import FAMILIES
 from lifeline.store.reader import SequenceReader
+from lifeline.store.rocksdb import FAMILIES
 from lifeline.store.statistics import files_in
 from tests.support.factories import ANN, EVERYTHING, Event, batch_of
 

@@ -12,7 +12,6 @@ from lifeline.store.snapshots.files import (
     files_of,
     remove_leftovers,
     sha256_of,
-    sync,
 )
 
 
@@ -65,7 +64,6 @@ def test_files_are_named_sized_and_hashed(tmp_path: Path) -> None:
     contents = {"b": b"", "a": b"x" * 1_000_000}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    sync(tmp_path)
     assert [(file.name, file.bytes, file.sha256) for file in files_of(tmp_path)] == [
         (name, len(contents[name]), hashlib.sha256(contents[name]).hexdigest()) for name in ("a", "b")
     ]
