@@ -15,7 +15,7 @@ endif
 SETUP := $(VENV)/.setup-$(TORCH_BACKEND)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos fuzz lint bench peers movielens proto clean lock
+.PHONY: help setup demo unit test chaos fuzz lint bench peers movielens proto clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,17 @@ setup: $(SETUP) ## Make .venv and install everything (TORCH_BACKEND=cpu: a torch
 demo: $(SETUP) ## Real Kafka, a real history, one user scored: from nothing to a summary
 	@$(BIN)/lifeline demo $(ARGS)
 
-test: $(SETUP) $(MOVIELENS)/.setup ## Run the tests (ARGS='-k store' passes arguments on)
-	@$(BIN)/pytest $(ARGS)
+# The tests of nodes and Kafka wait more than they compute, so there are more workers than cores.
+CORES := $(shell nproc 2>/dev/null || echo 2)
+WORKERS ?= $(shell echo $$(( $(CORES) * 3 / 2 )))
+# tests/support/distribution.py says how the workers share the tests.
+PYTEST := $(BIN)/pytest --no-loadscope-reorder -n
+
+unit: $(SETUP) ## Run the tests that need no broker and start no node (ARGS='-k store' passes arguments on)
+	@$(PYTEST) $(CORES) -m "not kafka and not chaos and not slow" $(ARGS)
+
+test: $(SETUP) ## Run all tests (WORKERS=0: in one process; ARGS='-k store' passes arguments on)
+	@$(PYTEST) $(WORKERS) $(ARGS)
 
 chaos: $(SETUP) ## Run the long fault tests, about half an hour (ARGS='--seed 7' repeats a schedule)
 	@$(BIN)/pytest tests/chaos --long $(ARGS)

@@ -2,19 +2,29 @@
 
 import os
 import random
+import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.scorer.kernels.instruction_set import InstructionSet, best
+from tests.support.distribution import Scheduling, order, tier_of, write_alone
 from tests.support.sanitizers import Sanitised, compiler
+from tests.support.shared_broker import BrokerHost, shared_broker
 
 _LONG_TIMEOUT_S = 3_600
+_BROKER = "LIFELINE_KAFKA__BOOTSTRAP_SERVERS"
+_FAILED_TIERS: set[str] = set()
+_HOST = pytest.StashKey[BrokerHost]()
+_SHARED = pytest.StashKey[Path]()
+_ALONE = "alone.json"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,21 +38,70 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("lifeline")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a new worker of pytest-xdist where to ask for the broker; called in the controller."""
+    config: pytest.Config = node.config
+    if _HOST not in config.stash:
+        config.stash[_HOST] = BrokerHost()
+        config.stash[_SHARED] = Path(tempfile.mkdtemp(prefix="lifeline-tests-"))
+    node.workerinput["broker_port"] = config.stash[_HOST].port
+    node.workerinput["shared_dir"] = str(config.stash[_SHARED])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    if config.getoption("dist") != "load":
+        return None
+    return Scheduling(config, log, config.stash[_SHARED] / _ALONE)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if host := config.stash.get(_HOST, None):
+        host.close()
+        shutil.rmtree(config.stash[_SHARED], ignore_errors=True)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long form of the fault and fuzz tests: half an hour each")
+    parser.addoption("--failed-tiers", type=Path, help="a file to name the tiers in that have failed, one in a line")
     parser.addoption("--seed", type=int, help="of the first schedule or input; without: the short form's own, or any")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long", default=False):
-        for item in items:
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "bootstrap_servers" in fixtures:
+            item.add_marker(pytest.mark.kafka)
+        if "sanitised" in fixtures:
+            item.add_marker(pytest.mark.slow)
+        if config.getoption("--long", default=False):
             item.add_marker(pytest.mark.timeout(_LONG_TIMEOUT_S))
+        item.user_properties.append(("tier", tier_of(item)))
+    if hasattr(config, "workerinput"):
+        order(items)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if worker := getattr(session.config, "workerinput", None):
+        write_alone(Path(worker["shared_dir"]) / _ALONE, session.items)
     # The folders at the top are the packages' other names, under which every class would be another one.
     if bare := {"store", "stream", "scorer"} & sys.modules.keys():
         raise pytest.UsageError(f"something imports {sorted(bare)}: import lifeline.{min(bare)}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note which tier a failure is of: in the controller, which hears of every test, as the tests go on."""
+    if report.failed:
+        _FAILED_TIERS.add(next((str(value) for name, value in report.user_properties if name == "tier"), "unit"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path: Path | None = session.config.getoption("--failed-tiers")
+    if path is not None and not hasattr(session.config, "workerinput"):
+        path.write_text("".join(f"{tier}\n" for tier in sorted(_FAILED_TIERS)))
 
 
 @pytest.fixture
@@ -58,11 +117,15 @@ def first_seed(request: pytest.FixtureRequest, is_long: bool) -> int:
 
 
 @pytest.fixture(scope="session")
-def bootstrap_servers() -> Iterator[str]:
+def bootstrap_servers(request: pytest.FixtureRequest) -> Iterator[str]:
     # Imported here, where the filter above holds.
     from lifeline.dev.broker import broker_or_given  # noqa: PLC0415
 
-    with broker_or_given(os.environ.get("LIFELINE_KAFKA__BOOTSTRAP_SERVERS")) as servers:
+    servers = os.environ.get(_BROKER)
+    worker: dict[str, Any] | None = getattr(request.config, "workerinput", None)
+    if not servers and worker is not None:
+        servers = shared_broker(worker["broker_port"])
+    with broker_or_given(servers) as servers:
         yield servers
 
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,22 +20,10 @@ from lifeline.stream.decode import Rules, decode
 from lifeline.v1.action_pb2 import Action
 from tests.support.chaos.cluster import TINY
 from tests.support.chaos.judge import Law, PartitionJudge, Verdict, event_hash
+from tests.support.chaos.logged import NOW_MS, Logged
 from tests.support.chaos.traffic import START_MS, traffic
 
-NOW_MS = 1_800_000_000_000
 DOC = Path(__file__).parents[2] / "docs" / "store-format.md"
-
-
-@dataclass(frozen=True)
-class Logged:
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    topic: str = "actions"
-    partition: int = 0
-    timestamp: int = NOW_MS
-    timestamp_type: int = 1
-    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 def settings_of(**store: object) -> Settings:

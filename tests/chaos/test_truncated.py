@@ -26,9 +26,9 @@ from lifeline.store.settings import StoreSettings
 from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Rules, decode
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
-from tests.chaos.test_judge import Logged
 from tests.support.chaos.cluster import TINY
 from tests.support.chaos.judge import Law, PartitionJudge, Verdict
+from tests.support.chaos.logged import Logged
 from tests.support.chaos.traffic import traffic
 
 pytestmark = pytest.mark.chaos

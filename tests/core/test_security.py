@@ -3,49 +3,25 @@
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 from typing import Any, cast
 
 import grpc
 import pytest
-import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from lifeline.cli import app
-from lifeline.client import LifelineClient, LifelineError
 from lifeline.core.errors import SecurityError
 from lifeline.core.security import AUTHORIZATION, CallSecurity, SecuritySettings, hash_of
-from lifeline.rpc.server import NodeServer, Services
-from lifeline.rpc.settings import NodeSettings
 from lifeline.store.embeddings import EmbeddingTable
-from tests.rpc.test_routing import COUNT, USERS, Node, owned_by
-from tests.rpc.test_server import Scores, Sequences
-from tests.support.operators import Models, Operators
 from tests.support.refusals import info_of
-
-
-class Authority:
-    """A CA, and files of what it signs."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir()
-        self._ca = trustme.CA()
-        self.ca = directory / "ca.pem"
-        self._ca.cert_pem.write_to_path(self.ca)
-
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Return the certificate's and the key's file, of a host or a caller."""
-        made = self._ca.issue_cert(name)
-        certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
-        certificate.write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
-        made.private_key_pem.write_to_path(key)
-        return certificate, key
+from tests.support.routed_nodes import COUNT, USERS, Node, owned_by
+from tests.support.secure_servers import CALLERS, Authority, call, refusal, server_of, serving
 
 
 @pytest.fixture
@@ -56,38 +32,6 @@ def ours(tmp_path: Path) -> Authority:
 @pytest.fixture
 def theirs(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "theirs")
-
-
-@contextmanager
-def serving(security: SecuritySettings, address: str = "127.0.0.1:0") -> Iterator[tuple[NodeServer, Sequences]]:
-    """Serve, with sequences that answer at once."""
-    sequences = Sequences()
-    sequences.go.set()
-    settings = NodeSettings(grpc_address=address)
-    running = NodeServer(settings, Services(sequences, Scores(), Operators(), Models()), security=security)
-    try:
-        yield running, sequences
-    finally:
-        sequences.go.set()
-        running.stop(5)
-
-
-def server_of(authority: Authority, name: str = "127.0.0.1", **more: object) -> SecuritySettings:
-    certificate, key = authority.issue(name)
-    return SecuritySettings.model_validate({"certificate": certificate, "private_key": key, **more})
-
-
-def call(server: NodeServer, *, user: str = "ann", **security: object) -> None:
-    """Make a call as a client with these settings does."""
-    settings = SecuritySettings.model_validate(security)
-    with LifelineClient(server.address, timeout_s=10, retry=False, security=CallSecurity.of(settings)) as client:
-        client.get_sequence(user)
-
-
-def refusal(server: NodeServer, *, user: str = "ann", **security: object) -> LifelineError:
-    with pytest.raises(LifelineError) as caught:
-        call(server, user=user, **security)
-    return caught.value
 
 
 def test_a_call_over_tls(ours: Authority) -> None:
@@ -143,13 +87,6 @@ def test_certificates_are_read_again_when_they_have_changed(ours: Authority, the
         settings.certificate.write_bytes(certificate.read_bytes())
         call(server, ca=theirs.ca)
         assert refusal(server, ca=ours.ca).reason == "SERVER_NOT_TRUSTED"
-
-
-CALLERS = {
-    "reader": {"token_sha256": hash_of("read"), "methods": ["GetSequence"], "max_concurrent": 1},
-    "ranker": {"token_sha256": hash_of("rank"), "methods": ["Score"]},
-    "operator": {"token_sha256": hash_of("all")},
-}
 
 
 @pytest.mark.parametrize(

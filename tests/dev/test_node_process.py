@@ -23,6 +23,7 @@ def test_written_settings_read_back_the_same(tmp_path: Path) -> None:
     assert settings.vocabulary == FILES_VOCABULARY
 
 
+@pytest.mark.slow
 def test_a_node_that_ends_says_why(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     quick = settings.kafka.model_copy(update={"connect_timeout_ms": 200})

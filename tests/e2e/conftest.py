@@ -14,6 +14,7 @@ from lifeline.core.topics import create_topics
 from lifeline.dev.node_process import NodeProcess, settings_for
 from lifeline.ops.publish import publish
 from lifeline.sources.history import History, demo_history
+from tests.support.once import once
 
 READY_S = 120.0
 NodeMaker = Callable[..., NodeProcess]
@@ -27,12 +28,19 @@ def history() -> History:
 @pytest.fixture(scope="session")
 def published(bootstrap_servers: str, history: History, tmp_path_factory: pytest.TempPathFactory) -> KafkaSettings:
     """Topics that hold the whole history and its embeddings; nobody adds to them."""
-    settings = settings_for(
-        bootstrap_servers, tmp_path_factory.mktemp("published"), history.vocabulary, suffix=f"-{uuid.uuid4().hex[:8]}"
-    )
-    create_topics(settings.kafka)
-    publish(settings.kafka, history.source(), history.embeddings, history.vocabulary, silent())
-    return settings.kafka
+
+    def topics_named(suffix: str) -> KafkaSettings:
+        workdir = tmp_path_factory.mktemp("published")
+        return settings_for(bootstrap_servers, workdir, history.vocabulary, suffix=suffix).kafka
+
+    def publish_history() -> str:
+        suffix = f"-{uuid.uuid4().hex[:8]}"
+        kafka = topics_named(suffix)
+        create_topics(kafka)
+        publish(kafka, history.source(), history.embeddings, history.vocabulary, silent())
+        return suffix
+
+    return topics_named(once(tmp_path_factory, "published", publish_history))
 
 
 @pytest.fixture

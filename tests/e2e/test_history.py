@@ -2,27 +2,22 @@
 
 import json
 import random
-import subprocess
-import sys
 import time
 from collections import defaultdict
 
 import pytest
-from rocksdict import Options, Rdict
 
 from lifeline.client import LifelineClient
 from lifeline.core.actions import Identity, Kind
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.core.partitioner import partition_of
-from lifeline.core.paths import partition_dir
 from lifeline.core.sequence import SequenceQuery
 from lifeline.dev.node_process import NodeProcess
 from lifeline.ops.offline import open_partitions
 from lifeline.ops.publish import publish
 from lifeline.sources.history import History
-from lifeline.store.keys import sequence_prefix
 from lifeline.store.reader import SequenceReader
 from tests.e2e.conftest import READY_S, NodeMaker, silent
+from tests.support.commands import run_cli, tamper
 from tests.support.states import states
 
 pytestmark = pytest.mark.kafka
@@ -44,16 +39,6 @@ def expected(history: History, cap: int, kind: Kind) -> dict[str, list[Identity]
         if kinds[action] == kind:
             wanted[user].add(Identity(ts, item, action << 8 | surface))
     return {user: sorted(identities)[-cap:] for user, identities in wanted.items()}
-
-
-def run_cli(node: NodeProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "lifeline", *arguments, "--config", str(node.config)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_every_sequence_is_the_one_that_plain_python_computes(
@@ -167,14 +152,3 @@ def test_verify_names_the_users_that_differ(
     assert answer.returncode == 3, answer.stderr
     different = [one["different_users"] for one in json.loads(answer.stdout)["comparisons"] if one["different_users"]]
     assert different == [[user]]
-
-
-def tamper(node: NodeProcess, user: str) -> None:
-    """Delete a user's head from the files; the state record beside it still counts the user's events."""
-    number = partition_of(user.encode(), node.settings.kafka.partitions)
-    families = {name: Options(raw_mode=True) for name in ("rows", "chunks", "meta")}
-    db = Rdict(str(partition_dir(node.settings.node.data_dir, number)), Options(raw_mode=True), families)
-    rows = db.get_column_family("rows")
-    del rows[sequence_prefix(user.encode(), Kind.EXPLICIT)]
-    rows.close()
-    db.close()

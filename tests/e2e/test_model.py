@@ -17,8 +17,8 @@ from lifeline.scorer.config import default_heads
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.variants import variant
 from tests.e2e.conftest import READY_S, NodeMaker
-from tests.e2e.test_history import run_cli
-from tests.e2e.test_selection_log import DAY, publish_world
+from tests.support.commands import run_cli
+from tests.support.selection_world import DAY, publish_world
 
 pytestmark = pytest.mark.kafka
 

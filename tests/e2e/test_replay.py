@@ -17,7 +17,7 @@ from lifeline.sources.history import History
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from tests.e2e.conftest import READY_S, NodeMaker, silent
-from tests.e2e.test_history import run_cli, tamper
+from tests.support.commands import run_cli, tamper
 from tests.support.states import states
 
 pytestmark = pytest.mark.kafka

@@ -8,11 +8,9 @@ import torch
 
 from lifeline.client import LifelineClient
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.dev.node_process import NodeProcess
 from lifeline.learning.logged_outcomes import logged_outcomes
 from lifeline.learning.training import TrainingPlan, train_from_log
-from lifeline.producer.producer import LifelineProducer, make_item
 from lifeline.scorer import weights
 from lifeline.scorer.config import ModelConfig, default_heads
 from lifeline.scorer.errors import SelectionRecordError
@@ -21,13 +19,10 @@ from lifeline.scorer.selection_log import decode
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.variants import variant
 from lifeline.stream.topic_reader import read_topic
-from lifeline.v1.action_pb2 import Action
 from tests.e2e.conftest import READY_S, NodeMaker
+from tests.support.selection_world import DAY, DAYS, USERS, publish_world
 
 pytestmark = pytest.mark.kafka
-
-DAY, MINUTE = 86_400_000, 60_000
-USERS, DAYS, ITEMS = 12, 10, 40
 
 
 def save_model(node: NodeProcess) -> ModelConfig:
@@ -36,20 +31,6 @@ def save_model(node: NodeProcess) -> ModelConfig:
     config = variant("v2", default_heads(vocabulary))
     weights.save(scorer.models_dir, scorer.model, TransAct(config).eval(), vocabulary)
     return config
-
-
-def publish_world(kafka: KafkaSettings, begin_ms: int) -> None:
-    """Twenty actions of each user before the first day, one a day on item 3, and one after the last."""
-    rng = np.random.default_rng(0)
-    with LifelineProducer(kafka) as producer:
-        for item in range(ITEMS):
-            producer.publish_item(make_item(item, rng.integers(-100, 100, EMBEDDING_DIM).astype(np.int8), 1))
-        for user in range(USERS):
-            times = [(begin_ms - (number + 1) * MINUTE, number) for number in range(20)]
-            times += [(begin_ms + day * DAY + MINUTE, 3) for day in range(DAYS)]
-            times.append((begin_ms + (DAYS + 2) * DAY, 5))
-            for at, item in times:
-                producer.publish(Action(user_id=f"user{user}", item_id=item, timestamp_ms=at, action_type=1))
 
 
 def test_from_a_nodes_log_another_model_is_trained(fresh_topics: KafkaSettings, make_node: NodeMaker) -> None:

@@ -16,7 +16,7 @@ from lifeline.dev.node_process import NodeProcess
 from lifeline.producer.producer import LifelineProducer
 from lifeline.v1.action_pb2 import Action
 from tests.e2e.conftest import READY_S, NodeMaker
-from tests.store.test_data_lock import open_to_others
+from tests.support.permissions import open_to_others
 
 pytestmark = pytest.mark.kafka
 NOW_MS = 1_700_000_000_000

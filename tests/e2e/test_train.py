@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from lifeline.cli import app
 from lifeline.core.kafka_settings import KafkaSettings
 from tests.e2e.conftest import NodeMaker
-from tests.e2e.test_history import run_cli
-from tests.e2e.test_selection_log import DAY, DAYS, USERS, publish_world
+from tests.support.commands import run_cli
+from tests.support.selection_world import DAY, DAYS, USERS, publish_world
 from tests.support.states import states
 
 pytestmark = pytest.mark.kafka

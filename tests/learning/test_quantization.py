@@ -15,8 +15,8 @@ from lifeline.scorer.errors import ModelCorruptError, PrecisionError
 from lifeline.scorer.evaluate.precision import BFLOAT16, Agreement
 from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.scorer.weights import PRECISION, MeasuredPrecision
-from tests.learning.test_training import build, manifest, run
-from tests.scorer.test_selection_log import Table
+from tests.support.embedding_tables import Table
+from tests.support.training_runs import build, manifest, run
 
 
 @pytest.fixture(scope="module")

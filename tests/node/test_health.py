@@ -1,30 +1,11 @@
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from lifeline.node.health import Check, Health, all_ok
-from lifeline.stream.partition import PartitionState, PartitionStatus
+from lifeline.node.health import Check, all_ok
+from lifeline.stream.partition import PartitionState
 from lifeline.stream.standby import StandbyState, StandbyStatus
-
-SERVING = PartitionStatus(
-    partition=3,
-    state=PartitionState.SERVING,
-    applied_offset=9,
-    lag=0,
-    records=1,
-    events=1,
-    erasures=0,
-    batches=1,
-    dead_letters={},
-    reason="",
-)
-
-
-def health(*partitions: PartitionStatus, standbys: Sequence[StandbyStatus] = (), stall_after_s: float = 30.0) -> Health:
-    made = Health(lambda: partitions, lambda: standbys, stall_after_s=stall_after_s)
-    made.assigned = made.items_synced = True
-    return made
+from tests.support.node_health import SERVING, health
 
 
 def failed(checks: list[Check]) -> list[str]:

@@ -14,7 +14,7 @@ from lifeline.core.errors import ServerError
 from lifeline.node import http as module
 from lifeline.node.health import Check, Health
 from lifeline.node.http import HttpServer
-from tests.node.test_health import SERVING, health
+from tests.support.node_health import SERVING, health
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from lifeline.rpc.server import SERVED, SERVICES, NodeServer
 from lifeline.v1 import sequence_pb2
 from lifeline.v1.operator_pb2 import CreateSnapshotRequest
 from lifeline.v1.sequence_pb2 import GetSequenceRequest
-from tests.core.test_security import serving
 from tests.support.refusals import info_of
+from tests.support.secure_servers import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 

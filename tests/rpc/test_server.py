@@ -17,44 +17,9 @@ from lifeline.core.errors import ServerError
 from lifeline.rpc.memory_limit import MemoryLimit, available_memory, own_memory
 from lifeline.rpc.server import LIVENESS, READINESS, SERVICES, NodeServer, Services
 from lifeline.rpc.settings import NodeSettings
-from lifeline.v1 import (
-    score_pb2,
-    score_pb2_grpc,
-    sequence_pb2,
-    sequence_pb2_grpc,
-)
+from tests.support.grpc_services import Scores, Sequences
 from tests.support.operators import Models, Operators
 from tests.support.refusals import info_of
-
-
-class Sequences(sequence_pb2_grpc.SequenceServiceServicer):
-    """Answers when it is let go; fails for the user "broken"."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Semaphore(0)
-        self.go = threading.Event()
-
-    def GetSequence(  # noqa: N802
-        self,
-        request: sequence_pb2.GetSequenceRequest,
-        context: grpc.ServicerContext,  # noqa: ARG002
-    ) -> sequence_pb2.GetSequenceResponse:
-        if request.user_id == "broken":
-            raise ZeroDivisionError("a fault")
-        self.entered.release()
-        assert self.go.wait(10)
-        return sequence_pb2.GetSequenceResponse()
-
-
-class Scores(score_pb2_grpc.ScoreServiceServicer):
-    """Is never called."""
-
-    def Score(  # noqa: N802
-        self,
-        request: score_pb2.ScoreRequest,
-        context: grpc.ServicerContext,
-    ) -> score_pb2.ScoreResponse:
-        raise AssertionError(request, context)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lifeline.scorer.encoder import BehaviorEncoder, Encoder, EncoderBlock
-from tests.scorer.test_model import made_inputs, made_model, plain_norm
+from tests.support.models import made_inputs, made_model, plain_norm
 from tests.support.scorer_factories import SMALL, embeddings, history
 
 BST = SMALL.model_copy(update={"encoder": "bst", "nal_weight": 0.0, "layers": 1})

@@ -11,7 +11,7 @@ from lifeline.scorer.inputs import Inputs
 from lifeline.scorer.int8 import Calibration, Product, calibrate, operations, products, quantized
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.variants import variant
-from tests.scorer.test_model import made_inputs
+from tests.support.models import made_inputs
 from tests.support.scorer_factories import HEADS, SMALL, embeddings, history
 
 

@@ -4,7 +4,7 @@ import torch
 
 from lifeline.scorer.selection import Source
 from lifeline.scorer.selection_features import Statistics, selection_statistics, statistics_count
-from tests.scorer.test_model import made_inputs
+from tests.support.models import made_inputs
 from tests.support.scorer_factories import HEADS, embeddings, history
 
 DAY_S = 86_400

@@ -15,8 +15,9 @@ from lifeline.scorer.selection import Selection
 from lifeline.scorer.selection_log import LoggedRequest, check_selecting, decode, encode
 from lifeline.scorer.train.examples import Draw, ExampleSet, Outcome
 from lifeline.v1 import selection_pb2
-from tests.scorer.train.test_examples import gathered, made_requests, rngs
-from tests.support.scorer_factories import DAY, HEADS, SMALL, VOCABULARY, loaded, population, vectors_of
+from tests.support.embedding_tables import Table
+from tests.support.ranking_requests import gathered, made_requests, rngs
+from tests.support.scorer_factories import DAY, HEADS, SMALL, VOCABULARY, loaded, population
 
 
 def logged(sizes: tuple[int, int, int] = (40, 9, 5)) -> LoggedRequest:
@@ -44,19 +45,6 @@ def test_what_is_logged_comes_back(sizes: tuple[int, int, int]) -> None:
     assert found[:4] == wanted[:4]
     assert same(found.selected, wanted.selected)
     np.testing.assert_array_equal(found.probability, wanted.probability)
-
-
-class Table:
-    """Embeddings of a population's items."""
-
-    def __init__(self) -> None:
-        self._vectors = vectors_of(population(0))
-
-    def lookup(
-        self, item_id: "np.ndarray[tuple[int], np.dtype[np.uint64]]"
-    ) -> "tuple[np.ndarray[tuple[int, int], np.dtype[np.int8]], np.ndarray[tuple[int], np.dtype[np.bool_]]]":
-        rows = [self._vectors.get(int(item), np.zeros(32, np.int8)) for item in item_id]
-        return np.stack(rows), np.array([int(item) in self._vectors for item in item_id])
 
 
 def test_a_model_sees_the_same_tensors_from_the_log_as_at_serving(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Who may call what: open ports, operators' methods, and the line that each of their calls leaves in the log."""
 
 import asyncio
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,8 @@ from lifeline.node.process import run_node
 from lifeline.rpc import callers as callers_module
 from lifeline.rpc.server import SERVICES, NodeServer
 from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2
-from tests.core.test_security import Authority, server_of, serving
+from tests.support.name_resolution import resolving
+from tests.support.secure_servers import Authority, server_of, serving
 
 CALLS: Mapping[str, Callable[[LifelineClient], object]] = {
     "GetSequence": lambda client: client.get_sequence("ann"),
@@ -116,18 +116,6 @@ def test_a_node_that_would_be_open_does_not_start(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SecurityError, match=r"other machines can reach 0\.0\.0\.0:0"):
         asyncio.run(run_node(load_settings(None, flags)))
     assert list(tmp_path.iterdir()) == []
-
-
-def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
-    """Have every name resolve to these addresses; return the list of the names that are asked for."""
-    asked: list[str] = []
-
-    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
-        asked.append(host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return asked
 
 
 def test_loopback_is_judged_by_what_a_name_resolves_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.store import id_index
 from lifeline.store.id_hash import LEVELS, HashSeed
 from lifeline.store.id_index import IdIndex
-from tests.store.test_id_hash import seed_of
-from tests.store.test_id_index import MEETING
+from tests.support.id_hashes import seed_of
+from tests.support.id_index import MEETING
 
 COUNT = 8_000
 needs_kernels = pytest.mark.skipif(best() is InstructionSet.NONE, reason="not built")

@@ -19,7 +19,7 @@ from lifeline.scorer.model import TransAct
 from lifeline.scorer.scorer import Scorer
 from lifeline.scorer.settings import ScorerSettings
 from lifeline.v1 import model_pb2_grpc
-from tests.scorer.test_selection_log import Table
+from tests.support.embedding_tables import Table
 from tests.support.scorer_factories import SMALL, VOCABULARY
 
 MIB = 1 << 20

@@ -9,8 +9,8 @@ import pytest
 from lifeline.core.security import SecuritySettings, hash_of
 from lifeline.rpc.server import NodeServer, Services
 from lifeline.rpc.settings import NodeSettings
-from tests.rpc.test_hostile import END_HEADERS, HEADERS, PREFACE, RST_STREAM, SETTINGS, Raw, frame, headers
-from tests.rpc.test_server import Scores, Sequences
+from tests.support.grpc_services import Scores, Sequences
+from tests.support.http2 import END_HEADERS, HEADERS, PREFACE, RST_STREAM, SETTINGS, Raw, frame, headers
 from tests.support.operators import Models, Operators
 
 CALLS = 300

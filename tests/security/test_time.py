@@ -33,8 +33,8 @@ from lifeline.stream.decode import Rules, decode
 from lifeline.stream.replay import replay
 from lifeline.v1.action_pb2 import Action
 from tests.e2e.conftest import silent
-from tests.stream.test_decode import FakeRecord
 from tests.support.factories import HOUR_MS, open_store, tiny
+from tests.support.records import FakeRecord
 
 AGES = tiny(max_explicit=40, max_explicit_age_days=2, max_impression_age_days=1)
 RULES = Rules(Vocabulary(), partitions=1, max_action_bytes=65_536, max_future_ms=24 * HOUR_MS)

@@ -25,9 +25,9 @@ from lifeline.node import security_watch
 from lifeline.node.peer import ask_owner
 from lifeline.node.security_watch import SecurityWatch
 from lifeline.store.embeddings import EmbeddingTable
-from tests.core.test_security import CALLERS, Authority, call, refusal, server_of, serving
-from tests.rpc.test_routing import COUNT, USERS, Node, owned_by
-from tests.security.test_access import resolving
+from tests.support.name_resolution import resolving
+from tests.support.routed_nodes import COUNT, USERS, Node, owned_by
+from tests.support.secure_servers import CALLERS, Authority, call, refusal, server_of, serving
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ from structlog.testing import capture_logs
 
 from lifeline.core.errors import DataDirError
 from lifeline.core.paths import items_dir, partition_dir
-from lifeline.store.data_lock import OTHERS, locked
+from lifeline.store.data_lock import locked
 from lifeline.store.embeddings import EmbeddingTable
 from lifeline.store.errors import StoreLockedError
 from lifeline.store.snapshots.repository import SnapshotRepository
 from lifeline.store.snapshots.settings import SnapshotSettings
 from tests.support.factories import ANN, SHAPE, batch_of, open_store
+from tests.support.permissions import open_to_others
 
 
 @pytest.fixture(autouse=True)
@@ -22,10 +23,6 @@ def _usual_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
-
-
-def open_to_others(place: Path) -> list[str]:
-    return [str(path) for path in (place, *place.rglob("*")) if stat.S_IMODE(path.lstat().st_mode) & OTHERS]
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from lifeline.store.partition import PartitionStore
 from lifeline.store.rocksdb import compact_range, family_options
 from lifeline.store.segment import pack_events
 from lifeline.store.settings import StoreSettings
-from tests.store.test_sequence_editor import check_layout
 from tests.support.factories import BOB, HOUR_MS, Event, Model, batch_of, columns_of, open_store, tiny
+from tests.support.layout import check_layout
 from tests.support.processes import child, said
 
 SHAPE = tiny(max_explicit=60, max_explicit_age_days=9, chunk_events=8, inline_events=4)
@@ -420,6 +420,7 @@ def die_at(path: Path, stop: int) -> None:
     store.wait_scrubbed(60)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_leaves_a_scrub_that_is_finished_later(tmp_path: Path) -> None:
     model = Model(SHAPE)
     fill(model, 0, 4)
@@ -529,6 +530,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kills_at_random_leave_what_the_next_one_finishes(tmp_path: Path) -> None:
     rng = random.Random(3)
     for _ in range(5):

@@ -2,12 +2,7 @@ import numpy as np
 import pytest
 
 from lifeline.store.id_hash import LEVELS, SEED, HashSeed, hashed
-
-
-def seed_of(rng: np.random.Generator) -> HashSeed:
-    """Return a seed as processes draw them, and one that a test can repeat."""
-    mask, first, second, *levels = (rng.integers(0, 1 << 64, 3 + LEVELS, np.uint64) | np.uint64(1)).tolist()
-    return HashSeed(mask, first, second, tuple(levels))
+from tests.support.id_hashes import seed_of
 
 
 def test_every_seed_is_another_one_of_odd_numbers() -> None:

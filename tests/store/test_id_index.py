@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lifeline.store import id_index
-from lifeline.store.id_hash import LEVELS, SEED, HashSeed
+from lifeline.store.id_hash import SEED, HashSeed
 from lifeline.store.id_index import IdIndex
+from tests.support.id_index import MEETING
 
 IDS = st.integers(0, 9) | st.integers(0, (1 << 64) - 1) | st.sampled_from([0, 1 << 63, (1 << 64) - 1])
 
@@ -54,8 +55,6 @@ def test_ids_in_even_steps_are_told_apart(step: int) -> None:
     assert (index.find(ids + np.uint64(1 << 61)) == -1).all()
 
 
-MEETING = HashSeed(0, 1, 1, (1,) * LEVELS)
-"""With it small numbers meet in the first slot of every level but level 0."""
 _INVERSE = np.uint64(pow(id_index._FIBONACCI, -1, 1 << 64))
 
 

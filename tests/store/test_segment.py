@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lifeline.store import chunk
 from lifeline.store.errors import CorruptRecordError, FormatVersionError
 from lifeline.store.segment import RAW, RUN, RUN_EVENTS, pack_events, pack_segment, unpack_events, unpack_segments
-from tests.store.test_chunk import human, mutated
+from tests.support.chunks import human, mutated
 from tests.support.factories import columns_of, rows_of
 
 ROWS = st.tuples(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 16) - 1))

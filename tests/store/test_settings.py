@@ -8,8 +8,8 @@ from lifeline.core.actions import Kind
 from lifeline.store.head import MAX_SEGMENTS, Head
 from lifeline.store.keys import sequence_prefix
 from lifeline.store.settings import StoreSettings
-from tests.store.test_sequence_editor import check_layout
 from tests.support.factories import TINY_MEMORY, Event, Model, batch_of, open_store
+from tests.support.layout import check_layout
 
 PREFIX = sequence_prefix(b"u", Kind.EXPLICIT)
 

@@ -28,6 +28,7 @@ from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.stores import StoreAccess
 from lifeline.stream.updater import Updater
 from lifeline.v1.action_pb2 import Action
+from tests.support.action_topics import actions, as_events, delete_before, publish
 from tests.support.stream_harness import Node, RecordingStore, until
 
 pytestmark = pytest.mark.kafka
@@ -40,36 +41,11 @@ def kafka(kafka_settings: KafkaSettings) -> KafkaSettings:
     return settings
 
 
-def actions(count: int, start: int = 0) -> list[Action]:
-    return [
-        Action(user_id=f"user-{n % 97}", item_id=n, timestamp_ms=1_000 + n, action_type=1 + n % 5, surface=n % 4)
-        for n in range(start, start + count)
-    ]
-
-
-def publish(kafka: KafkaSettings, wanted: list[Action]) -> None:
-    with LifelineProducer(kafka) as producer:
-        for action in wanted:
-            producer.publish(action)
-
-
-def as_events(wanted: list[Action]) -> list[tuple[bytes, int, int, int]]:
-    return sorted((a.user_id.encode(), a.timestamp_ms, a.item_id, a.action_type << 8 | a.surface) for a in wanted)
-
-
 def committed(kafka: KafkaSettings) -> dict[int, int]:
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
     try:
         offsets = admin.list_group_offsets({kafka.group_id: None})[kafka.group_id]
         return {tp.partition: meta.offset for tp, meta in offsets.items()}
-    finally:
-        admin.close()
-
-
-def delete_before(kafka: KafkaSettings, partition: int, offset: int) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
-    try:
-        admin.delete_records({TopicPartition(kafka.actions_topic, partition): offset})
     finally:
         admin.close()
 

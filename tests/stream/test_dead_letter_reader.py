@@ -14,7 +14,7 @@ from lifeline.core.partitioner import partition_of
 from lifeline.core.topics import create_topics
 from lifeline.stream.dead_letter_reader import RetryOutcome, read_letter, read_letters, retry_letters
 from lifeline.v1.action_pb2 import Action
-from tests.stream.test_dead_letters import read
+from tests.support.dead_letters import read
 
 pytestmark = pytest.mark.kafka
 GOOD = Action(user_id="ann", item_id=7, timestamp_ms=5, action_type=1).SerializeToString()

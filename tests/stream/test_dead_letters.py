@@ -2,10 +2,9 @@ import asyncio
 import hashlib
 import os
 import time
-from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer
 
 from lifeline.core.kafka_errors import DeadLetterError
 from lifeline.core.kafka_settings import KafkaSettings
@@ -16,29 +15,10 @@ from lifeline.stream.dead_letters import DeadLetterPublisher, _chunks, error_hea
 from lifeline.stream.decode import DeadLetter, DeadLetterReason, Rules, decode
 from lifeline.stream.record import UnreadableRecords
 from lifeline.stream.settings import UpdaterSettings
-from tests.stream.test_decode import PARTITION, FakeRecord
+from tests.support.dead_letters import read
+from tests.support.records import PARTITION, FakeRecord
 
 pytestmark = pytest.mark.kafka
-
-
-def read(kafka: KafkaSettings, topic: str, partition: int, count: int) -> list[Any]:
-    consumer = KafkaConsumer(
-        bootstrap_servers=kafka.bootstrap_servers,
-        consumer_timeout_ms=15_000,
-        max_partition_fetch_bytes=8 << 20,
-        fetch_max_bytes=16 << 20,
-    )
-    try:
-        consumer.assign([TopicPartition(topic, partition)])
-        consumer.seek_to_beginning()
-        records = []
-        for record in consumer:
-            records.append(record)
-            if len(records) == count:
-                break
-        return records
-    finally:
-        consumer.close()
 
 
 def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why(kafka_settings: KafkaSettings) -> None:

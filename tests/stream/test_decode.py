@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,27 +13,9 @@ from lifeline.core.vocabulary import Vocabulary
 from lifeline.stream.decode import ActionRun, DeadLetterReason, Decoded, Erasure, Rules, decode, unframe
 from lifeline.stream.record import LOG_APPEND_TIME, UnreadableRecords
 from lifeline.v1.action_pb2 import Action
+from tests.support.records import LOGGED_MS, PARTITION, FakeRecord, value
 
 RULES = Rules(Vocabulary(), partitions=4, max_action_bytes=1_000, max_future_ms=1_000)
-LOGGED_MS = 1_700_000_000_000
-PARTITION = partition_of(b"ann", 4)
-
-
-@dataclass(frozen=True)
-class FakeRecord:
-    offset: int = 0
-    key: bytes | None = b"ann"
-    value: bytes | None = None
-    timestamp: int = LOGGED_MS
-    timestamp_type: int = LOG_APPEND_TIME
-    partition: int = PARTITION
-    topic: str = "actions"
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-
-
-def value(**fields: Any) -> bytes:
-    values: dict[str, Any] = {"user_id": "ann", "item_id": 7, "timestamp_ms": 5, "action_type": 1, "surface": 2}
-    return Action(**(values | fields)).SerializeToString()
 
 
 def users_of(partition: int, count: int) -> list[str]:

@@ -17,7 +17,7 @@ from lifeline.core.topics import create_topics
 from lifeline.producer.producer import LifelineProducer
 from lifeline.stream.items import ItemFollower, ItemProblem, decode_items
 from lifeline.v1.item_pb2 import Item
-from tests.stream.test_decode import FakeRecord
+from tests.support.records import FakeRecord
 from tests.support.stream_harness import until
 
 

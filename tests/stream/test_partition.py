@@ -7,7 +7,7 @@ from lifeline.stream.bad_record_breaker import BadRecordBreaker
 from lifeline.stream.log import LogReader
 from lifeline.stream.partition import HeldPartition, PartitionState, TransitionError
 from lifeline.stream.pending import IntakeLimit
-from tests.stream.test_decode import FakeRecord
+from tests.support.records import FakeRecord
 from tests.support.stream_harness import RecordingDirectory, RecordingStore
 
 Held = HeldPartition[RecordingStore]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from lifeline.stream.fingerprint_log import FingerprintLog
 from lifeline.stream.pending import Batch, IntakeLimit, PendingRecords
 from lifeline.stream.record import size_of
-from tests.stream.test_decode import FakeRecord
+from tests.support.records import FakeRecord
 
 
 def never(_first: int) -> int:

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifeline.stream.record import records_from
-from tests.stream.test_decode import FakeRecord
+from tests.support.records import FakeRecord
 
 
 @given(st.lists(st.integers(0, 60), unique=True).map(sorted), st.integers(0, 70))

@@ -14,7 +14,7 @@ from lifeline.stream.decode import DeadLetter
 from lifeline.stream.placement import LocalPartition
 from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.standby import StandbyState, StandbyStatus
-from tests.stream.test_action_stream import actions, as_events, delete_before, publish
+from tests.support.action_topics import actions, as_events, delete_before, publish
 from tests.support.stream_harness import Node, until
 
 pytestmark = pytest.mark.kafka

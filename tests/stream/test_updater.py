@@ -18,7 +18,7 @@ from lifeline.stream.partition import PartitionState
 from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.updater import Updater
 from lifeline.v1.action_pb2 import Action
-from tests.stream.test_decode import FakeRecord
+from tests.support.records import FakeRecord
 from tests.support.stream_harness import Node, RecordingStore, until
 
 PARTITION = partition_of(b"ann", 4)

@@ -27,7 +27,7 @@ from lifeline.scorer.precision import Precision
 from lifeline.scorer.scorer import Scorer
 from lifeline.scorer.settings import ScorerSettings
 from lifeline.scorer.versions import find
-from tests.scorer.test_selection_log import Table
+from tests.support.embedding_tables import Table
 from tests.support.scorer_factories import DAY, SMALL, VOCABULARY, embeddings, encoding, history
 
 CONFIG = SMALL.model_copy(

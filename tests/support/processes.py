@@ -31,8 +31,11 @@ def said(process: subprocess.Popen[str], word: str) -> str:
 
 def last_acknowledged(process: subprocess.Popen[str], before: int) -> int:
     """Kill -9 the child and return the last number it got out as a whole line."""
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.kill()
-    output, errors = process.communicate()
-    assert process.returncode == -9, errors
+    # communicate() would pass over the lines that `said` has read ahead.
+    output, errors = process.stdout.read(), process.stderr.read()
+    assert process.wait() == -9, errors
     whole = output.split("\n")[:-1]
     return int(whole[-1]) if whole else before

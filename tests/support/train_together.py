@@ -9,8 +9,8 @@ import torch
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.train.parallel import Group
 from lifeline.scorer.train.trainer import Data, Step, fit, seeded
-from tests.scorer.train.test_trainer import SETTINGS, made_set
 from tests.support.scorer_factories import SMALL
+from tests.support.training_sets import SETTINGS, made_set
 
 
 def main(directory: Path) -> None:

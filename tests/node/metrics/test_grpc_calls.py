@@ -11,7 +11,7 @@ from lifeline.node.metrics.catalogue import GRPC_SECONDS
 from lifeline.node.metrics.grpc_calls import CallMetrics
 from lifeline.rpc.server import NodeServer, Services
 from lifeline.rpc.settings import NodeSettings
-from tests.rpc.test_server import Scores, Sequences
+from tests.support.grpc_services import Scores, Sequences
 from tests.support.operators import Models, Operators
 
 HANDLED = "grpc_server_handled_total"

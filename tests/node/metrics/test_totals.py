@@ -12,8 +12,8 @@ from lifeline.stream.decode import Rules, decode
 from lifeline.stream.observer import AppliedBatch
 from lifeline.stream.settings import UpdaterSettings
 from lifeline.v1.action_pb2 import Action
-from tests.stream.test_decode import FakeRecord
 from tests.support.factories import SHAPE, Event, batch_of, open_store
+from tests.support.records import FakeRecord
 
 
 def batch(values: list[bytes | None], timestamp_ms: int, *, was_serving: bool) -> AppliedBatch:

@@ -6,7 +6,7 @@ from lifeline.scorer.evaluate.evaluation import Evaluation
 from lifeline.scorer.features import History, RequestContext, Tokens
 from lifeline.scorer.train.examples import ExampleSet
 from lifeline.scorer.train.request import Request
-from tests.scorer.train.test_examples import made_requests
+from tests.support.ranking_requests import made_requests
 from tests.support.scorer_factories import DAY, SMALL, embeddings, history
 
 

@@ -7,8 +7,8 @@ from lifeline.scorer.evaluate.metrics import auc, hit_at
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.train.examples import ExampleSet
 from lifeline.scorer.train.request import labels
-from tests.scorer.train.test_trainer import made_set
 from tests.support.scorer_factories import HEADS, SMALL
+from tests.support.training_sets import made_set
 
 
 def of_users(user: list[int], values: list[float]) -> Evaluation:

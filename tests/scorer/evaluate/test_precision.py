@@ -12,7 +12,7 @@ from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.train.examples import ExampleSet, Outcome
 from lifeline.scorer.variants import variant
-from tests.scorer.train.test_examples import made_requests
+from tests.support.ranking_requests import made_requests
 from tests.support.scorer_factories import HEADS, SMALL
 
 
@@ -72,6 +72,7 @@ def test_each_measure_has_a_bar() -> None:
         assert not short.reaches(BFLOAT16)
 
 
+@pytest.mark.slow
 def test_what_is_found_of_a_model_tells_of_every_product() -> None:
     told: list[str] = []
     own = model()
@@ -87,6 +88,7 @@ def test_what_is_found_of_a_model_tells_of_every_product() -> None:
     assert (found.mixed is None) == (not found.mix)
 
 
+@pytest.mark.slow
 def test_a_mix_leaves_out_what_costs_most_until_it_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     own, requests = model(), outcomes()
     whole = find(own, requests)
@@ -105,6 +107,7 @@ def test_a_mix_leaves_out_what_costs_most_until_it_is_accepted(monkeypatch: pyte
 
 
 @pytest.mark.skipif(best() < InstructionSet.AVX512_BF16, reason="the processor lacks it")
+@pytest.mark.slow
 def test_the_kernels_rank_as_their_rounding_in_pytorch_does() -> None:
     own, requests = model(), outcomes()
     judge = precision._Judge(own, requests)

@@ -11,29 +11,10 @@ from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.corpus import Corpus
 from lifeline.scorer.train.examples import CorpusSource, Draw, ExampleSet
 from lifeline.scorer.train.request import Request, labels
+from tests.support.ranking_requests import gathered, made_requests, rngs
 from tests.support.scorer_factories import DAY, HEADS, HOUR, MINUTE, SMALL, embeddings, history, population
 
 ALL = Draw(HEADS, None, ())
-
-
-def made_requests(rng: np.random.Generator, sizes: list[tuple[int, int, int]]) -> list[Request]:
-    """Return a request for each (explicit tokens, impressions, candidates)."""
-    return [
-        Request(
-            user,
-            history(rng, explicit, shown),
-            RequestContext(1000 * DAY + user, user % 3),
-            np.arange(count).astype(np.uint64) + np.uint64(100 * user),
-            embeddings(rng, count),
-            rng.integers(0, 16, count).astype(np.uint64),
-            {"random": rng.random(count).astype(np.float32)},
-        )
-        for user, (explicit, shown, count) in enumerate(sizes)
-    ]
-
-
-def rngs(count: int) -> list[np.random.Generator]:
-    return [np.random.default_rng([9, number]) for number in range(count)]
 
 
 def serving_inputs(request: Request, config: ModelConfig) -> Inputs:
@@ -47,28 +28,6 @@ def serving_inputs(request: Request, config: ModelConfig) -> Inputs:
     )
     selection = select(request.history, request.embedding, config)
     return Inputs.of(request.history.tokens, selection.trim(), about)
-
-
-def gathered(inputs: Inputs) -> dict[str, torch.Tensor]:
-    """Return everything that the model sees of each place, whatever table it stands in."""
-    index = inputs.index
-    return {
-        "embedding": torch.cat([inputs.embedding, torch.zeros(1, 32)])[index],
-        "action_types": torch.cat([inputs.action_types, torch.zeros(1, dtype=torch.int64)])[index],
-        "surface": torch.cat([inputs.surface, torch.zeros(1, dtype=torch.int64)])[index],
-        **{
-            name: getattr(inputs, name)
-            for name in (
-                "valid",
-                "source",
-                "similarity",
-                "age_s",
-                "candidate",
-                "context",
-                "context_surface",
-            )
-        },
-    }
 
 
 @pytest.mark.parametrize("sizes", [[(40, 9, 5)], [(0, 0, 3)], [(2, 0, 1)], [(0, 3, 4)]])

@@ -14,21 +14,10 @@ from lifeline.scorer.errors import CheckpointError
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.checkpoint import FILE, Checkpoint, Progress
-from lifeline.scorer.train.examples import ExampleSet
 from lifeline.scorer.train.parallel import Group
 from lifeline.scorer.train.trainer import Data, Place, Step, fit, seeded, validation_loss
-from tests.scorer.train.test_examples import made_requests
 from tests.support.scorer_factories import SMALL
-
-SETTINGS = TrainSettings(
-    steps=12, requests_per_step=4, candidates_drawn=3, validate_every=4, learning_rate=1e-2, patience=0
-)
-
-
-def made_set(seed: int, requests: int, config: ModelConfig = SMALL) -> ExampleSet:
-    rng = np.random.default_rng(seed)
-    sizes = [(int(rng.integers(5, 40)), int(rng.integers(0, 9)), int(rng.integers(3, 7))) for _ in range(requests)]
-    return ExampleSet.of(made_requests(rng, sizes), config)
+from tests.support.training_sets import SETTINGS, made_set
 
 
 def trained(
@@ -142,6 +131,7 @@ def test_more_processes_than_requests_are_refused() -> None:
         fit(TransAct(SMALL), Data(made_set(0, 4), None, []), SETTINGS, group=Group(0, 5))
 
 
+@pytest.mark.slow
 def test_two_processes_go_the_way_of_one(tmp_path: Path) -> None:
     # With negatives of the whole batch, the processes have to exchange them.
     alone: list[Step] = []

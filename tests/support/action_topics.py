@@ -1,0 +1,32 @@
+"""Actions in a topic, and what a store has of them."""
+
+from kafka import KafkaAdminClient, TopicPartition
+
+from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.producer.producer import LifelineProducer
+from lifeline.v1.action_pb2 import Action
+
+
+def actions(count: int, start: int = 0) -> list[Action]:
+    return [
+        Action(user_id=f"user-{n % 97}", item_id=n, timestamp_ms=1_000 + n, action_type=1 + n % 5, surface=n % 4)
+        for n in range(start, start + count)
+    ]
+
+
+def publish(kafka: KafkaSettings, wanted: list[Action]) -> None:
+    with LifelineProducer(kafka) as producer:
+        for action in wanted:
+            producer.publish(action)
+
+
+def as_events(wanted: list[Action]) -> list[tuple[bytes, int, int, int]]:
+    return sorted((a.user_id.encode(), a.timestamp_ms, a.item_id, a.action_type << 8 | a.surface) for a in wanted)
+
+
+def delete_before(kafka: KafkaSettings, partition: int, offset: int) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+    try:
+        admin.delete_records({TopicPartition(kafka.actions_topic, partition): offset})
+    finally:
+        admin.close()

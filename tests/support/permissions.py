@@ -1,0 +1,10 @@
+"""Files that other users of the machine can open."""
+
+import stat
+from pathlib import Path
+
+from lifeline.store.data_lock import OTHERS
+
+
+def open_to_others(place: Path) -> list[str]:
+    return [str(path) for path in (place, *place.rglob("*")) if stat.S_IMODE(path.lstat().st_mode) & OTHERS]
