@@ -33,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # Triton decides when it is imported: without a GPU its kernels run in its interpreter.
     if not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+    # A console keeps the width that COLUMNS names when it is made: no test's, and not the caller's.
+    os.environ.pop("COLUMNS", None)
+    import lifeline.cli.console  # noqa: F401, PLC0415
+
     # How long an example takes says how busy the machine is, and nothing of the code.
     hypothesis.settings.register_profile("lifeline", deadline=None)
     hypothesis.settings.load_profile("lifeline")

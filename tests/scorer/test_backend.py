@@ -169,6 +169,6 @@ def test_what_is_not_available_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(PrecisionError, match="is not accepted in int8: run lifeline quantize"):
         backend_of(model, Precision.INT8)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(KernelsError, match="set it to auto, or install the extra 'gpu'"):
+    with pytest.raises(KernelsError, match=r"set it to auto, or install .*'lifeline-store\[gpu\]'"):
         backend_of(model, device="cuda")
     assert backend_of(model, device="auto").name != "cuda"
