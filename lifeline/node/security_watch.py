@@ -43,7 +43,9 @@ class SecurityWatch:
         """Check the file once a second, until cancelled."""
         while True:
             try:
-                await asyncio.wait_for(self._asked.wait(), _LOOK_S)
+                # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets the event.
+                async with asyncio.timeout(_LOOK_S):
+                    await self._asked.wait()
             except TimeoutError:
                 asked = False
             else:
