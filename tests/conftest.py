@@ -87,7 +87,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         order(items)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
+    # Before pytest-xdist's own hook, which tells the controller to hand out the tests.
     if worker := getattr(session.config, "workerinput", None):
         write_alone(Path(worker["shared_dir"]) / _ALONE, session.items)
     # The folders at the top are the packages' other names, under which every class would be another one.
