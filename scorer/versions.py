@@ -76,6 +76,13 @@ def directories(models_dir: Path, model: str) -> list[Version]:
     return [Version(model, name, models_dir / model / name) for name in sorted(names) if _NAME.fullmatch(name)]
 
 
+def no_version(model: str) -> ModelNotFoundError:
+    """Return the error for a model without any version."""
+    return ModelNotFoundError(
+        f"scorer.models_dir holds no version of {model}: train a model, or correct scorer.models_dir and scorer.model"
+    )
+
+
 def find(models_dir: Path, model: str, version: str) -> Version:
     """Return the directory of a version; raises ModelNotFoundError where there is none of that name."""
     for one in directories(models_dir, model):

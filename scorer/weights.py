@@ -33,7 +33,7 @@ from lifeline.scorer.precision import Precision
 from lifeline.scorer.settings import ScorerSettings, ServedPrecision
 from lifeline.scorer.shapes import Shapes, calibration_shapes, numbers, weight_shapes
 from lifeline.scorer.tensor_file import most_bytes, read_tensors
-from lifeline.scorer.versions import PUT_BACK, Name, Version, directories, find
+from lifeline.scorer.versions import PUT_BACK, Name, Version, directories, find, no_version
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -209,10 +209,7 @@ def load(settings: ScorerSettings, vocabulary: Vocabulary, *, measured: bool = T
     if name is None:
         versions = list_versions(settings.models_dir, settings.model)
         if not versions:
-            raise ModelNotFoundError(
-                f"scorer.models_dir holds no version of {settings.model}: train a model, or correct "
-                "scorer.models_dir and scorer.model"
-            )
+            raise no_version(settings.model)
         name = versions[-1].version
     version = find(settings.models_dir, settings.model, name)
     manifest = manifest_of(version)

@@ -79,15 +79,12 @@ def around(handler: Handler, guard: Guard) -> Handler:
 
     It takes bytes, and decodes them inside that context, in the call's own thread.
     """
-    decode = handler.request_deserializer or _as_it_is
+    deserializer = handler.request_deserializer
 
     def read(raw: bytes, limit: SizeLimit | None, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
         if limit is not None and len(raw) > limit.most:
             abort(context, limit.refusal(len(raw)))
-        try:
-            return decode(raw)
-        except Refusal as refusal:
-            abort(context, refusal)
+        return raw if deserializer is None else decode(deserializer, raw, context)
 
     if handler.stream_stream is not None:
         streams = cast("Callable[[Any, grpc.ServicerContext], Iterator[Any]]", handler.stream_stream)
@@ -114,8 +111,12 @@ def around(handler: Handler, guard: Guard) -> Handler:
     return grpc.unary_unary_rpc_method_handler(unary, response_serializer=handler.response_serializer)
 
 
-def _as_it_is(raw: bytes) -> bytes:
-    return raw
+def decode(deserializer: Callable[[bytes], Any], raw: bytes, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+    """Return the message of a request; ends the call where the deserializer raises Refusal."""
+    try:
+        return deserializer(raw)
+    except Refusal as refusal:
+        abort(context, refusal)
 
 
 def code_of(context: grpc.ServicerContext) -> grpc.StatusCode | None:

@@ -22,7 +22,7 @@ from lifeline.core.metadata import FORWARDED, OWNER, PARTITIONS
 from lifeline.core.reasons import Reason
 from lifeline.core.security import AUTHORIZATION, CallSecurity, SecuritySettings, stamp_of
 from lifeline.rpc.directory import PartitionDirectory
-from lifeline.rpc.interceptor import Handler
+from lifeline.rpc.interceptor import Handler, decode
 from lifeline.rpc.owners import Owners
 from lifeline.rpc.status import Refusal, abort
 from lifeline.rpc.validation import time_left
@@ -63,10 +63,7 @@ class Routing:
         serialise = cast("Callable[[Message], bytes]", handler.response_serializer)
 
         def routed(raw: bytes, context: grpc.ServicerContext) -> bytes:
-            try:
-                request = parse(raw)
-            except Refusal as refusal:
-                abort(context, refusal)
+            request = decode(parse, raw, context)
             partition = self._directory.partition_of(request.user_id)
             if self._directory.has(partition):
                 return serialise(behaviour(request, context))
