@@ -48,7 +48,7 @@ def run(bootstrap_servers: str | None) -> Report:
     history = demo_history()
     err.print(history.description, highlight=False)
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
-    given = loaded.settings.kafka.bootstrap_servers if loaded.is_given("kafka.bootstrap_servers") else None
+    given = loaded.settings.kafka.bootstrap_servers if loaded.is_set("kafka.bootstrap_servers") else None
     with ExitStack() as stack:
         servers = stack.enter_context(broker_or_given(given))
         workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-"))

@@ -28,7 +28,7 @@ from pydantic_settings import (
 
 from lifeline.core.errors import ConfigError
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.core.redaction import redacted
+from lifeline.core.redaction import redact
 from lifeline.core.security import Caller, SecuritySettings
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.rpc.settings import NodeSettings
@@ -92,17 +92,17 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedSettings:
     """The settings, and the origin of each by dotted key: "default", a file, "env NAME" or "flag --name"."""
 
     settings: Settings
     origin: Mapping[str, str]
     file: Path | None
     """The file that was read, if any."""
-    again: "Callable[[], Loaded]"
+    reload: "Callable[[], LoadedSettings]"
     """Reads the same sources again; raises ConfigError."""
 
-    def is_given(self, key: str) -> bool:
+    def is_set(self, key: str) -> bool:
         """Return whether any source sets a setting, by its dotted key."""
         return self.origin[key] != DEFAULT
 
@@ -134,7 +134,7 @@ class _Source:
 _MISSING = object()
 
 
-def load_settings(config: Path | None = None, flags: Mapping[str, object] | None = None) -> Loaded:
+def load_settings(config: Path | None = None, flags: Mapping[str, object] | None = None) -> LoadedSettings:
     """Merge the sources and validate once.
 
     `config` is the file of ``--config``. `flags` maps dotted keys ("node.data_dir") to the values of flags, which are
@@ -150,7 +150,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
     except ValidationError as error:
         raise ConfigError([_problem(detail, sources) for detail in error.errors()]) from None
     origin = {key: _origin(key, sources) for key in _leaves(Settings)}
-    return Loaded(settings, origin, sources[-1].file, lambda: load_settings(config, flags))
+    return LoadedSettings(settings, origin, sources[-1].file, lambda: load_settings(config, flags))
 
 
 def _from_flags(flags: Mapping[str, object]) -> _Source:
@@ -277,7 +277,7 @@ def _problem(detail: ErrorDetails, sources: list[_Source]) -> str:
         return f"{where}: {key}: {fault}"
     field = _field(path)
     value = detail["input"]
-    shown = "" if (field and field.is_secret) or isinstance(value, dict) else f" (it is {redacted(repr(value))})"
+    shown = "" if (field and field.is_secret) or isinstance(value, dict) else f" (it is {redact(repr(value))})"
     return f"{where}: {key}: {fault[:1].lower()}{fault[1:]}{shown}: correct the value"
 
 
@@ -293,7 +293,7 @@ def _suggestion(name: str, known: list[str]) -> str:
 
 
 def _shown(value: object) -> object:
-    return redacted(value) if isinstance(value, str) else value
+    return redact(value) if isinstance(value, str) else value
 
 
 def _value_at(values: Mapping[str, Any], key: str) -> object:

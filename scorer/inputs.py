@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lifeline.core.embedding_codec import normalise
+from lifeline.core.embedding_codec import normalize
 from lifeline.scorer.features import Tokens
 from lifeline.scorer.selection import Selection
 
@@ -42,7 +42,7 @@ class PairInputs(NamedTuple):
     def of(cls, pairs: Pairs) -> Self:
         """Return the model's form of pairs."""
         return cls(
-            torch.from_numpy(normalise(pairs.embedding)),
+            torch.from_numpy(normalize(pairs.embedding)),
             torch.from_numpy(pairs.context),
             torch.from_numpy(pairs.surface.astype(np.int64)),
         )
@@ -83,7 +83,7 @@ class Inputs:
         made_ms = tokens.timestamp_ms[selection.index] if len(tokens) else np.zeros(selected.shape, np.int64)
         age_ms = np.where(selected, pairs.timestamp_ms[:, np.newaxis] - made_ms, 0)
         return cls(
-            embedding=torch.from_numpy(normalise(tokens.embedding)),
+            embedding=torch.from_numpy(normalize(tokens.embedding)),
             action_types=torch.from_numpy(tokens.action_types.view(np.int64)),
             surface=torch.from_numpy(tokens.surface.astype(np.int64)),
             index=torch.from_numpy(selection.index),

@@ -35,7 +35,7 @@ def encode(logged: LoggedRequest) -> bytes:
         surface=selected.context.surface,
         model=logged.model,
         model_version=logged.model_version,
-        selecting=selection_pb2.Selecting(**logged.selecting._asdict()),
+        config=selection_pb2.SelectionConfig(**logged.selecting._asdict()),
         candidates=selection_pb2.SelectedCandidates(
             item_id=_pack(selected.item_id, "<u8"),
             embedding=_pack(selected.embedding, "i1"),
@@ -62,7 +62,7 @@ def decode(value: bytes) -> LoggedRequest:
     except DecodeError as error:
         raise SelectionRecordError("it is no lifeline.v1.SelectionRecord: see what publishes to this topic") from error
     selecting = Selecting(
-        **{name: getattr(record.selecting, name) for name in Selecting._fields},
+        **{name: getattr(record.config, name) for name in Selecting._fields},
     )
     candidates, tokens = record.candidates, record.tokens
     try:

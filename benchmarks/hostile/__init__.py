@@ -83,7 +83,7 @@ class Run(NamedTuple):
 def run(bootstrap_servers: str | None, parts: Sequence[str] = (), *, seconds: float = SECONDS) -> Report:
     """Run the attacks, all or those that are named, `seconds` each."""
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
-    given = loaded.settings.kafka.bootstrap_servers if loaded.is_given("kafka.bootstrap_servers") else None
+    given = loaded.settings.kafka.bootstrap_servers if loaded.is_set("kafka.bootstrap_servers") else None
     notes = [
         f"{seconds:g} s each; broker, node, honest callers and attacker share the machine",
         "a read that failed counts as slow as its client is patient",

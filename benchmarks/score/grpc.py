@@ -69,7 +69,7 @@ class LoadedNode(NamedTuple):
 def start_node(bootstrap_servers: str | None, notes: list[str]) -> Iterator[LoadedNode]:
     """Publish the users' actions, and start a node that has them all."""
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
-    given = loaded.settings.kafka.bootstrap_servers if loaded.is_given("kafka.bootstrap_servers") else None
+    given = loaded.settings.kafka.bootstrap_servers if loaded.is_set("kafka.bootstrap_servers") else None
     history = _history()
     with ExitStack() as stack:
         servers = stack.enter_context(broker_or_given(given))

@@ -24,7 +24,7 @@ from torch.nn import functional
 from benchmarks.peers import ROOT
 from benchmarks.score.timing import median_ms
 from benchmarks.score.world import opened_world
-from lifeline.core.embedding_codec import normalise
+from lifeline.core.embedding_codec import normalize
 from lifeline.scorer.config import WIDTH
 from lifeline.scorer.feature_snapshot import FeatureSnapshot
 from lifeline.scorer.model import TransAct
@@ -108,7 +108,7 @@ def main(file: Path) -> None:
             tokens = world.model.encoder.embed(inputs)  # type: ignore[union-attr, operator]
         given = (tokens.clone(), inputs.valid)
         peers: dict[str, Callable[[], Callable[[], object]]] = {
-            "faiss flat ms": lambda: _faiss(normalise(world.embedding), normalise(every)),
+            "faiss flat ms": lambda: _faiss(normalize(world.embedding), normalize(every)),
             "compiled fp32 ms": lambda: _compiled(sequence, given),
             "compiled bf16 ms": lambda: _compiled_bf16(sequence, given),
             "onnxruntime fp32 ms": lambda: _onnx(sequence, given, quantized=False),

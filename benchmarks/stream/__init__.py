@@ -41,7 +41,7 @@ class _Run(NamedTuple):
 def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
     """Run all parts, or those that are named; every figure is of this one run."""
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
-    given = loaded.settings.kafka.bootstrap_servers if loaded.is_given("kafka.bootstrap_servers") else None
+    given = loaded.settings.kafka.bootstrap_servers if loaded.is_set("kafka.bootstrap_servers") else None
     notes = ["broker, nodes and callers share the machine; a node has the default settings"]
     rows: list[Row] = []
     with ExitStack() as stack:

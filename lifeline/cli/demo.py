@@ -65,7 +65,7 @@ class _Figures:
 def run_demo(*, keep: bool, bootstrap_servers: str | None, train_seconds: float) -> None:
     """Run the demo; with `keep` everything keeps running until Ctrl-C. Raises what its parts raise."""
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
-    is_given = loaded.is_given("kafka.bootstrap_servers")
+    is_given = loaded.is_set("kafka.bootstrap_servers")
     workdir = Path(tempfile.mkdtemp(prefix="lifeline-demo-"))
     try:
         with ExitStack() as stack:

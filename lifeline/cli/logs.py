@@ -11,7 +11,7 @@ import structlog
 
 from lifeline.cli.uncaught import indented
 from lifeline.core.printable import printable
-from lifeline.core.redaction import redacted
+from lifeline.core.redaction import redact
 from lifeline.rpc.settings import NodeSettings
 
 # Their "info" messages are about their internals.
@@ -67,7 +67,7 @@ def configure_logs(settings: NodeSettings) -> None:
 
 def _mask_secrets(_logger: object, _method: str, line: structlog.typing.EventDict) -> str:
     """Mask the secrets of URLs and connection strings in a rendered line."""
-    return redacted(str(line))
+    return redact(str(line))
 
 
 def _escape_values(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from lifeline.config import Loaded
+    from lifeline.config import LoadedSettings
 
 ConfigOption = Annotated[
     Path | None,
@@ -26,7 +26,7 @@ DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="the node
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
 
-def load_config(config: Path | None, **flags: object) -> "Loaded":
+def load_config(config: Path | None, **flags: object) -> "LoadedSettings":
     """Return the settings of this call; a flag is named after its key, with ``__`` for the dot."""
     from lifeline.config import load_settings
 

@@ -18,11 +18,12 @@ def limits(as_json: JsonOption = False) -> None:
     """Print the limits on request fields, as in docs/limits.md."""
     from lifeline.core.limits import BOUNDS
     from lifeline.rpc.request_limits import as_markdown
-    from lifeline.rpc.server import SERVED
+    from lifeline.rpc.server import ALL_SERVICES
 
     Output(as_json=as_json).show(
-        text=lambda: [as_markdown(SERVED).removesuffix("\n")],
+        text=lambda: [as_markdown(ALL_SERVICES).removesuffix("\n")],
         document=lambda: {
-            name: {"most": bound.most, "each": bound.each, "what": bound.what} for name, bound in BOUNDS.items()
+            name: {"most": bound.max_length, "each": bound.max_entry_bytes, "what": bound.description}
+            for name, bound in BOUNDS.items()
         },
     )

@@ -11,13 +11,13 @@ def token(as_json: JsonOption = False) -> None:
     """
     import secrets
 
-    from lifeline.core.security import hash_of
+    from lifeline.core.security import token_hash
 
     secret = secrets.token_urlsafe(32)
     Output(as_json=as_json).show(
         text=lambda: [
             f"security.token of the caller:                {secret}",
-            f"security.callers.NAME.token_sha256 of nodes: {hash_of(secret)}",
+            f"security.callers.NAME.token_sha256 of nodes: {token_hash(secret)}",
         ],
-        document=lambda: {"token": secret, "token_sha256": hash_of(secret)},
+        document=lambda: {"token": secret, "token_sha256": token_hash(secret)},
     )

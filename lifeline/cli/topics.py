@@ -34,7 +34,7 @@ def create(
         kafka__partitions=partitions,
         kafka__replication_factor=replication_factor,
     ).settings
-    reports = create_topics(settings.kafka, aged=settings.store.has_ages)
+    reports = create_topics(settings.kafka, requires_log_time=settings.store.has_ages)
     output.show(
         text=lambda: [
             Table(
@@ -62,6 +62,6 @@ def create(
             for report in reports
         ],
     )
-    if any(report.fatal for report in reports):
+    if any(report.is_unusable for report in reports):
         output.error("a node must not use these topics as they are: correct the differences")
         raise typer.Exit(1)

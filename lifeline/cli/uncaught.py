@@ -6,7 +6,7 @@ import traceback
 from types import TracebackType
 
 from lifeline.core.printable import printable
-from lifeline.core.redaction import redacted
+from lifeline.core.redaction import redact
 
 _INDENT = "  "
 
@@ -16,7 +16,7 @@ def install_excepthooks() -> None:
 
     def print_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
         text = "".join(traceback.format_exception(kind, error, trace))
-        sys.stderr.write(redacted(indented(text.rstrip()).lstrip()) + "\n")
+        sys.stderr.write(redact(indented(text.rstrip()).lstrip()) + "\n")
 
     def print_exception_of_thread(args: threading.ExceptHookArgs) -> None:
         if args.exc_type is not SystemExit:

@@ -31,7 +31,7 @@ from lifeline.client.errors import LifelineError
 from lifeline.client.ownership import OwnershipCache
 from lifeline.client.replies import ModelInfo, PartitionList, PartitionSnapshot, Scores, unpack_sequences
 from lifeline.core.metadata import OWNER, PARTITIONS
-from lifeline.core.security import IN_THE_CLEAR, CallSecurity
+from lifeline.core.security import INSECURE, CallSecurity
 from lifeline.core.sequence import EMBEDDING_DIM, SequenceQuery, UserSequences
 from lifeline.core.wire import WIRE_COLUMNS, WIRE_KINDS
 from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2
@@ -54,7 +54,7 @@ class LifelineClient:
     addresses: str | Sequence[str]
     """host:port, or several; comma separated in a string."""
     timeout_s: float = 5.0
-    security: CallSecurity = IN_THE_CLEAR
+    security: CallSecurity = INSECURE
     """TLS and the bearer token: `CallSecurity.of(SecuritySettings(ca=..., token=...))`.
 
     A token that would leave the machine unencrypted raises SecurityError before anything is sent."""

@@ -22,6 +22,6 @@ def inverse_norm(quantized: NDArray[np.int8]) -> NDArray[np.float32]:
     return inverse.astype(np.float32)
 
 
-def normalise(quantized: NDArray[np.int8]) -> NDArray[np.float32]:
+def normalize(quantized: NDArray[np.int8]) -> NDArray[np.float32]:
     """Return int8[n, d] rows at length 1 as float32[n, d]: the scale cancels. A zero row stays zero."""
     return quantized.astype(np.float32) * inverse_norm(quantized)[..., np.newaxis]

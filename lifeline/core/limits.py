@@ -31,11 +31,11 @@ _ADDRESS_BYTES = 260
 class Bound(NamedTuple):
     """How much one field may hold."""
 
-    most: int
+    max_length: int
     """Entries of a repeated field, else bytes."""
-    what: str
+    description: str
     """What so many are."""
-    each: int = 0
+    max_entry_bytes: int = 0
     """Bytes of each entry of a repeated text."""
     reason: Reason = Reason.FIELD_INVALID
 
@@ -65,7 +65,7 @@ BOUNDS: Mapping[str, Bound] = {
     "lifeline.v1.GroupPlacement.follow": _PARTITIONS,
     "lifeline.v1.PlacedPartition.owner": _ADDRESS,
     "lifeline.v1.PlacedPartition.standbys": Bound(
-        MAX_STANDBY_REPLICAS, "the most that updater.standby_replicas may be", each=_ADDRESS_BYTES
+        MAX_STANDBY_REPLICAS, "the most that updater.standby_replicas may be", max_entry_bytes=_ADDRESS_BYTES
     ),
     "grpc.health.v1.HealthCheckRequest.service": _NAME,
     "grpc.reflection.v1alpha.ServerReflectionRequest.host": _NAME,
@@ -83,8 +83,8 @@ class LimitExceededError(Exception):
 
     def __init__(self, field: str, length: int, unit: str, bound: Bound) -> None:
         self.field, self.length, self.unit, self.bound = field, length, unit, bound
-        most = bound.each if unit == "bytes" and bound.each else bound.most
-        super().__init__(f"it has {length:,} {unit}: give {most:,} at most, {bound.what}")
+        most = bound.max_entry_bytes if unit == "bytes" and bound.max_entry_bytes else bound.max_length
+        super().__init__(f"it has {length:,} {unit}: give {most:,} at most, {bound.description}")
 
 
 class MessageLimits:
@@ -94,8 +94,8 @@ class MessageLimits:
         """Look the bounds up; raises KeyError for a field that has none."""
         self.descriptor = descriptor
         self._fields = [_Field(field) for field in descriptor.fields]
-        self._checked = [field for field in self._fields if field.bound is not None or field.below is not None]
-        self.most_bytes = self._size() + UNKNOWN_BYTES
+        self._checked = [field for field in self._fields if field.bound is not None or field.nested is not None]
+        self.max_bytes = self._size() + UNKNOWN_BYTES
         """No message that keeps the bounds is longer."""
 
     @classmethod
@@ -103,27 +103,27 @@ class MessageLimits:
         """Return the limits of a message's type."""
         return cls(cast("Descriptor", message.DESCRIPTOR))
 
-    def check(self, message: Message, within: str = "") -> None:
+    def check(self, message: Message, prefix: str = "") -> None:
         """Raise LimitExceededError for the first field that holds too much."""
         for field in self._checked:
             value: Any = getattr(message, field.name)
             if field.bound is not None:
-                field.check(value, within)
-            if field.below is None:
+                field.check(value, prefix)
+            if field.nested is None:
                 continue
             for part in value if field.is_repeated else (value,) if message.HasField(field.name) else ():
-                field.below.check(part, f"{within}{field.name}.")
+                field.nested.check(part, f"{prefix}{field.name}.")
 
     def rows(self) -> Iterable[tuple[str, str, Bound]]:
         """Yield each bounded field's full name, its unit and its bound, those of messages inside too."""
         for field in self._checked:
             if field.bound is not None:
                 yield field.full_name, field.unit, field.bound
-            if field.below is not None:
-                yield from field.below.rows()
+            if field.nested is not None:
+                yield from field.nested.rows()
 
     def _size(self) -> int:
-        return sum(field.most_bytes for field in self._fields)
+        return sum(field.max_bytes for field in self._fields)
 
 
 _M = TypeVar("_M", bound=Message)
@@ -132,9 +132,9 @@ _M = TypeVar("_M", bound=Message)
 def decode_within_limits(kind: type[_M], data: bytes) -> _M:
     """Decode a message; raises LimitExceededError for one that is too long or has too much in it, and DecodeError."""
     limits = MessageLimits.of(kind)
-    if len(data) > limits.most_bytes:
+    if len(data) > limits.max_bytes:
         raise LimitExceededError(
-            kind.DESCRIPTOR.name, len(data), "bytes", Bound(limits.most_bytes, "the largest there is")
+            kind.DESCRIPTOR.name, len(data), "bytes", Bound(limits.max_bytes, "the largest there is")
         )
     message = kind.FromString(data)
     limits.check(message)
@@ -151,27 +151,27 @@ class _Field:
         self._is_text = field.type == FieldDescriptor.TYPE_STRING
         is_long = field.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
         self.bound = BOUNDS[field.full_name] if self.is_repeated or is_long else None
-        if self.is_repeated and is_long and self.bound is not None and not self.bound.each:
+        if self.is_repeated and is_long and self.bound is not None and not self.bound.max_entry_bytes:
             raise KeyError(f"{field.full_name} is a repeated text: bound each entry too")
-        self.below = MessageLimits(field.message_type) if field.message_type is not None else None
+        self.nested = MessageLimits(field.message_type) if field.message_type is not None else None
         # The tag of a field below 2,048, and the longest number there is.
         entry = 2 + 10
         if is_long and self.bound is not None:
-            entry += self.bound.each or self.bound.most
-        elif self.below is not None:
-            entry += self.below.most_bytes - UNKNOWN_BYTES
-        self.most_bytes = entry * (self.bound.most if self.is_repeated and self.bound is not None else 1)
+            entry += self.bound.max_entry_bytes or self.bound.max_length
+        elif self.nested is not None:
+            entry += self.nested.max_bytes - UNKNOWN_BYTES
+        self.max_bytes = entry * (self.bound.max_length if self.is_repeated and self.bound is not None else 1)
 
-    def check(self, value: Any, within: str) -> None:  # noqa: ANN401 - any field's value
+    def check(self, value: Any, prefix: str) -> None:  # noqa: ANN401 - any field's value
         """Raise LimitExceededError where the value is too long."""
         bound = self.bound
         if bound is None:
             return
         length = len(value.encode()) if self._is_text and not self.is_repeated else len(value)
-        if length > bound.most:
-            raise LimitExceededError(within + self.name, length, self.unit, bound)
-        if bound.each:
+        if length > bound.max_length:
+            raise LimitExceededError(prefix + self.name, length, self.unit, bound)
+        if bound.max_entry_bytes:
             for entry in value:
                 length = len(entry.encode() if self._is_text else entry)
-                if length > bound.each:
-                    raise LimitExceededError(within + self.name, length, "bytes", bound)
+                if length > bound.max_entry_bytes:
+                    raise LimitExceededError(prefix + self.name, length, "bytes", bound)

@@ -19,7 +19,7 @@ class Audience(Enum):
     """What changes a node, or tells about it and its group."""
 
 
-EVERY_USERS_METHOD = "*"
+ALL_USER_METHODS = "*"
 DESCRIPTORS = (
     sequence_pb2.DESCRIPTOR.services_by_name["SequenceService"],
     score_pb2.DESCRIPTOR.services_by_name["ScoreService"],

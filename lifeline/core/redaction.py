@@ -28,7 +28,7 @@ _BEARER = re.compile(r"(?i)\b(bearer) +[A-Za-z0-9._~+/=-]{20,}")
 _SHORTEST = 6
 
 
-def redacted(text: str, secrets: Iterable[str] = ()) -> str:
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """Return `text` without what is secret in its URLs and named values, and without `secrets`.
 
     Of `secrets` those of less than six characters stay: they would be found in any text.
@@ -36,17 +36,17 @@ def redacted(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in sorted({each for each in secrets if len(each) >= _SHORTEST}, key=len, reverse=True):
         text = text.replace(secret, MASK)
     if "://" in text:
-        text = _URL.sub(_redacted_url, text)
-    text = _NAMED.sub(_redacted_value, text)
+        text = _URL.sub(_redact_url, text)
+    text = _NAMED.sub(_redact_value, text)
     return _BEARER.sub(lambda found: f"{found[1]} {MASK}", text)
 
 
-def _redacted_value(found: re.Match[str]) -> str:
+def _redact_value(found: re.Match[str]) -> str:
     quote = found["quote"] or found["of_value"] or ""
     return f"{found['name'] or found['key']}{quote}{MASK}{quote}"
 
 
-def _redacted_url(found: re.Match[str]) -> str:
+def _redact_url(found: re.Match[str]) -> str:
     rest = found["rest"]
     at = min((rest.find(sign) for sign in "?#" if sign in rest), default=len(rest))
     place, behind = rest[:at], rest[at:]
@@ -55,16 +55,16 @@ def _redacted_url(found: re.Match[str]) -> str:
     if not sign and "@" in path and (colon := host.partition(":"))[1] and not colon[2].isdecimal():
         # A password with a slash in it, which no URL should have.
         sign, host, slash, path = "@", path.rpartition("@")[2], "", ""
-    return f"{found['scheme']}{MASK if sign else ''}{sign}{host}{slash}{path}{_redacted_query(behind)}"
+    return f"{found['scheme']}{MASK if sign else ''}{sign}{host}{slash}{path}{_redact_query(behind)}"
 
 
-def _redacted_query(behind: str) -> str:
+def _redact_query(behind: str) -> str:
     """Return a query, a fragment or both, with the names of its parameters alone."""
     parts = re.split("([?#&;])", behind)
-    return "".join(_redacted_part(part) for part in parts)
+    return "".join(_redact_part(part) for part in parts)
 
 
-def _redacted_part(part: str) -> str:
+def _redact_part(part: str) -> str:
     if not part or part in "?#&;":
         return part
     name, sign, value = part.partition("=")

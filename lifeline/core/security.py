@@ -25,7 +25,7 @@ from pydantic_settings import NoDecode
 
 from lifeline.core.errors import SecurityError
 from lifeline.core.loopback import loopback_addresses, loopback_target
-from lifeline.core.methods import AUDIENCES, EVERY_USERS_METHOD
+from lifeline.core.methods import ALL_USER_METHODS, AUDIENCES
 
 KEEPALIVE = (("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000))
 """Both sides of a connection ping alike: whoever is gone without a word is found within half a minute."""
@@ -68,7 +68,7 @@ class Caller(BaseModel):
             description="methods that may be called, as GetSequence or Score; * for those of users; operators' methods "
             "(CreateSnapshot, ListPartitions, GetModel, UseModel) and the nodes' (ListFingerprints) only by name",
         ),
-    ] = (EVERY_USERS_METHOD,)
+    ] = (ALL_USER_METHODS,)
     max_concurrent: Annotated[int | None, Field(ge=1, description="calls at once; none: as many as the node takes")] = (
         None
     )
@@ -81,9 +81,9 @@ class Caller(BaseModel):
     @classmethod
     def _are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for number, name in enumerate(value, 1):
-            if name != EVERY_USERS_METHOD and name not in AUDIENCES:
+            if name != ALL_USER_METHODS and name not in AUDIENCES:
                 raise ValueError(
-                    f"number {number} of them is no method: give {EVERY_USERS_METHOD} for those of users, or some of "
+                    f"number {number} of them is no method: give {ALL_USER_METHODS} for those of users, or some of "
                     f"{', '.join(AUDIENCES)}"
                 )
         return value
@@ -184,7 +184,7 @@ class SecuritySettings(BaseModel):
         )
 
 
-def hash_of(token: str) -> str:
+def token_hash(token: str) -> str:
     """Return what a configuration keeps of a token: 64 hexadecimal digits."""
     return hashlib.sha256(token.encode()).hexdigest()
 
@@ -222,7 +222,7 @@ class CallSecurity:
     """None: no TLS."""
     token: Callable[[], str] | None = None
     """Gives the token of now."""
-    own_authority: bool = False
+    has_own_ca: bool = False
     """Whether `credentials` trust a CA of one's own, and not those of the system, which sign for everybody."""
     server_name: str | None = None
     """The name that the certificate must have; None: that of the address."""
@@ -272,11 +272,11 @@ class CallSecurity:
 
     def without_token(self) -> "CallSecurity":
         """Return the same for calls that need no token."""
-        return CallSecurity(self.credentials, None, self.own_authority, self.server_name, self.stamp)
+        return CallSecurity(self.credentials, None, self.has_own_ca, self.server_name, self.stamp)
 
     def trusts(self, address: str) -> bool:
         """Say whether a token may go to an address that somebody told."""
-        return self.own_authority if self.credentials is not None else loopback_target(address) is not None
+        return self.has_own_ca if self.credentials is not None else loopback_target(address) is not None
 
     def channel(
         self, address: str, options: Sequence[tuple[str, int | str]], *, with_token: bool = False
@@ -317,7 +317,7 @@ class CallSecurity:
         return target, (*options, _NO_PROXY)
 
 
-IN_THE_CLEAR = CallSecurity()
+INSECURE = CallSecurity()
 """Calls without TLS and without a token."""
 
 

@@ -34,9 +34,9 @@ class TopicPlan:
     partitions: int
     replication_factor: int
     configs: Mapping[str, str] = field(default_factory=dict)
-    keyed: bool = False
+    is_keyed: bool = False
     """Whether another number of partitions would send users or dead letters to the wrong place."""
-    aged: bool = False
+    requires_log_time: bool = False
     """Whether ages are measured by its records' times, which must then be the broker's."""
 
 
@@ -63,13 +63,13 @@ class TopicReport:
     """Tells it from a later topic of the same name; empty when the cluster gives no id."""
 
     @property
-    def fatal(self) -> bool:
+    def is_unusable(self) -> bool:
         """Whether nodes must not use the topic like this."""
         return bool(self.advice)
 
     def check(self) -> None:
         """Raise TopicMismatchError when nodes must not use the topic like this."""
-        if self.fatal:
+        if self.is_unusable:
             raise TopicMismatchError(f"topic {self.plan.name}: {'; '.join(self.differences)}. {self.advice}")
 
 
@@ -82,10 +82,10 @@ class _ExistingTopic(NamedTuple):
     topic_id: str
 
 
-def plan_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
+def plan_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
     """Return the plans of the actions topic, the items topic and the dead letters of the actions.
 
-    `aged` says that the store has ages: the actions topic must then take the broker's time.
+    `requires_log_time` says that the store has ages: the actions topic must then take the broker's time.
     """
     actions = TopicPlan(
         settings.actions_topic,
@@ -99,8 +99,8 @@ def plan_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[TopicPl
             _TIMESTAMP_TYPE: _LOG_TIME,
             "max.message.bytes": str(MAX_RECORD_BYTES),
         },
-        keyed=True,
-        aged=aged,
+        is_keyed=True,
+        requires_log_time=requires_log_time,
     )
     items = TopicPlan(
         settings.items_topic,
@@ -128,18 +128,18 @@ def plan_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[TopicPl
             # Room for the headers that say why.
             "max.message.bytes": str(MAX_RECORD_BYTES + _MIB),
         },
-        keyed=True,
+        is_keyed=True,
     )
     return actions, items, dead_letters
 
 
-def create_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[TopicReport, ...]:
+def create_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -> tuple[TopicReport, ...]:
     """Create the topics that do not exist, and report on all: an existing topic is never changed. Idempotent.
 
-    `aged` is that of `plan_topics`.
+    `requires_log_time` is that of `plan_topics`.
     Raises ClusterUnreachableError, and StreamError when the cluster refuses a topic.
     """
-    plans = plan_topics(settings, aged=aged)
+    plans = plan_topics(settings, requires_log_time=requires_log_time)
     with _admin(settings) as admin:
         before = _describe(admin, plans)
         created = {plan.name for plan in plans if plan.name not in before and _create(admin, plan)}
@@ -148,9 +148,9 @@ def create_topics(settings: KafkaSettings, *, aged: bool = False) -> tuple[Topic
     return tuple(_report(plan, now, created) for plan in plans)
 
 
-def ensure_topics(settings: KafkaSettings, *, aged: bool) -> tuple[TopicReport, ...]:
+def ensure_topics(settings: KafkaSettings, *, requires_log_time: bool) -> tuple[TopicReport, ...]:
     """Do `create_topics`, and raise TopicMismatchError when one of them must not be used as it is."""
-    reports = create_topics(settings, aged=aged)
+    reports = create_topics(settings, requires_log_time=requires_log_time)
     for report in reports:
         report.check()
         if report.differences:
@@ -163,7 +163,7 @@ def check_log_time(settings: KafkaSettings) -> None:
 
     A topic that does not exist passes. Raises ClusterUnreachableError, StreamError.
     """
-    plan, *_ = plan_topics(settings, aged=True)
+    plan, *_ = plan_topics(settings, requires_log_time=True)
     with _admin(settings) as admin:
         existing = _describe(admin, [plan])
     if existing:
@@ -297,9 +297,9 @@ def _report(plan: TopicPlan, now: Mapping[str, _ExistingTopic], created: frozens
     pairs |= {key: (str(configs.get(key)), wanted) for key, wanted in plan.configs.items()}
     differences = tuple(f"{what} is {got}, not {wanted}" for what, (got, wanted) in pairs.items() if got != wanted)
     advice = []
-    if plan.keyed and partitions != plan.partitions:
+    if plan.is_keyed and partitions != plan.partitions:
         advice.append("Set kafka.partitions to what the topic has, or name another topic in kafka.actions_topic")
-    if plan.aged and configs.get(_TIMESTAMP_TYPE) != _LOG_TIME:
+    if plan.requires_log_time and configs.get(_TIMESTAMP_TYPE) != _LOG_TIME:
         advice.append(
             "A producer could make everybody's events too old: let the broker give the time (kafka-configs.sh --alter "
             f"--topic {plan.name} --add-config {_TIMESTAMP_TYPE}={_LOG_TIME}), or set neither "

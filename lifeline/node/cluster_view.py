@@ -30,7 +30,7 @@ class ClusterView:
         """host:port at which others reach the node."""
         return self._owners.own_address
 
-    def held(self) -> Sequence[operator_pb2.HeldPartition]:
+    def held_partitions(self) -> Sequence[operator_pb2.HeldPartition]:
         """Return the partitions that the node owns or follows, ascending."""
         owned = [
             _held(status, operator_pb2.ROLE_OWNER, self._updater.store_of(status.partition))
@@ -42,9 +42,9 @@ class ClusterView:
         ]
         return sorted(owned + followed, key=lambda held: held.partition)
 
-    def placed(self) -> Sequence[group_pb2.PlacedPartition]:
+    def placements(self) -> Sequence[group_pb2.PlacedPartition]:
         """Return where every partition is, ascending, as far as the node knows."""
-        return self._owners.placed()
+        return self._owners.placements()
 
     def fingerprints(self, partition: int) -> Sequence[Fingerprint] | None:
         """Return the logged fingerprints of a partition and its present one; None if it is not open here."""

@@ -32,7 +32,7 @@ from lifeline.rpc.operator_service import OperatorService
 from lifeline.rpc.owners import advertised_address
 from lifeline.rpc.routing import Routing
 from lifeline.rpc.sequence_service import SequenceService
-from lifeline.rpc.server import ROUTED, NodeServer, Services
+from lifeline.rpc.server import USER_SERVICES, NodeServer, Services
 from lifeline.rpc.waits import Waits
 from lifeline.store.embeddings import EmbeddingTable
 from lifeline.store.gc_tuning import keep_collector_away
@@ -94,7 +94,7 @@ class Node:
         await items.start()
         # The stream starts last. It stops after the server, which it must not leave without its partitions.
         stack.push_async_callback(lambda: group.stream.stop(deadline.left()))
-        routing = Routing(directory, group.owners, ROUTED, misrouted=node.misrouted, security=settings.security)
+        routing = Routing(directory, group.owners, USER_SERVICES, misrouted=node.misrouted, security=settings.security)
         stack.callback(routing.close)
         services = Services(
             SequenceService(directory, max_reply_bytes=node.max_message_mib * _MIB),

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from lifeline.config import Loaded
+from lifeline.config import LoadedSettings
 from lifeline.node.deadline import Deadline
 from lifeline.node.node import Node
 from lifeline.node.security_watch import SecurityWatch
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
-async def run_node(loaded: Loaded) -> None:
+async def run_node(loaded: LoadedSettings) -> None:
     """Run a node until SIGTERM or SIGINT; returns after a graceful stop, raises whatever crashed it."""
     settings = loaded.settings
     # Before anything starts: refuse an address that would let strangers call.

@@ -53,7 +53,7 @@ class Scoring:
             self.settings.scorer,
             self.cache,
             max_reply_bytes=self.settings.node.max_message_mib * _MIB,
-            told=CallSinks(self.selections, self.exposures, timings),
+            sinks=CallSinks(self.selections, self.exposures, timings),
         )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import structlog
 
-from lifeline.config import Loaded
+from lifeline.config import LoadedSettings
 from lifeline.core.errors import ConfigError, SecurityError
 from lifeline.core.security import SecuritySettings, file_stamp
 
@@ -27,7 +27,7 @@ class _Changes(NamedTuple):
 class SecurityWatch:
     """Holds the present [security] settings."""
 
-    def __init__(self, loaded: Loaded, use: Callable[[SecuritySettings], None] = lambda _: None) -> None:
+    def __init__(self, loaded: LoadedSettings, use: Callable[[SecuritySettings], None] = lambda _: None) -> None:
         """Start with what was loaded; `use` is called with each change, in the event loop."""
         self.current = loaded.settings.security
         self.use = use
@@ -69,7 +69,7 @@ class SecurityWatch:
 
     def _read(self) -> SecuritySettings:
         """Return the settings with what may change in a running node. Raises ConfigError and SecurityError."""
-        settings = self._loaded.again().settings
+        settings = self._loaded.reload().settings
         new = self.current.model_copy(
             update={"callers": settings.security.callers, "peer_token": settings.security.peer_token}
         )

@@ -37,7 +37,9 @@ class Storage:
         """
         data_dir = settings.node.data_dir
         stack.enter_context(locked(data_dir))
-        actions_topic, *_ = await run_abandonable(ensure_topics, settings.kafka, aged=settings.store.has_ages)
+        actions_topic, *_ = await run_abandonable(
+            ensure_topics, settings.kafka, requires_log_time=settings.store.has_ages
+        )
         TopicIdentity(settings.kafka.actions_topic, actions_topic.topic_id).check(data_dir)
         snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
         store = settings.store

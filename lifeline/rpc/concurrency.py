@@ -96,7 +96,7 @@ def _overloaded(most: int, what: str) -> Refusal:
         Reason.OVERLOADED,
         f"{most} {what}: retry with exponential back-off, or add nodes",
         limit=str(most),
-    ).after(RETRY_AFTER_S)
+    ).with_retry_delay(RETRY_AFTER_S)
 
 
 def _internal(error: Exception) -> Refusal:

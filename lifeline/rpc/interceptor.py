@@ -27,7 +27,7 @@ RETRY_AFTER_S = 0.1
 class SizeLimit(NamedTuple):
     """The largest request that a caller may send."""
 
-    most: int
+    max_bytes: int
     """Bytes."""
     refusal: Callable[[int], Refusal]
     """Of a size."""
@@ -50,9 +50,9 @@ class Stage(Protocol):
 class Pipeline(Interceptor):
     """The one interceptor of a server: it looks a method's handler up, with all stages around it, made once."""
 
-    def __init__(self, stages: Sequence[Stage], unserved: Sequence[str] = ()) -> None:
-        """Take the stages, the outermost first; the methods of `unserved` are answered as unknown ones are."""
-        self._stages, self._unserved = tuple(reversed(stages)), frozenset(unserved)
+    def __init__(self, stages: Sequence[Stage], unimplemented: Sequence[str] = ()) -> None:
+        """Take the stages, the outermost first; the methods of `unimplemented` are answered as unknown ones are."""
+        self._stages, self._unserved = tuple(reversed(stages)), frozenset(unimplemented)
         self._handlers: dict[str, Handler] = {}
 
     def intercept_service(
@@ -82,7 +82,7 @@ def around(handler: Handler, guard: Guard) -> Handler:
     deserializer = handler.request_deserializer
 
     def read(raw: bytes, limit: SizeLimit | None, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
-        if limit is not None and len(raw) > limit.most:
+        if limit is not None and len(raw) > limit.max_bytes:
             abort(context, limit.refusal(len(raw)))
         return raw if deserializer is None else decode(deserializer, raw, context)
 

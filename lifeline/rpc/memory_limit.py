@@ -96,4 +96,4 @@ class MemoryLimit:
             f"the node holds {used // _MIB:,} MiB and {self._limit // _MIB:,} are its limit: retry later, each time "
             "waiting longer; make the caches of its configuration smaller, or raise node.max_memory_mib",
             limit=str(self._limit),
-        ).after(_RETRY_AFTER_S)
+        ).with_retry_delay(_RETRY_AFTER_S)

@@ -10,7 +10,7 @@ import grpc
 from lifeline.core.reasons import Reason
 from lifeline.rpc.score_service import ModelHolder
 from lifeline.rpc.status import Refusal
-from lifeline.rpc.validation import refusals
+from lifeline.rpc.validation import abort_on_refusal
 from lifeline.scorer.errors import ModelNotFoundError, ScorerError
 from lifeline.v1 import model_pb2, model_pb2_grpc, score_pb2
 
@@ -39,7 +39,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.GetModelResponse:
         """Answer GetModel; model.proto says how."""
         del request
-        with refusals(context), _unusable():
+        with abort_on_refusal(context), _unusable():
             scorer = self._models.scorer
             return model_pb2.GetModelResponse(
                 model=None if scorer is None else _version(scorer),
@@ -51,7 +51,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.UseModelRequest, context: grpc.ServicerContext
     ) -> model_pb2.UseModelResponse:
         """Answer UseModel; model.proto says how."""
-        with refusals(context), _unusable(), self._changing:
+        with abort_on_refusal(context), _unusable(), self._changing:
             before = self._models.scorer
             # Whatever it may be on the disk, what is not listed is not looked for.
             if request.version and request.version not in self._versions():

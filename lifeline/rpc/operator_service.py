@@ -10,7 +10,7 @@ import structlog
 from lifeline.core.reasons import Reason
 from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.status import Refusal
-from lifeline.rpc.validation import check_active, check_deadline, refusals
+from lifeline.rpc.validation import abort_on_refusal, check_active, check_deadline
 from lifeline.store.errors import NotOwnerError
 from lifeline.store.fingerprint import as_text
 from lifeline.store.partition import PartitionStore
@@ -29,10 +29,10 @@ class Cluster(Protocol):
     def address(self) -> str:
         """host:port at which others reach the node."""
 
-    def held(self) -> Sequence[operator_pb2.HeldPartition]:
+    def held_partitions(self) -> Sequence[operator_pb2.HeldPartition]:
         """Return what it holds, ascending by partition."""
 
-    def placed(self) -> Sequence[group_pb2.PlacedPartition]:
+    def placements(self) -> Sequence[group_pb2.PlacedPartition]:
         """Return where every partition is, ascending, as far as it knows."""
 
     def fingerprints(self, partition: int) -> Sequence[tuple[int, int]] | None:
@@ -53,7 +53,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.CreateSnapshotRequest, context: grpc.ServicerContext
     ) -> operator_pb2.CreateSnapshotResponse:
         """Answer CreateSnapshot; operator.proto says how."""
-        with refusals(context):
+        with abort_on_refusal(context):
             if self._snapshots is None:
                 raise Refusal(
                     grpc.StatusCode.FAILED_PRECONDITION,
@@ -80,16 +80,16 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.ListPartitionsResponse:
         """Answer ListPartitions; operator.proto says how."""
         del request
-        with refusals(context):
+        with abort_on_refusal(context):
             return operator_pb2.ListPartitionsResponse(
-                address=self._cluster.address, held=self._cluster.held(), placed=self._cluster.placed()
+                address=self._cluster.address, held=self._cluster.held_partitions(), placed=self._cluster.placements()
             )
 
     def ListFingerprints(  # noqa: N802 - the name of the method on the wire
         self, request: operator_pb2.ListFingerprintsRequest, context: grpc.ServicerContext
     ) -> operator_pb2.ListFingerprintsResponse:
         """Answer ListFingerprints; operator.proto says how."""
-        with refusals(context):
+        with abort_on_refusal(context):
             found = self._cluster.fingerprints(request.partition)
             if found is None:
                 raise NotOwnerError(request.partition)

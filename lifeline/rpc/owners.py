@@ -36,7 +36,7 @@ class Owners:
             owners: Mapping[int, str] = self._placement.owners
         return frozenset(owners.values())
 
-    def placed(self) -> Sequence[group_pb2.PlacedPartition]:
+    def placements(self) -> Sequence[group_pb2.PlacedPartition]:
         """Return where every partition is, ascending."""
         with self._lock:
             placement = self._placement

@@ -12,7 +12,7 @@ from lifeline.core.limits import UNKNOWN_BYTES, LimitExceededError, MessageLimit
 from lifeline.core.reasons import Reason
 from lifeline.rpc.interceptor import Handler
 from lifeline.rpc.status import Refusal
-from lifeline.rpc.validation import invalid
+from lifeline.rpc.validation import invalid_field
 from lifeline.v1.group_pb2 import GroupMember, GroupPlacement
 
 
@@ -40,16 +40,16 @@ def decoder(decode: Callable[[bytes], Any], limits: MessageLimits) -> Callable[[
     """Return a decoder that raises Refusal in place of giving a request beyond the limits."""
 
     def checked(raw: bytes) -> Any:  # noqa: ANN401 - any message
-        if len(raw) > limits.most_bytes:
+        if len(raw) > limits.max_bytes:
             raise _too_large(limits, len(raw))
         try:
             message = decode(raw)
             limits.check(message)
         except DecodeError:
-            raise invalid("request", "it does not decode: build the client from the node's own protos") from None
+            raise invalid_field("request", "it does not decode: build the client from the node's own protos") from None
         except LimitExceededError as error:
-            raise invalid(
-                error.field, str(error), error.bound.reason, length=str(error.length), limit=str(error.bound.most)
+            raise invalid_field(
+                error.field, str(error), error.bound.reason, length=str(error.length), limit=str(error.bound.max_length)
             ) from error
         return message
 
@@ -60,10 +60,10 @@ def _too_large(limits: MessageLimits, size: int) -> Refusal:
     return Refusal(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         Reason.REQUEST_TOO_LARGE,
-        f"the request has {size:,} bytes, and no {limits.descriptor.name} needs more than {limits.most_bytes:,}: send "
+        f"the request has {size:,} bytes, and no {limits.descriptor.name} needs more than {limits.max_bytes:,}: send "
         "the fields of the node's own protos, within the bounds of docs/limits.md",
         bytes=str(size),
-        limit=str(limits.most_bytes),
+        limit=str(limits.max_bytes),
     )
 
 
@@ -96,7 +96,7 @@ def as_markdown(services: Iterable[str]) -> str:
         "| method | largest request, bytes |",
         "|---|---|",
     ]
-    lines += [f"| `{method.full_name}` | {requests[method.input_type.full_name].most_bytes:,} |" for method in methods]
+    lines += [f"| `{method.full_name}` | {requests[method.input_type.full_name].max_bytes:,} |" for method in methods]
     lines += ["", "## Fields", "", *_table(requests.values())]
     lines += [
         "",
@@ -115,5 +115,5 @@ def _table(messages: Iterable[MessageLimits]) -> Iterator[str]:
     yield "|---|---|---|"
     for row in dict.fromkeys(row for limits in messages for row in limits.rows()):
         name, unit, bound = row
-        each = f", each of {bound.each:,} bytes" if bound.each else ""
-        yield f"| `{name}` | {bound.most:,} {unit}{each} | {bound.what} |"
+        each = f", each of {bound.max_entry_bytes:,} bytes" if bound.max_entry_bytes else ""
+        yield f"| `{name}` | {bound.max_length:,} {unit}{each} | {bound.description} |"

@@ -23,12 +23,12 @@ from lifeline.core.vocabulary import MAX_SURFACES, Vocabulary
 from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.status import Refusal
 from lifeline.rpc.validation import (
+    abort_on_refusal,
     as_of_message,
     check_deadline,
     check_user_id,
-    invalid,
+    invalid_field,
     reader_at,
-    refusals,
     time_left,
 )
 from lifeline.scorer.experiment import arm_of
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SERVICE = score_pb2.DESCRIPTOR.services_by_name["ScoreService"].full_name
 
 
-class SideLog(Protocol):
+class RecordSink(Protocol):
     """Where selected requests and exposures are logged: `stream.side_topic.BestEffortProducer` fits."""
 
     def offer(self, key: bytes, value: bytes) -> bool:
@@ -54,19 +54,19 @@ class SideLog(Protocol):
 class Timings(Protocol):
     """Who is told how long calls took: `lifeline.metrics.score_timings.ScoreTimings` fits."""
 
-    def waited(self, seconds: float) -> None:
+    def record_wait(self, seconds: float) -> None:
         """Take how long a call waited for its turn, whether or not it came."""
 
-    def scored(self, seconds: float, candidates: int) -> None:
+    def record_scoring(self, seconds: float, candidates: int) -> None:
         """Take how long a call that had its turn was read and scored, and what for."""
 
 
 class CallSinks(NamedTuple):
     """Who is told of calls, beside their callers."""
 
-    log: SideLog | None = None
+    selections: RecordSink | None = None
     """Of a share of what the model reads, `settings.log_share`."""
-    exposures: SideLog | None = None
+    exposures: RecordSink | None = None
     """Of who was answered in which arm of the experiment."""
     timings: Timings | None = None
 
@@ -121,21 +121,21 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         tables: HistoryCache,
         *,
         max_reply_bytes: int,
-        told: CallSinks = CallSinks(),  # noqa: B008 - it never changes
+        sinks: CallSinks = CallSinks(),  # noqa: B008 - it never changes
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Refuse replies larger than `max_reply_bytes`; `clock` gives seconds since 1970."""
         self._directory, self._models = directory, models
         self._vocabulary, self._settings, self._tables = vocabulary, settings, tables
         self._max_reply_bytes, self._clock = max_reply_bytes, clock
-        self._told = told
+        self._sinks = sinks
         self._turns = threading.BoundedSemaphore(settings.max_concurrent)
 
     def Score(  # noqa: N802 - the name of the method on the wire
         self, request: score_pb2.ScoreRequest, context: grpc.ServicerContext
     ) -> score_pb2.ScoreResponse:
         """Answer Score; score.proto says how."""
-        with refusals(context):
+        with abort_on_refusal(context):
             check_user_id(request.user_id)
             item_id, embedding = parse_candidates(request, self._settings.max_candidates)
             self._check_contributions(request)
@@ -161,8 +161,8 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                     candidate_embeddings=embedding,
                     explain=request.contributions if request.explain else None,
                 )
-            if self._told.timings is not None:
-                self._told.timings.scored(time.perf_counter() - begun, len(item_id))
+            if self._sinks.timings is not None:
+                self._sinks.timings.record_scoring(time.perf_counter() - begun, len(item_id))
             reply = score_pb2.ScoreResponse(
                 heads=scores.heads,
                 score=scores.score.tolist(),
@@ -172,7 +172,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                 model=score_pb2.ModelVersion(name=scorer.manifest.name, version=scorer.manifest.version),
             )
             self._explain(reply, asked, scores)
-            if chosen.arm is not None and self._told.exposures is not None:
+            if chosen.arm is not None and self._sinks.exposures is not None:
                 exposure = exposure_pb2.Exposure(
                     experiment=self._settings.experiment,
                     arm=chosen.arm,
@@ -182,21 +182,21 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                     model_version=scorer.manifest.version,
                     item_id=item_id[np.argsort(-scores.score)].tolist(),
                 )
-                self._told.exposures.offer(request.user_id.encode(), exposure.SerializeToString())
+                self._sinks.exposures.offer(request.user_id.encode(), exposure.SerializeToString())
             # Chance decides, not the user: a share of everyone's requests is what a model should learn from.
-            if self._told.log is not None and random.random() < self._settings.log_share:  # noqa: S311
+            if self._sinks.selections is not None and random.random() < self._settings.log_share:  # noqa: S311
                 from lifeline.scorer.selection_log import encode  # noqa: PLC0415 - it imports torch
 
                 logged = scorer.logged(request.user_id, scores)
-                self._told.log.offer(request.user_id.encode(), encode(logged))
+                self._sinks.selections.offer(request.user_id.encode(), encode(logged))
             return reply
 
     def _check_contributions(self, request: score_pb2.ScoreRequest) -> None:
         most = self._settings.max_candidates
         if request.contributions and not request.explain:
-            raise invalid("contributions", "they are part of an explanation: set explain as well, or leave them out")
+            raise invalid_field("contributions", "they are part of an explanation: set explain too, or leave them out")
         if request.contributions * len(request.item_id) > most:
-            raise invalid(
+            raise invalid_field(
                 "contributions",
                 f"{request.contributions} tokens of each of {len(request.item_id)} candidates are more than {most} "
                 "together: ask for fewer of one of them",
@@ -205,14 +205,14 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
 
     def _parse_context(self, context: score_pb2.ScoreContext) -> RequestContext:
         if context.surface >= MAX_SURFACES or not self._vocabulary.known_surfaces[context.surface]:
-            raise invalid(
+            raise invalid_field(
                 "context.surface",
                 f"{context.surface} is not in the vocabulary: give one of its ids, or 0 for unknown",
             )
         if not context.HasField("timestamp_ms"):
             return RequestContext(int(self._clock() * 1000), context.surface)
         if not 0 <= context.timestamp_ms < MAX_TIMESTAMP_MS:
-            raise invalid(
+            raise invalid_field(
                 "context.timestamp_ms",
                 f"{context.timestamp_ms} is not a time from 1970 to 2100 in milliseconds: correct it, or leave it "
                 "out for now",
@@ -224,8 +224,8 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         """Hold one of the turns; raises Refusal where none comes in time."""
         begun = time.perf_counter()
         has_turn = self._turns.acquire(timeout=min(self._settings.max_queue_ms / 1000, time_left(context)))
-        if self._told.timings is not None:
-            self._told.timings.waited(time.perf_counter() - begun)
+        if self._sinks.timings is not None:
+            self._sinks.timings.record_wait(time.perf_counter() - begun)
         if not has_turn:
             check_deadline(context)
             raise Refusal(
@@ -233,7 +233,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
                 Reason.OVERLOADED,
                 f"{self._settings.max_concurrent} requests are being scored and none ended within "
                 f"{self._settings.max_queue_ms} ms: retry later, each time waiting longer, or add nodes",
-            ).after(self._settings.max_queue_ms / 1000)
+            ).with_retry_delay(self._settings.max_queue_ms / 1000)
         try:
             check_deadline(context)
             yield
@@ -268,7 +268,7 @@ def parse_candidates(request: score_pb2.ScoreRequest, most: int) -> tuple[NDArra
     """Return uint64[c] items, and int8[c, 32] given embeddings if there are any; raises Refusal."""
     count = len(request.item_id)
     if not 1 <= count <= most:
-        raise invalid(
+        raise invalid_field(
             "item_id",
             f"there are {count}: give 1 to {most} in one request",
             Reason.CANDIDATES_INVALID,
@@ -278,7 +278,7 @@ def parse_candidates(request: score_pb2.ScoreRequest, most: int) -> tuple[NDArra
     if not request.embedding:
         return item_id, None
     if len(request.embedding) != count * EMBEDDING_DIM:
-        raise invalid(
+        raise invalid_field(
             "embedding",
             f"it has {len(request.embedding)} bytes for {count} candidates: give {EMBEDDING_DIM} of each, or leave it "
             "out",
@@ -287,7 +287,7 @@ def parse_candidates(request: score_pb2.ScoreRequest, most: int) -> tuple[NDArra
     embedding = np.frombuffer(request.embedding, np.int8).reshape(count, EMBEDDING_DIM)
     wrong = np.flatnonzero((embedding == -128).any(axis=1))
     if len(wrong):
-        raise invalid(
+        raise invalid_field(
             "embedding",
             f"that of candidate {wrong[0]} has a byte of -128: quantize it as Item.embedding says, or leave it out",
             Reason.CANDIDATES_INVALID,

@@ -10,7 +10,7 @@ from lifeline.core.sequence import Column, Sequence, SequenceQuery
 from lifeline.core.wire import COLUMNS, KINDS, WIRE_KINDS
 from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.status import Refusal
-from lifeline.rpc.validation import as_of_message, check_user_id, invalid, reader_at, refusals
+from lifeline.rpc.validation import abort_on_refusal, as_of_message, check_user_id, invalid_field, reader_at
 from lifeline.v1 import sequence_pb2, sequence_pb2_grpc
 
 SERVICE = sequence_pb2.DESCRIPTOR.services_by_name["SequenceService"].full_name
@@ -27,7 +27,7 @@ class SequenceService(sequence_pb2_grpc.SequenceServiceServicer):
         self, request: sequence_pb2.GetSequenceRequest, context: grpc.ServicerContext
     ) -> sequence_pb2.GetSequenceResponse:
         """Answer GetSequence; sequence.proto says how."""
-        with refusals(context):
+        with abort_on_refusal(context):
             check_user_id(request.user_id)
             query = parse_query(request)
             min_offset = request.min_offset if request.HasField("min_offset") else None
@@ -57,22 +57,22 @@ def parse_query(request: sequence_pb2.GetSequenceRequest) -> SequenceQuery:
         if kind == sequence_pb2.KIND_UNSPECIFIED:
             kind = sequence_pb2.KIND_EXPLICIT  # noqa: PLW2901 - as the enum's comment says
         if kind not in KINDS:
-            raise invalid("kinds", f"{kind} is not a Kind: use KIND_EXPLICIT or KIND_IMPRESSION")
+            raise invalid_field("kinds", f"{kind} is not a Kind: use KIND_EXPLICIT or KIND_IMPRESSION")
         kinds.append(KINDS[kind])
     if len(set(kinds)) != len(kinds):
-        raise invalid("kinds", "a kind is given twice: give each once")
+        raise invalid_field("kinds", "a kind is given twice: give each once")
     columns = Column(0)
     for column in request.columns:
         if column not in COLUMNS:
-            raise invalid("columns", f"{column} is not a Column: use the values of the enum but 0")
+            raise invalid_field("columns", f"{column} is not a Column: use the values of the enum but 0")
         columns |= COLUMNS[column]
     for value in request.action_types:
         if not 1 <= value <= 64:
-            raise invalid("action_types", f"{value} is not an action type: they are 1 to 64")
+            raise invalid_field("action_types", f"{value} is not an action type: they are 1 to 64")
     since = request.from_timestamp_ms if request.HasField("from_timestamp_ms") else None
     until = request.to_timestamp_ms if request.HasField("to_timestamp_ms") else None
     if since is not None and until is not None and since > until:
-        raise invalid("from_timestamp_ms", f"{since} is after to_timestamp_ms {until}: swap them")
+        raise invalid_field("from_timestamp_ms", f"{since} is after to_timestamp_ms {until}: swap them")
     return SequenceQuery(
         kinds=tuple(kinds),
         newest=request.newest or None,

@@ -13,20 +13,20 @@ from lifeline.core.errors import ServerError
 from lifeline.core.security import KEEPALIVE, Caller, SecuritySettings, server_credentials
 from lifeline.rpc import model_service, operator_service, score_service
 from lifeline.rpc import sequence_service as store_service
-from lifeline.rpc.arrivals import Arrivals
-from lifeline.rpc.callers import Callers
+from lifeline.rpc.authorization import Authorization
 from lifeline.rpc.concurrency import STREAMS, ConcurrencyLimit
 from lifeline.rpc.interceptor import Pipeline, Stage
 from lifeline.rpc.memory_limit import MemoryLimit
 from lifeline.rpc.request_limits import RequestLimits
+from lifeline.rpc.request_timeout import RequestTimeout
 from lifeline.rpc.settings import NodeSettings
 from lifeline.v1 import model_pb2_grpc, operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
 
 LIVENESS, READINESS = "liveness", "readiness"
-ROUTED = (store_service.SERVICE, score_service.SERVICE)
+USER_SERVICES = (store_service.SERVICE, score_service.SERVICE)
 """Services whose requests name a user."""
-SERVICES = (*ROUTED, operator_service.SERVICE, model_service.SERVICE)
-SERVED = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+SERVICES = (*USER_SERVICES, operator_service.SERVICE, model_service.SERVICE)
+ALL_SERVICES = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 # gRPC's health servicer lists this method but does not implement it, and logs a traceback at every call.
 _UNIMPLEMENTED = f"/{health.SERVICE_NAME}/List"
@@ -70,7 +70,7 @@ class NodeServer:
         """
         security = security or SecuritySettings()
         addresses = security.listening_addresses(settings.grpc_address)
-        self._callers = Callers(security.callers, (health.SERVICE_NAME,), peer_name=security.peer_name)
+        self._authorization = Authorization(security.callers, (health.SERVICE_NAME,), peer_name=security.peer_name)
         max_calls = settings.max_concurrent_rpcs
         options = [
             ("grpc.max_receive_message_length", settings.max_message_mib * _MIB),
@@ -81,12 +81,12 @@ class NodeServer:
         memory = MemoryLimit.of(settings.max_memory_mib)
         # Waiting calls and streams hold threads of their own; the spare ones refuse excess calls at once.
         threads = max_calls + settings.wait_places + STREAMS + _SPARE_THREADS
-        self._arrivals = Arrivals(threads // 2)
-        limit = ConcurrencyLimit(max_calls, memory, SERVICES, ROUTED)
-        stages = (self._arrivals, calls, self._callers, limit, routing, RequestLimits())
+        self._request_timeout = RequestTimeout(threads // 2)
+        limit = ConcurrencyLimit(max_calls, memory, SERVICES, USER_SERVICES)
+        stages = (self._request_timeout, calls, self._authorization, limit, routing, RequestLimits())
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            interceptors=[Pipeline([stage for stage in stages if stage is not None], unserved=(_UNIMPLEMENTED,))],
+            interceptors=[Pipeline([stage for stage in stages if stage is not None], unimplemented=(_UNIMPLEMENTED,))],
             options=options,
             maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )
@@ -97,7 +97,7 @@ class NodeServer:
         # In its non-blocking mode the callbacks deadlock when one watch ends while another begins.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(SERVED, self._server)
+        reflection.enable_server_reflection(ALL_SERVICES, self._server)
         self.set_live(live=True)
         self.set_ready(ready=False)
         self.address = self._listen(settings.grpc_address, addresses, server_credentials(security))
@@ -119,7 +119,7 @@ class NodeServer:
                 # A name may resolve to an address family that the machine does not have.
                 problem = error
         if not bound:
-            self._arrivals.close()
+            self._request_timeout.close()
             raise ServerError(
                 f"{named} cannot be listened on ({problem}): stop what has the port, or set "
                 "--grpc-address / LIFELINE_NODE__GRPC_ADDRESS to another one"
@@ -128,7 +128,7 @@ class NodeServer:
 
     def use_callers(self, callers: Mapping[str, Caller]) -> None:
         """Accept calls from these callers only, from now on."""
-        self._callers.replace(callers)
+        self._authorization.replace(callers)
 
     def set_live(self, *, live: bool) -> None:
         """Set liveness: a supervisor restarts a process that is not live."""
@@ -142,7 +142,7 @@ class NodeServer:
         """Refuse new calls, give those under way `grace_s` seconds to finish, and stop."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
-        self._arrivals.close()
+        self._request_timeout.close()
 
     def _set(self, serving: bool, *services: str) -> None:  # noqa: FBT001
         status = health_pb2.HealthCheckResponse

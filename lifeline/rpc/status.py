@@ -37,7 +37,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         self.code, self.reason, self.message, self.metadata = code, reason, message, metadata
         self.retry_after_s: float | None = None
 
-    def after(self, retry_after_s: float) -> Self:
+    def with_retry_delay(self, retry_after_s: float) -> Self:
         """Set after how many seconds the caller should try again."""
         self.retry_after_s = retry_after_s
         return self

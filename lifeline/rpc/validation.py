@@ -27,7 +27,7 @@ _NO_DEADLINE_S = 366 * 86_400.0
 
 
 @contextmanager
-def refusals(context: grpc.ServicerContext) -> Iterator[None]:
+def abort_on_refusal(context: grpc.ServicerContext) -> Iterator[None]:
     """Turn what is raised inside into a status with ErrorInfo."""
     try:
         yield
@@ -37,7 +37,7 @@ def refusals(context: grpc.ServicerContext) -> Iterator[None]:
         abort(context, Refusal.of(error))
 
 
-def invalid(field: str, message: str, reason: Reason = Reason.FIELD_INVALID, **metadata: str) -> Refusal:
+def invalid_field(field: str, message: str, reason: Reason = Reason.FIELD_INVALID, **metadata: str) -> Refusal:
     """Return the refusal of one field."""
     return Refusal(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{field}: {message}", field=field, **metadata)
 
@@ -47,7 +47,7 @@ def check_user_id(user_id: str) -> None:
     try:
         encode_user_id(user_id)
     except InvalidUserIdError as error:
-        raise invalid("user_id", str(error), Reason.USER_ID_INVALID) from error
+        raise invalid_field("user_id", str(error), Reason.USER_ID_INVALID) from error
 
 
 def reader_at(
@@ -69,7 +69,7 @@ def reader_at(
 def _check_offset(reader: SequenceReader, offset: int) -> None:
     """Refuse an offset that no record has, or that none will have soon."""
     if offset < 0:
-        raise invalid("min_offset", f"it is {offset}: give the offset of an acknowledged record, 0 or more")
+        raise invalid_field("min_offset", f"it is {offset}: give the offset of an acknowledged record, 0 or more")
     known, partition = reader.known_offset, reader.store.partition
     if offset > known + MAX_AHEAD:
         raise Refusal(

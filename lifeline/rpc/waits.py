@@ -55,10 +55,10 @@ class WaitStatistics(NamedTuple):
 class Waits:
     """The places of calls that wait. Every method may be called from any thread."""
 
-    def __init__(self, most: int = 32, max_wait_s: float = 30.0) -> None:
-        """Allow `most` calls to wait at once, half of them for one caller, each for `max_wait_s` seconds at most."""
-        self.most, self.max_wait_s = most, max_wait_s
-        self.most_of_caller = most - most // 2
+    def __init__(self, capacity: int = 32, max_wait_s: float = 30.0) -> None:
+        """Allow `capacity` calls to wait at once, half of them of one caller, each for `max_wait_s` seconds."""
+        self.capacity, self.max_wait_s = capacity, max_wait_s
+        self.capacity_per_caller = capacity - capacity // 2
         self._of_caller: Counter[str] = Counter()
         self._waiting = self._refused = 0
         self._lock = threading.Lock()
@@ -76,8 +76,8 @@ class Waits:
         """
         caller = CALLER.get() or _host_of(context)
         with self._lock:
-            most = self.most_of_caller if self._of_caller[caller] >= self.most_of_caller else self.most
-            full = self._of_caller[caller] >= self.most_of_caller or self._waiting >= self.most
+            limit = self.capacity_per_caller if self._of_caller[caller] >= self.capacity_per_caller else self.capacity
+            full = self._of_caller[caller] >= self.capacity_per_caller or self._waiting >= self.capacity
             self._refused += full
             if not full:
                 self._waiting += 1
@@ -86,10 +86,10 @@ class Waits:
             raise Refusal(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 Reason.WAITS_FULL,
-                f"{most} calls {f'of {caller} ' if most < self.most else ''}wait for an offset: retry with exponential "
-                "back-off, leave min_offset out, or raise node.max_waits",
-                limit=str(most),
-            ).after(RETRY_AFTER_S)
+                f"{limit} calls {f'of {caller} ' if limit < self.capacity else ''}wait for an offset: retry with "
+                "exponential back-off, leave min_offset out, or raise node.max_waits",
+                limit=str(limit),
+            ).with_retry_delay(RETRY_AFTER_S)
         slot = SLOT.get()
         if slot is not None:
             slot.give_back()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blifeline/v1/selection.proto\x12\x0blifeline.v1\"\xfc\x01\n\x0fSelectionRecord\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0ctimestamp_ms\x18\x02 \x01(\x03\x12\x0f\n\x07surface\x18\x03 \x01(\r\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12)\n\tselecting\x18\x06 \x01(\x0b\x32\x16.lifeline.v1.Selecting\x12\x33\n\ncandidates\x18\x07 \x01(\x0b\x32\x1f.lifeline.v1.SelectedCandidates\x12+\n\x06tokens\x18\x08 \x01(\x0b\x32\x1b.lifeline.v1.SelectedTokens\"\xd4\x01\n\tSelecting\x12\x14\n\x0cvisit_gap_ms\x18\x01 \x01(\x03\x12\x18\n\x10real_time_length\x18\x02 \x01(\r\x12\x19\n\x11impression_length\x18\x03 \x01(\r\x12\x19\n\x11lifelong_selected\x18\x04 \x01(\r\x12\x13\n\x0brecent_kept\x18\x05 \x01(\r\x12\x1a\n\x12real_time_selected\x18\x06 \x01(\r\x12\x1c\n\x14impressions_selected\x18\x07 \x01(\r\x12\x12\n\nlast_touch\x18\x08 \x01(\x08\"~\n\x12SelectedCandidates\x12\x0f\n\x07item_id\x18\x01 \x01(\x0c\x12\x11\n\tembedding\x18\x02 \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x01(\x0c\x12\r\n\x05index\x18\x04 \x01(\x0c\x12\x0e\n\x06source\x18\x05 \x01(\x0c\x12\x13\n\x0bprobability\x18\x06 \x01(\x0c\"\x86\x01\n\x0eSelectedTokens\x12\x14\n\x0ctimestamp_ms\x18\x01 \x01(\x0c\x12\x0f\n\x07item_id\x18\x02 \x01(\x0c\x12\x14\n\x0c\x61\x63tion_types\x18\x03 \x01(\x0c\x12\x0f\n\x07surface\x18\x04 \x01(\x0c\x12\x11\n\tembedding\x18\x05 \x01(\x0c\x12\x13\n\x0bimpressions\x18\x06 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blifeline/v1/selection.proto\x12\x0blifeline.v1\"\xff\x01\n\x0fSelectionRecord\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0ctimestamp_ms\x18\x02 \x01(\x03\x12\x0f\n\x07surface\x18\x03 \x01(\r\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12,\n\x06\x63onfig\x18\x06 \x01(\x0b\x32\x1c.lifeline.v1.SelectionConfig\x12\x33\n\ncandidates\x18\x07 \x01(\x0b\x32\x1f.lifeline.v1.SelectedCandidates\x12+\n\x06tokens\x18\x08 \x01(\x0b\x32\x1b.lifeline.v1.SelectedTokens\"\xda\x01\n\x0fSelectionConfig\x12\x14\n\x0cvisit_gap_ms\x18\x01 \x01(\x03\x12\x18\n\x10real_time_length\x18\x02 \x01(\r\x12\x19\n\x11impression_length\x18\x03 \x01(\r\x12\x19\n\x11lifelong_selected\x18\x04 \x01(\r\x12\x13\n\x0brecent_kept\x18\x05 \x01(\r\x12\x1a\n\x12real_time_selected\x18\x06 \x01(\r\x12\x1c\n\x14impressions_selected\x18\x07 \x01(\r\x12\x12\n\nlast_touch\x18\x08 \x01(\x08\"~\n\x12SelectedCandidates\x12\x0f\n\x07item_id\x18\x01 \x01(\x0c\x12\x11\n\tembedding\x18\x02 \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x01(\x0c\x12\r\n\x05index\x18\x04 \x01(\x0c\x12\x0e\n\x06source\x18\x05 \x01(\x0c\x12\x13\n\x0bprobability\x18\x06 \x01(\x0c\"\x86\x01\n\x0eSelectedTokens\x12\x14\n\x0ctimestamp_ms\x18\x01 \x01(\x0c\x12\x0f\n\x07item_id\x18\x02 \x01(\x0c\x12\x14\n\x0c\x61\x63tion_types\x18\x03 \x01(\x0c\x12\x0f\n\x07surface\x18\x04 \x01(\x0c\x12\x11\n\tembedding\x18\x05 \x01(\x0c\x12\x13\n\x0bimpressions\x18\x06 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lifeline.v1.selection_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SELECTIONRECORD']._serialized_start=45
-  _globals['_SELECTIONRECORD']._serialized_end=297
-  _globals['_SELECTING']._serialized_start=300
-  _globals['_SELECTING']._serialized_end=512
-  _globals['_SELECTEDCANDIDATES']._serialized_start=514
-  _globals['_SELECTEDCANDIDATES']._serialized_end=640
-  _globals['_SELECTEDTOKENS']._serialized_start=643
-  _globals['_SELECTEDTOKENS']._serialized_end=777
+  _globals['_SELECTIONRECORD']._serialized_end=300
+  _globals['_SELECTIONCONFIG']._serialized_start=303
+  _globals['_SELECTIONCONFIG']._serialized_end=521
+  _globals['_SELECTEDCANDIDATES']._serialized_start=523
+  _globals['_SELECTEDCANDIDATES']._serialized_end=649
+  _globals['_SELECTEDTOKENS']._serialized_start=652
+  _globals['_SELECTEDTOKENS']._serialized_end=786
 # @@protoc_insertion_point(module_scope)

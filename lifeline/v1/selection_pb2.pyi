@@ -29,7 +29,7 @@ class SelectionRecord(_message.Message):
     SURFACE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
-    SELECTING_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
@@ -43,7 +43,7 @@ class SelectionRecord(_message.Message):
     model_version: _builtins.str
     """Its version."""
     @_builtins.property
-    def selecting(self) -> Global___Selecting:
+    def config(self) -> Global___SelectionConfig:
         """What the selection depends on; a model that differs in one of them cannot be trained from this record."""
 
     @_builtins.property
@@ -62,21 +62,21 @@ class SelectionRecord(_message.Message):
         surface: _builtins.int = ...,
         model: _builtins.str = ...,
         model_version: _builtins.str = ...,
-        selecting: Global___Selecting | None = ...,
+        config: Global___SelectionConfig | None = ...,
         candidates: Global___SelectedCandidates | None = ...,
         tokens: Global___SelectedTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "selecting", b"selecting", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "config", b"config", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "model", b"model", "model_version", b"model_version", "selecting", b"selecting", "surface", b"surface", "timestamp_ms", b"timestamp_ms", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "config", b"config", "model", b"model", "model_version", b"model_version", "surface", b"surface", "timestamp_ms", b"timestamp_ms", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SelectionRecord: _TypeAlias = SelectionRecord  # noqa: Y015
 
 @_typing.final
-class Selecting(_message.Message):
-    """Selecting has the fields of a model's configuration that its selection depends on, under their names there."""
+class SelectionConfig(_message.Message):
+    """SelectionConfig has the fields of a model's configuration that its selection depends on, under their names there."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -122,7 +122,7 @@ class Selecting(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Selecting: _TypeAlias = Selecting  # noqa: Y015
+Global___SelectionConfig: _TypeAlias = SelectionConfig  # noqa: Y015
 
 @_typing.final
 class SelectedCandidates(_message.Message):

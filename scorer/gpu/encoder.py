@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lifeline.core.embedding_codec import normalise
+from lifeline.core.embedding_codec import normalize
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.scorer.config import WIDTH, ModelConfig
 from lifeline.scorer.encoder import Encoder, TokenEmbedding
@@ -60,7 +60,7 @@ class GpuEncoder:
         count, length = selection.index.shape
         with self._graphs.acquire(len(tokens), count) as graph:
             inputs = {name: side.host.numpy() for name, side in graph.inputs.items()}
-            inputs["embedding"][: len(tokens)] = normalise(tokens.embedding)
+            inputs["embedding"][: len(tokens)] = normalize(tokens.embedding)
             inputs["action_types"][: len(tokens)] = tokens.action_types.view(np.int64)
             inputs["surface"][: len(tokens)] = tokens.surface
             inputs["age_s"][: len(tokens)] = np.maximum(request_ms - tokens.timestamp_ms, 0) / np.float32(1000)
@@ -68,7 +68,7 @@ class GpuEncoder:
             inputs["similarity"][:count, :length] = selection.similarity
             inputs["counts"][:] = 1
             inputs["counts"][:count] = selection.valid.sum(axis=1)
-            inputs["candidates"][:count, EMBEDDING_DIM:] = normalise(candidates) * np.float32(self._config.input_scale)
+            inputs["candidates"][:count, EMBEDDING_DIM:] = normalize(candidates) * np.float32(self._config.input_scale)
             graph.run()
             read_out = graph.outputs["read_out"].host[:count, : self._config.read_out].clone()
             newest = self._config.newest_outputs

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lifeline.core.action_types import bits_of
-from lifeline.core.embedding_codec import normalise
+from lifeline.core.embedding_codec import normalize
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.features import Tokens
 from lifeline.scorer.selection import Source
@@ -72,13 +72,13 @@ def next_actions(
     column = np.flatnonzero(source == Source.RECENT)
     recent = tokens.take(index[column].astype(np.intp))
     positive = np.uint64(bits_of(positive_types))
-    target = normalise(recent.embedding)
+    target = normalize(recent.embedding)
     engaged = (recent.action_types & positive != 0) & target.any(axis=1)
     places = np.where(engaged, np.arange(len(column)), len(column))
     following = np.minimum.accumulate(places[::-1])[::-1]
     following = np.append(following[1:], len(column))[: len(column)]
     has_target = following < len(column)
-    ignored = normalise(impressions)
+    ignored = normalize(impressions)
     return NextActions(user, column[has_target], target[following[has_target]], ignored[ignored.any(axis=1)])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from lifeline.core.redaction import redacted
+from lifeline.core.redaction import redact
 from lifeline.store.errors import SnapshotError
 
 
@@ -22,7 +22,7 @@ class RemoteDirectory:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         """Load the backend of the URL; nothing is connected yet."""
-        self.url = redacted(url)
+        self.url = redact(url)
         self._secrets = tuple(_texts(options))
         try:
             self._fs, root = url_to_fs(url, **options)
@@ -112,7 +112,7 @@ class RemoteDirectory:
 
     def _shown(self, error: Exception) -> str:
         """Return what a library says, without what it shows of the URL and the storage options."""
-        return redacted(str(error), self._secrets)
+        return redact(str(error), self._secrets)
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root or "/"

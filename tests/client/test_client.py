@@ -295,7 +295,7 @@ def test_a_node_that_refuses_for_a_while_is_asked_again(node: Node, client: Life
 
 
 def test_a_node_that_says_when_is_not_asked_before(node: Node, client: LifelineClient) -> None:
-    node.refusal = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.OVERLOADED, "later").after(0.4)
+    node.refusal = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.OVERLOADED, "later").with_retry_delay(0.4)
     asked: list[float] = []
     node.hold = lambda: asked.append(time.monotonic())
     with pytest.raises(LifelineError) as caught:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifeline.core.embedding_codec import inverse_norm, normalise, quantize
+from lifeline.core.embedding_codec import inverse_norm, normalize, quantize
 
 
 def test_the_formula_clips_symmetrically_and_never_gives_minus_128() -> None:
@@ -36,7 +36,7 @@ def test_normalised_rows_have_length_one_and_zero_stays_zero() -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(-127, 128, (50, 32)).astype(np.int8)
     rows[7] = 0
-    unit = normalise(rows)
+    unit = normalize(rows)
     assert unit.dtype == np.float32
     lengths = np.linalg.norm(unit.astype(np.float64), axis=1)
     assert lengths[7] == 0
@@ -46,8 +46,8 @@ def test_normalised_rows_have_length_one_and_zero_stays_zero() -> None:
 
 def test_the_scale_cancels() -> None:
     row = np.arange(-16, 16, dtype=np.int8)[np.newaxis]
-    np.testing.assert_allclose(normalise(row), normalise((row * 3).astype(np.int8)), atol=1e-7)
+    np.testing.assert_allclose(normalize(row), normalize((row * 3).astype(np.int8)), atol=1e-7)
 
 
 def test_no_rows_give_no_rows() -> None:
-    assert normalise(np.empty((0, 32), np.int8)).shape == (0, 32)
+    assert normalize(np.empty((0, 32), np.int8)).shape == (0, 32)

@@ -48,7 +48,7 @@ LARGEST: tuple[Message, ...] = (
 def test_the_largest_message_within_the_bounds_passes(message: Message) -> None:
     limits = MessageLimits.of(message)
     limits.check(message)
-    assert message.ByteSize() <= limits.most_bytes - 1_024
+    assert message.ByteSize() <= limits.max_bytes - 1_024
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_new_field_needs_a_bound(
     with pytest.raises(KeyError, match=r"made\.Made\.new"):
         MessageLimits(descriptor)
     monkeypatch.setitem(BOUNDS, "made.Made.new", BOUNDS["lifeline.v1.ScoreRequest.item_id"])
-    assert MessageLimits(descriptor).most_bytes > 4_096
+    assert MessageLimits(descriptor).max_bytes > 4_096
 
 
 def test_each_entry_of_a_repeated_text_needs_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from lifeline.cli import app
 from lifeline.core.errors import SecurityError
-from lifeline.core.security import AUTHORIZATION, CallSecurity, SecuritySettings, hash_of
+from lifeline.core.security import AUTHORIZATION, CallSecurity, SecuritySettings, token_hash
 from lifeline.store.embeddings import EmbeddingTable
 from tests.support.refusals import info_of
 from tests.support.routed_nodes import COUNT, USERS, Node, owned_by
@@ -134,7 +134,7 @@ def test_a_caller_has_no_more_calls_at_once_than_it_may() -> None:
 
 
 def test_a_caller_sends_no_larger_request_than_it_may() -> None:
-    callers = {"reader": {"token_sha256": hash_of("read"), "max_message_kib": 1}, "operator": CALLERS["operator"]}
+    callers = {"reader": {"token_sha256": token_hash("read"), "max_message_kib": 1}, "operator": CALLERS["operator"]}
     with (
         serving(SecuritySettings.model_validate({"callers": callers})) as (server, sequences),
         grpc.insecure_channel(server.address) as channel,
@@ -161,7 +161,7 @@ def test_a_caller_sends_no_larger_request_than_it_may() -> None:
 
 
 def test_a_caller_has_no_more_streams_at_once_than_it_may() -> None:
-    callers = {"operator": {"token_sha256": hash_of("all"), "max_streams": 1, "max_message_kib": 1}}
+    callers = {"operator": {"token_sha256": token_hash("all"), "max_streams": 1, "max_message_kib": 1}}
 
     def ask(channel: grpc.Channel, more: Iterator[reflection_pb2.ServerReflectionRequest]) -> Any:
         metadata = ((AUTHORIZATION, "Bearer all"),)
@@ -285,7 +285,7 @@ def test_a_file_that_is_not_there_or_no_pem_is_named(tmp_path: Path) -> None:
 def test_the_command_makes_a_token_and_its_hash() -> None:
     runner = CliRunner()
     made = json.loads(runner.invoke(app, ["token", "--json"]).stdout)
-    assert hash_of(made["token"]) == made["token_sha256"]
+    assert token_hash(made["token"]) == made["token_sha256"]
     assert len(made["token"]) >= 40
     assert json.loads(runner.invoke(app, ["token", "--json"]).stdout) != made
     assert "token_sha256" in runner.invoke(app, ["token"]).stdout

@@ -17,7 +17,7 @@ def test_topics_are_created_once_and_then_found_as_planned(kafka_settings: Kafka
         (kafka_settings.items_topic, TopicState.CREATED),
         (kafka_settings.dead_letter_topic, TopicState.CREATED),
     ]
-    again = ensure_topics(kafka_settings, aged=False)
+    again = ensure_topics(kafka_settings, requires_log_time=False)
     assert {report.state for report in again} == {TopicState.PRESENT}
     assert not any(report.differences for report in again)
     ids = [report.topic_id for report in again]
@@ -40,7 +40,7 @@ def test_a_topic_made_anew_has_another_id(kafka_settings: KafkaSettings) -> None
 def test_a_missing_topic_is_created_beside_those_that_exist(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     renamed = kafka_settings.model_copy(update={"items_topic": kafka_settings.items_topic + "-2"})
-    assert [report.state for report in ensure_topics(renamed, aged=False)] == [
+    assert [report.state for report in ensure_topics(renamed, requires_log_time=False)] == [
         TopicState.PRESENT,
         TopicState.CREATED,
         TopicState.PRESENT,
@@ -63,15 +63,15 @@ def test_an_existing_topic_is_reported_and_not_changed(kafka_settings: KafkaSett
         admin.close()
     report = create_topics(kafka_settings)[0]
     assert report.state is TopicState.DIFFERS
-    assert report.fatal
+    assert report.is_unusable
     assert "partitions is 2, not 4" in report.differences
     assert "retention.ms is 60000, not -1" in report.differences
     with pytest.raises(TopicMismatchError, match=r"partitions is 2, not 4.*Set kafka\.partitions"):
-        ensure_topics(kafka_settings, aged=False)
+        ensure_topics(kafka_settings, requires_log_time=False)
     reports = ensure_topics(
-        kafka_settings.model_copy(update={"partitions": 2, "dead_letter_suffix": "-dead"}), aged=False
+        kafka_settings.model_copy(update={"partitions": 2, "dead_letter_suffix": "-dead"}), requires_log_time=False
     )
-    assert not any(each.fatal for each in reports)
+    assert not any(each.is_unusable for each in reports)
 
 
 def test_the_dead_letters_have_the_partitions_of_the_actions() -> None:
@@ -83,7 +83,7 @@ def test_the_dead_letters_have_the_partitions_of_the_actions() -> None:
 def test_dead_letters_are_kept_for_so_long_by_the_time_at_which_they_came(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     *_, differing = create_topics(kafka_settings.model_copy(update={"dead_letter_retention_days": 3}))
-    assert (differing.state, differing.fatal) == (TopicState.DIFFERS, False)
+    assert (differing.state, differing.is_unusable) == (TopicState.DIFFERS, False)
     assert differing.differences == ("retention.ms is 2592000000, not 259200000",)
     # By a record's own time, which may be anything, a letter would go at once or never.
     assert differing.plan.configs["message.timestamp.type"] == "LogAppendTime"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lifeline.core.embedding_codec import normalise
+from lifeline.core.embedding_codec import normalize
 from lifeline.learning.evaluation_tasks import evaluation_settings, ratings_task
 from lifeline.learning.movielens import FILE, read_movielens
 from lifeline.scorer.variants import variant
@@ -40,7 +40,7 @@ def test_ratings_come_by_time_and_their_value_is_the_action(tmp_path: Path) -> N
 
 def test_films_of_one_taste_lie_close_together(tmp_path: Path) -> None:
     embeddings = read_movielens(ratings(tmp_path)).embeddings
-    vector = normalise(embeddings.embedding)
+    vector = normalize(embeddings.embedding)
     of_first = embeddings.item_id < 60
     cosine = vector @ vector.T
     same = of_first[:, None] == of_first[None, :]
@@ -86,6 +86,6 @@ def test_the_real_ratings() -> None:
     assert 1_000 < len(history.embeddings) < 1_682
     # Nearest to Cinderella are Dumbo, Snow White and Pinocchio.
     place = {item: row for row, item in enumerate(history.embeddings.item_id.tolist())}
-    vector = normalise(history.embeddings.embedding)
+    vector = normalize(history.embeddings.embedding)
     nearest = np.argsort(-(vector @ vector[place[418]]))[:8]
     assert {501, 99, 404} <= set(history.embeddings.item_id[nearest].tolist())

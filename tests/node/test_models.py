@@ -37,7 +37,7 @@ ScoreService(
     settings.scorer,
     HistoryCache(1 << 20),
     max_reply_bytes=1 << 20,
-    told=CallSinks(timings=NodeMetrics().scores),
+    sinks=CallSinks(timings=NodeMetrics().scores),
 )
 service = models.service()
 assert list(service._versions()) == []

@@ -10,7 +10,7 @@ import pytest
 
 from lifeline.core.actions import ActionBatch
 from lifeline.core.errors import LoadError
-from lifeline.core.security import IN_THE_CLEAR, CallSecurity
+from lifeline.core.security import INSECURE, CallSecurity
 from lifeline.ops import load
 from lifeline.ops.load import LoadPlan, Population, run_load
 from lifeline.store.memory import SharedMemory
@@ -67,7 +67,7 @@ def address(node: Node) -> Iterator[str]:
 
 def test_calls_come_at_their_rate_and_each_is_accounted_for(node: Node, address: str) -> None:
     plan = LoadPlan(rate=100, seconds=2, score_share=0.5, candidates=7, newest=3)
-    result = run_load(plan, PEOPLE, address, IN_THE_CLEAR)
+    result = run_load(plan, PEOPLE, address, INSECURE)
     reads, scores = result.kinds["read"], result.kinds["score"]
     assert reads.answered.get_total_count() == len(node.reads)
     assert scores.answered.get_total_count() == len(node.scores) // 2
@@ -88,7 +88,7 @@ def test_a_seed_gives_the_same_calls(node: Node, address: str) -> None:
         plan = LoadPlan(rate=200, seconds=0.5, score_share=0, connections=1, seed=seed)
         planned.append(load._calls(plan, PEOPLE))
         node.reads.clear()
-        run_load(plan, PEOPLE, address, IN_THE_CLEAR)
+        run_load(plan, PEOPLE, address, INSECURE)
         asked.append([one.user_id for one in node.reads])
     assert planned[0] == planned[1] != planned[2]
     # Calls that are under way together may overtake one another on a busy machine.
@@ -107,7 +107,7 @@ def test_a_stall_is_charged_to_every_call_that_was_due_meanwhile(node: Node, add
     stalling = threading.Thread(target=stall)
     stalling.start()
     assert begun.wait(5)
-    result = run_load(LoadPlan(rate=100, seconds=1, score_share=0), PEOPLE, address, IN_THE_CLEAR)
+    result = run_load(LoadPlan(rate=100, seconds=1, score_share=0), PEOPLE, address, INSECURE)
     stalling.join()
     answered = result.kinds["read"].answered
     # A closed loop would have seen one slow call; here even the last that was due waited for a third of a second.
@@ -119,7 +119,7 @@ def test_a_stall_is_charged_to_every_call_that_was_due_meanwhile(node: Node, add
 def test_a_deadline_that_passes_is_a_failure(node: Node, address: str) -> None:
     with node.pause:
         plan = LoadPlan(rate=20, seconds=0.5, score_share=0, timeout_s=0.3)
-        result = run_load(plan, PEOPLE, address, IN_THE_CLEAR)
+        result = run_load(plan, PEOPLE, address, INSECURE)
     reads = result.kinds["read"]
     assert set(reads.codes) == {"DEADLINE_EXCEEDED"}
     assert reads.answered.get_total_count() == 0
@@ -134,10 +134,10 @@ def test_calls_say_who_they_are(node: Node, address: str) -> None:
 
 def test_what_cannot_be_asked_for_is_said_beforehand(node: Node, address: str) -> None:
     with pytest.raises(LoadError, match="lower --candidates"):
-        run_load(LoadPlan(rate=1, seconds=1, candidates=101), PEOPLE, address, IN_THE_CLEAR)
+        run_load(LoadPlan(rate=1, seconds=1, candidates=101), PEOPLE, address, INSECURE)
     assert not node.scores
     with pytest.raises(LoadError, match="start the node"):
-        run_load(LoadPlan(rate=1, seconds=1, score_share=0, timeout_s=0.3), PEOPLE, "127.0.0.1:1", IN_THE_CLEAR)
+        run_load(LoadPlan(rate=1, seconds=1, score_share=0, timeout_s=0.3), PEOPLE, "127.0.0.1:1", INSECURE)
 
 
 def test_users_and_items_come_from_the_store(tmp_path: Path) -> None:

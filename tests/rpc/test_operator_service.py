@@ -25,15 +25,15 @@ from tests.support.snapshots import fill
 Request = operator_pb2.CreateSnapshotRequest
 
 
-class CallSinks:
+class ClusterStub:
     """A cluster as the test says."""
 
     address = "here:1"
 
-    def held(self) -> list[operator_pb2.HeldPartition]:
+    def held_partitions(self) -> list[operator_pb2.HeldPartition]:
         return [operator_pb2.HeldPartition(partition=3, role=operator_pb2.ROLE_STANDBY, state="following")]
 
-    def placed(self) -> list[group_pb2.PlacedPartition]:
+    def placements(self) -> list[group_pb2.PlacedPartition]:
         return [group_pb2.PlacedPartition(partition=3, owner="there:1", standbys=["here:1"])]
 
     def fingerprints(self, partition: int) -> list[tuple[int, int]] | None:
@@ -81,7 +81,7 @@ def node(tmp_path: Path, table: EmbeddingTable) -> Iterator[Node]:
         fill(store, range(number))
         directory.add(store)
     repository = Slow(f"file://{tmp_path}/snapshots")
-    with served(OperatorService(directory, repository, CallSinks(), topic="actions")) as stub:
+    with served(OperatorService(directory, repository, ClusterStub(), topic="actions")) as stub:
         yield Node(stub, stores, directory, repository)
     for store in stores.values():
         store.close()
@@ -155,7 +155,7 @@ def test_a_partition_that_is_not_served_is_refused_before_anything_is_made(node:
 
 
 def test_without_a_url_it_says_what_to_set(node: Node) -> None:
-    with served(OperatorService(node.directory, None, CallSinks(), topic="actions")) as stub:
+    with served(OperatorService(node.directory, None, ClusterStub(), topic="actions")) as stub:
         code, reason, message = refused(stub)
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, Reason.SNAPSHOTS_NOT_CONFIGURED)
     assert "set snapshot.url" in message
@@ -164,7 +164,7 @@ def test_without_a_url_it_says_what_to_set(node: Node) -> None:
 def test_an_upload_that_fails_has_a_reason(node: Node, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     repository = SnapshotRepository(f"file://{tmp_path}/file/below")
-    with served(OperatorService(node.directory, repository, CallSinks(), topic="actions")) as stub:
+    with served(OperatorService(node.directory, repository, ClusterStub(), topic="actions")) as stub:
         code, reason, message = refused(stub)
     assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, Reason.SNAPSHOT_FAILED)
     assert "check the address" in message
@@ -215,7 +215,11 @@ def test_the_service_has_the_name_of_the_proto() -> None:
 
 def test_what_is_held_and_where_the_rest_is(node: Node) -> None:
     found = node.stub.ListPartitions(operator_pb2.ListPartitionsRequest())
-    assert (found.address, list(found.held), list(found.placed)) == ("here:1", CallSinks().held(), CallSinks().placed())
+    assert (found.address, list(found.held), list(found.placed)) == (
+        "here:1",
+        ClusterStub().held_partitions(),
+        ClusterStub().placements(),
+    )
 
 
 def test_fingerprints_come_as_text_and_of_another_partition_not_at_all(node: Node) -> None:

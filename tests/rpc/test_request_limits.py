@@ -10,7 +10,7 @@ import pytest
 from lifeline.core.limits import BOUNDS, MessageLimits
 from lifeline.core.security import SecuritySettings
 from lifeline.rpc.request_limits import as_markdown, methods_of
-from lifeline.rpc.server import SERVED, SERVICES, NodeServer
+from lifeline.rpc.server import ALL_SERVICES, SERVICES, NodeServer
 from lifeline.v1 import sequence_pb2
 from lifeline.v1.operator_pb2 import CreateSnapshotRequest
 from lifeline.v1.sequence_pb2 import GetSequenceRequest
@@ -50,7 +50,7 @@ def test_a_request_that_is_too_long_is_not_decoded(server: NodeServer) -> None:
     # It would not decode either.
     code, reason, metadata, message = refused(server, "OperatorService/CreateSnapshot", b"\xff" * 60_000)
     assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE")
-    most = MessageLimits(CreateSnapshotRequest.DESCRIPTOR).most_bytes
+    most = MessageLimits(CreateSnapshotRequest.DESCRIPTOR).max_bytes
     assert metadata == {"bytes": "60000", "limit": str(most)}
     assert "docs/limits.md" in message
 
@@ -62,11 +62,13 @@ def test_a_request_that_does_not_decode_is_a_refusal_of_every_service(server: No
 
 
 def test_every_method_has_limits_and_every_bound_a_field() -> None:
-    names = {name for one in methods_of(SERVED) for name, _, _ in MessageLimits(one.input_type).rows()}
+    names = {name for one in methods_of(ALL_SERVICES) for name, _, _ in MessageLimits(one.input_type).rows()}
     group = {name for name in BOUNDS if name.startswith(("lifeline.v1.Group", "lifeline.v1.PlacedPartition"))}
     assert names | group == set(BOUNDS)
     assert len(methods_of(SERVICES)) >= 7
 
 
 def test_the_document_is_the_table() -> None:
-    assert (ROOT / "docs" / "limits.md").read_text() == as_markdown(SERVED), "run: lifeline limits > docs/limits.md"
+    assert (ROOT / "docs" / "limits.md").read_text() == as_markdown(ALL_SERVICES), (
+        "run: lifeline limits > docs/limits.md"
+    )

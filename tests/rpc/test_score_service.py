@@ -336,10 +336,10 @@ def test_waiting_and_scoring_are_timed_apart(node: Node) -> None:
             self.queue: list[float] = []
             self.seconds: list[tuple[float, int]] = []
 
-        def waited(self, seconds: float) -> None:
+        def record_wait(self, seconds: float) -> None:
             self.queue.append(seconds)
 
-        def scored(self, seconds: float, candidates: int) -> None:
+        def record_scoring(self, seconds: float, candidates: int) -> None:
             self.seconds.append((seconds, candidates))
 
     times = Times()
@@ -350,7 +350,7 @@ def test_waiting_and_scoring_are_timed_apart(node: Node) -> None:
         SETTINGS,
         HistoryCache(1 << 20),
         max_reply_bytes=2_000,
-        told=CallSinks(timings=times),
+        sinks=CallSinks(timings=times),
     )
     server = grpc.server(futures.ThreadPoolExecutor(4))
     score_pb2_grpc.add_ScoreServiceServicer_to_server(service, server)

@@ -7,7 +7,7 @@ from grpc_status import rpc_status
 
 from lifeline.core.reasons import Reason
 from lifeline.rpc.status import DOMAIN, Refusal, abort
-from lifeline.rpc.validation import refusals
+from lifeline.rpc.validation import abort_on_refusal
 from lifeline.store.errors import (
     CatchingUpError,
     CorruptRecordError,
@@ -36,7 +36,7 @@ class Raises(sequence_pb2_grpc.SequenceServiceServicer):
         self, request: sequence_pb2.GetSequenceRequest, context: grpc.ServicerContext
     ) -> sequence_pb2.GetSequenceResponse:
         del request
-        with refusals(context):
+        with abort_on_refusal(context):
             raise self.error
         raise AssertionError
 
@@ -100,7 +100,7 @@ def test_aborting_never_returns() -> None:
 
 
 def test_when_to_try_again_is_told_beside_the_reason() -> None:
-    refusal = Refusal(Code.RESOURCE_EXHAUSTED, Reason.OVERLOADED, "retry").after(0.25)
+    refusal = Refusal(Code.RESOURCE_EXHAUSTED, Reason.OVERLOADED, "retry").with_retry_delay(0.25)
     with served(Raises(refusal)) as stub, pytest.raises(grpc.RpcError) as caught:
         stub.GetSequence(REQUEST)
     status = rpc_status.from_call(cast("grpc.Call", caught.value))

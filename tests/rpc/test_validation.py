@@ -17,7 +17,7 @@ from lifeline.rpc.validation import (
     as_of_message,
     check_deadline,
     check_user_id,
-    invalid,
+    invalid_field,
     reader_at,
     time_left,
 )
@@ -69,7 +69,7 @@ def test_other_user_ids_are_refused(user: str, size: int) -> None:
 
 
 def test_an_invalid_field_is_named() -> None:
-    refusal = invalid("columns", "9 is not a Column", index="2")
+    refusal = invalid_field("columns", "9 is not a Column", index="2")
     assert (refusal.reason, refusal.metadata) == (Reason.FIELD_INVALID, {"field": "columns", "index": "2"})
     assert refusal.message == "columns: 9 is not a Column"
 
@@ -144,7 +144,7 @@ def test_an_offset_far_beyond_the_log_is_refused_at_once(directory: PartitionDir
 def test_an_offset_that_is_applied_needs_no_place(directory: PartitionDirectory) -> None:
     call = Call(5.0)
     with ExitStack() as stack:
-        for _ in range(directory.waits.most_of_caller):
+        for _ in range(directory.waits.capacity_per_caller):
             stack.enter_context(directory.waits.place(call))  # type: ignore[arg-type]
         assert reader_at(directory, "ann", 9, call).store.partition == 3  # type: ignore[arg-type]
         with pytest.raises(Refusal) as caught:

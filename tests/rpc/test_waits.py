@@ -33,7 +33,7 @@ def refusal_of(waits: Waits, context: Mock) -> Refusal:
 @pytest.mark.parametrize(("most", "share"), [(1, 1), (2, 1), (3, 2), (32, 16)])
 def test_one_caller_has_half_of_the_places(most: int, share: int) -> None:
     waits = Waits(most)
-    assert waits.most_of_caller == share
+    assert waits.capacity_per_caller == share
     with ExitStack() as stack:
         for _ in range(share):
             stack.enter_context(waits.place(call("10.0.0.1")))

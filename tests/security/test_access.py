@@ -16,7 +16,7 @@ from lifeline.config import load_settings
 from lifeline.core.errors import SecurityError
 from lifeline.core.loopback import is_loopback_peer, loopback_addresses, loopback_target
 from lifeline.core.methods import AUDIENCES, DESCRIPTORS, Audience, audience_of
-from lifeline.core.security import CallSecurity, SecuritySettings, hash_of
+from lifeline.core.security import CallSecurity, SecuritySettings, token_hash
 from lifeline.node.process import run_node
 from lifeline.rpc import callers as callers_module
 from lifeline.rpc.server import SERVICES, NodeServer
@@ -75,7 +75,7 @@ def test_every_method_of_every_service_is_classified() -> None:
 
 @pytest.mark.parametrize("methods", [None, ["*"]])
 def test_a_caller_has_operators_methods_only_by_name(methods: list[str] | None) -> None:
-    caller = {"token_sha256": hash_of("t"), **({} if methods is None else {"methods": methods})}
+    caller = {"token_sha256": token_hash("t"), **({} if methods is None else {"methods": methods})}
     with serving(SecuritySettings.model_validate({"callers": {"feed": caller}})) as (server, _):
         reached = {method for method in CALLS if outcome(server, method, token="t") == "reached"}
         assert reached == {"GetSequence", "Score"}
@@ -96,7 +96,7 @@ def test_without_callers_operators_call_from_the_nodes_own_machine(monkeypatch: 
 
 
 def test_a_port_that_others_reach_needs_callers_or_has_to_be_opened(ours: Authority) -> None:
-    caller = {"feed": {"token_sha256": hash_of("t")}}
+    caller = {"feed": {"token_sha256": token_hash("t")}}
     tls = server_of(ours)
     for address in ("0.0.0.0:50051", "[::]:50051", "[::ffff:0.0.0.0]:50051", "10.0.0.7:50051", "127.a.example:50051"):
         for settings in (SecuritySettings(), tls):
@@ -172,8 +172,8 @@ def test_a_name_is_listened_at_where_it_resolves_to(monkeypatch: pytest.MonkeyPa
 
 
 CALLERS = {
-    "ops": {"token_sha256": hash_of("ops"), "methods": ["UseModel", "GetModel"]},
-    "feed": {"token_sha256": hash_of("feed")},
+    "ops": {"token_sha256": token_hash("ops"), "methods": ["UseModel", "GetModel"]},
+    "feed": {"token_sha256": token_hash("feed")},
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifeline.cli.logs import configure_logs
-from lifeline.core.redaction import redacted
+from lifeline.core.redaction import redact
 from lifeline.rpc.settings import NodeSettings
 from lifeline.store.errors import SnapshotError
 from lifeline.store.snapshots.remote import RemoteDirectory
@@ -41,7 +41,7 @@ SECRET = "Zm9vYmFyYmF6"
     ],
 )
 def test_secrets_are_masked(text: str, shown: str) -> None:
-    assert redacted(text) == shown
+    assert redact(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_secrets_are_masked(text: str, shown: str) -> None:
     ],
 )
 def test_the_rest_stays_as_it_is(text: str) -> None:
-    assert redacted(text) == text
+    assert redact(text) == text
 
 
 @given(
@@ -68,7 +68,7 @@ def test_the_rest_stays_as_it_is(text: str) -> None:
     behind=st.sampled_from(["", "&se=1", "#x", ' "', " and"]),
 )
 def test_no_value_of_a_query_is_shown(before: str, name: str, value: str, behind: str) -> None:
-    assert value not in redacted(f"{before} https://host/path?{name}={value}{behind}").replace(before, "")
+    assert value not in redact(f"{before} https://host/path?{name}={value}{behind}").replace(before, "")
 
 
 def test_what_a_library_says_is_shown_without_url_and_options() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.core.security import CallSecurity, hash_of
+from lifeline.core.security import CallSecurity, token_hash
 from lifeline.core.topics import create_topics
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.dev.node_process import NodeProcess, settings_for
@@ -32,7 +32,7 @@ def test_a_node_takes_new_tokens_while_it_runs(kafka_settings: KafkaSettings, tm
         f"kafka.{name}": getattr(kafka_settings, name)
         for name in ("actions_topic", "items_topic", "group_id", "partitions")
     }
-    callers = {"security.callers": {"ops": {"token_sha256": hash_of("old"), "methods": ["ListPartitions"]}}}
+    callers = {"security.callers": {"ops": {"token_sha256": token_hash("old"), "methods": ["ListPartitions"]}}}
     settings = settings_for(kafka_settings.bootstrap_servers, tmp_path, Vocabulary(), flags=kafka | callers)
     with NodeProcess(settings, tmp_path) as node:
         node.start()
@@ -49,7 +49,7 @@ def test_a_node_takes_new_tokens_while_it_runs(kafka_settings: KafkaSettings, tm
 
         assert (ask("old"), ask("new")) == ("", "TOKEN_UNKNOWN")
         new = tmp_path / "new.toml"
-        new.write_text(node.config.read_text().replace(hash_of("old"), hash_of("new")))
+        new.write_text(node.config.read_text().replace(token_hash("old"), token_hash("new")))
         new.rename(node.config)
         assert wait_for(node, "callers reloaded")["changed"] == ["ops"]
         assert (ask("old"), ask("new")) == ("TOKEN_UNKNOWN", "")
@@ -60,5 +60,5 @@ def test_a_node_takes_new_tokens_while_it_runs(kafka_settings: KafkaSettings, tm
         assert ask("new") == ""
         assert node.stop() == 0
     logged = node.log.read_text()
-    assert hash_of("new") not in logged
+    assert token_hash("new") not in logged
     assert [line for line in logged.splitlines() if '"caller": "ops"' in line and "ListPartitions" in line]

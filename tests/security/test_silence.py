@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
-from lifeline.core.security import SecuritySettings, hash_of
+from lifeline.core.security import SecuritySettings, token_hash
 from lifeline.rpc.server import NodeServer, Services
 from lifeline.rpc.settings import NodeSettings
 from tests.support.grpc_services import Scores, Sequences
@@ -21,7 +21,7 @@ CALLS = 300
 def server(request: pytest.FixtureRequest) -> Iterator[NodeServer]:
     sequences = Sequences()
     sequences.go.set()
-    security = {"callers": {"feed": {"token_sha256": hash_of("feed")}}} if request.param else {}
+    security = {"callers": {"feed": {"token_sha256": token_hash("feed")}}} if request.param else {}
     running = NodeServer(
         NodeSettings(grpc_address="127.0.0.1:0"),
         Services(sequences, Scores(), Operators(), Models()),
@@ -39,7 +39,7 @@ def silent_calls(server: NodeServer) -> bytes:
 
 
 def test_calls_without_a_request_shut_nobody_out(server: NodeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.rpc.arrivals._GRACE_S", 0.1)
+    monkeypatch.setattr("lifeline.rpc.request_timeout._GRACE_S", 0.1)
     with ExitStack() as stack:
         stack.enter_context(Raw(server, silent_calls(server)))
         with grpc.insecure_channel(server.address) as channel:
@@ -49,7 +49,7 @@ def test_calls_without_a_request_shut_nobody_out(server: NodeServer, monkeypatch
 
 
 def test_a_call_without_a_request_ends(server: NodeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.rpc.arrivals._WITHIN_S", 0.2)
+    monkeypatch.setattr("lifeline.rpc.request_timeout._WITHIN_S", 0.2)
     with Raw(server, silent_calls(server)) as raw:
         ended = 0
         for kind, _ in raw.frames():

@@ -12,7 +12,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from lifeline.config import Loaded, Settings, load_settings
+from lifeline.config import LoadedSettings, Settings, load_settings
 from lifeline.core.actions import MAX_TIMESTAMP_MS
 from lifeline.core.kafka_errors import TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
@@ -131,7 +131,7 @@ def creation_time(kafka_settings: KafkaSettings) -> KafkaSettings:
 
 
 async def start_node(settings: Settings) -> None:
-    watch = SecurityWatch(Loaded(settings, {}, None, load_settings))
+    watch = SecurityWatch(LoadedSettings(settings, {}, None, load_settings))
     async with AsyncExitStack() as stack:
         await Node.start(settings, watch, stack, Deadline(5.0))
 
@@ -140,7 +140,7 @@ async def start_node(settings: Settings) -> None:
 def test_with_ages_a_topic_of_producers_times_is_refused(creation_time: KafkaSettings, tmp_path: Path) -> None:
     says = r"message\.timestamp\.type is CreateTime, not LogAppendTime.*--add-config message\.timestamp\.type=LogApp"
     with pytest.raises(TopicMismatchError, match=says):
-        ensure_topics(creation_time, aged=True)
+        ensure_topics(creation_time, requires_log_time=True)
     with pytest.raises(TopicMismatchError, match="set neither store"):
         check_log_time(creation_time)
     aged = Settings(kafka=creation_time, store=AGES, node=NodeSettings(data_dir=tmp_path / "data"))
@@ -152,7 +152,7 @@ def test_with_ages_a_topic_of_producers_times_is_refused(creation_time: KafkaSet
     with pytest.raises(TopicMismatchError, match=says):
         asyncio.run(start_node(aged))
     # Without ages it differs, and is used.
-    assert not any(report.fatal for report in ensure_topics(creation_time, aged=False))
+    assert not any(report.is_unusable for report in ensure_topics(creation_time, requires_log_time=False))
     ageless = aged.model_copy(update={"store": StoreSettings()})
     assert [one.until for one in plan_replay(ageless, tmp_path / "into")] == [-1]
 

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from lifeline.cli import app
 from lifeline.client import LifelineClient, LifelineError
-from lifeline.config import Loaded, Settings, load_settings
+from lifeline.config import LoadedSettings, Settings, load_settings
 from lifeline.core.errors import ConfigError, SecurityError
-from lifeline.core.security import CallSecurity, SecuritySettings, hash_of
+from lifeline.core.security import CallSecurity, SecuritySettings, token_hash
 from lifeline.node import security_watch
 from lifeline.node.peer import ask_owner
 from lifeline.node.security_watch import SecurityWatch
@@ -137,7 +137,7 @@ class Pair:
 def test_a_forwarded_call_has_the_rights_of_its_caller(table: EmbeddingTable) -> None:
     security = SecuritySettings.model_validate({"callers": CALLERS, "token": "all", "peer_token": "peer"})
     # The owner lets the same caller do less, and that is what holds.
-    less = CALLERS | {"reader": {"token_sha256": hash_of("read"), "methods": ["Score"]}}
+    less = CALLERS | {"reader": {"token_sha256": token_hash("read"), "methods": ["Score"]}}
     with ExitStack() as stack:
         pair = Pair(stack, table, security, SecuritySettings.model_validate({"callers": less}))
         error = refusal(pair.node.server, user=USERS[0], token="read")
@@ -208,7 +208,7 @@ def test_a_standby_asks_an_owner_with_the_token_of_nodes_or_not_at_all(
     ours: Authority, theirs: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = SecuritySettings.model_validate({"callers": CALLERS, "token": "all", "peer_token": "peer"})
-    callers = {"nodes": {"token_sha256": hash_of("peer"), "methods": ["ListFingerprints"]}}
+    callers = {"nodes": {"token_sha256": token_hash("peer"), "methods": ["ListFingerprints"]}}
     with (
         serving(SecuritySettings.model_validate({"callers": callers})) as (server, _),
         # The service of the tests answers nothing: INTERNAL means that it was reached.
@@ -228,7 +228,7 @@ def test_a_standby_asks_an_owner_with_the_token_of_nodes_or_not_at_all(
 
 
 def test_two_tokens_of_a_caller_are_one_caller() -> None:
-    callers = {"feed": {"token_sha256": [hash_of("old"), hash_of("new").upper()], "max_concurrent": 1}}
+    callers = {"feed": {"token_sha256": [token_hash("old"), token_hash("new").upper()], "max_concurrent": 1}}
     with serving(SecuritySettings.model_validate({"callers": callers})) as (server, sequences):
         call(server, token="old")
         call(server, token="new")
@@ -241,7 +241,7 @@ def test_two_tokens_of_a_caller_are_one_caller() -> None:
             assert sequences.entered.acquire(timeout=10)
             assert refusal(server, token="new").reason == "OVERLOADED"
             # Who calls is exchanged while a call is under way: it still counts, and ends as it began.
-            callers["feed"]["token_sha256"] = hash_of("new")
+            callers["feed"]["token_sha256"] = token_hash("new")
             server.use_callers(SecuritySettings.model_validate({"callers": callers}).callers)
             assert refusal(server, token="new").reason == "OVERLOADED"
             assert refusal(server, token="old").reason == "TOKEN_UNKNOWN"
@@ -251,13 +251,13 @@ def test_two_tokens_of_a_caller_are_one_caller() -> None:
 
 
 def write(path: Path, *tokens: str, name: str = "feed") -> None:
-    hashes = ", ".join(f'"{hash_of(token)}"' for token in tokens)
+    hashes = ", ".join(f'"{token_hash(token)}"' for token in tokens)
     part = path.with_suffix(".part")
     part.write_text(f"[security.callers.{name}]\ntoken_sha256 = [{hashes}]\n")
     part.rename(path)
 
 
-def watching(loaded: Loaded, act: Callable[[SecurityWatch], Awaitable[None]]) -> None:
+def watching(loaded: LoadedSettings, act: Callable[[SecurityWatch], Awaitable[None]]) -> None:
     """Follow the file while `act` runs."""
 
     async def run() -> None:
@@ -325,9 +325,9 @@ def test_a_file_that_cannot_be_used_changes_nothing(config: Path, content: str, 
     async def spoil(watch: SecurityWatch) -> None:
         await asyncio.to_thread(config.write_text, content)
         await until(lambda: any(line["log_level"] == "error" for line in logs))
-        assert watch.current.callers["feed"].token_sha256 == (hash_of("old"),)
+        assert watch.current.callers["feed"].token_sha256 == (token_hash("old"),)
         write(config, "new")
-        await until(lambda: watch.current.callers["feed"].token_sha256 == (hash_of("new"),))
+        await until(lambda: watch.current.callers["feed"].token_sha256 == (token_hash("new"),))
 
     with capture_logs() as logs:
         watching(load_settings(config), spoil)
@@ -343,7 +343,7 @@ def test_a_signal_has_the_file_read_at_once(config: Path, monkeypatch: pytest.Mo
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.ask)
         write(config, "new")
         os.kill(os.getpid(), signal.SIGHUP)
-        await until(lambda: watch.current.callers["feed"].token_sha256 == (hash_of("new"),))
+        await until(lambda: watch.current.callers["feed"].token_sha256 == (token_hash("new"),))
         asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
 
     watching(load_settings(config), ask)
@@ -352,12 +352,12 @@ def test_a_signal_has_the_file_read_at_once(config: Path, monkeypatch: pytest.Mo
 def test_the_token_of_a_client_is_read_again_when_its_file_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("old\n")
-    callers = {"feed": {"token_sha256": [hash_of("old")]}}
+    callers = {"feed": {"token_sha256": [token_hash("old")]}}
     with serving(SecuritySettings.model_validate({"callers": callers})) as (server, _):
         calls = CallSecurity.of(SecuritySettings(token_file=path))
         with LifelineClient(server.address, timeout_s=10, retry=False, security=calls) as client:
             client.get_sequence("ann")
-            callers["feed"]["token_sha256"] = [hash_of("new-token")]
+            callers["feed"]["token_sha256"] = [token_hash("new-token")]
             server.use_callers(SecuritySettings.model_validate({"callers": callers}).callers)
             with pytest.raises(LifelineError, match="TOKEN_UNKNOWN"):
                 client.get_sequence("ann")
@@ -446,7 +446,7 @@ def test_hashes_may_come_from_a_variable(
     config: Path, monkeypatch: pytest.MonkeyPatch, tokens: tuple[str, ...]
 ) -> None:
     config.unlink()
-    hashes = tuple(map(hash_of, tokens))
+    hashes = tuple(map(token_hash, tokens))
     monkeypatch.setenv("LIFELINE_SECURITY__CALLERS__FEED__TOKEN_SHA256", ", ".join(hashes))
     assert load_settings().settings.security.callers["feed"].token_sha256 == hashes
 

@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.core.actions import ActionBatch
-from lifeline.core.security import CallSecurity, SecuritySettings, hash_of
+from lifeline.core.security import CallSecurity, SecuritySettings, token_hash
 from lifeline.rpc.settings import NodeSettings
 from lifeline.v1.score_pb2 import ScoreRequest
 from lifeline.v1.score_pb2_grpc import ScoreServiceStub
@@ -121,7 +121,7 @@ def test_an_offset_far_beyond_the_log_never_waits(node: Node) -> None:
 
 def test_callers_with_names_have_half_of_the_places_each(tmp_path: Path) -> None:
     security = SecuritySettings.model_validate(
-        {"callers": {name: {"token_sha256": hash_of(name)} for name in ("feed", "search")}}
+        {"callers": {name: {"token_sha256": token_hash(name)} for name in ("feed", "search")}}
     )
     with node_at(tmp_path, SETTINGS, security) as node, ExitStack() as stack:
         greedy = stack.enter_context(waiting(node.address, 10, authorization="Bearer feed"))

@@ -14,7 +14,7 @@ from lifeline.core.security import AUTHORIZATION, SecuritySettings
 from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.owners import Owners
 from lifeline.rpc.routing import Routing
-from lifeline.rpc.server import ROUTED, NodeServer, Services
+from lifeline.rpc.server import USER_SERVICES, NodeServer, Services
 from lifeline.rpc.settings import NodeSettings
 from lifeline.rpc.status import Refusal, abort
 from lifeline.store.embeddings import EmbeddingTable
@@ -74,7 +74,7 @@ class Node:
         self.directory = PartitionDirectory(lambda key: partition_of(key, COUNT), table)
         self.owners = Owners(COUNT)
         self.services = Answers()
-        routing = Routing(self.directory, self.owners, ROUTED, misrouted=misrouted, security=security)
+        routing = Routing(self.directory, self.owners, USER_SERVICES, misrouted=misrouted, security=security)
         stack.callback(routing.close)
         settings = NodeSettings(grpc_address="127.0.0.1:0")
         services = Services(self.services, self.services, Operators(), Models())

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from lifeline.client import LifelineClient, LifelineError
-from lifeline.core.security import CallSecurity, SecuritySettings, hash_of
+from lifeline.core.security import CallSecurity, SecuritySettings, token_hash
 from lifeline.rpc.server import NodeServer, Services
 from lifeline.rpc.settings import NodeSettings
 from tests.support.grpc_services import Scores, Sequences
@@ -67,7 +67,7 @@ def refusal(server: NodeServer, *, user: str = "ann", **security: object) -> Lif
 
 
 CALLERS = {
-    "reader": {"token_sha256": hash_of("read"), "methods": ["GetSequence"], "max_concurrent": 1},
-    "ranker": {"token_sha256": hash_of("rank"), "methods": ["Score"]},
-    "operator": {"token_sha256": hash_of("all")},
+    "reader": {"token_sha256": token_hash("read"), "methods": ["GetSequence"], "max_concurrent": 1},
+    "ranker": {"token_sha256": token_hash("rank"), "methods": ["Score"]},
+    "operator": {"token_sha256": token_hash("all")},
 }

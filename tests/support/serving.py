@@ -16,7 +16,7 @@ from lifeline.rpc.owners import Owners
 from lifeline.rpc.routing import Routing
 from lifeline.rpc.score_service import ModelHolder, ScoreService
 from lifeline.rpc.sequence_service import SequenceService
-from lifeline.rpc.server import ROUTED, NodeServer, Services
+from lifeline.rpc.server import USER_SERVICES, NodeServer, Services
 from lifeline.rpc.settings import NodeSettings
 from lifeline.rpc.waits import Waits
 from lifeline.scorer import weights
@@ -42,10 +42,10 @@ class Cluster:
 
     address = "here:1"
 
-    def held(self) -> list[operator_pb2.HeldPartition]:
+    def held_partitions(self) -> list[operator_pb2.HeldPartition]:
         return [operator_pb2.HeldPartition(partition=3, role=operator_pb2.ROLE_OWNER, state="serving")]
 
-    def placed(self) -> list[group_pb2.PlacedPartition]:
+    def placements(self) -> list[group_pb2.PlacedPartition]:
         return [group_pb2.PlacedPartition(partition=3, owner=self.address)]
 
     def fingerprints(self, partition: int) -> list[tuple[int, int]] | None:
@@ -110,7 +110,7 @@ def node_at(
             ModelService(models, load, list),
         )
         owners = Owners(9)
-        routing = Routing(directory, owners, ROUTED, misrouted="forward", security=security)
+        routing = Routing(directory, owners, USER_SERVICES, misrouted="forward", security=security)
         stack.callback(routing.close)
         server = NodeServer(settings, services, routing, security=security)
         stack.callback(server.stop, 5)

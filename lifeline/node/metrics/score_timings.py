@@ -15,11 +15,11 @@ class ScoreTimings:
         )
         self._candidates = Counter(SCORE_CANDIDATES.name, SCORE_CANDIDATES.help, registry=registry)
 
-    def waited(self, seconds: float) -> None:
+    def record_wait(self, seconds: float) -> None:
         """Count a call that got its turn, or gave up waiting for it."""
         self._queue.observe(seconds)
 
-    def scored(self, seconds: float, candidates: int) -> None:
+    def record_scoring(self, seconds: float, candidates: int) -> None:
         """Count a call that was scored."""
         self._seconds.observe(seconds)
         self._candidates.inc(candidates)

@@ -5,7 +5,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from lifeline.core.embedding_codec import normalise
+from lifeline.core.embedding_codec import normalize
 from lifeline.core.vocabulary import ActionType, Vocabulary
 from lifeline.scorer.evaluate.simulator import (
     CANDIDATES,
@@ -60,7 +60,7 @@ def test_items_are_distinct_and_lie_about_their_topics_centre(simulator: Simulat
     items = simulator.items
     assert len(np.unique(items.item_id)) == len(items.item_id) == 32 * 64
     assert np.allclose(np.linalg.norm(items.vector, axis=1), 1)
-    assert (normalise(items.embedding) * items.vector).sum(axis=1).min() > 0.99
+    assert (normalize(items.embedding) * items.vector).sum(axis=1).min() > 0.99
     nearest = (items.vector @ items.centre.T).argmax(axis=1)
     assert (nearest == items.topic).mean() > 0.95
 

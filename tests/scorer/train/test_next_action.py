@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lifeline.core.embedding_codec import normalise
+from lifeline.core.embedding_codec import normalize
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.features import History
 from lifeline.scorer.selection import Selection, Source, select
@@ -15,7 +15,7 @@ CONFIG = SMALL.model_copy(update={"nal_negatives": 4})
 
 
 def unit(rng: np.random.Generator, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return normalise(embeddings(rng, count))
+    return normalize(embeddings(rng, count))
 
 
 def of_first_row(user: int, h: History, selection: Selection, positive_types: Sequence[int]) -> NextActions:
@@ -46,7 +46,7 @@ def test_the_target_is_the_next_positive_action_with_an_embedding() -> None:
     first = int(np.flatnonzero(selection.source[0] == Source.RECENT)[0])
     assert found.user == 7
     assert (found.position - first).tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(found.target, normalise(recent.embedding)[[2, 2, 4, 4]])
+    np.testing.assert_array_equal(found.target, normalize(recent.embedding)[[2, 2, 4, 4]])
     assert len(found.ignored) == h.impressions.embedding.any(axis=1).sum()
 
 

@@ -14,9 +14,9 @@ import grpc
 import structlog
 
 from lifeline.core.loopback import is_loopback_peer
-from lifeline.core.methods import EVERY_USERS_METHOD, Audience, audience_of, name_of
+from lifeline.core.methods import ALL_USER_METHODS, Audience, audience_of, name_of
 from lifeline.core.reasons import Reason
-from lifeline.core.security import AUTHORIZATION, Caller, hash_of
+from lifeline.core.security import AUTHORIZATION, Caller, token_hash
 from lifeline.rpc.interceptor import RETRY_AFTER_S, Handler, SizeLimit, around, code_of
 from lifeline.rpc.status import Refusal, abort
 from lifeline.rpc.waits import CALLER
@@ -26,7 +26,7 @@ _NOTHING = nullcontext()
 _log = structlog.get_logger(__name__)
 
 
-class Callers:
+class Authorization:
     """Refuses the calls of everybody who is not among `callers`, but to `open_services`."""
 
     def __init__(
@@ -135,7 +135,7 @@ class _Register(NamedTuple):
                 f"the call has no token: send {AUTHORIZATION}: Bearer TOKEN (a client's security.token)",
             )
         scheme, _, token = str(shown[0]).partition(" ")
-        name = self.names.get(hash_of(token.strip())) if scheme.lower() == "bearer" else None
+        name = self.names.get(token_hash(token.strip())) if scheme.lower() == "bearer" else None
         if name is None:
             return Refusal(
                 grpc.StatusCode.UNAUTHENTICATED,
@@ -144,7 +144,7 @@ class _Register(NamedTuple):
             )
         allowed = self.callers[name].methods
         short = name_of(method)
-        if short not in allowed and not (audience is Audience.USERS and EVERY_USERS_METHOD in allowed):
+        if short not in allowed and not (audience is Audience.USERS and ALL_USER_METHODS in allowed):
             return Refusal(
                 grpc.StatusCode.PERMISSION_DENIED,
                 Reason.METHOD_NOT_ALLOWED,
@@ -222,7 +222,7 @@ class _Room:
                 f"security.callers.{self._caller}.{self._setting}",
                 limit=str(self.most),
                 caller=self._caller,
-            ).after(RETRY_AFTER_S)
+            ).with_retry_delay(RETRY_AFTER_S)
             abort(context, refusal)
         try:
             yield

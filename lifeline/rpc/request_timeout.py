@@ -15,7 +15,7 @@ import grpc
 
 from lifeline.rpc.interceptor import Handler
 from lifeline.rpc.status import abort
-from lifeline.rpc.validation import invalid
+from lifeline.rpc.validation import invalid_field
 
 _WITHIN_S = 10.0
 _LOOK_S = 0.1
@@ -29,7 +29,7 @@ class _PendingCall(NamedTuple):
     context: grpc.ServicerContext
 
 
-class Arrivals:
+class RequestTimeout:
     """The outermost stage: cancels calls without a request after ten seconds, the oldest of many after one."""
 
     def __init__(self, most: int) -> None:
@@ -81,7 +81,7 @@ class Arrivals:
             with self._lock:
                 del self._awaited[number]
         if request is None:
-            abort(context, invalid("request", "there is none: send one message"))
+            abort(context, invalid_field("request", "there is none: send one message"))
         return request
 
     def _look(self) -> None:
