@@ -10,21 +10,21 @@ PROTOS = Path(__file__).resolve().parent
 
 
 def generate(output: Path) -> None:
-    """Write ``lifeline/v1/*_pb2*`` under `output`; raises SystemExit with protoc's own message."""
+    """Write ``lifeline/v1/*_pb2*`` under `output`; raises SystemExit if protoc fails."""
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     plugins = []
     for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc"):
-        found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-        if found is None:
+        plugin = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+        if plugin is None:
             raise SystemExit(f"{name} is not installed: run `make setup`")
-        plugins.append(f"--plugin={name}={found}")
+        plugins.append(f"--plugin={name}={plugin}")
     outputs = [f"--{kind}_out={output}" for kind in ("python", "grpc_python")]
     outputs += [f"--{kind}_out=quiet:{output}" for kind in ("mypy", "mypy_grpc")]
     code = protoc.main(["protoc", f"-I{PROTOS}", *plugins, *outputs, *sources])
     if code:
         raise SystemExit(code)
     package = output / "lifeline" / "v1"
-    # A file without a service has an empty service module.
+    # Without a service, the generated service module is empty.
     for name in ("action", "group", "item"):
         for path in package.glob(f"{name}_pb2_grpc.py*"):
             path.unlink()

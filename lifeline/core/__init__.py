@@ -1,4 +1,4 @@
-"""What every part shares: actions, sequences, vocabulary, settings of Kafka and security, errors.
+"""Shared by all packages: actions, sequences, vocabulary, settings of Kafka and security, errors.
 
-Of ours it imports nothing but `lifeline.v1`.
+Of Lifeline it imports only `lifeline.v1`.
 """

@@ -1,4 +1,4 @@
-"""Sets of action types as 64 bits: the type with id n is bit n - 1."""
+"""Sets of action types as 64-bit masks: the type with id n is bit n - 1."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def bits_of(action_types: Iterable[int]) -> int:
-    """Return the bits of a set of ids."""
+    """Return the bit mask of a set of ids."""
     bits = 0
     for action_type in action_types:
         bits |= 1 << (action_type - 1)
@@ -15,7 +15,7 @@ def bits_of(action_types: Iterable[int]) -> int:
 
 
 def ids_of(bits: int) -> list[int]:
-    """Return the ids of a set, ascending."""
+    """Return the ids in a bit mask, ascending."""
     return [bit + 1 for bit in range(bits.bit_length()) if bits & (1 << bit)]
 
 

@@ -1,7 +1,7 @@
-"""Actions as columns: what a micro-batch of the log looks like to the store.
+"""Actions as columns: a micro-batch of the log, as the store takes it.
 
 The identity of an event inside a sequence is (timestamp_ms, item_id, action_type, surface). Action type
-and surface travel as one number, ``code = action_type << 8 | surface``.
+and surface are stored as one number, ``code = action_type << 8 | surface``.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-# 2100-01-01T00:00:00Z. A time beyond it is a fault, and must never become the time that ages are measured by.
+# 2100-01-01T00:00:00Z. A later time is an error, and must never become the watermark that ages are measured against.
 MAX_TIMESTAMP_MS: Final = 4_102_444_800_000
 NO_LOG_TIME: Final = -1
 
@@ -24,7 +24,7 @@ class Kind(IntEnum):
 
 
 class Identity(NamedTuple):
-    """What makes an event this event; tuples compare in the order of a sequence."""
+    """The identity of an event; identities compare in the order of a sequence."""
 
     timestamp_ms: int
     item_id: int
@@ -36,8 +36,9 @@ class ActionBatch:
     """Actions in order of arrival, one row an action.
 
     `user_ids` holds UTF-8 bytes; the columns are int64, uint64, uint16, uint8 and int64 of the same length.
-    `logged_ms` is when the log took each action, NO_LOG_TIME where the log does not say: the partition's watermark
-    follows it. Raises ValueError for columns that do not fit, and for an event time above MAX_TIMESTAMP_MS.
+    `logged_ms` is the broker's append time of each action, or NO_LOG_TIME if the log has none; it bounds the
+    watermark.
+    Raises ValueError for columns of different lengths, an unknown kind, and an event time above MAX_TIMESTAMP_MS.
     """
 
     user_ids: list[bytes]
@@ -55,7 +56,7 @@ class ActionBatch:
         if len(rows) != 1:
             raise ValueError(f"the columns of an ActionBatch differ in length: {sorted(rows)}")
         if len(self.kind) and int(self.kind.max()) >= len(Kind):
-            raise ValueError(f"{int(self.kind.max())} is not a Kind: use those of Kind")
+            raise ValueError(f"{int(self.kind.max())} is not a Kind: use the values of Kind")
         if len(self.timestamp_ms) and (newest := int(self.timestamp_ms.max())) > MAX_TIMESTAMP_MS:
             raise ValueError(
                 f"an action has timestamp_ms {newest}, after the year 2099: give milliseconds since 1970, at most "
@@ -67,15 +68,15 @@ class ActionBatch:
 
     @property
     def watermark_ms(self) -> int:
-        """The newest event time, none counted as later than the log took its action; of a batch that is not empty.
+        """The newest event time, where each counts at most as its action's `logged_ms`; the batch must not be empty.
 
-        So no producer can move it beyond the log's own time, and an action without a log time does not move it.
+        So no producer can move the watermark beyond the log's own clock. An action without a log time does not count.
         """
         return int(np.minimum(self.timestamp_ms, self.logged_ms).max())
 
     @classmethod
     def empty(cls) -> Self:
-        """Return a batch without rows: applying it moves the applied offset alone."""
+        """Return a batch without rows: applying it changes only the applied offset."""
         return cls(
             [],
             np.empty(0, np.int64),
@@ -96,7 +97,7 @@ class ActionBatch:
         kind: NDArray[np.uint8],
         logged_ms: NDArray[np.int64],
     ) -> Self:
-        """Build a batch from columns that have action type and surface apart."""
+        """Build a batch from separate columns of action type and surface."""
         return cls(user_ids, timestamp_ms, item_id, pack_code(action_type, surface), kind, logged_ms)
 
 

@@ -1,4 +1,4 @@
-"""Files that are complete or absent, whatever crashes: written aside, synced, then renamed into place."""
+"""Atomic file replacement: write to a temporary file, sync it, rename it."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_durably(path: Path, content: str | bytes) -> None:
-    """Create or replace a file; when this returns, it survives a power failure."""
+    """Create or replace a file atomically; after the return it survives a power failure."""
     with replacement(path) as temporary:
         if isinstance(content, str):
             temporary.write_text(content)
@@ -17,9 +17,9 @@ def write_durably(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replacement(path: Path) -> Iterator[Path]:
-    """Give a path beside `path`; the file that the block writes there is synced and replaces `path`.
+    """Yield a temporary path beside `path`; the file that the block writes there is synced and replaces `path`.
 
-    Where the block raises, `path` stays as it was.
+    If the block raises, `path` is not changed.
     """
     temporary = path.with_name(f".{path.name}.new")
     yield temporary
@@ -29,12 +29,12 @@ def replacement(path: Path) -> Iterator[Path]:
 
 
 def sync_directory(path: Path) -> None:
-    """Sync a directory's entries to the disk."""
+    """Sync the entries of a directory to the disk."""
     _sync(path)
 
 
 def sync_tree(path: Path) -> None:
-    """Sync the files of a directory without subdirectories, and its entries, to the disk."""
+    """Sync a directory and its files to the disk; it must have no subdirectories."""
     for file in path.iterdir():
         _sync(file)
     _sync(path)

@@ -1,4 +1,4 @@
-"""The base of all errors that an operator can act on, and the errors of nodes and commands."""
+"""The base class of errors that an operator can act on, and the errors of nodes and commands."""
 
 
 class ActionableError(Exception):
@@ -9,7 +9,7 @@ class ActionableError(Exception):
 
 
 class ConfigError(ActionableError):
-    """The configuration is invalid; `problems` has a sentence for each fault. The command line exits with 2."""
+    """The configuration is invalid; `problems` has one sentence for each error. The command line exits with 2."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -17,43 +17,43 @@ class ConfigError(ActionableError):
 
 
 class NodeError(ActionableError):
-    """A node could not start, or ended when it should not have."""
+    """A node could not start, or ended unexpectedly."""
 
 
 class ServerError(NodeError):
     """The gRPC server cannot start.
 
-    Operators: stop what has the port, or give the node another one.
+    Operators: stop the process that uses the port, or set another port.
     """
 
 
 class SecurityError(NodeError):
-    """Certificates or tokens are not what the configuration says, or would cross a network in the clear.
+    """A certificate or token is missing or wrong, or a token would cross a network unencrypted.
 
-    Operators: correct the [security] of the configuration.
+    Operators: correct [security] in the configuration.
     """
 
 
 class NodeProcessError(NodeError):
-    """A node in a process of its own ended, or did not become ready; its last log lines are in the message."""
+    """A node in a child process ended, or did not become ready; the message has its last log lines."""
 
 
 class DataDirError(NodeError):
     """The node's data directory cannot be used.
 
-    Operators: name another one, or give the node's user leave to write there.
+    Operators: set another directory, or let the node's user write there.
     """
 
 
 class ReplayError(NodeError):
     """A replay cannot be planned, or one of its processes failed.
 
-    Operators: do what the message ends in; what was replayed stays, and the same command goes on from there.
+    Operators: follow the advice in the message; the same command resumes from what has been replayed.
     """
 
 
 class LoadError(NodeError):
-    """Load cannot be made: there is nobody to ask for, or no node.
+    """A load test cannot run: there are no users, or no node.
 
-    Operators: do what the message ends in.
+    Operators: follow the advice in the message.
     """

@@ -1,4 +1,4 @@
-"""Whether the cluster is reachable at all, checked before any client library connects."""
+"""A check that the cluster is reachable, before any client library connects."""
 
 import socket
 import time
@@ -12,8 +12,8 @@ _POLL_S = 0.1
 def check_reachable(settings: KafkaSettings) -> None:
     """Return once any bootstrap server accepts a connection.
 
-    Raises ClusterUnreachableError when none does within ``kafka.connect_timeout_ms``. The client libraries would retry
-    for long and leave sockets behind.
+    Raises ClusterUnreachableError if none does within ``kafka.connect_timeout_ms``. Without this check the client
+    libraries would retry for a long time and leave sockets open.
     """
     deadline = time.monotonic() + settings.connect_timeout_ms / 1000
     while True:

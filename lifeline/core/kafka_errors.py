@@ -1,10 +1,10 @@
-"""Errors of Kafka and of the stream. Each message ends in what to do."""
+"""Errors of Kafka and of the stream. Each message ends with what to do."""
 
 from lifeline.core.errors import ActionableError
 
 
 class StreamError(ActionableError):
-    """Base of all errors about the cluster, its topics and their records."""
+    """Base class of errors about the cluster, its topics and their records."""
 
 
 class ClusterUnreachableError(StreamError):
@@ -29,42 +29,42 @@ class TopicMismatchError(StreamError):
 
 
 class InvalidActionError(StreamError, ValueError):
-    """An action that every node would dead-letter.
+    """An invalid action: every node would dead-letter it.
 
     Producers: correct the field that the message names.
     """
 
 
 class InvalidItemError(StreamError, ValueError):
-    """An item that every node would pass over.
+    """An invalid item: every node would ignore it.
 
-    Producers: give an embedding of 32 numbers.
+    Producers: send an embedding of 32 numbers.
     """
 
 
 class PublishError(StreamError):
     """Records were not acknowledged.
 
-    Producers: publish them again; an action that did arrive changes nothing when it comes twice.
+    Producers: publish them again; an action that arrives twice counts once.
     """
 
 
 class DeadLetterError(StreamError):
-    """A dead letter was not acknowledged, so its partition cannot move on.
+    """A dead letter was not acknowledged, so its partition cannot continue.
 
-    Operators: create the dead-letter topic (``lifeline topics create``), or see to the cluster's health.
+    Operators: create the dead-letter topic (``lifeline topics create``), or repair the cluster.
     """
 
 
 class PartitionLostError(StreamError):
-    """A partition's store and its log no longer meet: applying what the log has would leave a gap.
+    """There is a gap between a partition's store and its log: the log no longer has the next record.
 
-    Operators: restore a snapshot, or replay into a fresh directory.
+    Operators: restore a snapshot, or replay into an empty directory.
     """
 
 
 class TransportError(StreamError):
     """The consumer crashed.
 
-    Operators: the node ends; start it again, its state is what the log gives.
+    Operators: the node ends; restart it. No data is lost, because the log has it.
     """

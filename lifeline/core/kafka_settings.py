@@ -15,66 +15,69 @@ TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,240}$")]
 
 
 class KafkaSettings(BaseModel):
-    """Where the cluster is, how to be let in, and the topics. One object serves every client library."""
+    """The connection to the cluster, the login and the topics; one object for all client libraries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), hide_input_in_errors=True)
 
     bootstrap_servers: Annotated[
-        str, Field(pattern=r"^[^,\s]+:\d{1,5}(\s*,\s*[^,\s]+:\d{1,5})*$", description="host:port, comma separated")
+        str, Field(pattern=r"^[^,\s]+:\d{1,5}(\s*,\s*[^,\s]+:\d{1,5})*$", description="host:port, comma-separated")
     ] = "127.0.0.1:9092"
-    client_id: Annotated[str, Field(min_length=1, description="named in the broker's logs and quotas")] = "lifeline"
+    client_id: Annotated[str, Field(min_length=1, description="name in the broker's logs and quotas")] = "lifeline"
     group_id: Annotated[str, Field(min_length=1, description="consumer group that the nodes share")] = "lifeline"
     group_instance_id: Annotated[
         str | None,
         Field(
             min_length=1,
-            description="static member: a restart within the session timeout moves no partition",
+            description="static group member: a restart within the session timeout moves no partition",
         ),
     ] = None
     session_timeout_ms: Annotated[
-        int, Field(ge=1_000, le=1_800_000, description="silence after which the group gives up a node")
+        int, Field(ge=1_000, le=1_800_000, description="time without a heartbeat after which the group removes a node")
     ] = 10_000
     rebalance_timeout_ms: Annotated[
-        int, Field(ge=1_000, le=1_800_000, description="how long a rebalance waits for a node to let go")
+        int,
+        Field(ge=1_000, le=1_800_000, description="how long a rebalance waits for a node to give up its partitions"),
     ] = 60_000
     max_poll_interval_ms: Annotated[
-        int, Field(ge=1_000, le=3_600_000, description="a node that takes no record for so long leaves the group")
+        int, Field(ge=1_000, le=3_600_000, description="a node that reads no record for so long leaves the group")
     ] = 300_000
     connect_timeout_ms: Annotated[
-        int, Field(ge=0, le=600_000, description="how long to wait for a cluster that is not there")
+        int, Field(ge=0, le=600_000, description="how long to wait for a cluster that is unreachable")
     ] = 10_000
     request_timeout_ms: Annotated[
-        int, Field(ge=1_000, le=600_000, description="one request to the cluster, and its retries")
+        int, Field(ge=1_000, le=600_000, description="timeout of a request to the cluster, retries included")
     ] = 30_000
 
     actions_topic: Annotated[TopicName, Field(description="the log of actions; key = user id")] = "actions"
     items_topic: Annotated[TopicName, Field(description="compacted embeddings; key = item id")] = "items"
     dead_letter_suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,9}$")] = "-dlq"
     dead_letter_retention_days: Annotated[
-        int, Field(ge=1, le=3_650, description="how long dead letters are kept, and what they hold of a user")
+        int, Field(ge=1, le=3_650, description="how long dead letters, and the user data in them, are kept")
     ] = 30
-    selections_topic: Annotated[TopicName, Field(description="what models read of requests; key = user id")] = (
+    selections_topic: Annotated[TopicName, Field(description="model inputs of a share of requests; key = user id")] = (
         "selections"
     )
-    exposures_topic: Annotated[TopicName, Field(description="who was in which arm; key = user id")] = "exposures"
+    exposures_topic: Annotated[
+        TopicName, Field(description="which experiment arm served which user; key = user id")
+    ] = "exposures"
     side_retention_days: Annotated[
-        int, Field(ge=1, le=3_650, description="how long the records of these two are kept")
+        int, Field(ge=1, le=3_650, description="how long records of these two topics are kept")
     ] = 30
     partitions: Annotated[
-        int, Field(ge=1, le=MAX_PARTITIONS, description="of the actions topic and its dead letters")
+        int, Field(ge=1, le=MAX_PARTITIONS, description="partitions of the actions topic and its dead-letter topic")
     ] = 4
-    items_partitions: Annotated[int, Field(ge=1, le=4_096, description="of the items topic")] = 4
-    replication_factor: Annotated[int, Field(ge=1, le=15, description="copies of every topic")] = 1
+    items_partitions: Annotated[int, Field(ge=1, le=4_096, description="partitions of the items topic")] = 4
+    replication_factor: Annotated[int, Field(ge=1, le=15, description="replicas of each topic")] = 1
 
     compression: Annotated[
         Literal["none", "gzip", "snappy", "lz4", "zstd"],
-        Field(description="of the producer's batches; the last three need their packages installed"),
+        Field(description="compression of the producer's batches; the last three need additional packages"),
     ] = "none"
 
     security_protocol: SecurityProtocol = "PLAINTEXT"
-    ssl_ca_file: Annotated[str | None, Field(description="PEM; the system's authorities when not given")] = None
-    ssl_cert_file: Annotated[str | None, Field(description="PEM of the client's certificate")] = None
-    ssl_key_file: Annotated[str | None, Field(description="PEM of the client's key")] = None
+    ssl_ca_file: Annotated[str | None, Field(description="PEM; default: the system's CAs")] = None
+    ssl_cert_file: Annotated[str | None, Field(description="PEM: the client's certificate")] = None
+    ssl_key_file: Annotated[str | None, Field(description="PEM: the client's private key")] = None
     ssl_key_password: SecretStr | None = None
     ssl_check_hostname: bool = True
     sasl_mechanism: SaslMechanism | None = None
@@ -88,7 +91,7 @@ class KafkaSettings(BaseModel):
                 f"{self.security_protocol} needs a login: set sasl_mechanism, sasl_username and sasl_password"
             )
         if self.ssl_key_file and not self.ssl_cert_file:
-            raise ValueError("ssl_key_file is given without a certificate: set ssl_cert_file too")
+            raise ValueError("ssl_key_file is set without a certificate: set ssl_cert_file too")
         topics = (self.actions_topic, self.items_topic, self.selections_topic, self.exposures_topic)
         if len(set(topics)) < len(topics):
             raise ValueError(f"two of the topics {', '.join(topics)} are the same: give each a name of its own")
@@ -98,7 +101,7 @@ class KafkaSettings(BaseModel):
 
     @property
     def dead_letter_topic(self) -> str:
-        """The topic that takes the dead letters of the actions topic."""
+        """The topic for the dead letters of the actions topic."""
         return self.actions_topic + self.dead_letter_suffix
 
     @property
@@ -113,41 +116,41 @@ class KafkaSettings(BaseModel):
 
     @property
     def uses_sasl(self) -> bool:
-        """Whether connections log in."""
+        """Whether connections authenticate with SASL."""
         return self.security_protocol in {"SASL_PLAINTEXT", "SASL_SSL"}
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS context that all clients share; None without TLS. Raises ValueError on a file that does not load."""
+        """The TLS context that all clients share; None without TLS. Raises ValueError if a file cannot be loaded."""
         return self._make_ssl_context() if self.uses_ssl else None
 
     def _make_ssl_context(self) -> ssl.SSLContext:
         for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
             path = getattr(self, name)
             if path and not Path(path).is_file():
-                raise ValueError(f"kafka.{name} names {path}, which is not there: correct the path")
+                raise ValueError(f"kafka.{name} names {path}, which does not exist: correct the path")
         try:
             context = ssl.create_default_context(cafile=self.ssl_ca_file)
         except OSError as error:
             raise ValueError(
-                f"kafka.ssl_ca_file {self.ssl_ca_file} does not load ({error}): give certificates in PEM"
+                f"kafka.ssl_ca_file {self.ssl_ca_file} cannot be loaded ({error}): use certificates in PEM"
             ) from error
         context.check_hostname = self.ssl_check_hostname
         if self.ssl_cert_file:
-            # Without a password the library would ask the terminal for one.
+            # With None the library would prompt for a password on the terminal.
             password = self.ssl_key_password.get_secret_value() if self.ssl_key_password else ""
             try:
                 context.load_cert_chain(self.ssl_cert_file, self.ssl_key_file, password)
             except OSError as error:
                 key = f" with kafka.ssl_key_file {self.ssl_key_file}" if self.ssl_key_file else ""
                 raise ValueError(
-                    f"kafka.ssl_cert_file {self.ssl_cert_file}{key} does not load ({error}): give a certificate and "
-                    "its key in PEM, and kafka.ssl_key_password when the key has one"
+                    f"kafka.ssl_cert_file {self.ssl_cert_file}{key} cannot be loaded ({error}): use a certificate "
+                    "and its key in PEM, and set kafka.ssl_key_password if the key is encrypted"
                 ) from error
         return context
 
     def client_options(self) -> dict[str, Any]:
-        """Return the connection's keyword arguments, which kafka-python and aiokafka name alike."""
+        """Return the connection's keyword arguments; kafka-python and aiokafka use the same names."""
         options: dict[str, Any] = {
             "bootstrap_servers": self.servers,
             "client_id": self.client_id,
@@ -164,7 +167,7 @@ class KafkaSettings(BaseModel):
         return options
 
     def consumer_options(self) -> dict[str, Any]:
-        """Return aiokafka's keyword arguments for a reader of the log: every reader must see the same records."""
+        """Return aiokafka's keyword arguments for readers of the log, so that all see the same records."""
         return self.client_options() | {
             "enable_auto_commit": False,
             "isolation_level": "read_committed",

@@ -1,7 +1,7 @@
-"""Loopback: whether an address stays on this machine, judged by what its name resolves to and never by its spelling.
+"""Loopback: whether an address stays on this machine, judged by the addresses it resolves to, never by its spelling.
 
-Whoever relies on the answer connects to, or listens at, the resolved addresses: nobody asks the name service again
-between the look and the use, because it could give another answer then.
+Callers connect to, or listen on, the addresses that they get back. They must not resolve the name again, because the
+name service could return other addresses the second time.
 """
 
 import ipaddress
@@ -13,37 +13,38 @@ _SOCKETS = ("unix:", "unix-abstract:")
 
 
 def loopback_addresses(address: str) -> tuple[str, ...]:
-    """Return what a host:port resolves to, as number:port; empty unless each one of them is loopback."""
+    """Resolve host:port to (numeric address):port; empty unless all addresses are loopback."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         return ()
     try:
-        found = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), int(port), type=socket.SOCK_STREAM)
-        resolved = list(dict.fromkeys(ipaddress.ip_address(each[4][0]) for each in found))
+        infos = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), int(port), type=socket.SOCK_STREAM)
+        resolved = list(dict.fromkeys(ipaddress.ip_address(info[4][0]) for info in infos))
     except (OSError, UnicodeError, ValueError, OverflowError):
         return ()
     if not all(map(_is_loopback, resolved)):
         return ()
-    return tuple(f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in resolved)
+    return tuple(f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}" for ip in resolved)
 
 
 def loopback_target(address: str) -> str | None:
-    """Return the target with which gRPC connects to an address on this machine; None for any other address."""
+    """Return the gRPC target of an address on this machine; None for any other address."""
     if address.startswith(_SOCKETS):
         return address
-    found = loopback_addresses(address)
-    if not found:
+    addresses = loopback_addresses(address)
+    if not addresses:
         return None
-    if all(each.startswith("[") for each in found):
-        return f"ipv6:{','.join(found)}"
-    if not any(each.startswith("[") for each in found):
-        return f"ipv4:{','.join(found)}"
-    # A target has one family: IPv4 addresses are mapped into the other one.
-    return "ipv6:" + ",".join(each if each.startswith("[") else _mapped(each) for each in found)
+    ipv6 = [item for item in addresses if item.startswith("[")]
+    if len(ipv6) == len(addresses):
+        return f"ipv6:{','.join(addresses)}"
+    if not ipv6:
+        return f"ipv4:{','.join(addresses)}"
+    # A target has one address family: map the IPv4 addresses into IPv6.
+    return "ipv6:" + ",".join(item if item.startswith("[") else _mapped(item) for item in addresses)
 
 
 def is_loopback_peer(peer: str) -> bool:
-    """Say whether gRPC's name of a peer (``ipv4:127.0.0.1:40000``, ``unix:``) is one on this machine."""
+    """Return whether a peer, in gRPC's notation (``ipv4:127.0.0.1:40000``, ``unix:``), is on this machine."""
     if peer.startswith(_SOCKETS):
         return True
     scheme, _, rest = unquote(peer).partition(":")

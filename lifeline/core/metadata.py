@@ -1,8 +1,8 @@
-"""The metadata of forwarded calls, which nodes and the client library agree on."""
+"""Metadata keys of forwarded calls, shared by nodes and the client library."""
 
 FORWARDED = "lifeline-forwarded"
-"""Of a request: the call has travelled already."""
+"""In a request: another node has forwarded the call."""
 OWNER = "lifeline-owner"
-"""Of a reply: the address of the node that answered."""
+"""In a reply: the address of the node that answered."""
 PARTITIONS = "lifeline-partitions"
-"""Of a reply: how many partitions there are, in digits."""
+"""In a reply: the number of partitions, in decimal digits."""

@@ -1,6 +1,6 @@
-"""The methods of the wire contract, and whom each is for: a closed list.
+"""The methods of the wire contract, and the audience of each: a closed list.
 
-A method that is not in it counts as an operators' one, so that nothing is open because it was forgotten.
+A method that is missing from the list is for operators, so that a forgotten method is not open to everybody.
 """
 
 from enum import Enum
@@ -9,14 +9,14 @@ from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2
 
 
 class Audience(Enum):
-    """Whom a method is for."""
+    """Who may call a method."""
 
     USERS = "users"
-    """Reads and scores of one user, and reflection: what ``*`` gives."""
+    """Reads and scores of one user, and reflection: the methods that ``*`` permits."""
     NODES = "nodes"
-    """What nodes of a group ask each other."""
+    """Calls between the nodes of a group."""
     OPERATORS = "operators"
-    """What changes a node, or tells about it and its group."""
+    """Changes to a node, and information about it and its group."""
 
 
 ALL_USER_METHODS = "*"
@@ -37,14 +37,14 @@ AUDIENCES = {
     "GetModel": Audience.OPERATORS,
     "UseModel": Audience.OPERATORS,
 }
-"""By the method's name without its service; no two services have a method of one name."""
+"""By method name without service; method names are unique over all services."""
 
 
 def name_of(path: str) -> str:
-    """Return the name without the service of ``/package.Service/Method``."""
+    """Return the method name of ``/package.Service/Method``."""
     return path.rpartition("/")[2]
 
 
 def audience_of(path: str) -> Audience:
-    """Return whom ``/package.Service/Method`` is for."""
+    """Return the audience of ``/package.Service/Method``."""
     return AUDIENCES.get(name_of(path), Audience.OPERATORS)

@@ -1,4 +1,4 @@
-"""The partitioner: Kafka's default, which every client library shares, in one place.
+"""The partitioner: the default of Kafka's Java client, used by producers, nodes and clients.
 
 A key's partition is ``(murmur2(key) & 0x7fffffff) % partitions``, where murmur2 is Austin Appleby's
 MurmurHash2 (32 bit, little-endian) with the seed that Kafka's Java client fixes.
@@ -34,7 +34,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 def partitions_of(keys: Sequence[bytes], partitions: int) -> NDArray[np.int32]:
-    """Return `partition_of` of every key, int32[n], computed on columns.
+    """Return `partition_of` of every key, int32[n], vectorized.
 
     The work is proportional to n times the longest key, so callers bound the length of a key.
     """
@@ -46,12 +46,12 @@ def partitions_of(keys: Sequence[bytes], partitions: int) -> NDArray[np.int32]:
     multiplier = np.uint32(MULTIPLIER)
     h = np.uint32(SEED) ^ length
     for column in range(width // 4):
-        left = length.astype(np.int64) - 4 * column
+        remaining = length.astype(np.int64) - 4 * column
         k = words[:, column] * multiplier
         k = (k ^ k >> np.uint32(24)) * multiplier
-        # NumPy pads a key with zero bytes, so that a last word of 1 to 3 bytes reads as the hash wants it.
+        # NumPy pads a key with zero bytes, so a last word of 1 to 3 bytes already has the value that the hash needs.
         tail = (h ^ words[:, column]) * multiplier
-        h = np.where(left >= 4, h * multiplier ^ k, np.where(left > 0, tail, h))
+        h = np.where(remaining >= 4, h * multiplier ^ k, np.where(remaining > 0, tail, h))
     h = (h ^ h >> np.uint32(13)) * multiplier
     h ^= h >> np.uint32(15)
     return ((h & np.uint32(0x7FFFFFFF)) % np.uint32(partitions)).astype(np.int32)

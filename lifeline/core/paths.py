@@ -1,4 +1,4 @@
-"""Where a node keeps what: the layout of its data directory."""
+"""The layout of a node's data directory."""
 
 import re
 from pathlib import Path
@@ -15,8 +15,8 @@ def partitions_in(data_dir: Path) -> list[int]:
     """Return the partitions that have a directory, ascending."""
     if not data_dir.is_dir():
         return []
-    found = (_PARTITION.fullmatch(entry.name) for entry in data_dir.iterdir() if entry.is_dir())
-    return sorted(int(match[1]) for match in found if match)
+    matches = (_PARTITION.fullmatch(entry.name) for entry in data_dir.iterdir() if entry.is_dir())
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def items_dir(data_dir: Path) -> Path:

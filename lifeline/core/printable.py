@@ -1,12 +1,12 @@
-"""Text of others on a terminal or in a log: nothing in it is obeyed there, and no line of it passes for one of ours."""
+"""Untrusted text on a terminal or in a log: it cannot contain control sequences, or fake a log line."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return `text` with what is not printable escaped as in Python's own literals, but for the characters of `keep`.
+    """Return `text` with unprintable characters escaped as in Python literals; characters in `keep` stay.
 
-    That is what a terminal would obey (ESC and the other control characters), what starts another line, what hides or
-    reorders its neighbours (Unicode's format characters), and lone surrogates, which cannot be encoded. Backslashes
-    stay as they are: this is for people to read, and not to be read back.
+    Escaped are control characters such as ESC, line breaks, Unicode's format characters, which hide or reorder their
+    neighbours, and lone surrogates, which cannot be encoded. Backslashes are not escaped: the result is for people to
+    read, and cannot be converted back.
     """
     if text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""Why a call is refused: a closed list, which the client library and the server share."""
+"""The reasons for refusing a call: a closed list, shared by the client library and the server."""
 
 from enum import StrEnum
 
@@ -22,7 +22,7 @@ class Reason(StrEnum):
     DEADLINE_PASSED = "DEADLINE_PASSED"
     OVERLOADED = "OVERLOADED"
     MEMORY_SHORT = "MEMORY_SHORT"
-    TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - a reason, and no token
+    TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - a reason, not a token
     TOKEN_UNKNOWN = "TOKEN_UNKNOWN"  # noqa: S105
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     MODEL_NOT_LOADED = "MODEL_NOT_LOADED"

@@ -1,4 +1,4 @@
-"""What a read asks for, and what it gives back."""
+"""The query and the result of a read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ EMBEDDING_DIM = 32
 
 
 class Column(Flag):
-    """Columns of a sequence; a read decodes only what it is asked for."""
+    """Columns of a sequence; a read decodes only the requested ones."""
 
     TIMESTAMP_MS = auto()
     ITEM_ID = auto()
@@ -26,18 +26,18 @@ class Column(Flag):
 
 
 class AsOf(NamedTuple):
-    """What part of the log a read stands on."""
+    """The part of the log that a read reflects."""
 
     partition: int
     """The partition of the actions topic."""
     applied_offset: int
-    """The last offset that is part of the answer; -1 before the first."""
+    """The last offset that the result includes; -1 before the first."""
     watermark_ms: int
-    """The newest event time of the partition, none counted as later than the log took its action; 0 before the first.
+    """The newest event time of the partition, in milliseconds since 1970; 0 before the first event.
 
-    Milliseconds since 1970."""
+    An event time counts at most as the broker's append time of its record."""
     lag_records: int = 0
-    """Records known to be in the log that are not part of it yet."""
+    """Records known to be in the log that the result does not include yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class SequenceQuery:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Columns of n events of one kind, oldest first; a column that was not asked for is None.
+    """Columns of n events of one kind, oldest first; a column that was not requested is None.
 
     timestamp_ms int64[n], item_id uint64[n], action_type uint8[n], surface uint8[n],
-    embedding int8[n, 32] with rows of zeros where the item has none. `stored` counts the events that the
-    store keeps, before any filter.
+    embedding int8[n, 32] with a row of zeros where the item has none. `stored` is the number of events that
+    the store keeps, before any filter.
     """
 
     length: int
@@ -70,9 +70,9 @@ class Sequence:
     embedding: NDArray[np.int8] | None
 
     def identities(self) -> list[Identity]:
-        """Return the identity of each event, for comparisons: the four columns must have been read."""
+        """Return the identity of each event; raises ValueError unless the columns of Column.EVENT were read."""
         if self.timestamp_ms is None or self.item_id is None or self.action_type is None or self.surface is None:
-            raise ValueError("an identity needs the columns of Column.EVENT: ask for them")
+            raise ValueError("an identity needs the columns of Column.EVENT: request them")
         codes = pack_code(self.action_type, self.surface)
         return [
             Identity(*row)
@@ -84,6 +84,6 @@ class UserSequences(NamedTuple):
     """One consistent view of a user's sequences."""
 
     as_of: AsOf
-    """What it stands on."""
+    """The part of the log that it reflects."""
     sequences: Mapping[Kind, Sequence]
-    """One for every kind asked for."""
+    """One for each requested kind."""

@@ -1,4 +1,4 @@
-"""Topics: what they must be, how they are created, and how an existing topic differs."""
+"""Topics: their required configuration, their creation, and the comparison of existing ones with it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ _MIB = 1 << 20
 _DAY_MS = 86_400_000
 _TIMESTAMP_TYPE = "message.timestamp.type"
 _LOG_TIME = "LogAppendTime"
-# An oversized record has to be able to arrive, or nothing could tell its producer that it was one.
+# Kafka must accept records larger than an action may be, so that nodes can dead-letter them with a reason.
 MAX_RECORD_BYTES = 4 * _MIB
 
 _log = structlog.get_logger(__name__)
@@ -28,16 +28,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TopicPlan:
-    """The required shape of a topic."""
+    """The required configuration of a topic."""
 
     name: str
     partitions: int
     replication_factor: int
     configs: Mapping[str, str] = field(default_factory=dict)
     is_keyed: bool = False
-    """Whether another number of partitions would send users or dead letters to the wrong place."""
+    """Whether records are placed by key: another number of partitions would then misplace them."""
     requires_log_time: bool = False
-    """Whether ages are measured by its records' times, which must then be the broker's."""
+    """Whether ages are measured by the records' timestamps, which the broker must then set."""
 
 
 class TopicState(StrEnum):
@@ -58,17 +58,17 @@ class TopicReport:
     differences: tuple[str, ...] = ()
     """Sentences like ``partitions is 6, not 4``."""
     advice: str = ""
-    """What to do when nodes must not use the topic like this; empty otherwise."""
+    """What to do if nodes must not use the topic as it is; empty otherwise."""
     topic_id: str = ""
-    """Tells it from a later topic of the same name; empty when the cluster gives no id."""
+    """Differs from the id of a later topic with the same name; empty if the cluster reports none."""
 
     @property
     def is_unusable(self) -> bool:
-        """Whether nodes must not use the topic like this."""
+        """Whether nodes must not use the topic as it is."""
         return bool(self.advice)
 
     def check(self) -> None:
-        """Raise TopicMismatchError when nodes must not use the topic like this."""
+        """Raise TopicMismatchError if nodes must not use the topic as it is."""
         if self.is_unusable:
             raise TopicMismatchError(f"topic {self.plan.name}: {'; '.join(self.differences)}. {self.advice}")
 
@@ -83,9 +83,9 @@ class _ExistingTopic(NamedTuple):
 
 
 def plan_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
-    """Return the plans of the actions topic, the items topic and the dead letters of the actions.
+    """Return the plans of the actions topic, the items topic and the dead-letter topic.
 
-    `requires_log_time` says that the store has ages: the actions topic must then take the broker's time.
+    Set `requires_log_time` if the store has a maximum age: the broker must then set the timestamps of actions.
     """
     actions = TopicPlan(
         settings.actions_topic,
@@ -95,7 +95,7 @@ def plan_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -> 
             "cleanup.policy": "delete",
             "retention.ms": "-1",
             "retention.bytes": "-1",
-            # The log's own clock: what "far in the future" means is then the same on every replay.
+            # With the broker's timestamps every replay decides alike which event times are in the future.
             _TIMESTAMP_TYPE: _LOG_TIME,
             "max.message.bytes": str(MAX_RECORD_BYTES),
         },
@@ -123,9 +123,9 @@ def plan_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -> 
             "retention.bytes": "-1",
             # Kafka removes whole segments: a letter goes at most so much later.
             "segment.ms": str(_DAY_MS),
-            # Counted from when a letter came: by its record's time it could be kept for ever, or go at once.
+            # Retention counts from arrival: a producer's timestamp could keep a letter forever, or delete it at once.
             _TIMESTAMP_TYPE: _LOG_TIME,
-            # Room for the headers that say why.
+            # Space for the headers that give the reason.
             "max.message.bytes": str(MAX_RECORD_BYTES + _MIB),
         },
         is_keyed=True,
@@ -134,22 +134,22 @@ def plan_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -> 
 
 
 def create_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -> tuple[TopicReport, ...]:
-    """Create the topics that do not exist, and report on all: an existing topic is never changed. Idempotent.
+    """Create the topics that do not exist, and report on all; an existing topic is never changed. Idempotent.
 
-    `requires_log_time` is that of `plan_topics`.
-    Raises ClusterUnreachableError, and StreamError when the cluster refuses a topic.
+    For `requires_log_time` see `plan_topics`. Raises ClusterUnreachableError, and StreamError if the cluster refuses
+    a topic.
     """
     plans = plan_topics(settings, requires_log_time=requires_log_time)
     with _admin(settings) as admin:
-        before = _describe(admin, plans)
-        created = {plan.name for plan in plans if plan.name not in before and _create(admin, plan)}
+        existing = _describe(admin, plans)
+        created = {plan.name for plan in plans if plan.name not in existing and _create(admin, plan)}
         admin.wait_for_topics([plan.name for plan in plans], timeout_ms=settings.request_timeout_ms)
-        now = _describe(admin, plans)
-    return tuple(_report(plan, now, created) for plan in plans)
+        current = _describe(admin, plans)
+    return tuple(_report(plan, current, created) for plan in plans)
 
 
 def ensure_topics(settings: KafkaSettings, *, requires_log_time: bool) -> tuple[TopicReport, ...]:
-    """Do `create_topics`, and raise TopicMismatchError when one of them must not be used as it is."""
+    """Call `create_topics`, and raise TopicMismatchError if a topic must not be used as it is."""
     reports = create_topics(settings, requires_log_time=requires_log_time)
     for report in reports:
         report.check()
@@ -159,9 +159,9 @@ def ensure_topics(settings: KafkaSettings, *, requires_log_time: bool) -> tuple[
 
 
 def check_log_time(settings: KafkaSettings) -> None:
-    """Raise TopicMismatchError when the actions topic does not take the broker's time, by which ages are measured.
+    """Raise TopicMismatchError unless the broker sets the timestamps of the actions topic, by which ages are measured.
 
-    A topic that does not exist passes. Raises ClusterUnreachableError, StreamError.
+    A topic that does not exist passes the check. Raises ClusterUnreachableError, StreamError.
     """
     plan, *_ = plan_topics(settings, requires_log_time=True)
     with _admin(settings) as admin:
@@ -171,9 +171,9 @@ def check_log_time(settings: KafkaSettings) -> None:
 
 
 def ensure_side_topic(settings: KafkaSettings, name: str) -> None:
-    """Create a topic beside the log, unless it exists; an existing topic is used as it is.
+    """Create a side topic unless it exists; an existing topic is used as it is.
 
-    Its partitions are those of the actions topic, so that a user's records are side by side. Raises
+    It has as many partitions as the actions topic, so that a user has the same partition in both. Raises
     ClusterUnreachableError, StreamError.
     """
     configs = {
@@ -190,7 +190,7 @@ def ensure_side_topic(settings: KafkaSettings, name: str) -> None:
 
 
 def actions_topic_id(settings: KafkaSettings) -> str:
-    """Return the id of the actions topic; empty when it does not exist, or the cluster gives none.
+    """Return the id of the actions topic; empty if it does not exist or the cluster reports no id.
 
     Raises ClusterUnreachableError, StreamError.
     """
@@ -201,23 +201,23 @@ def actions_topic_id(settings: KafkaSettings) -> str:
 
 
 def retentions_ms(settings: KafkaSettings) -> dict[str, int | None]:
-    """Return how long each topic that holds records of users keeps them, as it is now; None for ever.
+    """Return the current retention of each topic with user data, in milliseconds; None for unlimited.
 
-    A record goes with its segment, so up to ``segment.ms`` later. Topics that do not exist are left out. Raises
+    Kafka deletes whole segments, so a record may stay up to ``segment.ms`` longer. Missing topics are left out. Raises
     ClusterUnreachableError, StreamError.
     """
     actions, _, dead_letters = plan_topics(settings)
-    beside = [TopicPlan(name, 0, 0) for name in (settings.selections_topic, settings.exposures_topic)]
+    side_topics = [TopicPlan(name, 0, 0) for name in (settings.selections_topic, settings.exposures_topic)]
     with _admin(settings) as admin:
-        existing = _describe(admin, [actions, dead_letters, *beside])
-    kept = {name: int(topic.configs.get("retention.ms") or -1) for name, topic in existing.items()}
-    return {name: milliseconds if milliseconds >= 0 else None for name, milliseconds in kept.items()}
+        existing = _describe(admin, [actions, dead_letters, *side_topics])
+    retention = {name: int(topic.configs.get("retention.ms") or -1) for name, topic in existing.items()}
+    return {name: milliseconds if milliseconds >= 0 else None for name, milliseconds in retention.items()}
 
 
 def delete_topics(settings: KafkaSettings) -> None:
-    """Delete the three topics, with everything in them; those that are missing are passed over.
+    """Delete the three topics with all their records; missing topics are ignored.
 
-    For topics made for a demo or a benchmark on a shared cluster. Raises ClusterUnreachableError, StreamError.
+    For topics that a demo or a benchmark created on a shared cluster. Raises ClusterUnreachableError, StreamError.
     """
     plans = plan_topics(settings)
     with _admin(settings) as admin:
@@ -240,14 +240,16 @@ def _admin(settings: KafkaSettings) -> Iterator[Any]:
     try:
         yield admin
     except KafkaError as error:
-        raise StreamError(f"the cluster refused ({error}): see its log, and the rights of this login") from error
+        raise StreamError(
+            f"the cluster refused the request ({error}): check its log, and the permissions of this login"
+        ) from error
     finally:
         admin.close()
 
 
 def _create(admin: Any, plan: TopicPlan) -> bool:  # noqa: ANN401 - the library ships no types
-    """Create a topic; False when another process was faster."""
-    answer = admin.create_topics(
+    """Create a topic; return False if another process has created it."""
+    response = admin.create_topics(
         {
             plan.name: {
                 "num_partitions": plan.partitions,
@@ -257,7 +259,7 @@ def _create(admin: Any, plan: TopicPlan) -> bool:  # noqa: ANN401 - the library 
         },
         raise_errors=False,
     )
-    (topic,) = answer["topics"]
+    (topic,) = response["topics"]
     if topic["error_code"] == TopicAlreadyExistsError.errno:
         return False
     if topic["error_code"]:
@@ -269,7 +271,7 @@ def _create(admin: Any, plan: TopicPlan) -> bool:  # noqa: ANN401 - the library 
 
 
 def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, _ExistingTopic]:  # noqa: ANN401
-    """Return every topic that exists."""
+    """Return the existing topics by name."""
     names = [plan.name for plan in plans]
     topics = [topic for topic in admin.describe_topics(names) if topic["error_code"] == 0]
     if not topics:
@@ -280,7 +282,7 @@ def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, _ExistingTopi
     return {
         topic["name"]: _ExistingTopic(
             len(topic["partitions"]),
-            min((len(each["replica_nodes"]) for each in topic["partitions"]), default=0),
+            min((len(partition["replica_nodes"]) for partition in topic["partitions"]), default=0),
             {key: value["value"] for key, value in configs[topic["name"]].items()},
             _topic_id(topic.get("topic_id")),
         )
@@ -288,20 +290,23 @@ def _describe(admin: Any, plans: Sequence[TopicPlan]) -> dict[str, _ExistingTopi
     }
 
 
-def _report(plan: TopicPlan, now: Mapping[str, _ExistingTopic], created: frozenset[str] | set[str]) -> TopicReport:
-    if plan.name not in now:
+def _report(plan: TopicPlan, current: Mapping[str, _ExistingTopic], created: frozenset[str] | set[str]) -> TopicReport:
+    if plan.name not in current:
         return TopicReport(plan, TopicState.MISSING, ("it does not exist",), "Create it with `lifeline topics create`")
-    partitions, replicas, configs, topic_id = now[plan.name]
+    partitions, replicas, configs, topic_id = current[plan.name]
     pairs = {"partitions": (str(partitions), str(plan.partitions))}
     pairs["replication factor"] = (str(replicas), str(plan.replication_factor))
-    pairs |= {key: (str(configs.get(key)), wanted) for key, wanted in plan.configs.items()}
-    differences = tuple(f"{what} is {got}, not {wanted}" for what, (got, wanted) in pairs.items() if got != wanted)
+    pairs |= {key: (str(configs.get(key)), required) for key, required in plan.configs.items()}
+    differences = tuple(
+        f"{name} is {actual}, not {required}" for name, (actual, required) in pairs.items() if actual != required
+    )
     advice = []
     if plan.is_keyed and partitions != plan.partitions:
         advice.append("Set kafka.partitions to what the topic has, or name another topic in kafka.actions_topic")
     if plan.requires_log_time and configs.get(_TIMESTAMP_TYPE) != _LOG_TIME:
         advice.append(
-            "A producer could make everybody's events too old: let the broker give the time (kafka-configs.sh --alter "
+            "A producer could move the watermark and expire all users' events: let the broker set timestamps "
+            "(kafka-configs.sh --alter "
             f"--topic {plan.name} --add-config {_TIMESTAMP_TYPE}={_LOG_TIME}), or set neither "
             "store.max_explicit_age_days nor store.max_impression_age_days"
         )

@@ -1,4 +1,4 @@
-"""The vocabulary: the names of action types and surfaces, and what each action type means."""
+"""The vocabulary: the names of action types and surfaces, and the role of each action type."""
 
 from enum import StrEnum
 from functools import cached_property
@@ -15,7 +15,7 @@ MAX_SURFACES = 256
 
 
 class Role(StrEnum):
-    """What an action of a type says about the user."""
+    """What an action of a type says about the user's interest."""
 
     POSITIVE = "positive"
     NEUTRAL = "neutral"
@@ -62,7 +62,7 @@ class Vocabulary(BaseModel):
         ):
             twice = sorted({value for value in ids if ids.count(value) > 1})
             if twice:
-                raise ValueError(f"{what} id {twice[0]} is given to two names: give each name an id of its own")
+                raise ValueError(f"{what} id {twice[0]} is given to two names: give each name its own id")
         if not self.action_types:
             raise ValueError("the vocabulary has no action type: name at least one")
         return self

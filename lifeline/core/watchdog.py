@@ -1,8 +1,8 @@
-"""A guard over a child process: when this process dies, however it dies, the child goes too."""
+"""A watchdog for a child process: it kills the child when this process dies, for whatever reason."""
 
 import subprocess
 
-# It reads from a pipe that this process holds: the end of file without a line is our death.
+# It reads a pipe that this process holds open: end of file without a line means that this process has died.
 _SCRIPT = 'read -r _ || kill -9 "$1" 2>/dev/null'
 
 
@@ -10,7 +10,7 @@ class Watchdog:
     """Watches one child by its pid until `release`."""
 
     def __init__(self, pid: int) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own command
+        self._process = subprocess.Popen(  # noqa: S603 - a fixed command
             ["/bin/sh", "-c", _SCRIPT, "guard", str(pid)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The enums of the wire contract, and ours: one table for the service and for the client library."""
+"""Mapping between the enums of the wire contract and those of `lifeline.core`, for server and client."""
 
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import Column

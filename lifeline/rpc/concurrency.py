@@ -1,4 +1,4 @@
-"""The stage that bounds concurrent calls, and that gives every unexpected failure a reason."""
+"""The stage that bounds concurrent calls, and that reports unexpected errors as INTERNAL."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from lifeline.rpc.waits import SLOT, Slot
 _REFLECTION_STREAMS = 4
 _HEALTH_WATCHES = 64
 STREAMS = _REFLECTION_STREAMS + _HEALTH_WATCHES
-"""The most threads that streams hold."""
+"""The largest number of threads that streams hold."""
 
 _log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class ConcurrencyLimit:
         self._paths, self._user_paths = (tuple(f"/{name}/" for name in names) for names in (services, user_services))
         self._free = threading.BoundedSemaphore(max_calls)
         self._reflection = _StreamLimit(_REFLECTION_STREAMS, "reflection streams are open")
-        self._watches = _StreamLimit(_HEALTH_WATCHES, "calls watch the health")
+        self._watches = _StreamLimit(_HEALTH_WATCHES, "health watches are open")
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         """Wrap the handlers of the services, and all streams."""
@@ -90,12 +90,12 @@ class _StreamLimit:
             self._free.release()
 
 
-def _overloaded(most: int, what: str) -> Refusal:
+def _overloaded(limit: int, what: str) -> Refusal:
     return Refusal(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         Reason.OVERLOADED,
-        f"{most} {what}: retry with exponential back-off, or add nodes",
-        limit=str(most),
+        f"{limit} {what}: retry with exponential back-off, or add nodes",
+        limit=str(limit),
     ).with_retry_delay(RETRY_AFTER_S)
 
 
@@ -103,5 +103,5 @@ def _internal(error: Exception) -> Refusal:
     return Refusal(
         grpc.StatusCode.INTERNAL,
         Reason.INTERNAL,
-        f"{type(error).__name__}: this is a fault of the node: report it, with the traceback in the node's log",
+        f"{type(error).__name__}: this is a bug in the node: report it, with the traceback from the node's log",
     )

@@ -1,7 +1,7 @@
-"""The one interceptor of the gRPC server, and the stages that it puts around every method's handler.
+"""The gRPC server's only interceptor: it wraps the handler of each method in stages.
 
-The library asks an interceptor for a handler at every call, in the one thread that all calls arrive in. So the stages
-are put together once for each method, and what they do for a call they do in the call's own thread.
+For every call the library asks its interceptors for a handler, in the one thread that accepts all calls. The handler of
+a method is therefore wrapped once and then cached; the stages do their work for a call in the call's own thread.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,37 +21,37 @@ else:
 
 
 RETRY_AFTER_S = 0.1
-"""When another try is worth its while, of a call that was one too many: most take less."""
+"""The retry delay for a call that exceeded a limit on concurrent calls: most calls take less than this."""
 
 
 class SizeLimit(NamedTuple):
-    """The largest request that a caller may send."""
+    """The largest request that a caller may send, and the refusal of a larger one."""
 
     max_bytes: int
     """Bytes."""
     refusal: Callable[[int], Refusal]
-    """Of a size."""
+    """Returns the refusal of a request of so many bytes."""
 
 
 Guard = Callable[[grpc.ServicerContext], AbstractContextManager[SizeLimit | None]]
-"""What a call is made within; it may end the call, or bound its requests."""
+"""Returns the context in which a call is handled; it may abort the call, or bound the size of its requests."""
 
 
 class Stage(Protocol):
-    """One of the things that happen around every call."""
+    """A wrapper around every handler: authorization, limits, routing."""
 
     def wrap(self, method: str, handler: Handler) -> Handler:
-        """Return the handler of a method, by its path, with this stage around it.
+        """Return the handler of a method, wrapped in this stage; `method` is its path.
 
-        The result is kept: what depends on a call belongs into the handler.
+        The result is cached, so whatever depends on a call belongs inside the handler.
         """
 
 
 class Pipeline(Interceptor):
-    """The one interceptor of a server: it looks a method's handler up, with all stages around it, made once."""
+    """Looks up the handler of a call's method, wrapped in all stages; wraps each handler once."""
 
     def __init__(self, stages: Sequence[Stage], unimplemented: Sequence[str] = ()) -> None:
-        """Take the stages, the outermost first; the methods of `unimplemented` are answered as unknown ones are."""
+        """`stages` has the outermost first. Calls of the methods in `unimplemented` end with UNIMPLEMENTED."""
         self._stages, self._unserved = tuple(reversed(stages)), frozenset(unimplemented)
         self._handlers: dict[str, Handler] = {}
 
@@ -60,11 +60,11 @@ class Pipeline(Interceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Return the handler of a call's method; None where no service has it. It runs in the server's one thread."""
+        """Return the handler of a call's method, None if no service has it. Runs in the thread that accepts calls."""
         method = handler_call_details.method
-        found = self._handlers.get(method)
-        if found is not None:
-            return found
+        cached = self._handlers.get(method)
+        if cached is not None:
+            return cached
         handler = continuation(handler_call_details)
         if handler is None or method in self._unserved:
             return None
@@ -75,9 +75,9 @@ class Pipeline(Interceptor):
 
 
 def around(handler: Handler, guard: Guard) -> Handler:
-    """Return a handler whose calls, of one request or a stream of them, are made within a context.
+    """Return a handler that handles each call inside the context of `guard`.
 
-    It takes bytes, and decodes them inside that context, in the call's own thread.
+    The handler takes undecoded requests, and decodes them inside that context, in the call's own thread.
     """
     deserializer = handler.request_deserializer
 
@@ -95,13 +95,13 @@ def around(handler: Handler, guard: Guard) -> Handler:
 
         return grpc.stream_stream_rpc_method_handler(stream, response_serializer=handler.response_serializer)
     if handler.unary_stream is not None:
-        answers = handler.unary_stream
+        respond = handler.unary_stream
 
-        def answer(raw: bytes, context: grpc.ServicerContext) -> Iterator[Any]:
+        def server_stream(raw: bytes, context: grpc.ServicerContext) -> Iterator[Any]:
             with guard(context) as limit:
-                yield from answers(read(raw, limit, context), context)
+                yield from respond(read(raw, limit, context), context)
 
-        return grpc.unary_stream_rpc_method_handler(answer, response_serializer=handler.response_serializer)
+        return grpc.unary_stream_rpc_method_handler(server_stream, response_serializer=handler.response_serializer)
     behaviour = cast("Callable[[Any, grpc.ServicerContext], Any]", handler.unary_unary)
 
     def unary(raw: bytes, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
@@ -112,7 +112,7 @@ def around(handler: Handler, guard: Guard) -> Handler:
 
 
 def decode(deserializer: Callable[[bytes], Any], raw: bytes, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
-    """Return the message of a request; ends the call where the deserializer raises Refusal."""
+    """Decode a request; aborts the call if the deserializer raises Refusal."""
     try:
         return deserializer(raw)
     except Refusal as refusal:
@@ -120,7 +120,7 @@ def decode(deserializer: Callable[[bytes], Any], raw: bytes, context: grpc.Servi
 
 
 def code_of(context: grpc.ServicerContext) -> grpc.StatusCode | None:
-    """Return the status that a call was ended with; None while nothing has set one."""
+    """Return the status code that has been set for a call, None if none has."""
     # The library has this method; its type stubs lack it.
     code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]
     return code

@@ -1,4 +1,4 @@
-"""A limit to the process's memory: above it calls are refused, before the machine kills the node."""
+"""A limit on the process's memory: above it calls are refused, before the kernel kills the node."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ _STATUS = Path("/proc/self/status")
 _CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
 _SHARE = 0.9
 _ITEM_SHARE = 0.25
-_LOOK_S = 0.1
+_CHECK_INTERVAL_S = 0.1
 _RETRY_AFTER_S = 1.0
 _MIB = 1 << 20
 
@@ -25,9 +25,9 @@ _log = structlog.get_logger(__name__)
 
 
 def own_memory(status: Path = _STATUS) -> int:
-    """Return the bytes that the process alone holds in memory; 0 where the system does not tell.
+    """Return the anonymous resident memory of the process in bytes; 0 where /proc does not report it.
 
-    Pages of mapped files do not count: the system takes those back when it needs them.
+    Pages of mapped files do not count: the kernel reclaims them when memory is short.
     """
     try:
         lines = status.read_text().splitlines()
@@ -37,7 +37,7 @@ def own_memory(status: Path = _STATUS) -> int:
 
 
 def available_memory(control_group: Path = _CONTROL_GROUP) -> int:
-    """Return the bytes that the machine has, or the control group of this process may have."""
+    """Return the memory of the machine in bytes, or the limit of its control group if that is lower."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         text = control_group.read_text().strip()
@@ -47,43 +47,47 @@ def available_memory(control_group: Path = _CONTROL_GROUP) -> int:
 
 
 def memory_limit(mib: int | None) -> int:
-    """Return the bytes that the process may hold: so many MiB, or nine tenths of what there is."""
+    """Return the limit of the process in bytes: `mib` if set, else nine tenths of the available memory."""
     return round(available_memory() * _SHARE) if mib is None else mib * _MIB
 
 
 def item_limit(mib: int | None) -> int:
-    """Return how many item ids the partitions of a process with this limit may hold, where nobody has said so."""
+    """Return the default limit on item ids in all partitions, for a process with this memory limit in MiB."""
     return max(1, int(memory_limit(mib) * _ITEM_SHARE) // ITEM_BYTES)
 
 
 class MemoryLimit:
-    """Looks ten times a second at most; every method may be called from any thread."""
+    """Refuses calls above a memory limit. Reads the memory ten times a second at most. Safe in threads."""
 
     def __init__(self, limit: int, used: Callable[[], int] = own_memory) -> None:
-        """`limit` is in bytes, as what `used` gives."""
+        """`limit` is in bytes, and so is the result of `used`."""
         self._limit, self._used = limit, used
         self._lock = threading.Lock()
-        self._looked_at = -_LOOK_S
+        self._checked_at = -_CHECK_INTERVAL_S
         self._refusal: Refusal | None = None
 
     @classmethod
     def of(cls, mib: int | None) -> "MemoryLimit":
-        """Return a limit of so many MiB, or of nine tenths of what there is."""
+        """Return a limit of `mib`, or of nine tenths of the available memory."""
         return cls(memory_limit(mib))
 
     def refusal(self) -> Refusal | None:
-        """Return how a call is to be refused, or None while there is room."""
-        # The look takes a while, and whoever comes meanwhile goes by the last one: else all calls would queue here.
-        if time.monotonic() - self._looked_at < _LOOK_S or not self._lock.acquire(blocking=False):
+        """Return the refusal of a call, None while memory is below the limit."""
+        # Reading takes time. Calls that arrive meanwhile use the last result, so that they do not queue here.
+        if time.monotonic() - self._checked_at < _CHECK_INTERVAL_S or not self._lock.acquire(blocking=False):
             return self._refusal
         try:
             now = time.monotonic()
-            if now - self._looked_at >= _LOOK_S:
-                self._looked_at = now
-                used, before = self._used(), self._refusal
+            if now - self._checked_at >= _CHECK_INTERVAL_S:
+                self._checked_at = now
+                used, previous = self._used(), self._refusal
                 self._refusal = self._refusal_at(used) if used > self._limit else None
-                if (self._refusal is None) != (before is None):
-                    what = "calls are refused: memory is short" if before is None else "memory suffices again"
+                if (self._refusal is None) != (previous is None):
+                    what = (
+                        "calls are refused: memory is short"
+                        if previous is None
+                        else "calls are accepted again: memory suffices"
+                    )
                     _log.warning(what, used_mib=used // _MIB, limit_mib=self._limit // _MIB)
         finally:
             self._lock.release()
@@ -93,7 +97,7 @@ class MemoryLimit:
         return Refusal(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             Reason.MEMORY_SHORT,
-            f"the node holds {used // _MIB:,} MiB and {self._limit // _MIB:,} are its limit: retry later, each time "
-            "waiting longer; make the caches of its configuration smaller, or raise node.max_memory_mib",
+            f"the node uses {used // _MIB:,} MiB, and its limit is {self._limit // _MIB:,}: retry with exponential "
+            "back-off; configure smaller caches, or raise node.max_memory_mib",
             limit=str(self._limit),
         ).with_retry_delay(_RETRY_AFTER_S)

@@ -1,4 +1,4 @@
-"""gRPC: which version of the model answers, and its change while the node serves."""
+"""The gRPC service that reports the active model version, and changes it while the node serves."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -22,24 +22,24 @@ SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 
 
 class ModelService(model_pb2_grpc.ModelServiceServicer):
-    """Changes what a holder holds."""
+    """Reads and replaces the scorer of a `ModelHolder`."""
 
     def __init__(
         self, models: ModelHolder, load: "Callable[[str | None], Scorer]", versions: Callable[[], list[str]]
     ) -> None:
-        """`load` gives a version's scorer, without one the newest's, and raises ScorerError.
+        """`load` returns the scorer of a version, of the newest if None, and raises ScorerError.
 
-        `versions` lists those that may be asked for.
+        `versions` lists the versions that a caller may request.
         """
         self._models, self._load, self._versions = models, load, versions
-        self._changing = threading.Lock()
+        self._load_lock = threading.Lock()
 
     def GetModel(  # noqa: N802 - the name of the method on the wire
         self, request: model_pb2.GetModelRequest, context: grpc.ServicerContext
     ) -> model_pb2.GetModelResponse:
-        """Answer GetModel; model.proto says how."""
+        """Implement GetModel, as model.proto defines it."""
         del request
-        with abort_on_refusal(context), _unusable():
+        with abort_on_refusal(context), _scorer_errors_as_refusals():
             scorer = self._models.scorer
             return model_pb2.GetModelResponse(
                 model=None if scorer is None else _version(scorer),
@@ -50,22 +50,22 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     def UseModel(  # noqa: N802
         self, request: model_pb2.UseModelRequest, context: grpc.ServicerContext
     ) -> model_pb2.UseModelResponse:
-        """Answer UseModel; model.proto says how."""
-        with abort_on_refusal(context), _unusable(), self._changing:
-            before = self._models.scorer
-            # Whatever it may be on the disk, what is not listed is not looked for.
+        """Implement UseModel, as model.proto defines it."""
+        with abort_on_refusal(context), _scorer_errors_as_refusals(), self._load_lock:
+            previous = self._models.scorer
+            # A caller must not make the node read any path that is not a listed version.
             if request.version and request.version not in self._versions():
                 raise _not_listed()
             scorer = self._load(request.version or None)
             self._models.use(scorer)
             return model_pb2.UseModelResponse(
-                model=_version(scorer), previous=None if before is None else _version(before)
+                model=_version(scorer), previous=None if previous is None else _version(previous)
             )
 
 
 @contextmanager
-def _unusable() -> Iterator[None]:
-    """Turn what the scorer raises into a refusal."""
+def _scorer_errors_as_refusals() -> Iterator[None]:
+    """Raise a Refusal for each error of the scorer."""
     try:
         yield
     except ModelNotFoundError as error:
@@ -75,7 +75,7 @@ def _unusable() -> Iterator[None]:
 
 
 def _not_listed() -> Refusal:
-    """Return the one answer to every name that is not listed: nothing is learnt of what lies on the disk."""
+    """Return the same refusal for every name that is not listed, so that it reveals nothing of the disk."""
     return Refusal(
         grpc.StatusCode.NOT_FOUND,
         Reason.MODEL_NOT_FOUND,

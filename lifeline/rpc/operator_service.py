@@ -1,4 +1,4 @@
-"""gRPC for those who run the node: snapshots, and what it holds."""
+"""The gRPC service for operators: snapshots, partitions, fingerprints."""
 
 import threading
 from collections.abc import Sequence
@@ -23,62 +23,62 @@ _log = structlog.get_logger(__name__)
 
 
 class Cluster(Protocol):
-    """What the node knows of itself and of its group; every method may be called from any thread."""
+    """A node's view of itself and of its group. Every method may be called from any thread."""
 
     @property
     def address(self) -> str:
         """host:port at which others reach the node."""
 
     def held_partitions(self) -> Sequence[operator_pb2.HeldPartition]:
-        """Return what it holds, ascending by partition."""
+        """Return the partitions that the node holds, ascending."""
 
     def placements(self) -> Sequence[group_pb2.PlacedPartition]:
-        """Return where every partition is, ascending, as far as it knows."""
+        """Return owner and standbys of every partition, ascending, as far as the node knows."""
 
     def fingerprints(self, partition: int) -> Sequence[tuple[int, int]] | None:
-        """Return (offset, fingerprint of what lies below) ascending; None of a partition that it does not hold."""
+        """Return (offset, fingerprint of everything below it), ascending; None for a partition that is not held."""
 
 
 class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
-    """Works on the partitions of a directory. A caller cannot choose where snapshots go."""
+    """Serves the partitions of a directory. A caller cannot choose the destination of snapshots."""
 
     def __init__(
         self, directory: PartitionDirectory, snapshots: SnapshotRepository | None, cluster: Cluster, *, topic: str
     ) -> None:
-        """Without `snapshots` the configuration names no place for them; `topic` is what the partitions follow."""
+        """`snapshots` is None where snapshot.url is not configured; `topic` is the actions topic."""
         self._directory, self._snapshots, self._cluster, self._topic = directory, snapshots, cluster, topic
-        self._at_work = threading.Lock()
+        self._snapshot_lock = threading.Lock()
 
     def CreateSnapshot(  # noqa: N802 - the name of the method on the wire
         self, request: operator_pb2.CreateSnapshotRequest, context: grpc.ServicerContext
     ) -> operator_pb2.CreateSnapshotResponse:
-        """Answer CreateSnapshot; operator.proto says how."""
+        """Implement CreateSnapshot, as operator.proto defines it."""
         with abort_on_refusal(context):
             if self._snapshots is None:
                 raise Refusal(
                     grpc.StatusCode.FAILED_PRECONDITION,
                     Reason.SNAPSHOTS_NOT_CONFIGURED,
-                    "the node's configuration names no place for snapshots: set snapshot.url "
-                    "(LIFELINE_SNAPSHOT__URL) and start the node again",
+                    "the node's configuration has no URL for snapshots: set snapshot.url "
+                    "(LIFELINE_SNAPSHOT__URL) and restart the node",
                 )
             stores = self._stores(frozenset(request.partitions))
-            if not self._at_work.acquire(blocking=False):
+            if not self._snapshot_lock.acquire(blocking=False):
                 raise Refusal(
                     grpc.StatusCode.ABORTED,
                     Reason.SNAPSHOT_UNDER_WAY,
-                    "this node is making a snapshot: retry when it is done",
+                    "this node is creating a snapshot: retry when it has finished",
                 )
             try:
                 return operator_pb2.CreateSnapshotResponse(
                     snapshots=[self._create(self._snapshots, store, context) for store in stores]
                 )
             finally:
-                self._at_work.release()
+                self._snapshot_lock.release()
 
     def ListPartitions(  # noqa: N802 - the name of the method on the wire
         self, request: operator_pb2.ListPartitionsRequest, context: grpc.ServicerContext
     ) -> operator_pb2.ListPartitionsResponse:
-        """Answer ListPartitions; operator.proto says how."""
+        """Implement ListPartitions, as operator.proto defines it."""
         del request
         with abort_on_refusal(context):
             return operator_pb2.ListPartitionsResponse(
@@ -88,22 +88,22 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     def ListFingerprints(  # noqa: N802 - the name of the method on the wire
         self, request: operator_pb2.ListFingerprintsRequest, context: grpc.ServicerContext
     ) -> operator_pb2.ListFingerprintsResponse:
-        """Answer ListFingerprints; operator.proto says how."""
+        """Implement ListFingerprints, as operator.proto defines it."""
         with abort_on_refusal(context):
-            found = self._cluster.fingerprints(request.partition)
-            if found is None:
+            fingerprints = self._cluster.fingerprints(request.partition)
+            if fingerprints is None:
                 raise NotOwnerError(request.partition)
             return operator_pb2.ListFingerprintsResponse(
                 fingerprints=[
                     operator_pb2.PartitionFingerprint(offset=offset, fingerprint=as_text(fingerprint))
-                    for offset, fingerprint in found
+                    for offset, fingerprint in fingerprints
                 ]
             )
 
-    def _stores(self, wanted: frozenset[int]) -> list[PartitionStore]:
-        """Return the open stores of the partitions, ascending; raises Refusal for one that is not served."""
+    def _stores(self, partitions: frozenset[int]) -> list[PartitionStore]:
+        """Return the open stores of `partitions`, of all served ones if empty; raises Refusal if one is not served."""
         serving = {store.partition: store for store in self._directory if isinstance(store, PartitionStore)}
-        for number in sorted(wanted):
+        for number in sorted(partitions):
             if number not in serving:
                 raise Refusal(
                     grpc.StatusCode.UNAVAILABLE,
@@ -111,14 +111,14 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
                     f"this node does not serve partition {number}: ask the node that does, or retry when it serves",
                     partition=str(number),
                 )
-        return [store for number, store in serving.items() if not wanted or number in wanted]
+        return [store for number, store in serving.items() if not partitions or number in partitions]
 
     def _create(
         self, snapshots: SnapshotRepository, store: PartitionStore, context: grpc.ServicerContext
     ) -> operator_pb2.PartitionSnapshot:
         check_deadline(context)
-        made = snapshots.create(store, topic=self._topic, progress=lambda _done, _total: check_active(context))
-        message = _message(made)
+        snapshot = snapshots.create(store, topic=self._topic, progress=lambda _done, _total: check_active(context))
+        message = _message(snapshot)
         _log.info(
             "snapshot",
             partition=message.partition,
@@ -130,8 +130,8 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         return message
 
 
-def _message(made: CreatedSnapshot) -> operator_pb2.PartitionSnapshot:
-    manifest = made.manifest
+def _message(snapshot: CreatedSnapshot) -> operator_pb2.PartitionSnapshot:
+    manifest = snapshot.manifest
     return operator_pb2.PartitionSnapshot(
         partition=manifest.partition,
         snapshot_id=manifest.id,
@@ -140,7 +140,7 @@ def _message(made: CreatedSnapshot) -> operator_pb2.PartitionSnapshot:
         fingerprint=manifest.state.fingerprint,
         files=len(manifest.files),
         total_bytes=manifest.total_bytes,
-        uploaded_files=made.uploaded_files,
-        uploaded_bytes=made.uploaded_bytes,
-        seconds=made.seconds,
+        uploaded_files=snapshot.uploaded_files,
+        uploaded_bytes=snapshot.uploaded_bytes,
+        seconds=snapshot.seconds,
     )

@@ -1,4 +1,4 @@
-"""Owners: which node has which partition, as the group's leader told last."""
+"""The owner and the standbys of each partition, as the group's leader last assigned them."""
 
 import socket
 import threading
@@ -10,23 +10,23 @@ from lifeline.v1 import group_pb2
 
 
 class Owners:
-    """The last placement. Every method may be called from any thread."""
+    """Holds the current placement. Every method may be called from any thread."""
 
     def __init__(self, partitions: int, own_address: str = "") -> None:
-        """`partitions` is how many the topic has; `own_address` is set once the node listens."""
+        """`partitions` is the topic's number of partitions; `own_address` is set once the node listens."""
         self.partitions = partitions
         self.own_address = own_address
-        """host:port at which others reach this node."""
+        """host:port at which other nodes and callers reach this node."""
         self._placement: Placement = NOWHERE
         self._lock = threading.Lock()
 
     def update(self, placement: Placement) -> None:
-        """Take the group's word for where everything is now."""
+        """Use a new placement from the group's leader."""
         with self._lock:
             self._placement = placement
 
     def owner_of(self, partition: int) -> str:
-        """Return the address of a partition's owner; empty while it is not known."""
+        """Return the address of a partition's owner; empty while it is unknown."""
         with self._lock:
             return self._placement.owners.get(partition, "")
 
@@ -37,7 +37,7 @@ class Owners:
         return frozenset(owners.values())
 
     def placements(self) -> Sequence[group_pb2.PlacedPartition]:
-        """Return where every partition is, ascending."""
+        """Return owner and standbys of every partition, ascending."""
         with self._lock:
             placement = self._placement
         return [
@@ -47,7 +47,10 @@ class Owners:
 
 
 def advertised_address(settings: NodeSettings, bound: str) -> str:
-    """Return what others are told: what is configured, else the bound host:port, with a name for "all interfaces"."""
+    """Return the address to advertise: the configured one, else the bound host:port.
+
+    Where the server listens on all interfaces, the host is this machine's name.
+    """
     if settings.advertised_address:
         return settings.advertised_address
     host, _, port = bound.rpartition(":")

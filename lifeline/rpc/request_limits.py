@@ -1,4 +1,4 @@
-"""Requests are measured, decoded and measured again before their handlers see them, whatever the service."""
+"""Limits on requests: the size before decoding, and each field after it, before the handler runs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -17,51 +17,51 @@ from lifeline.v1.group_pb2 import GroupMember, GroupPlacement
 
 
 class RequestLimits:
-    """The innermost stage: decoders of the handlers it returns raise a Refusal for a request beyond the limits."""
+    """The innermost stage: its handlers' decoders raise Refusal for a request that exceeds the limits."""
 
     def wrap(self, method: str, handler: Handler) -> Handler:
-        """Return a handler of the same behaviour with a decoder that holds requests to the limits."""
+        """Return the same handler with a decoder that enforces the limits."""
         decode = handler.request_deserializer
         if decode is None:
-            raise TypeError("what is not decoded cannot be checked: put this stage behind all others")
+            raise TypeError("the handler has no decoder to check: make this stage the innermost")
         limits = MessageLimits(method_of(method).input_type)
-        # The library's handlers are named tuples, which their abstract type does not tell.
+        # The library's handlers are named tuples; their declared type hides it.
         bounded: Handler = cast("Any", handler)._replace(request_deserializer=decoder(decode, limits))
         return bounded
 
 
 def method_of(path: str) -> MethodDescriptor:
-    """Return the descriptor of a method that the server has, by its path: /package.Service/Method."""
-    found: MethodDescriptor = descriptor_pool.Default().FindMethodByName(path[1:].replace("/", "."))
-    return found
+    """Return the descriptor of a method of this server, by its path: /package.Service/Method."""
+    method: MethodDescriptor = descriptor_pool.Default().FindMethodByName(path[1:].replace("/", "."))
+    return method
 
 
 def decoder(decode: Callable[[bytes], Any], limits: MessageLimits) -> Callable[[bytes], Any]:
-    """Return a decoder that raises Refusal in place of giving a request beyond the limits."""
+    """Return a decoder that raises Refusal for a request that exceeds the limits."""
 
-    def checked(raw: bytes) -> Any:  # noqa: ANN401 - any message
+    def decode_checked(raw: bytes) -> Any:  # noqa: ANN401 - any message
         if len(raw) > limits.max_bytes:
             raise _too_large(limits, len(raw))
         try:
             message = decode(raw)
             limits.check(message)
         except DecodeError:
-            raise invalid_field("request", "it does not decode: build the client from the node's own protos") from None
+            raise invalid_field("request", "it cannot be decoded: build the client from the node's protos") from None
         except LimitExceededError as error:
             raise invalid_field(
                 error.field, str(error), error.bound.reason, length=str(error.length), limit=str(error.bound.max_length)
             ) from error
         return message
 
-    return checked
+    return decode_checked
 
 
 def _too_large(limits: MessageLimits, size: int) -> Refusal:
     return Refusal(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         Reason.REQUEST_TOO_LARGE,
-        f"the request has {size:,} bytes, and no {limits.descriptor.name} needs more than {limits.max_bytes:,}: send "
-        "the fields of the node's own protos, within the bounds of docs/limits.md",
+        f"the request has {size:,} bytes, and a {limits.descriptor.name} may have {limits.max_bytes:,}: send "
+        "only the fields of the node's own protos, within the bounds of docs/limits.md",
         bytes=str(size),
         limit=str(limits.max_bytes),
     )
@@ -74,22 +74,22 @@ def methods_of(services: Iterable[str]) -> list[MethodDescriptor]:
 
 
 def as_markdown(services: Iterable[str]) -> str:
-    """Return docs/limits.md: of the methods of these services, and of what members of the group tell each other."""
+    """Return docs/limits.md: the limits of these services' methods, and of the consumer group's messages."""
     methods = methods_of(services)
     requests = {method.input_type.full_name: MessageLimits(method.input_type) for method in methods}
     group_messages = (MessageLimits.of(GroupMember), MessageLimits.of(GroupPlacement))
     lines = [
         "# Limits of requests",
         "",
-        "Made from `lifeline/core/limits.py` by `lifeline limits`; do not edit.",
+        "Generated from `lifeline/core/limits.py` by `lifeline limits`; do not edit.",
         "",
-        "A request is measured before it is decoded, and its fields are measured before Python goes through them. A",
-        "request that is too long is refused with `RESOURCE_EXHAUSTED` (`REQUEST_TOO_LARGE`), and a field that holds",
-        "too much with `INVALID_ARGUMENT`; the details name field, length and bound. Fields of a later version,",
-        f"which a node does not know, may have {UNKNOWN_BYTES:,} bytes together. A configuration may allow less:",
-        "`scorer.max_candidates`, `security.callers.NAME.max_message_kib`. gRPC itself refuses messages of more than",
-        "`node.max_message_mib` unpacked, and metadata of more than 16 KiB. Fields that are not listed here are single",
-        "numbers.",
+        "A node checks the size of a request before it decodes it, and the length of each field before Python reads",
+        "the field. A request that is too large is refused with `RESOURCE_EXHAUSTED` (`REQUEST_TOO_LARGE`), and a",
+        "field that is too long with `INVALID_ARGUMENT`; the details name the field, its length and the bound. Fields",
+        f"of a later version, which the node does not know, may have {UNKNOWN_BYTES:,} bytes in total. A configuration",
+        "may set lower limits: `scorer.max_candidates`, `security.callers.NAME.max_message_kib`. gRPC itself refuses",
+        "messages that exceed `node.max_message_mib` when decompressed, and metadata of more than 16 KiB. Fields that",
+        "are not listed here are single numbers.",
         "",
         "## Methods",
         "",
@@ -102,8 +102,8 @@ def as_markdown(services: Iterable[str]) -> str:
         "",
         "## The consumer group",
         "",
-        "What a node says of itself, and what the group's leader tells, have bounds too. A message that exceeds them",
-        "is ignored.",
+        "The messages that members of the consumer group exchange have bounds too. A message that exceeds them is",
+        "ignored.",
         "",
         *_table(group_messages),
     ]
@@ -111,7 +111,7 @@ def as_markdown(services: Iterable[str]) -> str:
 
 
 def _table(messages: Iterable[MessageLimits]) -> Iterator[str]:
-    yield "| field | bound | what the bound is |"
+    yield "| field | bound | meaning of the bound |"
     yield "|---|---|---|"
     for row in dict.fromkeys(row for limits in messages for row in limits.rows()):
         name, unit, bound = row

@@ -1,8 +1,8 @@
-"""Arrivals: calls whose request does not come are ended, before they hold every thread.
+"""A timeout for the request message: a caller that sends none must not hold a server thread.
 
-The gRPC library waits for a call's request in one of the server's threads, for as long as the caller likes and before
-anybody has asked who that is. Here it is read as a stream of one message, which the library hands over with the call's
-context: so the call can be ended meanwhile.
+The gRPC library reads the request of a unary call in a server thread, without a timeout and before the caller is
+authenticated. This stage registers each method as one with streamed requests instead. The library then calls the
+handler, with the call's context, before the first message has arrived, so the call can be cancelled while it waits.
 """
 
 import itertools
@@ -17,45 +17,48 @@ from lifeline.rpc.interceptor import Handler
 from lifeline.rpc.status import abort
 from lifeline.rpc.validation import invalid_field
 
-_WITHIN_S = 10.0
-_LOOK_S = 0.1
-_GRACE_S = 1.0
+_TIMEOUT_S = 10.0
+_TIMEOUT_UNDER_LOAD_S = 1.0
+_CHECK_INTERVAL_S = 0.1
 
 
 class _PendingCall(NamedTuple):
-    """A call whose request is still to come."""
+    """A call whose request has not arrived yet."""
 
     since: float
     context: grpc.ServicerContext
 
 
 class RequestTimeout:
-    """The outermost stage: cancels calls without a request after ten seconds, the oldest of many after one."""
+    """The outermost stage: cancels calls that send no request within 10 seconds, or 1 second under load."""
 
-    def __init__(self, most: int) -> None:
-        """Where more than `most` calls have sent no request, the oldest ones get little time. `close` ends a thread."""
-        self._most = most
+    def __init__(self, max_pending: int) -> None:
+        """Start the thread that cancels calls; `close` ends it.
+
+        While more than `max_pending` calls wait for their requests, the oldest excess calls get the shorter timeout.
+        """
+        self._max_pending = max_pending
         self._numbers = itertools.count()
-        self._awaited: dict[int, _PendingCall] = {}
+        self._pending: dict[int, _PendingCall] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="arrivals", daemon=True)
+        self._thread = threading.Thread(target=self._cancel_late_calls, name="request-timeout", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop cancelling calls; returns when the thread has ended."""
         self._closed.set()
         self._thread.join()
 
-    def wrap(self, method: str, handler: Handler) -> Handler:  # noqa: ARG002 - of every method alike
-        """Wrap the handlers of single requests; streams are bounded by their number."""
+    def wrap(self, method: str, handler: Handler) -> Handler:  # noqa: ARG002 - all methods are wrapped alike
+        """Wrap handlers that take a single request; `ConcurrencyLimit` bounds the others by their number."""
         if handler.request_streaming:
             return handler
         if handler.unary_stream is not None:
-            answers = handler.unary_stream
+            respond = handler.unary_stream
 
             def stream(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-                yield from answers(self._request(requests, context), context)
+                yield from respond(self._receive(requests, context), context)
 
             return grpc.stream_stream_rpc_method_handler(
                 stream,
@@ -65,32 +68,32 @@ class RequestTimeout:
         behaviour = cast("Callable[[Any, grpc.ServicerContext], Any]", handler.unary_unary)
 
         def unary(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any message
-            return behaviour(self._request(requests, context), context)
+            return behaviour(self._receive(requests, context), context)
 
         return grpc.stream_unary_rpc_method_handler(
             unary, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
         )
 
-    def _request(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+    def _receive(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:  # noqa: ANN401
         number = next(self._numbers)
         with self._lock:
-            self._awaited[number] = _PendingCall(time.monotonic(), context)
+            self._pending[number] = _PendingCall(time.monotonic(), context)
         try:
             request = next(requests, None)
         finally:
             with self._lock:
-                del self._awaited[number]
+                del self._pending[number]
         if request is None:
-            abort(context, invalid_field("request", "there is none: send one message"))
+            abort(context, invalid_field("request", "the call ended without a request: send one message"))
         return request
 
-    def _look(self) -> None:
-        while not self._closed.wait(_LOOK_S):
+    def _cancel_late_calls(self) -> None:
+        while not self._closed.wait(_CHECK_INTERVAL_S):
             now = time.monotonic()
             with self._lock:
-                awaited = list(self._awaited.values())
-            too_many = len(awaited) - self._most
-            # The oldest is the first.
-            for place, call in enumerate(awaited):
-                if now - call.since >= (_GRACE_S if place < too_many else _WITHIN_S):
+                pending = list(self._pending.values())
+            excess = len(pending) - self._max_pending
+            # The dictionary keeps insertion order: the oldest call is first.
+            for position, call in enumerate(pending):
+                if now - call.since >= (_TIMEOUT_UNDER_LOAD_S if position < excess else _TIMEOUT_S):
                     call.context.cancel()  # type: ignore[no-untyped-call]

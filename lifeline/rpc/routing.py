@@ -1,12 +1,12 @@
-"""Routing: a call for a user whom another node has is forwarded to that node, or answered with its address.
+"""Routing: forwards a call to the node that owns the user's partition, or refuses it with the owner's address.
 
-It stands between the server and its services, and passes bytes on as they came: of a request it reads the user id
-alone. A forwarded call carries the caller's deadline and a mark, and a node answers a marked call itself whatever it
-holds: so no call travels twice. What the owner answers, refusals and their details too, is the answer.
+This stage decodes a request only to find its partition, and forwards the original bytes. A forwarded call has the
+caller's deadline, and a metadata entry that marks it as forwarded. A node never forwards a marked call, so a call is
+forwarded at most once. The owner's reply or error is passed on unchanged, with its details.
 
-A member of the group advertises whatever address it likes. So a forwarded call carries the token of its own caller and
-none of the node: the owner judges the caller by its own list, and may do no more with the token than the caller could.
-It goes only where `CallSecurity.trusts` says so, and elsewhere the call is refused.
+A member of the group can advertise any address. A forwarded call therefore carries its caller's token and no token of
+the node: the owner checks the caller against its own configuration, and gains no rights that the caller does not have.
+A token is sent only to an address that `CallSecurity.trusts`; otherwise the call is refused.
 """
 
 import threading
@@ -29,14 +29,14 @@ from lifeline.rpc.validation import time_left
 from lifeline.store.errors import CatchingUpError
 
 _MAX_MESSAGE = -1
-# What the owner answers without a wait takes no longer, as a rule.
-_AT_ONCE_S = 0.1
-# The owner ends a wait itself, and says why.
+# A call that does not have to wait at the owner usually ends within this time.
+_NO_WAIT_S = 0.1
+# The owner ends a wait itself, with the reason; this node must not time out first.
 _OWNER_MARGIN_S = 5.0
 
 
 class Routing:
-    """Routes the calls of `services` by the `user_id` of their requests."""
+    """The stage that routes the calls of `services` by the `user_id` of their requests."""
 
     def __init__(
         self,
@@ -60,29 +60,29 @@ class Routing:
             return handler
         behaviour = cast("Callable[[Any, grpc.ServicerContext], Message]", handler.unary_unary)
         parse = cast("Callable[[bytes], Any]", handler.request_deserializer)
-        serialise = cast("Callable[[Message], bytes]", handler.response_serializer)
+        serialize = cast("Callable[[Message], bytes]", handler.response_serializer)
 
         def routed(raw: bytes, context: grpc.ServicerContext) -> bytes:
             request = decode(parse, raw, context)
             partition = self._directory.partition_of(request.user_id)
             if self._directory.has(partition):
-                return serialise(behaviour(request, context))
+                return serialize(behaviour(request, context))
             owner = self._owners.owner_of(partition)
             if owner == self._owners.own_address:
                 abort(context, Refusal.of(CatchingUpError(partition)))
-            if not owner or self._misrouted == "redirect" or self._has_travelled(context):
+            if not owner or self._misrouted == "redirect" or self._is_forwarded(context):
                 abort(context, not_owner(partition, owner, self._owners.partitions))
-            waits = request.HasField("min_offset")
-            return self._forward(owner, method, partition, raw, context, waits=waits)
+            may_wait = request.HasField("min_offset")
+            return self._forward(owner, method, partition, raw, context, may_wait=may_wait)
 
         return grpc.unary_unary_rpc_method_handler(routed)
 
     @staticmethod
-    def _has_travelled(context: grpc.ServicerContext) -> bool:
+    def _is_forwarded(context: grpc.ServicerContext) -> bool:
         return any(key == FORWARDED for key, _ in context.invocation_metadata())
 
     def _forward(
-        self, owner: str, method: str, partition: int, raw: bytes, context: grpc.ServicerContext, *, waits: bool
+        self, owner: str, method: str, partition: int, raw: bytes, context: grpc.ServicerContext, *, may_wait: bool
     ) -> bytes:
         token = [(key, value) for key, value in context.invocation_metadata() if key == AUTHORIZATION]
         try:
@@ -93,23 +93,26 @@ class Routing:
         call = channel.unary_unary(method, None, None).future(
             raw, timeout=timeout_s, metadata=((FORWARDED, "1"), *token)
         )
-        # A caller that goes takes its call at the owner with it.
+        # When the caller cancels or disconnects, cancel the forwarded call too.
         cancel = cast("Callable[[], None]", call.cancel)
         if not context.add_callback(cancel):
             cancel()
         try:
-            reply = cast("bytes", self._result_of_wait(call, context) if waits else call.result())
+            reply = cast("bytes", self._result_of_wait(call, context) if may_wait else call.result())
         except grpc.FutureCancelledError:
-            context.abort(grpc.StatusCode.CANCELLED, "the caller has gone: nothing to do")
+            context.abort(grpc.StatusCode.CANCELLED, "the caller cancelled the call or disconnected")
         except grpc.RpcError as error:
-            self._pass_on(cast("grpc.Call", error), owner, partition, context)
+            self._abort_with(cast("grpc.Call", error), owner, partition, context)
         context.send_initial_metadata(((OWNER, owner), (PARTITIONS, str(self._owners.partitions))))
         return reply
 
     def _result_of_wait(self, call: "grpc.CallFuture[Any]", context: grpc.ServicerContext) -> Any:  # noqa: ANN401
-        """Return what a call gives that may wait at its owner: it holds a thread here meanwhile."""
+        """Return the result of a call that may wait at its owner.
+
+        A long wait takes a place in `Waits`, because it holds a thread here too.
+        """
         try:
-            return call.result(_AT_ONCE_S)
+            return call.result(_NO_WAIT_S)
         except grpc.FutureTimeoutError:
             pass
         try:
@@ -119,36 +122,38 @@ class Routing:
             call.cancel()  # type: ignore[no-untyped-call]
             abort(context, refusal)
 
-    def _pass_on(self, error: grpc.Call, owner: str, partition: int, context: grpc.ServicerContext) -> None:
+    def _abort_with(self, error: grpc.Call, owner: str, partition: int, context: grpc.ServicerContext) -> None:
         status = rpc_status.from_call(error)
         if status is not None:
             context.abort_with_status(rpc_status.to_status(status))
-        # No service of the owner has answered: its gRPC library, or nobody.
+        # The error comes from the gRPC library, here or at the owner, and not from a service of the owner.
         abort(
             context,
             Refusal(
                 error.code(),
                 Reason.OWNER_UNREACHABLE,
-                f"partition {partition} is at {owner}, which does not answer ({error.details()}): retry, and when "
-                "it stays so see to that node or to its node.advertised_address",
+                f"partition {partition} is at {owner}, which does not answer ({error.details()}): retry; if that does "
+                "not help, check that node and its node.advertised_address",
                 partition=str(partition),
                 owner=owner,
             ),
         )
 
     def _channel(self, address: str, *, with_token: bool) -> grpc.Channel:
-        """Return a channel to an owner. Raises SecurityError where a token must not go there."""
+        """Return a channel to an owner; raises SecurityError if a token must not be sent there."""
         with self._lock:
             if self._calls.stamp != stamp_of(self._security):
-                # Calls that are under way on the channels of the old files end before these are gone.
+                # The certificates have changed. A call under way keeps its old channel open until the call ends.
                 self._calls = CallSecurity.between_nodes(self._security)
                 self._channels.clear()
             if with_token and not self._calls.trusts(address):
-                raise SecurityError(f"a caller's token may not go to {address}, which a member of the group advertises")
+                raise SecurityError(
+                    f"a caller's token must not be sent to {address}, which a member of the group advertises"
+                )
             if (address, with_token) not in self._channels:
-                known = self._owners.addresses()
-                for gone in [each for each in self._channels if each[0] not in known]:
-                    self._channels.pop(gone).close()
+                current = self._owners.addresses()
+                for key in [key for key in self._channels if key[0] not in current]:
+                    self._channels.pop(key).close()
                 options = (
                     ("grpc.max_receive_message_length", _MAX_MESSAGE),
                     ("grpc.max_send_message_length", _MAX_MESSAGE),
@@ -169,15 +174,15 @@ def _not_trusted(owner: str, partition: int, error: SecurityError) -> Refusal:
         grpc.StatusCode.FAILED_PRECONDITION,
         Reason.OWNER_NOT_TRUSTED,
         f"partition {partition} is at {owner}, and the call was not forwarded ({error}): set security.ca on the nodes "
-        "to the CA of their certificates, or call that node itself",
+        "to the CA of their certificates, or call that node directly",
         partition=str(partition),
         owner=owner,
     )
 
 
 def not_owner(partition: int, owner: str, partitions: int) -> Refusal:
-    """Return the refusal that tells a caller where to go."""
-    where = f"ask its owner at {owner}" if owner else "retry when the assignment has settled"
+    """Return the refusal of a call for another node's partition; it names the owner, if known."""
+    where = f"ask its owner at {owner}" if owner else "retry when the group has assigned it"
     known = {"owner": owner} if owner else {}
     return Refusal(
         grpc.StatusCode.UNAVAILABLE,

@@ -1,4 +1,4 @@
-"""gRPC: GetSequence, packed columns of a user's sequences."""
+"""The gRPC service that returns a user's sequences as packed columns."""
 
 import grpc
 import numpy as np
@@ -26,7 +26,7 @@ class SequenceService(sequence_pb2_grpc.SequenceServiceServicer):
     def GetSequence(  # noqa: N802 - the name of the method on the wire
         self, request: sequence_pb2.GetSequenceRequest, context: grpc.ServicerContext
     ) -> sequence_pb2.GetSequenceResponse:
-        """Answer GetSequence; sequence.proto says how."""
+        """Implement GetSequence, as sequence.proto defines it."""
         with abort_on_refusal(context):
             check_user_id(request.user_id)
             query = parse_query(request)
@@ -42,7 +42,7 @@ class SequenceService(sequence_pb2_grpc.SequenceServiceServicer):
                 raise Refusal(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                     Reason.REPLY_TOO_LARGE,
-                    f"the reply has {size} bytes and the limit is {self._max_reply_bytes}: ask for fewer events "
+                    f"the reply has {size} bytes, and the limit is {self._max_reply_bytes}: request fewer events "
                     "(newest) or fewer columns",
                     bytes=str(size),
                     limit=str(self._max_reply_bytes),
@@ -51,20 +51,20 @@ class SequenceService(sequence_pb2_grpc.SequenceServiceServicer):
 
 
 def parse_query(request: sequence_pb2.GetSequenceRequest) -> SequenceQuery:
-    """Return what the request asks for; raises Refusal on a field that means nothing."""
+    """Return the query of a request; raises Refusal if a field is invalid."""
     kinds = []
     for kind in request.kinds or [sequence_pb2.KIND_EXPLICIT]:
         if kind == sequence_pb2.KIND_UNSPECIFIED:
-            kind = sequence_pb2.KIND_EXPLICIT  # noqa: PLW2901 - as the enum's comment says
+            kind = sequence_pb2.KIND_EXPLICIT  # noqa: PLW2901 - the enum defines it so
         if kind not in KINDS:
             raise invalid_field("kinds", f"{kind} is not a Kind: use KIND_EXPLICIT or KIND_IMPRESSION")
         kinds.append(KINDS[kind])
     if len(set(kinds)) != len(kinds):
-        raise invalid_field("kinds", "a kind is given twice: give each once")
+        raise invalid_field("kinds", "a kind is listed twice: list each once")
     columns = Column(0)
     for column in request.columns:
         if column not in COLUMNS:
-            raise invalid_field("columns", f"{column} is not a Column: use the values of the enum but 0")
+            raise invalid_field("columns", f"{column} is not a Column: use a value of the enum other than 0")
         columns |= COLUMNS[column]
     for value in request.action_types:
         if not 1 <= value <= 64:

@@ -1,4 +1,4 @@
-"""The gRPC server of a node: the services, health, reflection, and the limits that hold for every call."""
+"""The gRPC server of a node: the services, health, reflection, and the limits on all calls."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ from lifeline.v1 import model_pb2_grpc, operator_pb2_grpc, score_pb2_grpc, seque
 
 LIVENESS, READINESS = "liveness", "readiness"
 USER_SERVICES = (store_service.SERVICE, score_service.SERVICE)
-"""Services whose requests name a user."""
+"""Services whose requests have a user id."""
 SERVICES = (*USER_SERVICES, operator_service.SERVICE, model_service.SERVICE)
 ALL_SERVICES = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
@@ -64,9 +64,9 @@ class NodeServer:
         calls: Stage | None = None,
         security: SecuritySettings | None = None,
     ) -> None:
-        """Listen. `calls` is a stage that counts calls; `routing` forwards those of other nodes' partitions.
+        """Listen and start. `routing` forwards calls for other nodes' partitions; `calls` counts calls for metrics.
 
-        Raises ServerError when the address cannot be had, and SecurityError.
+        Raises ServerError if the server cannot listen on the address, and SecurityError.
         """
         security = security or SecuritySettings()
         addresses = security.listening_addresses(settings.grpc_address)
@@ -104,7 +104,7 @@ class NodeServer:
         self._server.start()
 
     def _listen(self, named: str, addresses: Sequence[str], credentials: grpc.ServerCredentials | None) -> str:
-        """Listen at every address of a name; return the name with the bound port. Raises ServerError."""
+        """Listen on all `addresses`; return `named` with the bound port. Raises ServerError."""
         host, _, port = named.rpartition(":")
         bound, problem = 0, None
         for address in addresses:
@@ -116,13 +116,13 @@ class NodeServer:
                     else self._server.add_secure_port(at, credentials)
                 )
             except RuntimeError as error:
-                # A name may resolve to an address family that the machine does not have.
+                # A name may resolve to an address family that this machine lacks.
                 problem = error
         if not bound:
             self._request_timeout.close()
             raise ServerError(
-                f"{named} cannot be listened on ({problem}): stop what has the port, or set "
-                "--grpc-address / LIFELINE_NODE__GRPC_ADDRESS to another one"
+                f"cannot listen on {named} ({problem}): stop the process that uses the port, or set "
+                "--grpc-address / LIFELINE_NODE__GRPC_ADDRESS to another address"
             ) from problem
         return f"{host}:{bound}" if port == "0" else named
 

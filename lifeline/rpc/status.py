@@ -1,4 +1,4 @@
-"""Refusals over gRPC: each has a status code, a reason from a closed list, and says what to do."""
+"""Refusals: gRPC errors with a status code, a reason from a closed list, and a message that says what to do."""
 
 from typing import NoReturn, Self
 
@@ -29,8 +29,8 @@ _OF_PARTITION = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
-    """Raised inside a service; `abort` turns it into a status with ErrorInfo, and RetryInfo if it has a retry delay."""
+class Refusal(Exception):  # noqa: N818 - a reply to the caller, not a bug
+    """Raised in a service; `abort` converts it to a status with ErrorInfo, and RetryInfo if it has a retry delay."""
 
     def __init__(self, code: grpc.StatusCode, reason: Reason, message: str, **metadata: str) -> None:
         super().__init__(message)
@@ -38,13 +38,13 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         self.retry_after_s: float | None = None
 
     def with_retry_delay(self, retry_after_s: float) -> Self:
-        """Set after how many seconds the caller should try again."""
+        """Set the delay in seconds after which the caller should retry; return self."""
         self.retry_after_s = retry_after_s
         return self
 
     @classmethod
     def of(cls, error: StoreError) -> "Refusal":
-        """Translate what the store raises."""
+        """Return the refusal for an error of the store."""
         match error:
             case NotOwnerError() | CatchingUpError() | PartitionRefusingError():
                 code, reason = _OF_PARTITION[type(error)]
@@ -66,7 +66,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
 
 
 def abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
-    """End the call with the refusal's code, its message, and in the status details ErrorInfo, and RetryInfo if any."""
+    """End the call with the refusal's code and message; the status details have ErrorInfo, and RetryInfo if set."""
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN, metadata=refusal.metadata)
     ]

@@ -1,4 +1,4 @@
-"""What both services check in a request, and how they wait and refuse."""
+"""Shared by the services: checks of request fields and deadlines, and the wait for `min_offset`."""
 
 import math
 import time
@@ -19,16 +19,16 @@ from lifeline.store.reader import SequenceReader
 from lifeline.v1 import sequence_pb2
 
 MAX_AHEAD = 1 << 20
-"""A min_offset lies no farther beyond what is known of the log: that may be a little behind an acknowledgement."""
-_LOOK_S = 0.25
-_MARGIN_S = 0.02
+"""How far a min_offset may lie beyond the last known offset, which may lag behind an acknowledgement."""
+_POLL_S = 0.25
+_DEADLINE_MARGIN_S = 0.02
 _RESUME_S = 1.0
 _NO_DEADLINE_S = 366 * 86_400.0
 
 
 @contextmanager
 def abort_on_refusal(context: grpc.ServicerContext) -> Iterator[None]:
-    """Turn what is raised inside into a status with ErrorInfo."""
+    """Convert a Refusal or StoreError raised inside into a status with ErrorInfo."""
     try:
         yield
     except Refusal as refusal:
@@ -38,12 +38,12 @@ def abort_on_refusal(context: grpc.ServicerContext) -> Iterator[None]:
 
 
 def invalid_field(field: str, message: str, reason: Reason = Reason.FIELD_INVALID, **metadata: str) -> Refusal:
-    """Return the refusal of one field."""
+    """Return the refusal of a request for an invalid field."""
     return Refusal(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{field}: {message}", field=field, **metadata)
 
 
 def check_user_id(user_id: str) -> None:
-    """Refuse a user id that no record can have."""
+    """Raise Refusal for an invalid user id."""
     try:
         encode_user_id(user_id)
     except InvalidUserIdError as error:
@@ -53,9 +53,9 @@ def check_user_id(user_id: str) -> None:
 def reader_at(
     directory: PartitionDirectory, user_id: str, min_offset: int | None, context: grpc.ServicerContext
 ) -> SequenceReader:
-    """Return the reader of the user's partition once that has applied `min_offset`, within the call's deadline.
+    """Return the reader of the user's partition; waits until it has applied `min_offset`, if set.
 
-    Raises Refusal, NotOwnerError, NotYetAppliedError.
+    The call's deadline bounds the wait. Raises Refusal, NotOwnerError, NotYetAppliedError.
     """
     reader = directory.for_user(user_id)
     if min_offset is not None:
@@ -67,15 +67,15 @@ def reader_at(
 
 
 def _check_offset(reader: SequenceReader, offset: int) -> None:
-    """Refuse an offset that no record has, or that none will have soon."""
+    """Raise Refusal for a negative offset, and for one far beyond the log."""
     if offset < 0:
-        raise invalid_field("min_offset", f"it is {offset}: give the offset of an acknowledged record, 0 or more")
+        raise invalid_field("min_offset", f"it is {offset}: send the offset of an acknowledged record, 0 or more")
     known, partition = reader.known_offset, reader.store.partition
     if offset > known + MAX_AHEAD:
         raise Refusal(
             grpc.StatusCode.OUT_OF_RANGE,
             Reason.OFFSET_BEYOND_LOG,
-            f"min_offset: it is {offset}, and the last known offset of partition {partition} is {known}: give the "
+            f"min_offset: it is {offset}, and the last known offset of partition {partition} is {known}: send the "
             "offset that was acknowledged for a record of this user",
             field="min_offset",
             partition=str(partition),
@@ -85,20 +85,20 @@ def _check_offset(reader: SequenceReader, offset: int) -> None:
 
 
 def _wait_for(store: ReadablePartition, offset: int, waits: Waits, context: grpc.ServicerContext) -> None:
-    """Wait in a place of `waits` until `offset` is applied, for as long as anybody waits for the answer.
+    """Wait in a place of `waits` until `offset` is applied, or until the caller disconnects.
 
-    It ends a little before the deadline, so that the caller hears why and not just that time is up.
+    The wait ends shortly before the deadline, so that the caller receives the reason and not just a timeout.
     """
-    left = time_left(context)
-    end = time.monotonic() + min(waits.max_wait_s, left - min(left / 10, _MARGIN_S))
+    remaining_s = time_left(context)
+    end = time.monotonic() + min(waits.max_wait_s, remaining_s - min(remaining_s / 10, _DEADLINE_MARGIN_S))
     with waits.place(context):
         while True:
-            slice_s = min(_LOOK_S, end - time.monotonic())
+            poll_s = min(_POLL_S, end - time.monotonic())
             try:
-                store.wait_for(offset, slice_s)
+                store.wait_for(offset, poll_s)
             except NotYetAppliedError:
                 check_active(context)
-                if slice_s < _LOOK_S:
+                if poll_s < _POLL_S:
                     raise
             else:
                 break
@@ -106,31 +106,33 @@ def _wait_for(store: ReadablePartition, offset: int, waits: Waits, context: grpc
 
 
 def time_left(context: grpc.ServicerContext) -> float:
-    """Return the seconds until the call's deadline; infinite where it has none."""
+    """Return the seconds until the call's deadline; infinity if it has none."""
     remaining: float | None = context.time_remaining()
-    # gRPC gives a call without a deadline the end of its calendar as one.
+    # For a call without a deadline gRPC reports a time in the far future.
     return math.inf if remaining is None or remaining > _NO_DEADLINE_S else max(0.0, remaining)
 
 
 def check_deadline(context: grpc.ServicerContext) -> None:
-    """Refuse to do work that nobody waits for any more."""
+    """Raise Refusal if the deadline has passed or the caller has disconnected."""
     check_active(context)
     if time_left(context) <= 0:
         raise Refusal(
             grpc.StatusCode.DEADLINE_EXCEEDED,
             Reason.DEADLINE_PASSED,
-            "the call's deadline passed before it was worked on: retry with a longer deadline",
+            "the call's deadline passed before the node could start: retry with a longer deadline",
         )
 
 
 def check_active(context: grpc.ServicerContext) -> None:
-    """Refuse to go on for a caller that has gone."""
+    """Raise Refusal if the caller has cancelled the call or disconnected."""
     if not context.is_active():
-        raise Refusal(grpc.StatusCode.CANCELLED, Reason.DEADLINE_PASSED, "the caller has gone: nothing to do")
+        raise Refusal(
+            grpc.StatusCode.CANCELLED, Reason.DEADLINE_PASSED, "the caller cancelled the call or disconnected"
+        )
 
 
 def as_of_message(as_of: AsOf) -> sequence_pb2.AsOf:
-    """Return `as_of` as it goes over the wire."""
+    """Return the message of `as_of`."""
     return sequence_pb2.AsOf(
         partition=as_of.partition,
         applied_offset=as_of.applied_offset,

@@ -21,8 +21,8 @@ class Action(_message.Message):
     """Action is the value of a record of the actions topic. The record's key is user_id in UTF-8.
     A record with a user's key and a null value erases that user.
 
-    Action is, and stays, the first message of this file: a value may carry Confluent's
-    schema-registry framing, whose message index is then 0.
+    Action must stay the first message of this file: a value may have Confluent's schema-registry framing, which refers
+    to the first message as index 0.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -42,9 +42,9 @@ class Action(_message.Message):
     action_type: _builtins.int
     """What the user did: an id of the vocabulary, 1 to 64. 0 is not an action type."""
     surface: _builtins.int
-    """Where the user did it: an id of the vocabulary, 1 to 255, or 0 when it is not known."""
+    """Where the user did it: an id of the vocabulary, 1 to 255; 0 means unknown."""
     event_id: _builtins.str
-    """The producer's own id of this event. Kept in the log alone: it is not part of the identity."""
+    """The producer's own id of this event. It is kept only in the log, and is not part of the event's identity."""
     def __init__(
         self,
         *,

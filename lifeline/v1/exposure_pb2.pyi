@@ -20,8 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Exposure(_message.Message):
-    """Exposure is the value of a record of the exposures topic, whose key is the user id: a user of an experiment was
-    answered by the model of an arm.
+    """Exposure is the value of a record of the exposures topic, whose key is the user id. It records which arm of
+    an experiment served a Score request.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -36,13 +36,13 @@ class Exposure(_message.Message):
     experiment: _builtins.str
     """The experiment's name."""
     arm: _builtins.str
-    """The arm that the user belongs to."""
+    """The arm to which the user belongs."""
     user_id: _builtins.str
     """The user."""
     timestamp_ms: _builtins.int
     """When the request was made, in milliseconds since 1970."""
     model: _builtins.str
-    """The model that answered."""
+    """The name of the model that scored."""
     model_version: _builtins.str
     """Its version."""
     @_builtins.property

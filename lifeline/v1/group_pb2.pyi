@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class LocalPartition(_message.Message):
-    """LocalPartition is a partition of which a member of the group has a store on its disk."""
+    """LocalPartition is a partition whose store a member of the group has on its disk."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,9 +30,9 @@ class LocalPartition(_message.Message):
     partition: _builtins.int
     """The partition of the actions topic."""
     applied_offset: _builtins.int
-    """The last offset that is part of it; 0 when it has not been opened yet."""
+    """The last offset that the store contains; 0 while the store has not been opened."""
     owned: _builtins.bool
-    """Whether the member is its owner now."""
+    """Whether the member is the current owner."""
     def __init__(
         self,
         *,
@@ -50,8 +50,8 @@ Global___LocalPartition: _TypeAlias = LocalPartition  # noqa: Y015
 
 @_typing.final
 class GroupMember(_message.Message):
-    """GroupMember is what a node says of itself when it joins the group: the user data of its
-    subscription in Kafka's consumer protocol.
+    """GroupMember describes a node when it joins the group. It is the user data of the node's subscription in Kafka's
+    consumer protocol.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -62,7 +62,7 @@ class GroupMember(_message.Message):
     """host:port at which other nodes and callers reach it."""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___LocalPartition]:
-        """What it has on its disk."""
+        """The partitions on its disk."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ Global___GroupMember: _TypeAlias = GroupMember  # noqa: Y015
 
 @_typing.final
 class PlacedPartition(_message.Message):
-    """PlacedPartition says where one partition is."""
+    """PlacedPartition has the owner and the standbys of one partition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,7 +93,7 @@ class PlacedPartition(_message.Message):
     """Address of the node that owns it."""
     @_builtins.property
     def standbys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses of the nodes that follow it, the one that would take over first in front."""
+        """Addresses of its standbys, in the order in which they would take over."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ Global___PlacedPartition: _TypeAlias = PlacedPartition  # noqa: Y015
 
 @_typing.final
 class GroupPlacement(_message.Message):
-    """GroupPlacement is what the group's leader tells every member: the user data of its assignment."""
+    """GroupPlacement is what the group's leader sends to a member: the user data of the member's assignment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -18,9 +18,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Item(_message.Message):
-    """Item is the value of a record of the items topic (compacted). The record's key is item_id in
-    decimal digits, so that the newest record of an item is the one that stays.
-    A record with an item's key and a null value forgets the item's embedding.
+    """Item is the value of a record of the items topic, which is compacted. The record's key is item_id in decimal digits,
+    so that compaction keeps the newest record of each item. A record with an item's key and a null value deletes the item's
+    embedding.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -33,7 +33,7 @@ class Item(_message.Message):
     embedding: _builtins.bytes
     """int8[32]: clamp(round_half_even(e / 0.65 * 127), -127, 127) of the float embedding e."""
     embedding_version: _builtins.int
-    """Which embedding model made it; any number the operator gives."""
+    """The version of the embedding model: any number that the operator chooses."""
     def __init__(
         self,
         *,

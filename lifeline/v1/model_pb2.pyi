@@ -46,10 +46,10 @@ class GetModelResponse(_message.Message):
     KERNELS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     kernels: _builtins.str
-    """What does the encoder's work: torch, avx2, avx512 or bf16."""
+    """The implementation of the encoder: torch, avx2, avx512 or bf16."""
     @_builtins.property
     def model(self) -> _score_pb2.ModelVersion:
-        """The version that answers; not set before the first."""
+        """The active version; not set before the first one."""
 
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -80,7 +80,7 @@ class UseModelRequest(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """One of the node's directory; empty for the newest."""
+    """A version in the node's directory; empty means the newest."""
     def __init__(
         self,
         *,
@@ -96,7 +96,7 @@ Global___UseModelRequest: _TypeAlias = UseModelRequest  # noqa: Y015
 
 @_typing.final
 class UseModelResponse(_message.Message):
-    """UseModelResponse says what answers now."""
+    """UseModelResponse has the active version and the previous one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -104,11 +104,11 @@ class UseModelResponse(_message.Message):
     PREVIOUS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _score_pb2.ModelVersion:
-        """The version that answers from now on."""
+        """The version that is active now."""
 
     @_builtins.property
     def previous(self) -> _score_pb2.ModelVersion:
-        """The version that answered before; not set where there was none."""
+        """The version that was active before; not set if there was none."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """ModelService tells and changes which version of the model answers on this node.
+    """ModelService reports and changes the model version that this node scores with.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """ModelService tells and changes which version of the model answers on this node.
+    """ModelService reports and changes the model version that this node scores with.
     """
 
     def GetModel(self, request, context):
-        """GetModel returns the version that answers, and those that could.
+        """GetModel returns the active version and the available ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UseModel(self, request, context):
-        """UseModel loads a version and has it answer from the next request on; those under way end with the one before.
+        """UseModel loads a version, and uses it from the next request on. Requests under way finish with the previous one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """ModelService tells and changes which version of the model answers on this node.
+    """ModelService reports and changes the model version that this node scores with.
     """
 
     @staticmethod

@@ -27,29 +27,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """ModelService tells and changes which version of the model answers on this node."""
+    """ModelService reports and changes the model version that this node scores with."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
-    """GetModel returns the version that answers, and those that could."""
+    """GetModel returns the active version and the available ones."""
     UseModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.UseModelRequest, _model_pb2.UseModelResponse]
-    """UseModel loads a version and has it answer from the next request on; those under way end with the one before."""
+    """UseModel loads a version, and uses it from the next request on. Requests under way finish with the previous one."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """ModelService tells and changes which version of the model answers on this node."""
+    """ModelService reports and changes the model version that this node scores with."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]  # type: ignore[assignment]
-    """GetModel returns the version that answers, and those that could."""
+    """GetModel returns the active version and the available ones."""
     UseModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UseModelRequest, _model_pb2.UseModelResponse]  # type: ignore[assignment]
-    """UseModel loads a version and has it answer from the next request on; those under way end with the one before."""
+    """UseModel loads a version, and uses it from the next request on. Requests under way finish with the previous one."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ModelService tells and changes which version of the model answers on this node."""
+    """ModelService reports and changes the model version that this node scores with."""
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -57,7 +57,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.GetModelResponse, _abc.Awaitable[_model_pb2.GetModelResponse]]:
-        """GetModel returns the version that answers, and those that could."""
+        """GetModel returns the active version and the available ones."""
 
     @_abc_1.abstractmethod
     def UseModel(
@@ -65,6 +65,6 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.UseModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.UseModelResponse, _abc.Awaitable[_model_pb2.UseModelResponse]]:
-        """UseModel loads a version and has it answer from the next request on; those under way end with the one before."""
+        """UseModel loads a version, and uses it from the next request on. Requests under way finish with the previous one."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

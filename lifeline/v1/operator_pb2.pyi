@@ -27,26 +27,26 @@ class _Role:
 class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
-    """Never given."""
+    """Never sent."""
     ROLE_OWNER: _Role.ValueType  # 1
-    """It applies the partition's records and answers for its users."""
+    """It applies the partition's records and serves its users."""
     ROLE_STANDBY: _Role.ValueType  # 2
-    """It follows the partition, to take over."""
+    """It follows the partition, to take over from the owner."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Role says what a node is to a partition."""
+    """Role is the role of a node for a partition."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
-"""Never given."""
+"""Never sent."""
 ROLE_OWNER: Role.ValueType  # 1
-"""It applies the partition's records and answers for its users."""
+"""It applies the partition's records and serves its users."""
 ROLE_STANDBY: Role.ValueType  # 2
-"""It follows the partition, to take over."""
+"""It follows the partition, to take over from the owner."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
 class ListPartitionsRequest(_message.Message):
-    """ListPartitionsRequest asks for all."""
+    """ListPartitionsRequest has no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -63,7 +63,7 @@ Global___ListPartitionsRequest: _TypeAlias = ListPartitionsRequest  # noqa: Y015
 
 @_typing.final
 class HeldPartition(_message.Message):
-    """HeldPartition is a partition of which the node has a store open, or is about to."""
+    """HeldPartition is a partition that the node owns or follows; its store is open, or will be."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -78,15 +78,15 @@ class HeldPartition(_message.Message):
     partition: _builtins.int
     """The partition of the actions topic."""
     role: Global___Role.ValueType
-    """What the node is to it."""
+    """The role of the node."""
     state: _builtins.str
-    """The state, in the words of the log lines: assigned, serving, following and so on."""
+    """The state as in the log: assigned, serving, following and so on."""
     reason: _builtins.str
     """Why it refuses, is stalled or has diverged; empty otherwise."""
     applied_offset: _builtins.int
-    """The last offset that is applied; -1 before the first."""
+    """The last applied offset; -1 before the first."""
     lag_records: _builtins.int
-    """Records known to be in the log and not applied yet."""
+    """Records that are known to be in the log and are not applied yet."""
     events: _builtins.int
     """Events in the store; 0 while it is not open."""
     fingerprint: _builtins.str
@@ -121,14 +121,14 @@ class ListPartitionsResponse(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     PLACED_FIELD_NUMBER: _builtins.int
     address: _builtins.str
-    """host:port at which others reach the node."""
+    """host:port at which other nodes and callers reach the node."""
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldPartition]:
         """Ascending by partition."""
 
     @_builtins.property
     def placed(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.PlacedPartition]:
-        """Every partition of the topic, as the group's leader told last; ascending."""
+        """Every partition of the topic, as the group's leader last placed it; ascending."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ Global___ListPartitionsResponse: _TypeAlias = ListPartitionsResponse  # noqa: Y0
 
 @_typing.final
 class ListFingerprintsRequest(_message.Message):
-    """ListFingerprintsRequest says of which partition."""
+    """ListFingerprintsRequest names a partition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -176,7 +176,7 @@ class PartitionFingerprint(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
-    """The first offset that is not part of it."""
+    """The first offset that is not included."""
     fingerprint: _builtins.str
     """32 hexadecimal digits."""
     def __init__(
@@ -202,7 +202,7 @@ class ListFingerprintsResponse(_message.Message):
     FINGERPRINTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fingerprints(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionFingerprint]:
-        """Ascending by offset: at multiples of updater.fingerprint_every, and of now."""
+        """Ascending by offset: at multiples of updater.fingerprint_every, and the current one."""
 
     def __init__(
         self,
@@ -219,14 +219,14 @@ Global___ListFingerprintsResponse: _TypeAlias = ListFingerprintsResponse  # noqa
 
 @_typing.final
 class CreateSnapshotRequest(_message.Message):
-    """CreateSnapshotRequest says which partitions."""
+    """CreateSnapshotRequest names partitions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTITIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Partitions that the node serves; none given means all that it serves."""
+        """Partitions that the node serves; empty means all that it serves."""
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ Global___CreateSnapshotRequest: _TypeAlias = CreateSnapshotRequest  # noqa: Y015
 
 @_typing.final
 class PartitionSnapshot(_message.Message):
-    """PartitionSnapshot is one snapshot that was made."""
+    """PartitionSnapshot is one new snapshot."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -260,23 +260,23 @@ class PartitionSnapshot(_message.Message):
     partition: _builtins.int
     """The partition of the actions topic."""
     snapshot_id: _builtins.str
-    """Names the snapshot among those of its partition."""
+    """The id of the snapshot, unique within its partition."""
     applied_offset: _builtins.int
-    """The last offset that is part of it; -1 when nothing had been applied."""
+    """The last offset that it includes; -1 if nothing had been applied."""
     events: _builtins.int
-    """Events that it holds."""
+    """Events in it."""
     fingerprint: _builtins.str
     """32 hexadecimal digits: the fingerprint of the state at that offset."""
     files: _builtins.int
-    """Files that it consists of."""
+    """Files in it."""
     total_bytes: _builtins.int
-    """Bytes of those."""
+    """Total size of its files."""
     uploaded_files: _builtins.int
-    """Files that were not at the URL yet."""
+    """Files that were not at the URL yet, and were uploaded."""
     uploaded_bytes: _builtins.int
-    """Bytes of those."""
+    """Total size of the uploaded files."""
     seconds: _builtins.float
-    """How long it took."""
+    """The duration in seconds."""
     def __init__(
         self,
         *,
@@ -308,7 +308,7 @@ class CreateSnapshotResponse(_message.Message):
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionSnapshot]:
-        """One for every partition, ascending."""
+        """One snapshot for each partition, ascending."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class OperatorServiceStub:
-    """OperatorService is for those who run nodes.
+    """OperatorService is for the operators of nodes.
     """
 
     def __init__(self, channel):
@@ -53,28 +53,28 @@ class OperatorServiceStub:
 
 
 class OperatorServiceServicer:
-    """OperatorService is for those who run nodes.
+    """OperatorService is for the operators of nodes.
     """
 
     def CreateSnapshot(self, request, context):
-        """CreateSnapshot copies partitions of the node to the URL that the node's own configuration
-        names, and returns once all copies are whole. The node goes on meanwhile. One call at a time;
-        a call that ends early leaves the snapshots that it finished.
+        """CreateSnapshot copies partitions of the node to the URL in the node's configuration, and returns once all copies
+        are complete. The node keeps serving meanwhile. Only one call can run at a time. The snapshots that a call has
+        finished stay if the call ends early.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPartitions(self, request, context):
-        """ListPartitions says what the node holds, and where every partition is as far as it knows.
+        """ListPartitions returns the partitions that the node holds, and the owner of every partition as far as it knows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFingerprints(self, request, context):
-        """ListFingerprints gives fingerprints of a partition that the node holds, at offsets at which
-        every other node that holds it has them too.
+        """ListFingerprints returns fingerprints of a partition that the node holds. All nodes that hold the partition have
+        fingerprints at the same offsets, so they can be compared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +107,7 @@ def add_OperatorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OperatorService:
-    """OperatorService is for those who run nodes.
+    """OperatorService is for the operators of nodes.
     """
 
     @staticmethod

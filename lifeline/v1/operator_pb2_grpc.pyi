@@ -27,43 +27,43 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OperatorServiceStub:
-    """OperatorService is for those who run nodes."""
+    """OperatorService is for the operators of nodes."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OperatorServiceAsyncStub: ...
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_operator_pb2.CreateSnapshotRequest, _operator_pb2.CreateSnapshotResponse]
-    """CreateSnapshot copies partitions of the node to the URL that the node's own configuration
-    names, and returns once all copies are whole. The node goes on meanwhile. One call at a time;
-    a call that ends early leaves the snapshots that it finished.
+    """CreateSnapshot copies partitions of the node to the URL in the node's configuration, and returns once all copies
+    are complete. The node keeps serving meanwhile. Only one call can run at a time. The snapshots that a call has
+    finished stay if the call ends early.
     """
     ListPartitions: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListPartitionsRequest, _operator_pb2.ListPartitionsResponse]
-    """ListPartitions says what the node holds, and where every partition is as far as it knows."""
+    """ListPartitions returns the partitions that the node holds, and the owner of every partition as far as it knows."""
     ListFingerprints: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListFingerprintsRequest, _operator_pb2.ListFingerprintsResponse]
-    """ListFingerprints gives fingerprints of a partition that the node holds, at offsets at which
-    every other node that holds it has them too.
+    """ListFingerprints returns fingerprints of a partition that the node holds. All nodes that hold the partition have
+    fingerprints at the same offsets, so they can be compared.
     """
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
-    """OperatorService is for those who run nodes."""
+    """OperatorService is for the operators of nodes."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_operator_pb2.CreateSnapshotRequest, _operator_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
-    """CreateSnapshot copies partitions of the node to the URL that the node's own configuration
-    names, and returns once all copies are whole. The node goes on meanwhile. One call at a time;
-    a call that ends early leaves the snapshots that it finished.
+    """CreateSnapshot copies partitions of the node to the URL in the node's configuration, and returns once all copies
+    are complete. The node keeps serving meanwhile. Only one call can run at a time. The snapshots that a call has
+    finished stay if the call ends early.
     """
     ListPartitions: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListPartitionsRequest, _operator_pb2.ListPartitionsResponse]  # type: ignore[assignment]
-    """ListPartitions says what the node holds, and where every partition is as far as it knows."""
+    """ListPartitions returns the partitions that the node holds, and the owner of every partition as far as it knows."""
     ListFingerprints: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListFingerprintsRequest, _operator_pb2.ListFingerprintsResponse]  # type: ignore[assignment]
-    """ListFingerprints gives fingerprints of a partition that the node holds, at offsets at which
-    every other node that holds it has them too.
+    """ListFingerprints returns fingerprints of a partition that the node holds. All nodes that hold the partition have
+    fingerprints at the same offsets, so they can be compared.
     """
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """OperatorService is for those who run nodes."""
+    """OperatorService is for the operators of nodes."""
 
     @_abc_1.abstractmethod
     def CreateSnapshot(
@@ -71,9 +71,9 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.CreateSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.CreateSnapshotResponse, _abc.Awaitable[_operator_pb2.CreateSnapshotResponse]]:
-        """CreateSnapshot copies partitions of the node to the URL that the node's own configuration
-        names, and returns once all copies are whole. The node goes on meanwhile. One call at a time;
-        a call that ends early leaves the snapshots that it finished.
+        """CreateSnapshot copies partitions of the node to the URL in the node's configuration, and returns once all copies
+        are complete. The node keeps serving meanwhile. Only one call can run at a time. The snapshots that a call has
+        finished stay if the call ends early.
         """
 
     @_abc_1.abstractmethod
@@ -82,7 +82,7 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.ListPartitionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.ListPartitionsResponse, _abc.Awaitable[_operator_pb2.ListPartitionsResponse]]:
-        """ListPartitions says what the node holds, and where every partition is as far as it knows."""
+        """ListPartitions returns the partitions that the node holds, and the owner of every partition as far as it knows."""
 
     @_abc_1.abstractmethod
     def ListFingerprints(
@@ -90,8 +90,8 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.ListFingerprintsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.ListFingerprintsResponse, _abc.Awaitable[_operator_pb2.ListFingerprintsResponse]]:
-        """ListFingerprints gives fingerprints of a partition that the node holds, at offsets at which
-        every other node that holds it has them too.
+        """ListFingerprints returns fingerprints of a partition that the node holds. All nodes that hold the partition have
+        fingerprints at the same offsets, so they can be compared.
         """
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -31,37 +31,37 @@ class _TokenSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TokenSour
     TOKEN_SOURCE_LIFELONG: _TokenSource.ValueType  # 1
     """A nearest neighbour of the candidate in the lifelong history."""
     TOKEN_SOURCE_RECENT: _TokenSource.ValueType  # 2
-    """One of the newest actions, kept whatever the candidate."""
+    """One of the newest actions, which are selected for every candidate."""
     TOKEN_SOURCE_REAL_TIME: _TokenSource.ValueType  # 3
-    """A nearest neighbour in the real-time history behind the newest actions."""
+    """A nearest neighbour in the real-time history, which precedes the newest actions."""
     TOKEN_SOURCE_IMPRESSION: _TokenSource.ValueType  # 4
     """A nearest neighbour among the impressions."""
 
 class TokenSource(_TokenSource, metaclass=_TokenSourceEnumTypeWrapper):
-    """TokenSource says which part of the history a selected token comes from."""
+    """TokenSource is the part of the history that a selected token comes from."""
 
 TOKEN_SOURCE_UNSPECIFIED: TokenSource.ValueType  # 0
 """Never sent."""
 TOKEN_SOURCE_LIFELONG: TokenSource.ValueType  # 1
 """A nearest neighbour of the candidate in the lifelong history."""
 TOKEN_SOURCE_RECENT: TokenSource.ValueType  # 2
-"""One of the newest actions, kept whatever the candidate."""
+"""One of the newest actions, which are selected for every candidate."""
 TOKEN_SOURCE_REAL_TIME: TokenSource.ValueType  # 3
-"""A nearest neighbour in the real-time history behind the newest actions."""
+"""A nearest neighbour in the real-time history, which precedes the newest actions."""
 TOKEN_SOURCE_IMPRESSION: TokenSource.ValueType  # 4
 """A nearest neighbour among the impressions."""
 Global___TokenSource: _TypeAlias = TokenSource  # noqa: Y015
 
 @_typing.final
 class ScoreContext(_message.Message):
-    """ScoreContext is what is known of the request itself."""
+    """ScoreContext has the time and the place of a request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMESTAMP_MS_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     timestamp_ms: _builtins.int
-    """When the request is made, in milliseconds since 1970; not given means now."""
+    """The time of the request in milliseconds since 1970; not set means now."""
     surface: _builtins.int
     """Where the candidates will be shown: an id of the vocabulary; 0 is unknown."""
     def __init__(
@@ -96,16 +96,17 @@ class ScoreRequest(_message.Message):
     user_id: _builtins.str
     """The user, 1 to 256 bytes of UTF-8."""
     embedding: _builtins.bytes
-    """int8[32] of each candidate, one behind the other, in the scale of Item.embedding: used for those of which the node
-    has none. Zeros for a candidate without one; nothing at all where none has.
+    """int8[32] for each candidate, concatenated, quantized like Item.embedding. The node uses it for candidates whose
+    embedding it does not have. Zeros mean that a candidate has none here; empty means that no candidate has.
     """
     min_offset: _builtins.int
-    """As in GetSequenceRequest."""
+    """See GetSequenceRequest.min_offset."""
     explain: _builtins.bool
     """Return the tokens that were selected for each candidate."""
     contributions: _builtins.int
-    """With explain: of how many of a candidate's tokens, the most similar first, to tell the contribution. Each costs what
-    another candidate would, so that all together are no more than the node's limit of candidates.
+    """With explain: for how many tokens of each candidate, the most similar first, to return the contribution. Each
+    contribution costs as much as a candidate: contributions times candidates must not exceed the node's limit of
+    candidates.
     """
     @_builtins.property
     def item_id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -151,11 +152,11 @@ class SelectedToken(_message.Message):
     AGE_MS_FIELD_NUMBER: _builtins.int
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
     source: Global___TokenSource.ValueType
-    """Where it comes from."""
+    """The part of the history that it comes from."""
     item_id: _builtins.int
     """The item acted on."""
     timestamp_ms: _builtins.int
-    """The newest event merged into the token, in milliseconds since 1970."""
+    """The time of the newest event in the token, in milliseconds since 1970."""
     surface: _builtins.int
     """The token's surface."""
     similarity: _builtins.float
@@ -163,7 +164,7 @@ class SelectedToken(_message.Message):
     age_ms: _builtins.int
     """The request's time less timestamp_ms, in milliseconds."""
     contribution: _builtins.float
-    """The candidate's score less what it would be had this token not been selected; where it was asked for."""
+    """The candidate's score less its score without this token; set only where contributions were requested."""
     @_builtins.property
     def action_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The token's action types, ids of the vocabulary, ascending."""
@@ -216,7 +217,7 @@ Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
-    """ModelVersion names the weights that answered."""
+    """ModelVersion identifies the weights of a model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -267,19 +268,19 @@ class ScoreResponse(_message.Message):
 
     @_builtins.property
     def embedding_known(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """Whether an embedding was found (or given): without one nothing is selected by similarity."""
+        """Whether the candidate's embedding is known. Without it no token is selected by similarity."""
 
     @_builtins.property
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
-        """With ScoreRequest.explain."""
+        """One for each candidate, if ScoreRequest.explain is set."""
 
     @_builtins.property
     def as_of(self) -> _sequence_pb2.AsOf:
-        """What the answer stands on."""
+        """The state that the scores are based on."""
 
     @_builtins.property
     def model(self) -> Global___ModelVersion:
-        """Which model answered."""
+        """The model that scored."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ScoreServiceStub:
-    """ScoreService ranks candidates for a user on the history as it is now.
+    """ScoreService ranks candidates for a user on the user's current history.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class ScoreServiceStub:
 
 
 class ScoreServiceServicer:
-    """ScoreService ranks candidates for a user on the history as it is now.
+    """ScoreService ranks candidates for a user on the user's current history.
     """
 
     def Score(self, request, context):
@@ -70,7 +70,7 @@ def add_ScoreServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ScoreService:
-    """ScoreService ranks candidates for a user on the history as it is now.
+    """ScoreService ranks candidates for a user on the user's current history.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ScoreServiceStub:
-    """ScoreService ranks candidates for a user on the history as it is now."""
+    """ScoreService ranks candidates for a user on the user's current history."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,14 +38,14 @@ class ScoreServiceStub:
 
 @_typing.type_check_only
 class ScoreServiceAsyncStub(ScoreServiceStub):
-    """ScoreService ranks candidates for a user on the history as it is now."""
+    """ScoreService ranks candidates for a user on the user's current history."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Score: _aio.UnaryUnaryMultiCallable[_score_pb2.ScoreRequest, _score_pb2.ScoreResponse]  # type: ignore[assignment]
     """Score returns, for each candidate, a probability per head and the combined score."""
 
 class ScoreServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ScoreService ranks candidates for a user on the history as it is now."""
+    """ScoreService ranks candidates for a user on the user's current history."""
 
     @_abc_1.abstractmethod
     def Score(

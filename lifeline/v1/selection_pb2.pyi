@@ -18,8 +18,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SelectionRecord(_message.Message):
-    """SelectionRecord is the value of a record of the selections topic, whose key is the user id: all that a model read
-    of one Score request, enough to train from. Columns are packed and little-endian.
+    """SelectionRecord is the value of a record of the selections topic, whose key is the user id. It contains all model
+    inputs of one Score request, enough to train from. Columns are packed and little-endian.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -35,16 +35,16 @@ class SelectionRecord(_message.Message):
     user_id: _builtins.str
     """The user."""
     timestamp_ms: _builtins.int
-    """When the request was made, in milliseconds since 1970."""
+    """The time of the request in milliseconds since 1970."""
     surface: _builtins.int
     """Where the candidates were to be shown: an id of the vocabulary; 0 is unknown."""
     model: _builtins.str
-    """The model that answered."""
+    """The name of the model that scored."""
     model_version: _builtins.str
     """Its version."""
     @_builtins.property
     def config(self) -> Global___SelectionConfig:
-        """What the selection depends on; a model that differs in one of them cannot be trained from this record."""
+        """The parameters of the selection; a model with other parameters cannot be trained from this record."""
 
     @_builtins.property
     def candidates(self) -> Global___SelectedCandidates:
@@ -52,7 +52,7 @@ class SelectionRecord(_message.Message):
 
     @_builtins.property
     def tokens(self) -> Global___SelectedTokens:
-        """The tokens that were selected for any of them, oldest first, then all of S_imp, oldest first."""
+        """The tokens that were selected for at least one candidate, oldest first, then all of S_imp, oldest first."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ Global___SelectionRecord: _TypeAlias = SelectionRecord  # noqa: Y015
 
 @_typing.final
 class SelectionConfig(_message.Message):
-    """SelectionConfig has the fields of a model's configuration that its selection depends on, under their names there."""
+    """SelectionConfig has the fields of a model's configuration that its selection depends on, under the same names."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,21 +89,21 @@ class SelectionConfig(_message.Message):
     IMPRESSIONS_SELECTED_FIELD_NUMBER: _builtins.int
     LAST_TOUCH_FIELD_NUMBER: _builtins.int
     visit_gap_ms: _builtins.int
-    """A longer pause between events starts a new visit, in milliseconds."""
+    """The pause between events after which a new visit starts, in milliseconds."""
     real_time_length: _builtins.int
-    """Tokens of S_RT."""
+    """Number of tokens in S_RT."""
     impression_length: _builtins.int
-    """Tokens of S_imp."""
+    """Number of tokens in S_imp."""
     lifelong_selected: _builtins.int
-    """Nearest of S_LL."""
+    """Nearest tokens selected from S_LL."""
     recent_kept: _builtins.int
-    """Newest of S_RT."""
+    """Newest tokens of S_RT, always selected."""
     real_time_selected: _builtins.int
-    """Nearest of the rest of S_RT."""
+    """Nearest tokens selected from the rest of S_RT."""
     impressions_selected: _builtins.int
-    """Nearest of S_imp."""
+    """Nearest tokens selected from S_imp."""
     last_touch: _builtins.bool
-    """Whether the features have the last touch."""
+    """Whether the features include the last touch."""
     def __init__(
         self,
         *,
@@ -139,7 +139,7 @@ class SelectedCandidates(_message.Message):
     item_id: _builtins.bytes
     """uint64[c]."""
     embedding: _builtins.bytes
-    """int8[c][32]; a row of zeros where it was not known."""
+    """int8[c][32]; a row of zeros where it is unknown."""
     features: _builtins.bytes
     """float32[c][f]: the context features."""
     index: _builtins.bytes
@@ -147,7 +147,7 @@ class SelectedCandidates(_message.Message):
     source: _builtins.bytes
     """uint8[c][L]: a TokenSource; 0 where the index is -1."""
     probability: _builtins.bytes
-    """float32[c][heads]: what the model answered."""
+    """float32[c][heads]: the model's output."""
     def __init__(
         self,
         *,
@@ -179,17 +179,17 @@ class SelectedTokens(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     IMPRESSIONS_FIELD_NUMBER: _builtins.int
     timestamp_ms: _builtins.bytes
-    """int64[n]: the newest event merged into each, in milliseconds since 1970."""
+    """int64[n]: the time of the newest event in each token, in milliseconds since 1970."""
     item_id: _builtins.bytes
     """uint64[n]."""
     action_types: _builtins.bytes
-    """uint64[n]: bit `id - 1` for each action type."""
+    """uint64[n]: a bit mask, bit `id - 1` for each action type."""
     surface: _builtins.bytes
     """uint8[n]."""
     embedding: _builtins.bytes
-    """int8[n][32]; a row of zeros where it was not known."""
+    """int8[n][32]; a row of zeros where it is unknown."""
     impressions: _builtins.int
-    """How many, the last ones, are S_imp."""
+    """How many tokens belong to S_imp: the last ones."""
     def __init__(
         self,
         *,

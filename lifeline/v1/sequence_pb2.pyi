@@ -33,7 +33,7 @@ class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Kind.ValueType],
     """What the user was shown: by default the newest 1,024."""
 
 class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
-    """Kind says which of a user's two sequences is meant."""
+    """Kind is one of a user's two sequences."""
 
 KIND_UNSPECIFIED: Kind.ValueType  # 0
 """Read as KIND_EXPLICIT."""
@@ -81,7 +81,7 @@ Global___Column: _TypeAlias = Column  # noqa: Y015
 
 @_typing.final
 class AsOf(_message.Message):
-    """AsOf says what part of the log an answer stands on."""
+    """AsOf is the part of the log that a reply reflects."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -92,13 +92,13 @@ class AsOf(_message.Message):
     partition: _builtins.int
     """The partition of the actions topic that holds the user."""
     applied_offset: _builtins.int
-    """The last offset that is part of the answer; -1 when nothing has been applied yet."""
+    """The last offset that the reply includes; -1 if nothing has been applied yet."""
     watermark_ms: _builtins.int
-    """The newest event time of the partition, in milliseconds since 1970; 0 when it has no event. No event counts as
-    later than the log took it, and an event whose log time is not known does not count.
+    """The newest event time of the partition, in milliseconds since 1970; 0 before the first event. An event time counts
+    at most as the broker's append time of its record; an event without an append time does not count.
     """
     lag_records: _builtins.int
-    """Records known to be in the partition's log that are not part of the answer yet."""
+    """Records that are known to be in the partition's log and are not included yet."""
     def __init__(
         self,
         *,
@@ -138,21 +138,21 @@ class GetSequenceRequest(_message.Message):
     to_timestamp_ms: _builtins.int
     """Only events with timestamp_ms < this."""
     min_offset: _builtins.int
-    """Answer only once this offset of the user's partition is applied: an acknowledged record's
-    offset gives read-after-write. The call's deadline bounds the wait, and the node's own limit. An
-    offset that lies far beyond what the node knows of the log is refused.
+    """Reply only once this offset of the user's partition has been applied. The offset of an acknowledged record gives
+    read-your-writes. The wait is bounded by the call's deadline and by the node's node.max_wait_ms. An offset far
+    beyond the last one that the node knows of is refused.
     """
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___Kind.ValueType]:
-        """Which sequences; none given means KIND_EXPLICIT alone."""
+        """Which sequences; empty means KIND_EXPLICIT only."""
 
     @_builtins.property
     def action_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Only these action types; none given means all."""
+        """Only these action types; empty means all."""
 
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[Global___Column.ValueType]:
-        """Which columns; none given means all but the embedding."""
+        """Which columns; empty means all but the embedding."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ Global___GetSequenceRequest: _TypeAlias = GetSequenceRequest  # noqa: Y015
 @_typing.final
 class Sequence(_message.Message):
     """Sequence is one of a user's sequences: packed little-endian columns of equal length,
-    oldest event first. A column that was not asked for is empty.
+    oldest event first. A column that was not requested is empty.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -204,9 +204,9 @@ class Sequence(_message.Message):
     kind: Global___Kind.ValueType
     """Which sequence it is."""
     length: _builtins.int
-    """Events in every column below."""
+    """The number of events in each column."""
     stored: _builtins.int
-    """Events that the store keeps of this kind, before any filter."""
+    """The number of events of this kind in the store, before any filter."""
     timestamp_ms: _builtins.bytes
     """int64[length]: milliseconds since 1970."""
     item_id: _builtins.bytes
@@ -247,11 +247,11 @@ class GetSequenceResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sequence]:
-        """One for every kind asked for, in the order of the request."""
+        """One sequence for each requested kind, in the order of the request."""
 
     @_builtins.property
     def as_of(self) -> Global___AsOf:
-        """What the answer stands on: one consistent view for all sequences."""
+        """The state that all sequences reflect."""
 
     def __init__(
         self,

@@ -47,8 +47,8 @@ class SequenceServiceServicer:
     """
 
     def GetSequence(self, request, context):
-        """GetSequence returns one user's sequences as packed columns, oldest event first. A user that
-        the log does not know has sequences of length 0: it is not an error.
+        """GetSequence returns one user's sequences as packed columns, oldest event first. A user who
+        is not in the log has sequences of length 0, which is not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,8 @@ class SequenceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SequenceServiceAsyncStub: ...
     GetSequence: _grpc.UnaryUnaryMultiCallable[_sequence_pb2.GetSequenceRequest, _sequence_pb2.GetSequenceResponse]
-    """GetSequence returns one user's sequences as packed columns, oldest event first. A user that
-    the log does not know has sequences of length 0: it is not an error.
+    """GetSequence returns one user's sequences as packed columns, oldest event first. A user who
+    is not in the log has sequences of length 0, which is not an error.
     """
 
 @_typing.type_check_only
@@ -44,8 +44,8 @@ class SequenceServiceAsyncStub(SequenceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSequence: _aio.UnaryUnaryMultiCallable[_sequence_pb2.GetSequenceRequest, _sequence_pb2.GetSequenceResponse]  # type: ignore[assignment]
-    """GetSequence returns one user's sequences as packed columns, oldest event first. A user that
-    the log does not know has sequences of length 0: it is not an error.
+    """GetSequence returns one user's sequences as packed columns, oldest event first. A user who
+    is not in the log has sequences of length 0, which is not an error.
     """
 
 class SequenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +57,8 @@ class SequenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sequence_pb2.GetSequenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sequence_pb2.GetSequenceResponse, _abc.Awaitable[_sequence_pb2.GetSequenceResponse]]:
-        """GetSequence returns one user's sequences as packed columns, oldest event first. A user that
-        the log does not know has sequences of length 0: it is not an error.
+        """GetSequence returns one user's sequences as packed columns, oldest event first. A user who
+        is not in the log has sequences of length 0, which is not an error.
         """
 
 def add_SequenceServiceServicer_to_server(servicer: SequenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

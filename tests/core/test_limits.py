@@ -54,25 +54,25 @@ def test_the_largest_message_within_the_bounds_passes(message: Message) -> None:
 @pytest.mark.parametrize(
     ("message", "field", "says"),
     [
-        (GetSequenceRequest(user_id="é" * 129), "user_id", "it has 258 bytes: give 256 at most, the longest user id"),
+        (GetSequenceRequest(user_id="é" * 129), "user_id", "it has 258 bytes: send at most 256, the longest user id"),
         (
             GetSequenceRequest(kinds=[sequence_pb2.KIND_EXPLICIT] * 3),
             "kinds",
-            "it has 3 entries: give 2 at most, the kinds there are",
+            "it has 3 entries: send at most 2, the number of kinds",
         ),
-        (GetSequenceRequest(action_types=[1] * 65), "action_types", "it has 65 entries: give 64 at most"),
-        (GetSequenceRequest(columns=[sequence_pb2.COLUMN_ITEM_ID] * 6), "columns", "it has 6 entries: give 5 at most"),
-        (ScoreRequest(item_id=[1] * 4_097), "item_id", "it has 4,097 entries: give 4,096 at most"),
-        (ScoreRequest(embedding=bytes(131_073)), "embedding", "it has 131,073 bytes: give 131,072 at most"),
+        (GetSequenceRequest(action_types=[1] * 65), "action_types", "it has 65 entries: send at most 64"),
+        (GetSequenceRequest(columns=[sequence_pb2.COLUMN_ITEM_ID] * 6), "columns", "it has 6 entries: send at most 5"),
+        (ScoreRequest(item_id=[1] * 4_097), "item_id", "it has 4,097 entries: send at most 4,096"),
+        (ScoreRequest(embedding=bytes(131_073)), "embedding", "it has 131,073 bytes: send at most 131,072"),
         (
             GroupPlacement(partitions=[PlacedPartition(owner="x" * 261)]),
             "partitions.owner",
-            "it has 261 bytes: give 260 at most",
+            "it has 261 bytes: send at most 260",
         ),
         (
             GroupPlacement(partitions=[PlacedPartition(), PlacedPartition(standbys=["", "x" * 261])]),
             "partitions.standbys",
-            "it has 261 bytes: give 260 at most",
+            "it has 261 bytes: send at most 260",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -115,7 +115,7 @@ def test_known_callers_call_what_they_may(ours: Authority) -> None:
                 channel.unary_unary("/lifeline.v1.SequenceService/GetSequence", None, None)(
                     b"", timeout=10, metadata=((AUTHORIZATION, "Basic all"),)
                 )
-            assert "token is nobody's" in str(caught.value)
+            assert "token belongs to no caller" in str(caught.value)
 
 
 def test_a_caller_has_no_more_calls_at_once_than_it_may() -> None:
@@ -257,10 +257,13 @@ def test_nodes_forward_over_tls_with_the_callers_token(ours: Authority, theirs: 
         ({"certificate": "a.pem"}, "belong together"),
         ({"client_ca": "a.pem"}, "needs security.certificate"),
         ({"client_certificate": "a", "client_key": "b"}, "needs security.ca"),
-        ({"callers": {"a": {"token_sha256": "0" * 64}, "b": {"token_sha256": "0" * 64}}}, "a token of its own"),
-        ({"callers": {"a": {"token_sha256": "secret"}}}, "is not the SHA-256 of a token"),
-        ({"callers": {"a": {"token_sha256": ["0" * 64, "1" * 64, "2" * 64]}}}, "or two of them"),
-        ({"callers": {"a": {"token_sha256": "0" * 64, "methods": ["GetSequences"]}}}, "number 1 of them is no method"),
+        (
+            {"callers": {"a": {"token_sha256": "0" * 64}, "b": {"token_sha256": "0" * 64}}},
+            "the same token: give each caller its own",
+        ),
+        ({"callers": {"a": {"token_sha256": "secret"}}}, "is not one or two SHA-256 hashes"),
+        ({"callers": {"a": {"token_sha256": ["0" * 64, "1" * 64, "2" * 64]}}}, "one or two SHA-256 hashes"),
+        ({"callers": {"a": {"token_sha256": "0" * 64, "methods": ["GetSequences"]}}}, "entry 1 is not a method"),
         ({"open": True, "callers": {"a": {"token_sha256": "0" * 64}}}, "leave one out"),
         ({"open": True, "certificate": "a", "private_key": "b", "client_ca": "c"}, "leave one out"),
         ({"token": "a", "token_file": "b"}, "are both set"),

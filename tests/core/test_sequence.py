@@ -24,5 +24,5 @@ def test_identities_put_type_and_surface_together() -> None:
 
 
 def test_identities_need_their_columns() -> None:
-    with pytest.raises(ValueError, match="ask for them"):
+    with pytest.raises(ValueError, match="request them"):
         Sequence(1, 1, np.array([1]), None, None, None, None).identities()

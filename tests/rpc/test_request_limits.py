@@ -38,7 +38,7 @@ def test_a_field_that_holds_too_much_is_named_with_its_length_and_its_bound(serv
     code, reason, metadata, message = refused(server, "SequenceService/GetSequence", request.SerializeToString())
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID")
     assert metadata == {"field": "columns", "length": "40", "limit": "5"}
-    assert message == "columns: it has 40 entries: give 5 at most, the columns there are"
+    assert message == "columns: it has 40 entries: send at most 5, the number of columns"
 
 
 def test_a_user_id_that_is_too_long_has_its_own_reason(server: NodeServer) -> None:

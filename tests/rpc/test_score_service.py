@@ -227,7 +227,7 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     code, found, metadata, text = refusal(node, message)
     assert (code, found, metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, reason, field)
-    assert any(advice in text for advice in ("give", "correct", "ask for", "leave them out"))
+    assert any(advice in text for advice in ("give", "send", "correct", "request", "leave them out"))
     assert node.scorer.calls == 0
 
 
@@ -290,7 +290,7 @@ def test_overload_is_refused_and_passes(node: Node) -> None:
     assert node.scorer.entered.acquire(timeout=20)
     code, reason, _, text = refusal(node, request(3))
     assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.OVERLOADED)
-    assert "retry later" in text
+    assert "retry with exponential back-off" in text
     node.scorer.open.set()
     assert len(busy.result().score) == 1
     assert len(node.stub.Score(request(3)).score) == 1

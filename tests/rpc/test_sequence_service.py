@@ -98,11 +98,11 @@ def test_a_user_that_nobody_knows_is_no_error(node: Node) -> None:
     [
         ({"user_id": ""}, "USER_ID_INVALID", "user_id", "give 1 to 256 bytes"),
         ({"user_id": "x" * 257}, "USER_ID_INVALID", "user_id", "give 1 to 256 bytes"),
-        ({"kinds": [EXPLICIT, EXPLICIT]}, "FIELD_INVALID", "kinds", "give each once"),
-        ({"kinds": [0, EXPLICIT]}, "FIELD_INVALID", "kinds", "give each once"),
+        ({"kinds": [EXPLICIT, EXPLICIT]}, "FIELD_INVALID", "kinds", "list each once"),
+        ({"kinds": [0, EXPLICIT]}, "FIELD_INVALID", "kinds", "list each once"),
         ({"kinds": [9]}, "FIELD_INVALID", "kinds", "use KIND_EXPLICIT"),
-        ({"columns": [0]}, "FIELD_INVALID", "columns", "use the values of the enum"),
-        ({"columns": [77]}, "FIELD_INVALID", "columns", "use the values of the enum"),
+        ({"columns": [0]}, "FIELD_INVALID", "columns", "use a value of the enum"),
+        ({"columns": [77]}, "FIELD_INVALID", "columns", "use a value of the enum"),
         ({"action_types": [0]}, "FIELD_INVALID", "action_types", "1 to 64"),
         ({"action_types": [1, 65]}, "FIELD_INVALID", "action_types", "1 to 64"),
         ({"from_timestamp_ms": 2, "to_timestamp_ms": 1}, "FIELD_INVALID", "from_timestamp_ms", "swap them"),
@@ -129,7 +129,7 @@ def test_a_reply_that_is_too_large_is_refused_and_says_how_to_ask(node: Node) ->
     found = refuse(node)
     assert (found.code, found.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "REPLY_TOO_LARGE")
     assert int(found.metadata["bytes"]) > int(found.metadata["limit"]) == 10_000
-    assert "ask for fewer events" in found.message
+    assert "request fewer events" in found.message
     assert get(node, newest=500).sequences[0].length == 500
 
 

@@ -119,7 +119,7 @@ def test_a_stop_lets_calls_finish(server: NodeServer, sequences: Sequences) -> N
 
 
 def test_a_port_in_use_is_one_sentence(server: NodeServer, sequences: Sequences) -> None:
-    with pytest.raises(ServerError, match=r"cannot be listened on .* set --grpc-address"):
+    with pytest.raises(ServerError, match=r"cannot listen on .* set --grpc-address"):
         NodeServer(NodeSettings(grpc_address=server.address), Services(sequences, Scores(), Operators(), Models()))
 
 
@@ -133,7 +133,7 @@ def test_calls_of_users_are_refused_while_memory_is_short_and_those_of_operators
     sequences.go.set()
     try:
         with LifelineClient(running.address, retry=False) as client:
-            with pytest.raises(LifelineError, match="the node holds 100 MiB and 99 are its limit") as caught:
+            with pytest.raises(LifelineError, match="the node uses 100 MiB, and its limit is 99") as caught:
                 client.get_sequence("u")
             error = caught.value
             assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MEMORY_SHORT")

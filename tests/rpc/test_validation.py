@@ -134,7 +134,7 @@ def test_an_offset_far_beyond_the_log_is_refused_at_once(directory: PartitionDir
     with pytest.raises(NotYetAppliedError):
         reader_at(directory, "ann", 14 + MAX_AHEAD, Call(None))  # type: ignore[arg-type]
     for offset in (15 + MAX_AHEAD, (1 << 63) - 1):
-        with pytest.raises(Refusal, match="the last known offset of partition 3 is 14: give the offset that") as caught:
+        with pytest.raises(Refusal, match="the last known offset of partition 3 is 14: send the offset that") as caught:
             reader_at(directory, "ann", offset, Call(None))  # type: ignore[arg-type]
         refusal = caught.value
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, Reason.OFFSET_BEYOND_LOG)

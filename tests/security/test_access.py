@@ -18,7 +18,7 @@ from lifeline.core.loopback import is_loopback_peer, loopback_addresses, loopbac
 from lifeline.core.methods import AUDIENCES, DESCRIPTORS, Audience, audience_of
 from lifeline.core.security import CallSecurity, SecuritySettings, token_hash
 from lifeline.node.process import run_node
-from lifeline.rpc import callers as callers_module
+from lifeline.rpc import authorization
 from lifeline.rpc.server import SERVICES, NodeServer
 from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2
 from tests.support.name_resolution import resolving
@@ -57,7 +57,7 @@ def outcome(server: NodeServer, method: str, **security: object) -> str:
 def called_from(peer: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have the node see another peer than the one that calls."""
     with monkeypatch.context() as patch:
-        patch.setattr(callers_module, "is_loopback_peer", lambda _: is_loopback_peer(peer))
+        patch.setattr(authorization, "is_loopback_peer", lambda _: is_loopback_peer(peer))
         yield
 
 
@@ -102,7 +102,7 @@ def test_a_port_that_others_reach_needs_callers_or_has_to_be_opened(ours: Author
         for settings in (SecuritySettings(), tls):
             with pytest.raises(SecurityError, match=r"does not say who may call: set .*security\.open = true"):
                 settings.listening_addresses(address)
-        with pytest.raises(SecurityError, match=r"in the clear: set security\.certificate"):
+        with pytest.raises(SecurityError, match=r"unencrypted: set security\.certificate"):
             SecuritySettings.model_validate({"callers": caller}).listening_addresses(address)
         for more in ({"callers": caller}, {"client_ca": ours.ca}, {"open": True}):
             settings = SecuritySettings.model_validate(tls.model_dump() | more)
@@ -201,13 +201,13 @@ def test_each_call_of_an_operator_is_logged_with_its_caller() -> None:
 
 
 def test_refused_calls_of_operators_methods_do_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callers_module, "_REFUSED_LINES_S", 1e9)
+    monkeypatch.setattr(authorization, "_REFUSAL_LOG_INTERVAL_S", 1e9)
     with serving(SecuritySettings.model_validate({"callers": CALLERS})) as (server, _), capture_logs() as logs:
         for _ in range(10):
             assert outcome(server, "UseModel", token="guess") == "TOKEN_UNKNOWN"
         assert lines(logs) == [("UseModel", None, "UNAUTHENTICATED")]
         # An interval later there is a line again, which counts those that had none.
-        monkeypatch.setattr(callers_module, "_REFUSED_LINES_S", 0.0)
+        monkeypatch.setattr(authorization, "_REFUSAL_LOG_INTERVAL_S", 0.0)
         outcome(server, "UseModel", token="guess")
         assert [line["unlogged"] for line in logs if "unlogged" in line] == [9]
 

@@ -39,7 +39,7 @@ def silent_calls(server: NodeServer) -> bytes:
 
 
 def test_calls_without_a_request_shut_nobody_out(server: NodeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.rpc.request_timeout._GRACE_S", 0.1)
+    monkeypatch.setattr("lifeline.rpc.request_timeout._TIMEOUT_UNDER_LOAD_S", 0.1)
     with ExitStack() as stack:
         stack.enter_context(Raw(server, silent_calls(server)))
         with grpc.insecure_channel(server.address) as channel:
@@ -49,7 +49,7 @@ def test_calls_without_a_request_shut_nobody_out(server: NodeServer, monkeypatch
 
 
 def test_a_call_without_a_request_ends(server: NodeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.rpc.request_timeout._WITHIN_S", 0.2)
+    monkeypatch.setattr("lifeline.rpc.request_timeout._TIMEOUT_S", 0.2)
     with Raw(server, silent_calls(server)) as raw:
         ended = 0
         for kind, _ in raw.frames():
@@ -62,6 +62,6 @@ def test_a_call_without_a_request_ends(server: NodeServer, monkeypatch: pytest.M
 def test_a_call_that_ends_without_a_request_is_refused(server: NodeServer) -> None:
     with (
         grpc.insecure_channel(server.address) as channel,
-        pytest.raises(grpc.RpcError, match="there is none: send one"),
+        pytest.raises(grpc.RpcError, match="the call ended without a request: send one"),
     ):
         channel.stream_unary("/lifeline.v1.SequenceService/GetSequence", None, None)(iter(()), timeout=30)

@@ -54,10 +54,10 @@ def test_a_token_does_not_leave_the_machine_in_the_clear(monkeypatch: pytest.Mon
     calls = CallSecurity.of(SecuritySettings(token=SecretStr("secret-token")))
     resolving(monkeypatch, "192.0.2.1")
     for address in ("127.attacker.example:50051", "192.0.2.1:50051", "localhost:50051"):
-        with pytest.raises(SecurityError, match=r"would go to .* in the clear: set security\.ca") as caught:
+        with pytest.raises(SecurityError, match=r"would be sent to .* unencrypted: set security\.ca") as caught:
             LifelineClient(address, security=calls)
         assert "secret-token" not in str(caught.value)
-        with pytest.raises(SecurityError, match="in the clear"):
+        with pytest.raises(SecurityError, match="unencrypted"):
             asyncio.run(_aio_channel(calls, address))
     # Without a token it is the caller's own matter.
     LifelineClient("127.attacker.example:50051").close()
@@ -315,7 +315,7 @@ def test_callers_are_read_again_when_the_file_has_changed(config: Path) -> None:
     ("content", "why"),
     [
         ("[security.callers\n", "is not TOML"),
-        ('[security.callers.feed]\ntoken_sha256 = "pasted-secret-token"\n', "is not the SHA-256 of a token"),
+        ('[security.callers.feed]\ntoken_sha256 = "pasted-secret-token"\n', "is not one or two SHA-256 hashes"),
         ("[security]\n", "no callers any more"),
         ("[security]\nopen = true\n", "no callers any more"),
         ("[node]\nno_such = 1\n", "is not a setting"),
@@ -371,7 +371,8 @@ def test_the_token_of_a_client_is_read_again_when_its_file_has_changed(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(None, "cannot be read"), ("", "one token"), ("a b", "one token"), ("é", "ASCII")]
+    ("content", "why"),
+    [(None, "cannot be read"), ("", "exactly one token"), ("a b", "exactly one token"), ("é", "ASCII")],
 )
 def test_a_file_without_a_token_is_refused(tmp_path: Path, content: str | None, why: str) -> None:
     path = tmp_path / "token"
