@@ -1,12 +1,12 @@
-"""Publish actions with confluent-kafka: as with kafka-python, and with the partitioner set.
+"""Publish actions with confluent-kafka, which needs a setting for the partitioner.
 
     pip install confluent-kafka
     python examples/produce_with_confluent_kafka.py --bootstrap-servers 127.0.0.1:9092 USER ITEM ITEM ...
 
-librdkafka, which confluent-kafka is built on, chooses the partition by CRC-32 of the key unless it is told otherwise.
-Kafka's Java client, kafka-python and Lifeline choose it by murmur2. A node dead-letters a record that is in another
-partition than its key's, because reads of that user go to the node that owns the key's partition. So every producer
-of librdkafka (Python, Go, C#, C++, PHP) sets `partitioner` to `murmur2_random`.
+By default librdkafka, the library behind confluent-kafka, chooses the partition by CRC-32 of the key. Kafka's Java
+client, kafka-python and Lifeline use murmur2. A node dead-letters a record in the wrong partition, because reads of the
+user go to the owner of the key's partition. So every producer that uses librdkafka (Python, Go, C#, C++, PHP) must set
+`partitioner` to `murmur2_random`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ CLICK, HOME = 2, 1
 
 
 def publish(bootstrap_servers: str, topic: str, user_id: str, items: list[int]) -> None:
-    """Publish one click of the user on each item, and print where each record lies."""
+    """Publish one click of the user on each item, and print the partition and offset of each record."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -34,7 +34,7 @@ def publish(bootstrap_servers: str, topic: str, user_id: str, items: list[int]) 
     failures: list[str] = []
 
     def report(error: KafkaError | None, record: Message) -> None:
-        """Take one delivery; librdkafka calls it from `poll` and `flush`."""
+        """Handle one delivery report; librdkafka calls this from `poll` and `flush`."""
         if error is not None:
             failures.append(str(error))
             return

@@ -1,11 +1,11 @@
-"""A ranking service with FastAPI: it calls Score, and returns a user's candidates best first.
+"""A ranking service with FastAPI: it calls Score, and returns a user's candidates, best first.
 
     pip install fastapi uvicorn
     LIFELINE_ADDRESS=127.0.0.1:50051 uvicorn --app-dir examples ranking_service:app
     curl -d '{"user_id": "user0000", "candidates": [3, 7, 9]}' -H 'content-type: application/json' 127.0.0.1:8000/rank
 
-The service needs the bare package: neither torch nor RocksDB. Lifeline scores within the timeout, or the service
-returns the candidates in the order of the request and says so: a page is better unranked than late.
+The service needs only the bare package, without torch or RocksDB. If Lifeline does not answer within the timeout, the
+service returns the candidates in the order of the request, with `is_ranked` false: better unranked than late.
 """
 
 import os
@@ -31,7 +31,7 @@ class RankRequest(BaseModel):
 
 
 class RankedItem(BaseModel):
-    """An item and its score; without a score it was not ranked."""
+    """An item and its score; None if it was not ranked."""
 
     item_id: int
     score: float | None
@@ -47,7 +47,7 @@ class Ranking(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Hold one client while the service runs: it serves any number of threads."""
+    """Keep one client open while the service runs; all threads share it."""
     with LifelineClient(os.environ.get("LIFELINE_ADDRESS", "127.0.0.1:50051"), timeout_s=TIMEOUT_S) as client:
         app.state.client = client
         yield
@@ -56,10 +56,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(title="Ranking", lifespan=lifespan)
 
 
-# Not `async`: the client blocks, so FastAPI runs each call in a thread of its pool.
+# Not `async`: the client blocks, so FastAPI must run each call in its thread pool.
 @app.post("/rank")
 def rank(body: RankRequest, request: Request) -> Ranking:
-    """Rank the candidates on the user's history as it is now."""
+    """Rank the candidates on the user's current history."""
     client: LifelineClient = request.app.state.client
     try:
         scores = client.score(body.user_id, body.candidates, min_offset=body.min_offset)
@@ -69,5 +69,5 @@ def rank(body: RankRequest, request: Request) -> Ranking:
         items = [RankedItem(item_id=item_id, score=None) for item_id in body.candidates]
         return Ranking(is_ranked=False, model_version="", items=items)
     best_first = (-scores.score).argsort(kind="stable")
-    items = [RankedItem(item_id=int(scores.item_id[at]), score=float(scores.score[at])) for at in best_first]
+    items = [RankedItem(item_id=int(scores.item_id[row]), score=float(scores.score[row])) for row in best_first]
     return Ranking(is_ranked=True, model_version=scores.model_version, items=items)

@@ -1,8 +1,8 @@
-"""Read histories into NumPy and torch: a padded batch, as a sequence model takes it.
+"""Read histories into NumPy and torch: a padded batch for a sequence model.
 
     python examples/read_histories.py --address 127.0.0.1:50051 --length 256 USER USER ...
 
-A read returns columns: there is no Python object an event. NumPy comes with the bare package, torch does not.
+A read returns columns, not one Python object per event. The bare package installs NumPy, but not torch.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def read(client: LifelineClient, user_id: str, length: int) -> Columns:
     """Return the user's newest events as NumPy columns; they are read-only views of the reply."""
     query = SequenceQuery(newest=length, columns=Column.TIMESTAMP_MS | Column.ACTION_TYPE | Column.EMBEDDING)
     sequence: Sequence = client.get_sequence(user_id, query).sequences[Kind.EXPLICIT]
-    # A column that the query does not name is None.
+    # A column that the query does not request is None.
     assert sequence.timestamp_ms is not None
     assert sequence.action_type is not None
     assert sequence.embedding is not None
@@ -73,7 +73,7 @@ def pad(histories: list[Columns], length: int, now_ms: int) -> Batch:
 
 
 def main(address: str, users: list[str], length: int) -> None:
-    """Read the users, and print the batch's shape and a first use of it: the mean of each user's items."""
+    """Read the users, and print the batch's shape, and the mean of each user's item embeddings."""
     with LifelineClient(address) as client:
         histories = [read(client, user_id, length) for user_id in users]
     batch = pad(histories, length, now_ms=int(time.time() * 1_000))

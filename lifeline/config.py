@@ -109,7 +109,7 @@ class LoadedSettings:
     def rows(self) -> list[Row]:
         """Return every setting in the order of the tree, secrets masked."""
         values = self.settings.model_dump(mode="json")
-        return [Row(key, _shown(_value_at(values, key)), origin) for key, origin in self.origin.items()]
+        return [Row(key, _redacted_if_text(_value_at(values, key)), origin) for key, origin in self.origin.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +138,13 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
     """Merge the sources and validate once.
 
     `config` is the file of ``--config``. `flags` maps dotted keys ("node.data_dir") to the values of flags, which are
-    named after the last part ("--data-dir"); a value of None means that the flag is absent. Raises ConfigError with a
-    sentence for each fault.
+    named after the last part ("--data-dir"); a value of None means that the flag is absent. Raises ConfigError with one
+    sentence for each error.
     """
     sources = [_from_flags(flags or {}), _from_environment(), _from_file(config)]
     values: dict[str, Any] = {}
     for source in reversed(sources):
-        values = _merged(values, source.values)
+        values = _merge(values, source.values)
     try:
         settings = Settings(**values)
     except ValidationError as error:
@@ -189,7 +189,7 @@ def _from_environment() -> _Source:
     try:
         return _Source(EnvSettingsSource(Settings)(), names)
     except SettingsError as error:
-        # The value is not shown: it may be a secret.
+        # The message must not show the value, which may be a secret.
         raise ConfigError([f'a {PREFIX}* variable holds no JSON ({error}): write a list as ["A", "B"]']) from None
 
 
@@ -265,7 +265,7 @@ def _origin(key: str, sources: list[_Source]) -> str:
 
 
 def _problem(detail: ErrorDetails, sources: list[_Source]) -> str:
-    """Return a sentence: the source, the key, the fault, and what to do."""
+    """Return a sentence with the source, the key, the error, and what to do."""
     path = [str(part) for part in detail["loc"]]
     key = ".".join(path)
     where = next((name for source in sources if (name := source.name_of(key))), "the settings")
@@ -273,12 +273,12 @@ def _problem(detail: ErrorDetails, sources: list[_Source]) -> str:
         return f"{where}: {key} is not a setting: {_suggestion(key, _neighbours(path))}"
     fault = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
-        # Our own validators end in what to do.
+        # Our own validators already say what to do.
         return f"{where}: {key}: {fault}"
     field = _field(path)
     value = detail["input"]
-    shown = "" if (field and field.is_secret) or isinstance(value, dict) else f" (it is {redact(repr(value))})"
-    return f"{where}: {key}: {fault[:1].lower()}{fault[1:]}{shown}: correct the value"
+    value_note = "" if (field and field.is_secret) or isinstance(value, dict) else f" (it is {redact(repr(value))})"
+    return f"{where}: {key}: {fault[:1].lower()}{fault[1:]}{value_note}: correct the value"
 
 
 def _neighbours(path: list[str]) -> list[str]:
@@ -292,7 +292,7 @@ def _suggestion(name: str, known: list[str]) -> str:
     return f"did you mean {close[0]}?" if close else "remove it (`lifeline config show` lists every setting)"
 
 
-def _shown(value: object) -> object:
+def _redacted_if_text(value: object) -> object:
     return redact(value) if isinstance(value, str) else value
 
 
@@ -305,11 +305,11 @@ def _value_at(values: Mapping[str, Any], key: str) -> object:
     return level
 
 
-def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in override.items():
         child = merged.get(key)
-        merged[key] = _merged(child, value) if isinstance(child, dict) and isinstance(value, dict) else value
+        merged[key] = _merge(child, value) if isinstance(child, dict) and isinstance(value, dict) else value
     return merged
 
 
