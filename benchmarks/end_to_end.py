@@ -24,7 +24,7 @@ from lifeline.config import Settings, load_settings
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import SequenceQuery
 from lifeline.core.topics import create_topics, delete_topics
-from lifeline.dev.broker import broker_or_given
+from lifeline.dev.broker import cluster_or_broker
 from lifeline.dev.node_process import Event, NodeProcess, settings_for
 from lifeline.ops.publish import publish
 from lifeline.producer.producer import Delivery, LifelineProducer
@@ -50,7 +50,7 @@ def run(bootstrap_servers: str | None) -> Report:
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
     given = loaded.settings.kafka.bootstrap_servers if loaded.is_set("kafka.bootstrap_servers") else None
     with ExitStack() as stack:
-        servers = stack.enter_context(broker_or_given(given))
+        servers = stack.enter_context(cluster_or_broker(given))
         workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-"))
         suffix = f"-bench-{uuid.uuid4().hex[:8]}"
         settings = settings_for(servers, Path(workdir), history.vocabulary, suffix=suffix)

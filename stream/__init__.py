@@ -1,1 +1,1 @@
-"""The stream: topics, producer, transport, updater, items, dead letters."""
+"""Applies the topics to the stores: transport, updater, standbys, items, dead letters, replay."""

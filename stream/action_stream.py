@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ActionStream(Generic[StoreT]):
-    """Joins the group, and keeps the updater's stores up with the log. It lives in the running event loop."""
+    """Joins the group, and applies the log to the stores of this node. It belongs to the running event loop."""
 
     def __init__(
         self,
@@ -37,13 +37,13 @@ class ActionStream(Generic[StoreT]):
         standby: StandbyFollower[StoreT] | None = None,
         membership: Membership | None = None,
     ) -> None:
-        """Without a `standby` nothing is followed, whatever the group's leader says."""
+        """Without a `standby`, this node follows no partitions, even if the placement says so."""
         self._kafka, self._settings, self._updater, self._standby = kafka, settings, updater, standby
         self._membership = membership or Membership([updater])
         self._app: FaustApp | None = None
 
     async def start(self) -> None:
-        """Return once the group has assigned partitions (none, perhaps); they open in the background.
+        """Return once the group has assigned partitions (possibly none); their stores open in the background.
 
         Raises ClusterUnreachableError, or TransportError when the group cannot be joined.
         """
@@ -60,16 +60,17 @@ class ActionStream(Generic[StoreT]):
             raise self._crash()
 
     async def wait(self) -> None:
-        """Wait for as long as all is well; raises what ended the updater, or TransportError."""
+        """Wait until a part ends, and raise its error, or TransportError when the transport has crashed."""
         app = self._running()
         tasks = [asyncio.create_task(self._updater.wait()), asyncio.create_task(app.wait_until_stopped())]
         if self._standby is not None:
             tasks.append(asyncio.create_task(self._standby.wait()))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for ours in (tasks[0], *tasks[2:]):
-                if ours.done():
-                    ours.result()
+            # The transport's task only waits; its error is `app.crashed`.
+            for task in (tasks[0], *tasks[2:]):
+                if task.done():
+                    task.result()
             if app.crashed:
                 raise self._crash()
         finally:
@@ -78,19 +79,19 @@ class ActionStream(Generic[StoreT]):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def status(self) -> list[PartitionStatus]:
-        """Return every partition that is held, by number."""
+        """Return the status of every partition that this node owns, ascending by number."""
         return self._updater.status()
 
     def standbys(self) -> list[StandbyStatus]:
-        """Return every partition that is followed for another node, by number."""
+        """Return the status of every partition that this node follows, ascending by number."""
         return [] if self._standby is None else self._standby.status()
 
     async def stop(self, timeout_s: float) -> None:
-        """Stop the intake, apply what waits, let the commit follow, leave the group, and close the stores.
+        """Stop the intake, apply the waiting records, commit, leave the group, and close the stores.
 
-        All of it within `timeout_s`, of which a part is kept for the group; only a write that is under way always
-        ends. What is not applied by then comes again from the log. Raises nothing for a cluster that is away, and
-        nothing that `wait` would have raised. Idempotent.
+        It takes at most `timeout_s`, of which a part is reserved for leaving the group; but a write in progress always
+        ends. Records that are not applied in time are read again after the next start. An unreachable cluster is no
+        error, and errors that `wait` raises are not raised here. Idempotent.
         """
         deadline = time.monotonic() + timeout_s
         app, self._app = self._app, None
@@ -99,7 +100,10 @@ class ActionStream(Generic[StoreT]):
                 if not app.crashed:
                     await self._updater.drain(timeout_s - min(_LEAVE_S, timeout_s / 2))
                 if not await end_within(app.stop(), deadline - time.monotonic()):
-                    _log.warning("the group was not left in time: it will notice", timeout_s=timeout_s)
+                    _log.warning(
+                        "the node did not leave the group in time: the group waits for its session to end",
+                        timeout_s=timeout_s,
+                    )
         finally:
             try:
                 if self._standby is not None:

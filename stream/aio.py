@@ -1,4 +1,4 @@
-"""Blocking calls in threads, and the end of a client library's work under a deadline."""
+"""Blocking calls in threads, and the shutdown of a client library within a time limit."""
 
 import asyncio
 import threading
@@ -26,38 +26,38 @@ async def run_to_end(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kw
 async def run_abandonable(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
     """Run a blocking function in a thread that neither a cancellation nor the end of the process waits for.
 
-    For questions to a cluster that may never answer, and that hold nothing which must be closed in order.
+    For calls to a cluster that may never answer, if they hold nothing that must be closed in order.
     """
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[_R] = loop.create_future()
+    future: asyncio.Future[_R] = loop.create_future()
 
-    def settle(result: _R | None, error: BaseException | None) -> None:
-        if answer.cancelled():
+    def complete(result: _R | None, error: BaseException | None) -> None:
+        if future.cancelled():
             return
         if error is not None:
-            answer.set_exception(error)
+            future.set_exception(error)
         else:
-            answer.set_result(cast("_R", result))
+            future.set_result(cast("_R", result))
 
     def work() -> None:
         result, failure = None, None
         try:
             result = function(*args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is awaited
+        except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
             failure = error
-        # The loop may have ended meanwhile: then nobody wants to know.
+        # The loop may be closed by now; then nothing waits for the result.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, result, failure)
+            loop.call_soon_threadsafe(complete, result, failure)
 
     threading.Thread(target=work, name="lifeline-ask", daemon=True).start()
-    return await answer
+    return await future
 
 
 async def end_within(work: Coroutine[Any, Any, Any], timeout_s: float) -> bool:
-    """Run `work`, the last thing asked of a client; True when it ended within `timeout_s`, else it is cancelled.
+    """Run `work`, the shutdown of a client, and cancel it after `timeout_s`; return whether it ended in time.
 
-    A cluster that is away is no error here, and a cancellation inside of `work` is not ours: CancelledError is
-    raised only when the caller is cancelled. Whatever else `work` raises, is raised.
+    An unreachable cluster is no error. CancelledError is raised only when the caller is cancelled, not when something
+    inside `work` is. All other errors of `work` are raised.
     """
     task = asyncio.create_task(work)
     try:
@@ -65,12 +65,12 @@ async def end_within(work: Coroutine[Any, Any, Any], timeout_s: float) -> bool:
     except asyncio.CancelledError:
         task.cancel()
         raise
-    ended = task.done()
-    if not ended:
+    is_in_time = task.done()
+    if not is_in_time:
         task.cancel()
         await asyncio.wait({task}, timeout=_GRACE_S)
     if task.done() and not task.cancelled():
         error = task.exception()
         if error is not None and not isinstance(error, KafkaError | OSError):
             raise error
-    return ended
+    return is_in_time

@@ -1,4 +1,4 @@
-"""Applying decoded records to a store."""
+"""Applies decoded records to a store."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from lifeline.stream.stores import Store
 
 
 def apply_steps(store: Store, steps: Sequence[ActionRun | Erasure]) -> None:
-    """Apply decoded steps in their order; each is one write, which moves the applied offset with it."""
+    """Apply decoded steps in order. Each is one write, which also moves the applied offset."""
     for step in steps:
         match step:
             case ActionRun(batch, offset):

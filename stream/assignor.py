@@ -1,7 +1,7 @@
-"""The assignor of our group: `stream.placement` in Kafka's consumer protocol.
+"""The group's partition assignor: it carries `stream.placement` in Kafka's consumer protocol.
 
-Each member says of itself what `lifeline.v1.GroupMember` has, and is told what `lifeline.v1.GroupPlacement` has; both
-are user data of the protocol, which brokers and their tools pass on unread.
+Each member describes itself to the leader by a `lifeline.v1.GroupMember`, and receives a `lifeline.v1.GroupPlacement`.
+Both are user data of the protocol, which brokers do not interpret.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from google.protobuf.message import DecodeError
 
 from lifeline.core.limits import LimitExceededError, decode_within_limits
-from lifeline.stream.placement import NOWHERE, LocalPartition, Member, Placement, place
+from lifeline.stream.placement import NO_PLACEMENT, LocalPartition, Member, Placement, place
 from lifeline.v1 import group_pb2
 
 _VERSION = 0
@@ -27,22 +27,22 @@ class LifelineAssignor(AbstractPartitionAssignor):  # type: ignore[misc, unused-
     name = "lifeline"
 
     def __init__(self, topic: str, standby_replicas: int, member: Callable[[], Member]) -> None:
-        """`member` returns what this member has; it is called at every join, in the client's thread."""
+        """`member` describes this member; it is called at every join, in the client's thread."""
         self._topic, self._standby_replicas, self._member = topic, standby_replicas, member
-        self.placement: Placement = NOWHERE
+        self.placement: Placement = NO_PLACEMENT
         """The placement of the last assignment."""
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:  # type: ignore[override, unused-ignore]
-        """Return this member's subscription, with what it has."""
+        """Return this member's subscription, with its description as user data."""
         return ConsumerProtocolMemberMetadata(_VERSION, list(topics), encode_member(self._member()))
 
     def assign(  # type: ignore[override, unused-ignore]
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """Place the topic's partitions; only the group's leader is asked."""
+        """Place the topic's partitions; the client calls this only on the group's leader."""
         partitions = cluster.partitions_for_topic(self._topic)
         if not partitions:
-            _log.warning("the cluster does not know the topic: nobody gets a partition", topic=self._topic)
+            _log.warning("the cluster does not know the topic: no member gets a partition", topic=self._topic)
         known = {member: decode_member(bytes(metadata.user_data or b"")) for member, metadata in members.items()}
         places = place(known, partitions or (), self._standby_replicas)
         placed = [
@@ -66,27 +66,27 @@ class LifelineAssignor(AbstractPartitionAssignor):  # type: ignore[misc, unused-
         }
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:  # type: ignore[override, unused-ignore]
-        """Keep the placement; the client calls this before it announces our partitions."""
+        """Store the placement; the client calls this before it reports this member's partitions."""
         self.placement = decode_placement(bytes(assignment.user_data or b""))
 
 
 def encode_member(member: Member) -> bytes:
-    """Return the user data of a subscription."""
+    """Serialize a member as the user data of a subscription."""
     return group_pb2.GroupMember(
         address=member.address,
         partitions=[
             group_pb2.LocalPartition(partition=number, applied_offset=local.applied_offset, owned=local.owned)
-            for number, local in sorted(member.local.items())
+            for number, local in sorted(member.partitions.items())
         ],
     ).SerializeToString()
 
 
 def decode_member(data: bytes) -> Member:
-    """Read the user data of a subscription; a member without stores when it cannot be read."""
+    """Parse the user data of a subscription; an invalid one counts as a member without stores."""
     try:
         member = decode_within_limits(group_pb2.GroupMember, data)
     except (DecodeError, LimitExceededError):
-        _log.warning("the user data of a group member cannot be read: it is treated as a member without stores")
+        _log.warning("the user data of a group member is invalid: the member is treated as one without stores")
         return Member("", {})
     return Member(
         member.address,
@@ -95,12 +95,12 @@ def decode_member(data: bytes) -> Member:
 
 
 def decode_placement(data: bytes) -> Placement:
-    """Read the user data of an assignment; NOWHERE when it cannot be read."""
+    """Parse the user data of an assignment; NO_PLACEMENT when it is invalid."""
     try:
         placement = decode_within_limits(group_pb2.GroupPlacement, data)
     except (DecodeError, LimitExceededError):
-        _log.warning("the group leader's placement cannot be read: the owners of partitions are not known")
-        return NOWHERE
+        _log.warning("the placement of the group's leader is invalid: the owners of partitions are unknown")
+        return NO_PLACEMENT
     return Placement(
         owners={place.partition: place.owner for place in placement.partitions},
         standbys={place.partition: tuple(place.standbys) for place in placement.partitions},

@@ -1,7 +1,7 @@
-"""The headers of dead letters: ours, Kafka Connect's, Kafka Streams' and Spring's, read alike.
+"""The headers of dead letters that Lifeline, Kafka Connect, Kafka Streams and Spring write.
 
-Kafka Connect and Kafka Streams write text. Spring writes text too, but numbers as big-endian integers, the partition
-in 4 bytes and the offset in 8. The headers that the record had itself stand before those that a system added.
+Kafka Connect and Kafka Streams write all values as text. Spring writes numbers as big-endian integers, 4 bytes for the
+partition and 8 for the offset, and the rest as text. The record's own headers come before the added ones.
 """
 
 import struct
@@ -14,52 +14,52 @@ REASON: Final = "lifeline.reason"
 RETRIES: Final = "lifeline.retries"
 STUB: Final = "lifeline.stub."
 STUB_BYTES: Final = STUB + "bytes"
-"""Bytes of the record's value, or of what could not be read; the letter has the first KiB of them. Such a letter is a
-stub: the whole is in the log where the other headers say, for as long as the log holds it."""
+"""The number of bytes of the record's value, or of the unreadable data; the letter has the first KiB of them. Such a
+letter is a stub: the other headers say where the log has the whole, until its retention ends."""
 STUB_SHA256: Final = STUB + "sha256"
 STUB_UNTIL: Final = STUB + "until"
-"""The last offset of what could not be read, where that is more than one record."""
+"""The last offset of the unreadable data, when that is more than one record."""
 HEADERS_CUT: Final = "lifeline.headers.cut"
-"""A header that stands for those that were left out; its value is their number."""
+"""Replaces the headers that were left out; the value is their number."""
 TIMESTAMP: Final = "lifeline.timestamp"
 TIMESTAMP_TYPE: Final = "lifeline.timestamp-type"
 TIMESTAMP_TYPES: Final = {0: "CreateTime", LOG_APPEND_TIME: "LogAppendTime"}
 CONNECT: Final = "__connect.errors."
 _STREAMS: Final = "__streams.errors."
 _SPRING: Final = "kafka_dlt-"
-_ADDED: Final = (CONNECT, _STREAMS, _SPRING, REASON, RETRIES, STUB, HEADERS_CUT, TIMESTAMP, TIMESTAMP_TYPE)
+_ERROR_PREFIXES: Final = (CONNECT, _STREAMS, _SPRING, REASON, RETRIES, STUB, HEADERS_CUT, TIMESTAMP, TIMESTAMP_TYPE)
 _BIG_ENDIAN: Final = {4: struct.Struct(">i"), 8: struct.Struct(">q")}
 
 Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Origin(NamedTuple):
-    """Where a dead letter comes from and why, as far as its headers say; empty and -1 where they do not."""
+    """Where a dead letter comes from and why, by its headers; a field without a header is empty or -1."""
 
     system: str
-    """Who wrote the headers: lifeline, connect, streams or spring."""
+    """The system that wrote the headers: lifeline, connect, streams or spring."""
     topic: str
     partition: int
     offset: int
     reason: str
-    """One of our reasons, or the class of the exception."""
+    """A `DeadLetterReason`, or the exception's class name of another system."""
     message: str
     timestamp_ms: int = -1
-    """The record's own time, milliseconds since 1970; only ours say."""
-    log_time: bool = False
-    """Whether its topic gave it that time, and not its producer."""
+    """The record's own time, milliseconds since 1970; only Lifeline's headers have it."""
+    is_log_time: bool = False
+    """Whether the log gave the record that time (LogAppendTime), not its producer."""
 
 
-class _Names(NamedTuple):
+class _HeaderNames(NamedTuple):
     system: str
-    mark: str
-    """A system has written the headers when this one is there."""
+    marker: str
+    """The header whose presence identifies the system."""
     topic: str
     partition: str
     offset: str
     reason: str
     message: str
-    number: Callable[[bytes], int]
+    parse_number: Callable[[bytes], int]
 
 
 def _text_number(value: bytes) -> int:
@@ -71,9 +71,9 @@ def _spring_number(value: bytes) -> int:
     return number
 
 
-def _names(system: str, prefix: str, mark: str, reason: str, message: str) -> _Names:
-    return _Names(
-        system, mark, f"{prefix}topic", f"{prefix}partition", f"{prefix}offset", reason, message, _text_number
+def _names(system: str, prefix: str, marker: str, reason: str, message: str) -> _HeaderNames:
+    return _HeaderNames(
+        system, marker, f"{prefix}topic", f"{prefix}partition", f"{prefix}offset", reason, message, _text_number
     )
 
 
@@ -87,54 +87,54 @@ _SYSTEMS: Final = (
         f"{_SPRING}original-topic",
         f"{_SPRING}exception-fqcn",
         f"{_SPRING}exception-message",
-    )._replace(number=_spring_number),
+    )._replace(parse_number=_spring_number),
 )
 
 
 def origin_of(headers: Headers) -> Origin | None:
-    """Return what the headers say of a dead letter's origin; None when no system that is known wrote any.
+    """Return a dead letter's origin by its headers; None when no known system wrote them.
 
-    Of a name that comes more than once the last counts: a letter that failed again has the newest at the end.
+    When a name comes more than once, the last value counts: a letter that failed again has the newest at the end.
     """
-    found = {name: value or b"" for name, value in headers}
+    values = {name: value or b"" for name, value in headers}
     for names in _SYSTEMS:
-        if names.mark in found:
+        if names.marker in values:
             return Origin(
                 names.system,
-                _text(found.get(names.topic, b"")),
-                _number(found.get(names.partition, b""), names.number),
-                _number(found.get(names.offset, b""), names.number),
-                _text(found.get(names.reason, b"")),
-                _text(found.get(names.message, b"")),
-                max(-1, _number(found.get(TIMESTAMP, b""), _text_number)),
-                found.get(TIMESTAMP_TYPE) == TIMESTAMP_TYPES[LOG_APPEND_TIME].encode(),
+                _text(values.get(names.topic, b"")),
+                _number(values.get(names.partition, b""), names.parse_number),
+                _number(values.get(names.offset, b""), names.parse_number),
+                _text(values.get(names.reason, b"")),
+                _text(values.get(names.message, b"")),
+                max(-1, _number(values.get(TIMESTAMP, b""), _text_number)),
+                values.get(TIMESTAMP_TYPE) == TIMESTAMP_TYPES[LOG_APPEND_TIME].encode(),
             )
     return None
 
 
 def retries_of(headers: Headers) -> int:
-    """Return how often a record was published again; 0 for one that never was, or does not say."""
+    """Return how often a record was published again; 0 when no header says so."""
     values = [value for name, value in headers if name == RETRIES and value]
     return max(0, _number(values[-1], _text_number)) if values else 0
 
 
 def is_stub(headers: Headers) -> bool:
-    """Say whether a dead letter holds only the beginning of its record, so that it cannot be published again."""
+    """Return whether a dead letter holds only the beginning of its record, and so cannot be published again."""
     return any(name.startswith(STUB) for name, _ in headers)
 
 
 def own_headers(headers: Headers) -> list[tuple[str, bytes | None]]:
     """Return the headers that the record had before it became a dead letter."""
-    return [(name, value) for name, value in headers if not name.startswith(_ADDED)]
+    return [(name, value) for name, value in headers if not name.startswith(_ERROR_PREFIXES)]
 
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _number(value: bytes, read: Callable[[bytes], int]) -> int:
+def _number(value: bytes, parse: Callable[[bytes], int]) -> int:
     try:
-        return read(value)
+        return parse(value)
     except (ValueError, KeyError):
-        # Other versions write other forms.
+        # Another version of the system may use another format.
         return -1

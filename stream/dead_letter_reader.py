@@ -1,8 +1,9 @@
-"""Dead letters read back: listed, looked at, and published again once what was wrong with them has been mended.
+"""Reads dead letters, to list and show them, and publishes them again after the cause was corrected.
 
-A retry publishes key, value and the record's own headers to the actions topic, with `lifeline.retries` counting up.
-The dead letter stays where it is until its retention has passed; an action that arrives twice changes nothing. A letter
-of a user who was erased since is passed over, or it would bring the user back (later_erasures.py).
+A retry publishes the key, the value and the record's own headers to the actions topic, and increments
+`lifeline.retries`. The dead letter stays in its topic until its retention ends; an action that arrives twice changes
+nothing. A retry skips letters of users who were erased later, because it would bring the users back
+(later_erasures.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +19,9 @@ from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.topics import MAX_RECORD_BYTES
 from lifeline.stream.dead_letter_headers import RETRIES, Origin, is_stub, origin_of, own_headers, retries_of
-from lifeline.stream.later_erasures import Later, LaterErasures, Mark
+from lifeline.stream.later_erasures import ErasureStatus, ErasureWindow, LaterErasures
 from lifeline.stream.record import Record, UnreadableRecords
-from lifeline.stream.topic_reader import reading
+from lifeline.stream.topic_reader import open_topic
 
 _ADVICE = "create it with `lifeline topics create`"
 
@@ -30,7 +31,7 @@ class StoredLetter(NamedTuple):
 
     record: Record
     origin: Origin | None
-    """What its headers say; None when they say nothing."""
+    """Where it comes from, by its headers; None when no known system wrote them."""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -39,49 +40,49 @@ class StoredLetter(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why it is here, in the words of whoever put it here."""
+        """The reason, in the words of the system that wrote the headers; empty when there is none."""
         return "" if self.origin is None else self.origin.reason
 
     @property
     def is_stub(self) -> bool:
-        """Whether it cannot be published again: it is a stub, or cannot be read itself."""
+        """Whether it cannot be published again: it is a stub, or is unreadable itself."""
         return isinstance(self.record, UnreadableRecords) or is_stub(self.record.headers)
 
     @property
     def timestamp_ms(self) -> int:
-        """When the record itself was made or logged, as far as is known; -1 where it is not."""
+        """The original record's time, milliseconds since 1970; -1 when it is unknown."""
         return -1 if self.origin is None else self.origin.timestamp_ms
 
 
 class RetryOutcome(StrEnum):
-    """What a retry did with one letter."""
+    """The outcome of a retry for one letter."""
 
     PUBLISHED = "published"
     TOO_OFTEN = "too_often"
-    """It has been published again as often as is allowed."""
+    """Skipped: it has reached the maximum number of retries."""
     STUB = "stub"
-    """Passed over: the letter has only the beginning of its record. The whole is in the log, where its headers say."""
+    """Skipped: the letter has only the beginning of its record. Its headers say where the log has the whole record."""
     ERASED = "erased"
-    """Passed over: its user was erased after it, or nothing says that it is newer than an erasure of the user."""
+    """Skipped: its user was erased after it, or nothing shows that it is newer than an erasure of the user."""
     UNPROVEN = "unproven"
-    """Passed over: the log no longer goes back to it, so an erasure of its user may be gone from there."""
+    """Skipped: the log no longer reaches back to it, so it may have held a later erasure of the user."""
     OVERTAKEN = "overtaken"
-    """An erasure of its user came while it was being published, and stands before it: erase the user again."""
+    """An erasure of its user arrived before it while it was being published: erase the user again."""
 
 
-_PASSED_OVER: Final = {Later.ERASURE: RetryOutcome.ERASED, Later.UNKNOWN: RetryOutcome.UNPROVEN}
+_SKIP_OUTCOMES: Final = {ErasureStatus.ERASED: RetryOutcome.ERASED, ErasureStatus.UNKNOWN: RetryOutcome.UNPROVEN}
 
 
-class Retried(NamedTuple):
-    """One letter after a retry."""
+class RetryResult(NamedTuple):
+    """The result of a retry for one letter."""
 
     letter: tuple[int, int]
     """Partition and offset in the dead-letter topic."""
     outcome: RetryOutcome
     partition: int
-    """Where it went; -1 when it was passed over."""
+    """The partition of the actions topic that it was published to; -1 when it was skipped."""
     offset: int
-    """-1 when it was passed over, or in a dry run."""
+    """Its offset there; -1 when it was skipped, or in a dry run."""
 
 
 def read_letters(
@@ -89,27 +90,27 @@ def read_letters(
     *,
     partitions: Sequence[int] = (),
     newest: int | None = None,
-    wanted: Callable[[StoredLetter], bool] = lambda _: True,
+    predicate: Callable[[StoredLetter], bool] = lambda _: True,
 ) -> Iterator[StoredLetter]:
-    """Yield the letters that are in the topic now and are `wanted`: partitions ascending, of each by offset.
+    """Yield the letters of the topic's present content that match `predicate`, ascending by partition and offset.
 
-    `newest` bounds the records that are read from the end of each partition. Raises ClusterUnreachableError,
+    With `newest`, only that many offsets at the end of each partition are read. Raises ClusterUnreachableError,
     TopicMismatchError.
     """
-    with reading(kafka, kafka.dead_letter_topic, advice=_ADVICE) as reader:
+    with open_topic(kafka, kafka.dead_letter_topic, advice=_ADVICE) as reader:
         for number in reader.partitions(partitions):
             start, end = reader.bounds(number)
             if newest is not None:
                 start = max(start, end - newest)
             for record in reader.records(number, start, end):
                 letter = StoredLetter(record, origin_of(record.headers))
-                if wanted(letter):
+                if predicate(letter):
                     yield letter
 
 
 def read_letter(kafka: KafkaSettings, partition: int, offset: int) -> StoredLetter:
-    """Return one letter. Raises ClusterUnreachableError, TopicMismatchError, DeadLetterError when it is not there."""
-    with reading(kafka, kafka.dead_letter_topic, advice=_ADVICE) as reader:
+    """Return one letter. Raises ClusterUnreachableError, TopicMismatchError, or DeadLetterError if it is missing."""
+    with open_topic(kafka, kafka.dead_letter_topic, advice=_ADVICE) as reader:
         reader.partitions([partition])
         start, end = reader.bounds(partition)
         if start <= offset < end:
@@ -128,61 +129,63 @@ def retry_letters(
     max_retries: int,
     dry_run: bool,
     unproven: bool = False,
-) -> Iterator[Retried]:
-    """Publish letters again, one after the other, each acknowledged before it is yielded.
+) -> Iterator[RetryResult]:
+    """Publish letters again, in order, to the partitions of their keys; each is acknowledged before it is yielded.
 
-    `letters` gives them, twice: the log is read for erasures of their users in between, from the first letter's place
-    on. With `unproven` a letter goes although the log no longer reaches back to it. Those that an erasure overtook are
-    yielded a second time, at the end. The partition is the key's. Raises ClusterUnreachableError, TopicMismatchError,
-    DeadLetterError when one is not acknowledged: what was yielded before it is published.
+    `letters` returns the letters, and is called twice: between the two passes the log is read for erasures of their
+    users. With `unproven`, letters that the log no longer reaches back to are published too. At the end, letters that
+    an erasure has overtaken are yielded a second time. Raises ClusterUnreachableError, TopicMismatchError, and
+    DeadLetterError when a letter is not acknowledged; the letters yielded before it are published.
     """
-    with reading(kafka, kafka.actions_topic, advice=_ADVICE) as log, ExitStack() as stack:
+    with open_topic(kafka, kafka.actions_topic, advice=_ADVICE) as log, ExitStack() as stack:
         erasures = LaterErasures(kafka, log)
-        expected: dict[tuple[int, int], tuple[Mark, ...]] = {}
+        expected: dict[tuple[int, int], tuple[ErasureWindow, ...]] = {}
         for letter in letters():
-            expected[letter.place] = erasures.marks(letter.record, letter.origin)
+            expected[letter.place] = erasures.windows(letter.record, letter.origin)
             erasures.expect(expected[letter.place])
         erasures.read()
         producer = None
-        published: list[Retried] = []
+        published: list[RetryResult] = []
         for letter in letters():
-            if (marks := expected.get(letter.place)) is None:
-                # It came in between.
+            if (windows := expected.get(letter.place)) is None:
+                # It arrived between the two passes.
                 continue
             retries = retries_of(letter.record.headers)
             if letter.is_stub:
-                why: RetryOutcome | None = RetryOutcome.STUB
+                skip: RetryOutcome | None = RetryOutcome.STUB
+            elif retries >= max_retries:
+                skip = RetryOutcome.TOO_OFTEN
             else:
-                why = RetryOutcome.TOO_OFTEN if retries >= max_retries else _PASSED_OVER.get(erasures.of(marks))
-            if why is not None and not (unproven and why is RetryOutcome.UNPROVEN):
-                yield Retried(letter.place, why, -1, -1)
+                skip = _SKIP_OUTCOMES.get(erasures.status(windows))
+            if skip is not None and not (unproven and skip is RetryOutcome.UNPROVEN):
+                yield RetryResult(letter.place, skip, -1, -1)
                 continue
             partition = partition_of(letter.record.key or b"", kafka.partitions)
             offset = -1
             if not dry_run:
                 producer = producer or stack.enter_context(closing(_producer(kafka)))
                 offset = _publish(producer, kafka, letter.record, partition, retries + 1)
-                published.append(Retried(letter.place, RetryOutcome.OVERTAKEN, partition, offset))
-            yield Retried(letter.place, RetryOutcome.PUBLISHED, partition, offset)
+                published.append(RetryResult(letter.place, RetryOutcome.OVERTAKEN, partition, offset))
+            yield RetryResult(letter.place, RetryOutcome.PUBLISHED, partition, offset)
         if published:
             erasures.read()
-            for outcome in published:
-                if erasures.overtaken(expected[outcome.letter], outcome.partition, outcome.offset):
-                    yield outcome
+            for result in published:
+                if erasures.is_overtaken(expected[result.letter], result.partition, result.offset):
+                    yield result
 
 
 def _publish(producer: Any, kafka: KafkaSettings, record: Record, partition: int, retries: int) -> int:  # noqa: ANN401
     headers = [*own_headers(record.headers), (RETRIES, str(retries).encode())]
     try:
-        sent = producer.send(
+        metadata = producer.send(
             kafka.actions_topic, key=record.key, value=record.value, headers=headers, partition=partition
         ).get(kafka.request_timeout_ms / 1000)
     except KafkaError as error:
         raise DeadLetterError(
             f"dead letter {record.partition}/{record.offset} was not acknowledged by {kafka.actions_topic} ({error}): "
-            "see to the cluster and retry from this one on"
+            "check the cluster, and retry from this letter on"
         ) from error
-    offset: int = sent.offset
+    offset: int = metadata.offset
     return offset
 
 

@@ -1,10 +1,10 @@
-"""Dead letters: records that are not applied, kept whole where an operator can look at them.
+"""Publishes dead letters: records that cannot be applied, kept for an operator to inspect.
 
-A dead letter is the record itself: same partition number, key, value and headers, byte for byte. Behind its own
-headers come those that Kafka Connect uses, and ours, all UTF-8 text: the reason, and the record's own timestamp. What
-is too large for that, or cannot be read, is a stub: where it lies in the log, its length and SHA-256, its first KiB and
-its first headers. A crash between the acknowledgement and the store's write publishes a dead letter twice; it is never
-lost.
+A dead letter is the record itself: the same partition number, key, value and headers, byte for byte. After the record's
+own headers come Kafka Connect's and Lifeline's, as UTF-8 text: the reason, and the record's own timestamp. A record
+that is too large for this, or unreadable, becomes a stub: its place in the log, its length and SHA-256, its first KiB
+and its first headers. After a crash between the acknowledgement and the store's write, a dead letter is published a
+second time; none is lost.
 """
 
 import asyncio
@@ -52,20 +52,20 @@ _CHUNK_LETTERS: Final = 500
 _CHUNK_BYTES: Final = 4 << 20
 _CLOSE_S: Final = 1.0
 _MAX_REQUEST_BYTES: Final = MAX_RECORD_BYTES + (1 << 20)
-# What does not compress grows by a few hundred bytes.
+# Incompressible data grows by a few hundred bytes.
 _MAX_LETTER_BYTES: Final = _MAX_REQUEST_BYTES - 4_096
 _HEADER_OVERHEAD: Final = 10
 _STUB_HEADER_BYTES: Final = 4_096
 _LOGGED_LETTERS: Final = 5
-_REFUSALS: Final = frozenset({2, 10, 18, 32, 44, 76, 87})
-"""Kafka's codes for what it holds against the records themselves: corrupt, too large, a list too large, a timestamp, a
-policy, a compression, invalid. All others are the cluster's matter, or that of this login."""
+_RECORD_ERRORS: Final = frozenset({2, 10, 18, 32, 44, 76, 87})
+"""Kafka's error codes for a fault of the records: corrupt, message too large, batch too large, invalid timestamp,
+policy violation, unsupported compression, invalid record. All others are a fault of the cluster, or of this login."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Letter(NamedTuple):
-    """What is published of a dead letter."""
+class LetterRecord(NamedTuple):
+    """The record that is published for a dead letter."""
 
     key: bytes | None
     value: bytes | None
@@ -73,48 +73,47 @@ class Letter(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Return the bytes on the wire, before compression, or a little more."""
+        """An upper bound of the bytes on the wire, before compression."""
         headers = sum(len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD for name, value in self.headers)
         return len(self.key or b"") + len(self.value or b"") + headers
 
 
-def letter_of(dead: DeadLetter) -> Letter:
-    """Return the record itself with the headers that say why, or its stub where that is too large or unreadable."""
-    record = dead.record
+def letter_record(letter: DeadLetter) -> LetterRecord:
+    """Return the record with its error headers, or its stub when it is too large or unreadable."""
+    record = letter.record
     if isinstance(record, UnreadableRecords):
-        return stub_of(dead)
-    headers = [*record.headers, *error_headers(dead)]
-    whole = Letter(record.key, record.value, headers)
-    return whole if whole.bytes <= _MAX_LETTER_BYTES else stub_of(dead)
+        return stub_record(letter)
+    whole = LetterRecord(record.key, record.value, [*record.headers, *error_headers(letter)])
+    return whole if whole.bytes <= _MAX_LETTER_BYTES else stub_record(letter)
 
 
-def stub_of(dead: DeadLetter) -> Letter:
-    """Return the first KiB of a dead letter, its length and digest, and its first headers: bounded, whatever it is."""
-    record = dead.record
+def stub_record(letter: DeadLetter) -> LetterRecord:
+    """Return a record of bounded size: the first KiB of a dead letter, its length and digest, and its first headers."""
+    record = letter.record
     head: bytes | None
     if isinstance(record, UnreadableRecords):
         size, sha256, head = record.size, record.sha256, record.head
     else:
         data = record.value or b""
         size, sha256, head = len(data), hashlib.sha256(data).hexdigest(), record.value
-    kept: list[tuple[str, bytes | None]] = []
-    left = _STUB_HEADER_BYTES
+    first_headers: list[tuple[str, bytes | None]] = []
+    bytes_left = _STUB_HEADER_BYTES
     for name, value in record.headers:
-        left -= len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD
-        if left < 0:
-            kept.append((HEADERS_CUT, str(len(record.headers) - len(kept)).encode()))
+        bytes_left -= len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD
+        if bytes_left < 0:
+            first_headers.append((HEADERS_CUT, str(len(record.headers) - len(first_headers)).encode()))
             break
-        kept.append((name, value))
-    marks = [(STUB_BYTES, str(size)), (STUB_SHA256, sha256)]
+        first_headers.append((name, value))
+    stub_headers = [(STUB_BYTES, str(size)), (STUB_SHA256, sha256)]
     if first_offset_of(record) < record.offset:
-        marks.append((STUB_UNTIL, str(record.offset)))
-    headers = [*kept, *error_headers(dead), *((name, text.encode()) for name, text in marks)]
+        stub_headers.append((STUB_UNTIL, str(record.offset)))
+    headers = [*first_headers, *error_headers(letter), *((name, text.encode()) for name, text in stub_headers)]
     key = None if record.key is None else record.key[:HEAD_BYTES]
-    return Letter(key, None if head is None else head[:HEAD_BYTES], headers)
+    return LetterRecord(key, None if head is None else head[:HEAD_BYTES], headers)
 
 
 def error_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """Return the headers that say what went wrong, in their order."""
+    """Return the headers that name the origin and the reason, in their order."""
     record = letter.record
     texts = (
         (CONNECT + "topic", record.topic),
@@ -134,36 +133,35 @@ def error_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
 
 
 def _chunks(letters: Sequence[DeadLetter]) -> Iterator[Sequence[DeadLetter]]:
-    """Cut letters, in their order, into chunks of bounded count and bytes; each has at least one."""
+    """Split letters, in their order, into chunks of bounded count and bytes; each has at least one letter."""
     first = size = 0
-    for at, letter in enumerate(letters):
+    for index, letter in enumerate(letters):
         letter_size = size_of(letter.record)
-        if at > first and (at - first >= _CHUNK_LETTERS or size + letter_size > _CHUNK_BYTES):
-            yield letters[first:at]
-            first, size = at, 0
+        if index > first and (index - first >= _CHUNK_LETTERS or size + letter_size > _CHUNK_BYTES):
+            yield letters[first:index]
+            first, size = index, 0
         size += letter_size
     if first < len(letters):
         yield letters[first:]
 
 
 class DeadLetterPublisher:
-    """Publishes dead letters and waits until they are safe. Lives in one event loop."""
+    """Publishes dead letters and waits for their acknowledgement. It belongs to one event loop."""
 
     def __init__(self, kafka: KafkaSettings, updater: UpdaterSettings) -> None:
         self._kafka = kafka
         self._timeout_s = updater.dead_letter_timeout_ms / 1000
         self._producer: AIOKafkaProducer | None = None
         self._publishing = asyncio.Lock()
-        """Held while letters are on their way: a failure ends the producer, which must not end those of others."""
+        """Held during a publication: a failure closes the producer, which must not lose another caller's letters."""
 
     async def publish(self, letters: Sequence[DeadLetter]) -> None:
-        """Return once every letter is acknowledged by all replicas, or is one that the cluster takes in no form.
+        """Return once all replicas have acknowledged every letter that the cluster accepts.
 
-        Raises DeadLetterError where the cluster takes nothing: it is away, the topic is missing, or this login may not
-        write. Letters go in chunks, each with ``updater.dead_letter_timeout_ms`` of its own. What the cluster holds
-        against a letter itself, such as its size, costs that letter alone: it goes as a stub, and where that is refused
-        too, the log line is all that there is. It connects with the first letter: a node that meets none holds no
-        producer.
+        Letters are sent in chunks; ``updater.dead_letter_timeout_ms`` applies to each chunk. A letter that the cluster
+        rejects for itself, such as for its size, is sent as a stub; if the stub is rejected too, the letter is only
+        logged. Raises DeadLetterError when the cluster accepts nothing: it is unreachable, the topic is missing, or
+        this login may not write. The first letter opens the connection.
         """
         for chunk in _chunks(letters):
             async with self._publishing:
@@ -171,63 +169,64 @@ class DeadLetterPublisher:
             _log_letters(chunk)
 
     async def _publish_chunk(self, chunk: Sequence[DeadLetter]) -> None:
-        refused = await self._publish([(dead, letter_of(dead)) for dead in chunk])
-        for dead, letter in refused:
-            await self._publish_alone(dead, letter)
+        rejected = await self._publish([(letter, letter_record(letter)) for letter in chunk])
+        for letter, record in rejected:
+            await self._publish_alone(letter, record)
 
-    async def _publish_alone(self, dead: DeadLetter, letter: Letter) -> None:
-        """Publish a letter that was refused, maybe for one beside it in a batch: as it is, and then as a stub."""
-        for form in (letter, stub_of(dead)):
-            if not await self._publish([(dead, form)]):
+    async def _publish_alone(self, letter: DeadLetter, record: LetterRecord) -> None:
+        """Publish a letter that was rejected, perhaps because of another in its batch: unchanged, then as a stub."""
+        for attempt in (record, stub_record(letter)):
+            if not await self._publish([(letter, attempt)]):
                 return
         _log.error(
-            "a dead letter was refused, and its record is passed over",
-            topic=dead.record.topic,
-            partition=dead.record.partition,
-            offset=first_offset_of(dead.record),
-            until=dead.record.offset,
-            reason=dead.reason.value,
+            "a dead letter was rejected, and its record is skipped",
+            topic=letter.record.topic,
+            partition=letter.record.partition,
+            offset=first_offset_of(letter.record),
+            until=letter.record.offset,
+            reason=letter.reason.value,
         )
 
-    async def _publish(self, letters: Sequence[tuple[DeadLetter, Letter]]) -> list[tuple[DeadLetter, Letter]]:
-        """Publish letters, and return those that the cluster holds something against. Raises DeadLetterError."""
+    async def _publish(
+        self, letters: Sequence[tuple[DeadLetter, LetterRecord]]
+    ) -> list[tuple[DeadLetter, LetterRecord]]:
+        """Publish letters, and return those that the cluster rejects for themselves. Raises DeadLetterError."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                producer = await self._connected()
-                sent = [
+                producer = await self._connect()
+                futures = [
                     await producer.send(
                         self._kafka.dead_letter_topic,
-                        key=letter.key,
-                        value=letter.value,
-                        partition=dead.record.partition,
-                        headers=letter.headers,
+                        key=record.key,
+                        value=record.value,
+                        partition=letter.record.partition,
+                        headers=record.headers,
                     )
-                    for dead, letter in letters
+                    for letter, record in letters
                 ]
-                outcomes = await asyncio.gather(*sent, return_exceptions=True)
-            errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-            for error in errors:
-                if not _is_refusal(error):
-                    raise error
+                outcomes = await asyncio.gather(*futures, return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException) and not _is_record_error(outcome):
+                    raise outcome
         except (KafkaError, TimeoutError, OSError, AssertionError) as error:
             await self.close()
             raise DeadLetterError(
                 f"{len(letters)} dead letters were not acknowledged by {self._kafka.dead_letter_topic} "
-                f"({error or type(error).__name__}): create it with `lifeline topics create`, or see to the cluster; "
-                "the partition goes on from here"
+                f"({error or type(error).__name__}): create it with `lifeline topics create`, or check the cluster; "
+                "the partition tries again from here"
             ) from error
         return [pair for pair, outcome in zip(letters, outcomes, strict=True) if isinstance(outcome, BaseException)]
 
-    async def _connected(self) -> AIOKafkaProducer:
+    async def _connect(self) -> AIOKafkaProducer:
         if self._producer is None:
             producer = AIOKafkaProducer(
                 **self._kafka.client_options(),
-                # Not idempotent: a refused letter would be a hole in the sequence of those behind it.
+                # Not idempotent: a rejected letter would leave a gap in the producer's sequence numbers.
                 acks="all",
                 request_timeout_ms=self._kafka.request_timeout_ms,
-                # A record that just fits the actions topic comes back with our headers on it.
+                # A record of the largest size that the actions topic takes gets our headers as well.
                 max_request_size=_MAX_REQUEST_BYTES,
-                # What arrived compressed must not need more room on its way back; every client reads this one.
+                # A record that arrived compressed must not need more room here. Every client can read gzip.
                 compression_type="gzip",
             )
             try:
@@ -245,12 +244,12 @@ class DeadLetterPublisher:
             await end_within(producer.stop(), _CLOSE_S)
 
 
-def _is_refusal(error: BaseException) -> bool:
-    return isinstance(error, BrokerResponseError) and error.errno in _REFUSALS
+def _is_record_error(error: BaseException) -> bool:
+    return isinstance(error, BrokerResponseError) and error.errno in _RECORD_ERRORS
 
 
 def _log_letters(letters: Sequence[DeadLetter]) -> None:
-    """Log the first letters one by one and count the others: a flood of bad records must not become one of lines."""
+    """Log the first letters one by one and count the others: a flood of bad records must not flood the log."""
     for letter in letters[:_LOGGED_LETTERS]:
         _log.warning(
             "dead letter",

@@ -1,9 +1,9 @@
-"""Items: every node follows the whole items topic, so that it has an embedding for every item.
+"""Follows the whole items topic on every node, so that each node has an embedding for every item.
 
-There is no group: each node reads all partitions, from behind what its embedding table has. A null value forgets
-the item (a row of zeros). A record that is no item is counted, logged and passed over, and leaves the item's
-earlier embedding in place: the topic is compacted, so the cure is to publish the item again, not to keep the
-record.
+There is no consumer group: each node reads all partitions, from the offset after the last one in its embedding table. A
+null value removes the item's embedding (the row becomes zeros). An invalid record is counted, logged and skipped, and
+the item keeps its earlier embedding. There are no dead letters, because the topic is compacted: the producer corrects
+the item and publishes it again.
 """
 
 import asyncio
@@ -26,24 +26,24 @@ from lifeline.core.kafka_errors import ClusterUnreachableError, PartitionLostErr
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.stream.aio import end_within, run_to_end
-from lifeline.stream.log_consumer import LogConsumer, partitions_of
+from lifeline.stream.log_consumer import LogConsumer, assign_all
 from lifeline.stream.record import Record, UnreadableRecords
 from lifeline.v1.item_pb2 import Item
 
 _BATCH = 8_192
 _POLL_MS = 500
-_TELL_S = 1.0
+_PROGRESS_S = 1.0
 _DECIMAL = re.compile(rb"0|[1-9][0-9]{0,19}")
-_FORGOTTEN = bytes(EMBEDDING_DIM)
+_NO_EMBEDDING = bytes(EMBEDDING_DIM)
 
 _log = structlog.get_logger(__name__)
 
 
 class ItemProblem(StrEnum):
-    """Why a record of the items topic was passed over."""
+    """Why a record of the items topic was skipped."""
 
     UNREADABLE = "unreadable"
-    """The log has bytes there that are no record."""
+    """The bytes in the log are no valid record."""
     INVALID_KEY = "invalid_key"
     """The key is not an item id in decimal digits."""
     UNDECODABLE = "undecodable"
@@ -53,11 +53,11 @@ class ItemProblem(StrEnum):
     INVALID_EMBEDDING = "invalid_embedding"
     """The embedding does not have 32 bytes."""
     TOO_MANY = "too_many"
-    """The item is new, and the node has as many as ``store.max_items`` allows."""
+    """The item is new, and the node already has ``store.max_items`` items."""
 
 
 class EmbeddingSink(Protocol):
-    """What the follower needs: `store.embeddings.EmbeddingTable` has it."""
+    """What the follower needs of an embedding table; `store.embeddings.EmbeddingTable` implements it."""
 
     def applied_offset(self, partition: int) -> int:
         """Return the last offset of an items partition that is part of the table; -1 before the first."""
@@ -71,19 +71,20 @@ class EmbeddingSink(Protocol):
         partition: int,
         offset: int,
     ) -> int:
-        """Set rows (later ones win; zeros mean forgotten), and move the partition's applied offset.
+        """Set the embeddings of n items, and the partition's applied offset.
 
-        Returns how many new items were passed over for want of room.
+        item_id is uint64[n], embedding int8[n, 32] and version uint32[n]. The last row of an item counts; a row of
+        zeros removes the embedding. Returns how many new items were skipped because the table is full.
         """
 
 
 class ItemBatch(NamedTuple):
-    """Items as columns, and what was passed over."""
+    """Items as columns, and the records that were skipped."""
 
     item_id: NDArray[np.uint64]
     """uint64[n]."""
     embedding: NDArray[np.int8]
-    """int8[n, 32]; a row of zeros forgets."""
+    """int8[n, 32]; a row of zeros removes the embedding."""
     version: NDArray[np.uint32]
     """uint32[n]."""
     problems: list[tuple[Record, ItemProblem]]
@@ -95,23 +96,25 @@ def decode_items(records: Sequence[Record]) -> ItemBatch:
     ids, rows, versions = [], [], []
     problems: list[tuple[Record, ItemProblem]] = []
     for record in records:
-        unreadable = isinstance(record, UnreadableRecords)
-        decoded = ItemProblem.UNREADABLE if unreadable else _decode_one(record.key or b"", record.value)
-        if isinstance(decoded, ItemProblem):
-            problems.append((record, decoded))
+        is_unreadable = isinstance(record, UnreadableRecords)
+        item = ItemProblem.UNREADABLE if is_unreadable else _decode_item(record.key or b"", record.value)
+        if isinstance(item, ItemProblem):
+            problems.append((record, item))
         else:
-            ids.append(decoded[0])
-            rows.append(decoded[1])
-            versions.append(decoded[2])
+            item_id, row, version = item
+            ids.append(item_id)
+            rows.append(row)
+            versions.append(version)
     embedding = np.frombuffer(b"".join(rows), np.int8).reshape(-1, EMBEDDING_DIM)
     return ItemBatch(np.array(ids, np.uint64), embedding, np.array(versions, np.uint32), problems)
 
 
-def _decode_one(key: bytes, value: bytes | None) -> tuple[int, bytes, int] | ItemProblem:
+def _decode_item(key: bytes, value: bytes | None) -> tuple[int, bytes, int] | ItemProblem:
+    """Return item id, embedding and version, or the problem."""
     if not _DECIMAL.fullmatch(key) or (item_id := int(key)) >= 1 << 64:
         return ItemProblem.INVALID_KEY
     if value is None:
-        return item_id, _FORGOTTEN, 0
+        return item_id, _NO_EMBEDDING, 0
     try:
         item = Item.FromString(value)
     except DecodeError:
@@ -124,7 +127,7 @@ def _decode_one(key: bytes, value: bytes | None) -> tuple[int, bytes, int] | Ite
 
 
 class ItemFollower:
-    """Keeps an embedding table up with the items topic. It lives in the running event loop."""
+    """Applies the items topic to an embedding table. It belongs to the running event loop."""
 
     def __init__(self, kafka: KafkaSettings, table: EmbeddingSink) -> None:
         self._kafka, self._table = kafka, table
@@ -132,17 +135,17 @@ class ItemFollower:
         self._task: asyncio.Task[None] | None = None
         self._starts: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
-        self._started = self._told = time.monotonic()
+        self._started_at = self._logged_at = time.monotonic()
         self.caught_up = asyncio.Event()
-        """Set once everything that was in the topic at the start is in the table."""
+        """Set once the table has every record that was in the topic at the start."""
         self.records = 0
         self.problems: Counter[ItemProblem] = Counter()
 
     async def start(self) -> None:
-        """Connect and begin to follow; `caught_up` says when the start is over.
+        """Connect, and follow the topic in the background; wait for `caught_up` before the items are used.
 
-        Raises ClusterUnreachableError, TopicMismatchError when the topic is missing, and PartitionLostError when
-        it is not the one that the table was made from.
+        Raises ClusterUnreachableError, TopicMismatchError when the topic is missing, and PartitionLostError when the
+        topic was deleted and created again since the table was built.
         """
         await asyncio.to_thread(check_reachable, self._kafka)
         try:
@@ -157,7 +160,7 @@ class ItemFollower:
 
     async def _position(self, consumer: LogConsumer) -> None:
         topic = self._kafka.items_topic
-        partitions = await partitions_of(consumer, topic, self._kafka.request_timeout_ms / 1000)
+        partitions = await assign_all(consumer, topic, self._kafka.request_timeout_ms / 1000)
         if not partitions:
             raise TopicMismatchError(f"topic {topic} does not exist: create it with `lifeline topics create`")
         self._ends = await consumer.end_offsets(partitions)
@@ -165,15 +168,15 @@ class ItemFollower:
             position = self._table.applied_offset(partition.partition) + 1
             if position > self._ends[partition]:
                 raise PartitionLostError(
-                    f"{topic} {partition.partition} ends at {self._ends[partition]}, and {position - 1} is applied: "
-                    "the topic was made anew, so set <node.data_dir>/items aside and start again"
+                    f"{topic} {partition.partition} ends at {self._ends[partition]}, and offset {position - 1} is "
+                    "applied: the topic was created again, so set <node.data_dir>/items aside and start again"
                 )
             consumer.seek(partition, position)
             self._starts[partition] = position
-        self._started = self._told = time.monotonic()
+        self._started_at = self._logged_at = time.monotonic()
 
     async def _follow(self, consumer: LogConsumer) -> None:
-        await self._look(consumer)
+        await self._check_caught_up(consumer)
         while True:
             fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
             for partition, records in fetched.items():
@@ -182,58 +185,59 @@ class ItemFollower:
                 if too_many:
                     self.problems[ItemProblem.TOO_MANY] += too_many
                     _log.warning(
-                        "items passed over",
-                        why=f"{too_many} are new, and store.max_items is reached: see who publishes them, or raise it",
+                        "items skipped",
+                        why=(
+                            f"{too_many} are new, and store.max_items is reached: find out who publishes them, or "
+                            "raise it"
+                        ),
                         partition=partition.partition,
                         up_to_offset=records[-1].offset,
                     )
                 for record, problem in batch.problems:
                     self.problems[problem] += 1
-                    _log.warning(
-                        "item passed over", why=problem.value, partition=record.partition, offset=record.offset
-                    )
-            await self._look(consumer)
+                    _log.warning("item skipped", why=problem.value, partition=record.partition, offset=record.offset)
+            await self._check_caught_up(consumer)
 
     def _apply(self, partition: int, records: Sequence[Record]) -> tuple[ItemBatch, int]:
         batch = decode_items(records)
         last = records[-1].offset
         return batch, self._table.apply(batch.item_id, batch.embedding, batch.version, partition=partition, offset=last)
 
-    async def _look(self, consumer: LogConsumer) -> None:
+    async def _check_caught_up(self, consumer: LogConsumer) -> None:
         if self.caught_up.is_set():
             return
-        # The position passes control records and what compaction took, where no record is handed over.
+        # The position also moves past control records and compacted records, which no fetch returns.
         positions = {tp: await consumer.position(tp) for tp in self._ends}
         if all(positions[tp] >= end for tp, end in self._ends.items()):
             self.caught_up.set()
-        self._tell(positions)
+        self._log_progress(positions)
 
-    def _tell(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Say how far the start is, once a second and at its end."""
+    def _log_progress(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Log the progress of catching up, once a second and at the end."""
         total = sum(end - self._starts[tp] for tp, end in self._ends.items())
         done = sum(min(positions[tp], end) - self._starts[tp] for tp, end in self._ends.items())
-        now, over = time.monotonic(), self.caught_up.is_set()
-        if total == 0 or not (over or now - self._told >= _TELL_S):
+        now, is_caught_up = time.monotonic(), self.caught_up.is_set()
+        if total == 0 or not (is_caught_up or now - self._logged_at >= _PROGRESS_S):
             return
-        self._told = now
-        seconds = now - self._started
+        self._logged_at = now
+        seconds = now - self._started_at
         rate = done / seconds if seconds > 0 else 0.0
-        left = {} if over else {"remaining_s": round((total - done) / rate) if rate else None}
-        _log.info("items", read=done, of=total, per_s=round(rate), seconds=round(seconds, 1), **left)
+        remaining = {} if is_caught_up else {"remaining_s": round((total - done) / rate) if rate else None}
+        _log.info("items", read=done, of=total, per_s=round(rate), seconds=round(seconds, 1), **remaining)
 
     async def wait(self) -> None:
-        """Wait for as long as all is well; raises what ended the follower."""
+        """Wait until the follower ends, and raise the error that ended it."""
         if self._task is None:
-            raise TransportError("the items are not followed: start the follower first")
+            raise TransportError("the items follower is not running: start it first")
         try:
             await asyncio.shield(self._task)
         except KafkaError as error:
             raise TransportError(f"the items topic cannot be read ({error}): start the node again") from error
 
     async def stop(self, timeout_s: float) -> None:
-        """Stop following, after the write that is under way, and disconnect within `timeout_s`. Idempotent.
+        """Let the current write end, stop, and disconnect within `timeout_s`. Idempotent.
 
-        Raises nothing for a cluster that is away.
+        An unreachable cluster is no error.
         """
         deadline = time.monotonic() + timeout_s
         task, self._task = self._task, None
@@ -242,4 +246,7 @@ class ItemFollower:
             await asyncio.gather(task, return_exceptions=True)
         consumer, self._consumer = self._consumer, None
         if consumer is not None and not await end_within(consumer.stop(), deadline - time.monotonic()):
-            _log.warning("the items' consumer did not disconnect in time: it is left behind", timeout_s=timeout_s)
+            _log.warning(
+                "the items consumer did not disconnect in time, and was abandoned",
+                timeout_s=timeout_s,
+            )

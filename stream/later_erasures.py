@@ -1,10 +1,14 @@
-"""Which dead letters are older than an erasure of their user, as far as the log of actions says.
+"""Finds the dead letters whose user was erased later, so that a retry does not bring the user back.
 
-An erasure is a null value in the user's own partition. Where the letter's record came from that partition, every
-erasure behind it counts. For a record of another partition the offsets say nothing, so its time decides, if the log
-gave it. Of any other letter nothing says that it is newer than an erasure, and so every one counts.
+An erasure is a null value in the user's own partition of the actions topic. Which erasures count as later than a letter
+depends on where the letter's record was:
 
-The log is read once, from the first offset that matters to a letter to its end, in the partitions of their users.
+- in the user's own partition: the erasures at higher offsets;
+- in another partition, with a time that the log gave: the erasures at or after that time, with a tolerance for the
+  clocks of brokers;
+- anywhere else: all erasures of the user, because nothing shows that the letter is newer.
+
+The log is read once, in the partitions of the letters' users, from the first offset that matters to its end.
 """
 
 import time
@@ -24,107 +28,117 @@ from lifeline.stream.record import Record
 from lifeline.stream.topic_reader import TopicReader
 from lifeline.v1.action_pb2 import Action
 
-# The brokers of two partitions may have clocks that differ by so much.
-_CLOCKS_MS = 600_000
+# The clocks of two brokers may differ by this much.
+_CLOCK_TOLERANCE_MS = 600_000
 _REFRESH_S = 1.0
 
 
-class Later(Enum):
-    """What the log holds of a letter's user behind the letter."""
+class ErasureStatus(Enum):
+    """Whether an erasure of its user counts against a letter."""
 
-    NO_ERASURE = auto()
-    ERASURE = auto()
-    """Or nothing says that the letter is newer than an erasure that is there."""
+    NONE = auto()
+    ERASED = auto()
+    """There is a later erasure, or one of which nothing shows that the letter is newer."""
     UNKNOWN = auto()
-    """It does not go back to the letter any more, and has no erasure."""
+    """The log holds no such erasure, but no longer reaches back to the letter."""
 
 
-class Mark(NamedTuple):
-    """From where on an erasure of a user comes after a letter."""
+class ErasureWindow(NamedTuple):
+    """The part of the log in which an erasure of a user counts against a letter."""
 
-    place: tuple[int, bytes]
-    """The user's partition, and the user."""
-    offset: int
-    is_there: bool
+    user: tuple[int, bytes]
+    """The user's partition, and the user id."""
+    start: int
+    """The first offset; the window ends where the log does."""
+    is_complete: bool
     """Whether the log still holds everything from there on."""
 
 
 class LaterErasures:
-    """Tell it the marks of every letter (`expect`), `read`, then ask (`of`). The reader is its alone."""
+    """Call `expect` with the windows of every letter, then `read`, then `status` for each letter.
+
+    It needs a `TopicReader` of its own.
+    """
 
     def __init__(self, kafka: KafkaSettings, log: TopicReader) -> None:
-        """`log` reads the actions topic. Raises TopicMismatchError when that is not there."""
+        """`log` reads the actions topic. Raises TopicMismatchError when the topic has too few partitions."""
         self._kafka, self._log = kafka, log
         self._bounds = {number: log.bounds(number) for number in log.partitions(range(kafka.partitions))}
         self._next: dict[int, int] = {}
-        self._erased: dict[tuple[int, bytes], int] = {}
+        """By partition the offset to read next."""
+        self._last_erasure: dict[tuple[int, bytes], int] = {}
         """By partition and user the offset of the last erasure, -1 for none."""
-        self._at: dict[tuple[int, int], int] = {}
+        self._offsets: dict[tuple[int, int], int] = {}
+        """By partition and time the first offset at or after that time."""
         self._read_at = 0.0
 
-    def marks(self, record: Record, origin: Origin | None) -> tuple[Mark, ...]:
-        """Return a mark for every user whom a letter could bring back, or names."""
-        return tuple(self._mark(user, origin) for user in _users(record))
+    def windows(self, record: Record, origin: Origin | None) -> tuple[ErasureWindow, ...]:
+        """Return a window for every user whom a letter names or could bring back."""
+        return tuple(self._window(user, origin) for user in _users(record))
 
-    def expect(self, marks: Iterable[Mark]) -> None:
-        """Say that `of` will be asked for these."""
-        for mark in marks:
-            self._erased[mark.place] = -1
-            number = mark.place[0]
-            first = max(mark.offset, self._bounds[number][0])
+    def expect(self, windows: Iterable[ErasureWindow]) -> None:
+        """Register the windows that `status` will be asked for; `read` covers them."""
+        for window in windows:
+            self._last_erasure[window.user] = -1
+            number = window.user[0]
+            first = max(window.start, self._bounds[number][0])
             self._next[number] = min(first, self._next.get(number, first))
 
     def read(self) -> None:
-        """Read the log to where it ends now; the first time from where the letters need it."""
+        """Read the log to its present end: the first time from the earliest window, later from where it stopped."""
         for number, first in self._next.items():
             end = self._log.bounds(number)[1]
             for record in self._log.records(number, first, end):
-                if record.value is None and (place := (number, record.key or b"")) in self._erased:
-                    self._erased[place] = record.offset
+                if record.value is None and (user := (number, record.key or b"")) in self._last_erasure:
+                    self._last_erasure[user] = record.offset
             self._next[number] = max(first, end)
         self._read_at = time.monotonic()
 
-    def of(self, marks: Iterable[Mark]) -> Later:
-        """Return what the log holds behind a letter; it is read on when that was a second ago."""
+    def status(self, windows: Iterable[ErasureWindow]) -> ErasureStatus:
+        """Return whether a letter with these windows was erased, at most a second out of date."""
         if time.monotonic() - self._read_at > _REFRESH_S:
             self.read()
-        marks = list(marks)
-        if any(self._erased[mark.place] >= mark.offset for mark in marks):
-            return Later.ERASURE
-        return Later.NO_ERASURE if all(mark.is_there for mark in marks) else Later.UNKNOWN
+        windows = list(windows)
+        if any(self._last_erasure[window.user] >= window.start for window in windows):
+            return ErasureStatus.ERASED
+        return ErasureStatus.NONE if all(window.is_complete for window in windows) else ErasureStatus.UNKNOWN
 
-    def overtaken(self, marks: Iterable[Mark], partition: int, offset: int) -> bool:
-        """Say whether an erasure that was read stands between a letter and where it was published again."""
-        return any(mark.place[0] == partition and mark.offset <= self._erased[mark.place] < offset for mark in marks)
+    def is_overtaken(self, windows: Iterable[ErasureWindow], partition: int, offset: int) -> bool:
+        """Return whether an erasure lies between a letter and the place where it was published again."""
+        return any(
+            window.user[0] == partition and window.start <= self._last_erasure[window.user] < offset
+            for window in windows
+        )
 
-    def _mark(self, user: bytes, origin: Origin | None) -> Mark:
-        number = partition_of(user, self._kafka.partitions)
-        place = number, user
-        start, end = self._bounds[number]
+    def _window(self, user_id: bytes, origin: Origin | None) -> ErasureWindow:
+        number = partition_of(user_id, self._kafka.partitions)
+        user = number, user_id
+        log_start, log_end = self._bounds[number]
+        whole_log = ErasureWindow(user, 0, log_start == 0)
         if origin is None or origin.topic != self._kafka.actions_topic:
-            return Mark(place, 0, start == 0)
-        by_time = origin.log_time and origin.timestamp_ms >= 0
-        if origin.partition == number and 0 <= origin.offset < end:
-            since = origin.offset + 1
-            if by_time:
-                # A topic that was deleted and made anew has other records at these offsets, all of them later.
-                since = min(since, self._offset_at(number, origin.timestamp_ms + 1))
-            return Mark(place, since, since >= start)
-        if not by_time:
-            return Mark(place, 0, start == 0)
-        since = self._offset_at(number, origin.timestamp_ms - _CLOCKS_MS)
-        # At the very start nothing says that the log goes back so far.
-        return Mark(place, since, since > start or start == 0)
+            return whole_log
+        has_log_time = origin.is_log_time and origin.timestamp_ms >= 0
+        if origin.partition == number and 0 <= origin.offset < log_end:
+            start = origin.offset + 1
+            if has_log_time:
+                # In a topic that was deleted and created again, other and later records have these offsets.
+                start = min(start, self._offset_at(number, origin.timestamp_ms + 1))
+            return ErasureWindow(user, start, start >= log_start)
+        if not has_log_time:
+            return whole_log
+        start = self._offset_at(number, origin.timestamp_ms - _CLOCK_TOLERANCE_MS)
+        # When the window starts with the log, earlier records of that time may be gone.
+        return ErasureWindow(user, start, start > log_start or log_start == 0)
 
     def _offset_at(self, partition: int, timestamp_ms: int) -> int:
-        at = partition, max(0, timestamp_ms)
-        if at not in self._at:
-            self._at[at] = self._log.offset_at(*at)
-        return self._at[at]
+        key = partition, max(0, timestamp_ms)
+        if key not in self._offsets:
+            self._offsets[key] = self._log.offset_at(*key)
+        return self._offsets[key]
 
 
 def _users(record: Record) -> set[bytes]:
-    """Return whom a letter could bring back, or name: the key, and the user of the action. An erasure does neither."""
+    """Return the users whom a letter names or could bring back: its key, and the action's user; none for an erasure."""
     if record.value is None:
         return set()
     users = {record.key or b""}

@@ -1,4 +1,4 @@
-"""The life of a partition between two rebalances: its store is opened, finds its place in the log, and is closed."""
+"""Opens and closes the stores of partitions, and compares their positions with the log."""
 
 import asyncio
 import time
@@ -24,9 +24,9 @@ _log = structlog.get_logger(__name__)
 
 
 class PartitionLifecycle(Generic[StoreT]):
-    """Opens and closes the stores of partitions, and compares their positions with the log.
+    """Takes partitions from an assignment to the first fetch, and closes them after a revocation.
 
-    A method that takes an `epoch` does nothing once the partition's epoch is another.
+    A method with an `epoch` argument does nothing once the partition's epoch has changed.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class PartitionLifecycle(Generic[StoreT]):
         self._stopping = False
 
     def stop(self) -> None:
-        """Ask the cluster nothing more."""
+        """Send no more requests to the cluster."""
         self._stopping = True
 
     async def open(self, partition: HeldPartition[StoreT], epoch: int, reader: LogReader) -> bool:
-        """Open the store, find its place in the log, and let records come; False when that was not to be."""
+        """Open the store and start to consume after its applied offset; return whether it consumes now."""
         async with partition.lifecycle:
             if epoch != partition.epoch:
                 return False
@@ -72,7 +72,7 @@ class PartitionLifecycle(Generic[StoreT]):
             return False
 
     async def reopen(self, partition: HeldPartition[StoreT], epoch: int, reader: LogReader) -> None:
-        """Let records come again after a pause."""
+        """Consume again after a pause."""
         with suppress(PartitionGoneError):
             position = partition.retry_position
             bounds = await self._bounds(partition, epoch, reader)
@@ -81,7 +81,7 @@ class PartitionLifecycle(Generic[StoreT]):
                 await reader.resume_at(partition.number, position)
 
     async def close(self, partition: HeldPartition[StoreT]) -> bool:
-        """Close the store of a partition that belongs to another node now; False when it has come back meanwhile."""
+        """Close the store of a partition that has left this node; False if the partition came back meanwhile."""
         epoch = partition.epoch
         async with partition.lifecycle, partition.applying:
             if epoch != partition.epoch:
@@ -97,10 +97,10 @@ class PartitionLifecycle(Generic[StoreT]):
             return epoch == partition.epoch
 
     async def is_continuous(self, partition: HeldPartition[StoreT], first: int) -> bool:
-        """Say whether records that start at `first`, and not at the next offset, may be taken.
+        """Return whether to take records that start at `first` instead of at the next offset.
 
-        Control records leave such gaps, and so does a log whose start has passed the store. So the log is asked,
-        and a gap is accepted once it has been read twice.
+        Control records leave such gaps, but so do records that retention has removed. So the cluster is asked for the
+        bounds of the log, and a gap counts as control records only after it was fetched twice.
         """
         epoch, reader = partition.epoch, partition.reader
         if reader is None:
@@ -117,9 +117,9 @@ class PartitionLifecycle(Generic[StoreT]):
         return False
 
     async def check_log_end(self, partition: HeldPartition[StoreT]) -> bool:
-        """Say whether a lag that nothing comes for are control records, which no fetch hands over.
+        """Return whether the rest of the log consists of control records, which no fetch returns.
 
-        Like a gap, this is accepted once the log has been read twice.
+        As with a gap, this is accepted only after the log was fetched twice.
         """
         reader, now = partition.reader, time.monotonic()
         is_idle = partition.is_consuming and not partition.pending.records and not partition.applying.locked()
@@ -144,14 +144,14 @@ class PartitionLifecycle(Generic[StoreT]):
             return partition.store
 
         def open_store() -> StoreT:
-            # Set in the thread: a store that was opened is known, and will be closed, even after a cancellation.
+            # Set in the thread, so that the store is closed even when this task was cancelled while it opened.
             partition.store = self._stores.open(partition.number)
             return partition.store
 
         return await run_to_end(open_store)
 
     async def _bounds(self, partition: HeldPartition[StoreT], epoch: int, reader: LogReader) -> Bounds | None:
-        """Ask what the log holds until the cluster answers; None when the epoch is over."""
+        """Return the bounds of the log; retry until the cluster answers, or return None when the epoch has ended."""
         pause_s = _RETRY_S
         while epoch == partition.epoch and not self._stopping:
             try:
@@ -160,7 +160,7 @@ class PartitionLifecycle(Generic[StoreT]):
                 if not (error.retriable or isinstance(error, KafkaTimeoutError)):
                     raise
                 if epoch == partition.epoch:
-                    why = f"the cluster does not say what the log holds ({type(error).__name__}): see to it"
+                    why = f"the cluster does not say what the log holds ({type(error).__name__}): check it"
                     partition.explain(why)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _RETRY_MAX_S)
@@ -173,7 +173,7 @@ class PartitionLifecycle(Generic[StoreT]):
         return None
 
     def _is_within(self, partition: HeldPartition[StoreT], position: int, bounds: Bounds) -> bool:
-        """Say whether the log still holds what follows the store; if not, the partition refuses."""
+        """Return whether the log still has the records that follow the store; if not, let the partition refuse."""
         start, end = bounds
         partition.end_offset = end
         if start <= position <= end:
@@ -181,13 +181,16 @@ class PartitionLifecycle(Generic[StoreT]):
         if position < start:
             why = f"the log starts at {start}, and {position} to {start - 1} were never applied: restore a snapshot"
         else:
-            why = f"the log ends at {end}, before what is applied ({position - 1}): it was made anew, so replay it"
+            why = (
+                f"the log ends at {end}, before the applied offset ({position - 1}): the topic was created again, so "
+                "replay it"
+            )
         refuse(partition, why)
         return False
 
 
 def refuse(partition: HeldPartition[StoreT], why: str) -> None:
-    """Fetch no more of a partition, and let it refuse. Raises PartitionGoneError."""
+    """Stop fetching a partition, and let it refuse. Raises PartitionGoneError."""
     if partition.reader is not None:
         partition.reader.pause(partition.number)
     partition.refuse(why)

@@ -1,16 +1,17 @@
-"""Kafka's log as every reader here sees it: aiokafka's consumer, with a fetcher that no record can break.
+"""aiokafka's consumer with bounds, and with a fetcher that no record can stop. Every reader of a topic uses it.
 
-aiokafka parses a batch in one go: it unpacks without a bound, and raises on a header name that is not UTF-8, for ever.
-So four of its private classes are replaced for the whole process, and ``tests/stream/test_log_consumer.py`` pins what
-that relies on:
+aiokafka's own fetcher unpacks a batch without a bound, and raises again and again at a header name that is not UTF-8.
+So this module replaces four private classes of aiokafka for the whole process. ``tests/stream/test_log_consumer.py``
+pins the parts that it relies on:
 
-- ``MemoryRecords`` holds what a broker gave. Ours gives the batches' bytes.
-- ``PartitionRecords`` turns them into records. Ours unpacks with a bound, and gives an
-  `UnreadableRecords` for what cannot be read.
-- ``FetchResult.getall`` hands records over. Ours stops at a number of bytes too.
-- ``Fetcher.fetched_records`` is one such handing over, for all partitions. Ours gives it one budget of bytes.
+- ``MemoryRecords`` holds the data of a fetch response. `LogBytes` splits it into batches.
+- ``PartitionRecords`` parses the batches. `LogPartitionRecords` unpacks within a bound, and yields an
+  `UnreadableRecords` for data that it cannot read.
+- ``FetchResult.getall`` returns parsed records. `LogFetchResult` also limits their bytes.
+- ``Fetcher.fetched_records`` collects the records of all partitions. `LogFetcher` gives each call one budget of bytes.
 
-A batch whose checksum is wrong is fetched twice before it counts as unreadable: the damage may be the network's.
+A batch with a wrong checksum is fetched a second time before it counts as unreadable, because the network may have
+damaged it.
 """
 
 import asyncio
@@ -34,17 +35,17 @@ from lifeline.stream.record_batch import (
     BatchHeader,
     UnreadableError,
     check_legacy,
+    decompress,
     has_large_record,
     header_of,
     read_records,
-    uncompressed,
-    unreadable,
+    unreadable_records,
 )
 
-__all__ = ["LogConsumer", "partitions_of"]
+__all__ = ["LogConsumer", "assign_all"]
 
 MAX_FETCHED_BYTES: Final = 16 << 20
-"""Bytes of records that are handed over at once, of all partitions; a record more may come with them."""
+"""The budget of one call of `fetched_records`, in bytes of records; the last record may exceed it."""
 
 _FRAME: Final = struct.Struct(">qi")
 _MAGIC_AT: Final = 16
@@ -56,50 +57,50 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Reading:
-    """What the readers of one fetcher share."""
+class _FetchState:
+    """State of one fetcher, shared by the records of its partitions."""
 
-    left: int = MAX_FETCHED_BYTES
-    """The bytes that this handing over may still take."""
+    bytes_left: int = MAX_FETCHED_BYTES
+    """The rest of the budget of the current call."""
     suspects: dict[TopicPartition, int] = field(default_factory=dict)
-    """Of a partition the batch, by its first offset, whose checksum was wrong once."""
+    """By partition the base offset of a batch whose checksum was wrong once."""
 
 
-_reading: ContextVar[_Reading] = ContextVar("reading")
+_fetch_state: ContextVar[_FetchState] = ContextVar("fetch_state")
 
 
 class LogFetcher(aiokafka_fetcher.Fetcher):  # type: ignore[misc, unused-ignore]
-    """Hands over a bounded number of bytes at once, of all partitions together."""
+    """A fetcher that returns a bounded number of bytes at once, of all partitions together."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - aiokafka's
         super().__init__(*args, **options)
-        self._reading = _Reading()
+        self._state = _FetchState()
 
     async def fetched_records(self, *args: Any, **options: Any) -> Mapping[TopicPartition, list[Record]]:  # noqa: ANN401
-        self._reading.left = MAX_FETCHED_BYTES
-        token = _reading.set(self._reading)
+        self._state.bytes_left = MAX_FETCHED_BYTES
+        token = _fetch_state.set(self._state)
         try:
             fetched: Mapping[TopicPartition, list[Record]] = await super().fetched_records(*args, **options)
         finally:
-            _reading.reset(token)
+            _fetch_state.reset(token)
         return fetched
 
 
 class LogFetchResult(aiokafka_fetcher.FetchResult):  # type: ignore[misc, unused-ignore]
-    """What was fetched of one partition; what the budget leaves over comes with the next handing over."""
+    """The fetched records of one partition; the next call returns those that the budget did not cover."""
 
     _partition_records: "LogPartitionRecords | None"
 
     def getall(self, max_records: int | None = None) -> list[Record]:
         """Return the next records: at most `max_records`, and none once the budget is spent."""
-        reading = _reading.get()
+        state = _fetch_state.get()
         fetched = self._partition_records
-        if reading.left <= 0 or fetched is None or not self.check_assignment(self._topic_partition):
+        if state.bytes_left <= 0 or fetched is None or not self.check_assignment(self._topic_partition):
             return []
         records: list[Record] = []
         for record in fetched:
             records.append(record)
-            if reading.left <= 0 or len(records) == max_records:
+            if state.bytes_left <= 0 or len(records) == max_records:
                 self._update_position()
                 break
         else:
@@ -109,21 +110,21 @@ class LogFetchResult(aiokafka_fetcher.FetchResult):  # type: ignore[misc, unused
 
 
 class LogBytes:
-    """What a broker gave of one partition: batches, one after the other; the last one may be cut."""
+    """The data of one partition in a fetch response: consecutive batches; the last one may be truncated."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
 
     def size_in_bytes(self) -> int:
-        """Return the number of bytes, whatever they are."""
+        """Return the number of bytes."""
         return len(self._data)
 
     def has_next(self) -> bool:
-        """Say whether there is a whole batch."""
+        """Return whether there is a complete batch."""
         return bool(next(self.batches(), b""))
 
     def batches(self) -> Iterator[memoryview]:
-        """Yield the batches that are whole."""
+        """Yield the complete batches."""
         at = 0
         while len(self._data) - at > _FRAME.size:
             _, length = _FRAME.unpack_from(self._data, at)
@@ -135,38 +136,38 @@ class LogBytes:
 
 
 class LogPartitionRecords(aiokafka_fetcher.PartitionRecords):  # type: ignore[misc, unused-ignore]
-    """The records of one partition as they were fetched, without those of aborted transactions."""
+    """Parses the batches of one partition, and leaves out the records of aborted transactions."""
 
     next_fetch_offset: int
 
     def _unpack_records(self) -> Iterator[Record]:
         for batch in self._records.batches():
             if batch[_MAGIC_AT] < _MAGIC:
-                yield from self._legacy(batch)
+                yield from self._legacy_records(batch)
                 continue
             header = header_of(batch)
             parsed = DefaultRecordBatch(batch)
             if not parsed.validate_crc():
                 if not self._is_confirmed(header):
                     return
-                yield self._lost(batch, header, "its checksum is wrong")
+                yield self._unreadable_batch(batch, header, "its checksum is wrong")
             elif parsed.is_control_batch:
                 self._end_transaction(parsed)
             elif not self._is_aborted(parsed):
-                yield from self._of_batch(batch, header)
+                yield from self._batch_records(batch, header)
             self.next_fetch_offset = max(header.last_offset + 1, self.next_fetch_offset)
 
-    def _of_batch(self, batch: memoryview, header: BatchHeader) -> Iterator[Record]:
+    def _batch_records(self, batch: memoryview, header: BatchHeader) -> Iterator[Record]:
         try:
-            plain = uncompressed(batch, header)
+            plain = decompress(batch, header)
         except UnreadableError as error:
-            yield self._lost(batch, header, str(error))
+            yield self._unreadable_batch(batch, header, str(error))
             return
         if not has_large_record(plain, header):
             try:
-                yield from self._counted(DefaultRecordBatch(plain), header)
+                yield from self._parsed_records(DefaultRecordBatch(plain), header)
             except (KafkaError, ValueError):
-                # The strict parser has met something. The other one goes on behind the last record it gave.
+                # The strict parser has failed. The lenient one continues after the last record that it yielded.
                 pass
             else:
                 return
@@ -174,76 +175,76 @@ class LogPartitionRecords(aiokafka_fetcher.PartitionRecords):  # type: ignore[mi
         for record in read_records(plain, header_of(plain), topic, partition):
             if record.offset >= self.next_fetch_offset:
                 if isinstance(record, UnreadableRecords):
-                    _log_lost(record)
-                _reading.get().left -= size_of(record)
+                    _log_unreadable(record)
+                _fetch_state.get().bytes_left -= size_of(record)
                 self.next_fetch_offset = record.offset + 1
                 yield record
 
-    def _counted(self, parsed: Any, header: BatchHeader | None = None) -> Iterator[Record]:  # noqa: ANN401 - aiokafka's
-        """Yield what aiokafka's parser gives, from the next offset on.
+    def _parsed_records(self, parsed: Any, header: BatchHeader | None = None) -> Iterator[Record]:  # noqa: ANN401 - aiokafka's
+        """Yield the records of aiokafka's parser, from the next offset on.
 
-        Raises ValueError at a record whose own offset is not that of its place in the batch: no broker checks it.
+        Raises ValueError at a record whose own offset does not fit its place in the batch; brokers do not check this.
         """
         topic, partition = self._tp
-        reading = _reading.get()
-        before, last, dense = -1, 1 << 63, False
+        state = _fetch_state.get()
+        previous, last, is_dense = -1, 1 << 63, False
         if header is not None:
-            before, last, dense = header.base_offset - 1, header.last_offset, header.is_dense
-        for each in parsed:
-            offset = each.offset
-            if not before < offset <= last or (dense and offset != before + 1):
-                raise ValueError(f"offset {offset} behind {before}")
-            before = offset
+            previous, last, is_dense = header.base_offset - 1, header.last_offset, header.is_dense
+        for source in parsed:
+            offset = source.offset
+            if not previous < offset <= last or (is_dense and offset != previous + 1):
+                raise ValueError(f"offset {offset} after {previous}")
+            previous = offset
             if offset < self.next_fetch_offset:
-                # A batch is given whole, also to who asks for its middle.
+                # Brokers send whole batches, also when the requested offset is in the middle of one.
                 continue
-            key, value, headers = each.key, each.value, tuple(each.headers)
+            key, value, headers = source.key, source.value, tuple(source.headers)
             key_size = -1 if key is None else len(key)
             value_size = -1 if value is None else len(value)
             record = ConsumerRecord(
                 topic,
                 partition,
                 offset,
-                each.timestamp,
-                each.timestamp_type,
+                source.timestamp,
+                source.timestamp_type,
                 key,
                 value,
-                each.checksum,
+                source.checksum,
                 key_size,
                 value_size,
                 headers,
             )
-            reading.left -= size_of(record) if headers else key_size + value_size
+            state.bytes_left -= size_of(record) if headers else key_size + value_size
             self.next_fetch_offset = offset + 1
             yield record
 
-    def _legacy(self, batch: memoryview) -> Iterator[Record]:
-        """Read a message of the formats before 2, which old logs may hold: one record, or several in one."""
+    def _legacy_records(self, batch: memoryview) -> Iterator[Record]:
+        """Read a message of format 0 or 1, which old logs may hold: one record, or several compressed ones."""
         topic, partition = self._tp
         last, _ = _FRAME.unpack_from(batch)
         try:
             check_legacy(batch)
-            yield from self._counted(LegacyRecordBatch(batch, batch[_MAGIC_AT]))
+            yield from self._parsed_records(LegacyRecordBatch(batch, batch[_MAGIC_AT]))
         except (KafkaError, UnreadableError, ValueError, AssertionError, IndexError, struct.error) as error:
             if last >= self.next_fetch_offset:
                 why = str(error) or type(error).__name__
-                lost = UnreadableRecords.of(batch, topic, partition, (self.next_fetch_offset, last), -1, why)
-                _log_lost(lost)
-                yield lost
+                unreadable = UnreadableRecords.of(batch, topic, partition, (self.next_fetch_offset, last), -1, why)
+                _log_unreadable(unreadable)
+                yield unreadable
         self.next_fetch_offset = max(last + 1, self.next_fetch_offset)
 
-    def _lost(self, batch: memoryview, header: BatchHeader, why: str) -> UnreadableRecords:
+    def _unreadable_batch(self, batch: memoryview, header: BatchHeader, why: str) -> UnreadableRecords:
         topic, partition = self._tp
         first = max(header.base_offset, self.next_fetch_offset)
-        lost = unreadable(batch, header, topic, partition, (first, header.last_offset), why)
-        _log_lost(lost)
-        _reading.get().left -= len(batch)
+        unreadable = unreadable_records(batch, header, topic, partition, (first, header.last_offset), why)
+        _log_unreadable(unreadable)
+        _fetch_state.get().bytes_left -= len(batch)
         self.next_fetch_offset = header.last_offset + 1
-        return lost
+        return unreadable
 
     def _is_confirmed(self, header: BatchHeader) -> bool:
-        """Say whether a batch's checksum was wrong before; if not, it is fetched again."""
-        suspects = _reading.get().suspects
+        """Return whether a batch's checksum was wrong before; if not, remember it, so that it is fetched again."""
+        suspects = _fetch_state.get().suspects
         if suspects.get(self._tp) == header.base_offset:
             del suspects[self._tp]
             return True
@@ -263,28 +264,28 @@ class LogPartitionRecords(aiokafka_fetcher.PartitionRecords):  # type: ignore[mi
             self._aborted_producers.discard(parsed.producer_id)
 
 
-def _log_lost(lost: UnreadableRecords) -> None:
+def _log_unreadable(records: UnreadableRecords) -> None:
     _log.warning(
-        "records cannot be read",
-        topic=lost.topic,
-        partition=lost.partition,
-        offset=lost.first_offset,
-        until=lost.offset,
-        bytes=lost.size,
-        sha256=lost.sha256,
-        why=lost.why,
+        "unreadable records",
+        topic=records.topic,
+        partition=records.partition,
+        offset=records.first_offset,
+        until=records.offset,
+        bytes=records.size,
+        sha256=records.sha256,
+        why=records.why,
     )
 
 
-async def partitions_of(consumer: LogConsumer, topic: str, timeout_s: float) -> list[TopicPartition]:
-    """Assign all partitions of a topic to a consumer without a group, and return them; none when there is no topic.
+async def assign_all(consumer: LogConsumer, topic: str, timeout_s: float) -> list[TopicPartition]:
+    """Assign all partitions of a topic to a consumer without a group, and return them; none if the topic is missing.
 
     Raises TimeoutError.
     """
     if topic not in await consumer.topics():
         return []
     consumer.subscribe([topic])
-    # The client assigns itself every partition as soon as it knows them.
+    # A client without a group assigns itself every partition once it has the topic's metadata.
     async with asyncio.timeout(timeout_s):
         while not consumer.assignment():  # noqa: ASYNC110 - the client offers nothing to wait for
             await asyncio.sleep(_ASSIGN_POLL_S)

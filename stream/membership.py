@@ -1,4 +1,4 @@
-"""Membership: what this node tells the group about itself, and who gets the placement that the leader decides."""
+"""This node's part in the group: it describes the node to the leader, and passes on the leader's placement."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -9,15 +9,15 @@ from lifeline.stream.placement import LocalPartition, Member, Placement
 class Holder(Protocol):
     """A holder of open stores: the updater or the standby follower."""
 
-    def local(self) -> Mapping[int, LocalPartition]:
-        """Return the stores that can continue from their applied offset; callable from any thread."""
+    def local_partitions(self) -> Mapping[int, LocalPartition]:
+        """Return the stores that can be continued from their applied offset; callable from any thread."""
 
-    def spoiled(self) -> frozenset[int]:
-        """Return the partitions whose stores on this node cannot; callable from any thread."""
+    def unusable_stores(self) -> frozenset[int]:
+        """Return the partitions whose stores on this node must not be continued; callable from any thread."""
 
 
 class Membership:
-    """One node's part in the group."""
+    """Describes this node to the group."""
 
     def __init__(
         self,
@@ -27,18 +27,18 @@ class Membership:
         on_disk: Callable[[], Iterable[int]] = tuple,
         on_placement: Callable[[Placement], None] = lambda _: None,
     ) -> None:
-        """`address` gives the host:port of this node; `on_disk` lists the partitions with a directory here."""
+        """`address` returns this node's host:port; `on_disk` returns the partitions with a directory on this node."""
         self._holders = tuple(holders)
         self._address, self._on_disk, self._on_placement = address, on_disk, on_placement
 
     def member(self) -> Member:
-        """Return what this node has; called in the client's thread at every join."""
-        # The applied offset of a closed store is not known: opening it takes longer than a join may.
+        """Return this node's description; called in the client's thread at every join."""
+        # The applied offset of a closed store is unknown: opening the store would take longer than a join may.
         local = {number: LocalPartition(0, owned=False) for number in self._on_disk()}
         for holder in self._holders:
-            local.update(holder.local())
-        spoiled = frozenset[int]().union(*(holder.spoiled() for holder in self._holders))
-        for number in spoiled:
+            local.update(holder.local_partitions())
+        unusable = frozenset[int]().union(*(holder.unusable_stores() for holder in self._holders))
+        for number in unusable:
             local.pop(number, None)
         return Member(self._address(), local)
 

@@ -1,9 +1,9 @@
-"""Observers of the updater, the source of metrics: one call for each batch or rebalance, never for each record."""
+"""Observers of the updater, for metrics. They are called for each batch and rebalance, never for each record."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from lifeline.stream.decode import Decoded
+from lifeline.stream.decode import DecodedBatch
 from lifeline.stream.partition import PartitionState
 from lifeline.stream.record import Record
 
@@ -15,44 +15,44 @@ class AppliedBatch(NamedTuple):
     records: Sequence[Record]
     """Ascending by offset, at least one."""
     bytes: int
-    """Of their keys and values."""
-    decoded: Decoded
-    """What they asked of the store, and the dead letters among them."""
+    """Bytes of their keys and values."""
+    decoded: DecodedBatch
+    """Their steps, and the dead letters among them."""
     erasures: int
-    """Erasures among its steps."""
+    """Erasures among the steps."""
     seconds: float
-    """From when the batch was taken until it was applied, its dead letters acknowledged."""
+    """From when the batch left the queue until it was applied, with the acknowledgement of its dead letters."""
     was_serving: bool
     """Whether the partition had caught up before the batch, so that its actions were readable as they came."""
 
 
 class Observer(Protocol):
-    """Called by the updater, in its event loop; each method must return within microseconds."""
+    """The updater calls it in its event loop; each method must return within microseconds."""
 
     def on_batch(self, batch: AppliedBatch) -> None:
-        """Take note of a batch."""
+        """Record a batch that was applied."""
 
     def on_revoked(self, partitions: frozenset[int]) -> None:
-        """Take note that a rebalance began, which takes these partitions away first."""
+        """Record that a rebalance begins, which revokes these partitions."""
 
     def on_assigned(self, partitions: frozenset[int]) -> None:
-        """Take note that a rebalance ended, and left this node with exactly these partitions."""
+        """Record that a rebalance has ended, and this node owns exactly these partitions."""
 
     def on_state(self, partition: int, state: PartitionState) -> None:
-        """Take note of a partition's change of state."""
+        """Record a partition's change of state."""
 
 
 class NoObserver:
-    """Takes note of nothing."""
+    """An observer that ignores everything."""
 
     def on_batch(self, batch: AppliedBatch) -> None:
-        """Forget the batch."""
+        """Do nothing."""
 
     def on_revoked(self, partitions: frozenset[int]) -> None:
-        """Forget it."""
+        """Do nothing."""
 
     def on_assigned(self, partitions: frozenset[int]) -> None:
-        """Forget it."""
+        """Do nothing."""
 
     def on_state(self, partition: int, state: PartitionState) -> None:
-        """Forget it."""
+        """Do nothing."""

@@ -1,6 +1,6 @@
-"""A partition that this node owns: a state machine, its queue of records, and its counters.
+"""A partition that this node owns: its state machine, its queue of records, and its counters.
 
-Each transition is a method, and the only place where the state changes::
+Each transition is a method; the state changes nowhere else::
 
     from                                    method      to
     any state                               assign      ASSIGNED
@@ -15,8 +15,8 @@ Each transition is a method, and the only place where the state changes::
     any state but REVOKED                   refuse      REFUSING
     any state                               revoke      REVOKED
 
-`assign`, `pause`, `refuse` and `revoke` end the *epoch*: they void every record that waits, and work that began in an
-earlier epoch must not touch the partition any more. Only `catch_up` and `retry` let it consume records again. A
+`assign`, `pause`, `refuse` and `revoke` end the *epoch*: they drop all waiting records, and a task that began in an
+earlier epoch must not change the partition any more. Only `catch_up` and `retry` let it consume records again. A
 partition that consumes is in CATCHING_UP, SERVING, STALLED or PAUSED.
 """
 
@@ -32,7 +32,7 @@ from typing import Generic
 import structlog
 
 from lifeline.stream.bad_record_breaker import BadRecordBreaker
-from lifeline.stream.decode import DeadLetter, DeadLetterReason, Decoded, Erasure
+from lifeline.stream.decode import DeadLetter, DeadLetterReason, DecodedBatch, Erasure
 from lifeline.stream.log import LogReader
 from lifeline.stream.pending import Batch, IntakeLimit, PendingRecords
 from lifeline.stream.record import Record, records_from
@@ -42,27 +42,27 @@ _log = structlog.get_logger(__name__)
 
 
 class PartitionState(StrEnum):
-    """Where a partition stands; the same words in metrics, logs, health and console."""
+    """The state of a partition; metrics, logs, health and console use the same words."""
 
     ASSIGNED = "assigned"
-    """The group gave it to this node; nothing is open yet."""
+    """The group has assigned it to this node; nothing is open yet."""
     RESTORING = "restoring"
     """Its store is being opened or restored."""
     CATCHING_UP = "catching_up"
-    """It is consumed, and has not yet reached the end of the log."""
+    """It consumes, and has not reached the end of the log yet."""
     SERVING = "serving"
     """It has reached the end of the log since it was assigned."""
     PAUSED = "paused"
-    """It takes no record for now, and tries again by itself; readers are answered as of its applied offset."""
+    """It applies nothing for now, and tries again by itself; reads are answered as of its applied offset."""
     REFUSING = "refusing"
-    """Its store and the log no longer meet; an operator has to act."""
+    """Its store does not fit the log, or most of its records are bad; an operator has to act."""
     STALLED = "stalled"
-    """Records are here, or their broker is connected, and none was applied for ``updater.stall_after_ms``.
+    """Records wait, or their broker is connected, and none was applied for ``updater.stall_after_ms``.
 
-    A cluster that is away is no stall: nothing can be applied then, and a restart of the node would not help.
+    An unreachable cluster is no stall: nothing can be applied then, and a restart of the node would not help.
     """
     REVOKED = "revoked"
-    """The group has taken it away, or is about to say who gets it."""
+    """The group has revoked it, for good or for the duration of a rebalance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +74,32 @@ class PartitionStatus:
     applied_offset: int
     """The last offset applied; -1 before the first."""
     lag: int
-    """Records of the log that are not applied yet, as far as is known."""
+    """Known records of the log that are not applied yet."""
     records: int
     events: int
-    """Actions that passed the checks (the store may know some already)."""
+    """Actions that passed the checks, including those that the store already had."""
     erasures: int
     batches: int
     dead_letters: Mapping[DeadLetterReason, int]
     reason: str
-    """Why it is paused, refusing or stalled, or what it waits for; empty otherwise."""
+    """Why it is paused, refusing or stalled, or what it waits for; otherwise empty."""
     waiting_since_ms: int = 0
-    """The time of the oldest record that waits to be applied, or an earlier one while that record is not fetched;
-    milliseconds since 1970. 0 while none waits, or when it is not known."""
+    """The time of the oldest record to apply, or an earlier time while that record is not fetched yet; milliseconds
+    since 1970. 0 when there is none, or its time is unknown."""
     durable_offset: int = -1
-    """The last offset that survives what the store promises."""
+    """The last offset that survives the failures that ``store.durability`` covers."""
     resumed_offset: int = 0
-    """The first offset that was still to be applied when the partition was assigned."""
+    """The first offset to apply when the partition was assigned."""
     end_offset: int = 0
-    """The offset behind the last record that is known to be in the log."""
+    """The offset after the last known record of the log."""
     is_served: bool = False
-    """Whether readers are answered: it has reached the end of its log once."""
+    """Whether reads are answered."""
     catching_up_s: float = 0.0
-    """Seconds from when it was assigned and open until it reached the end of the log."""
+    """Seconds from when its store was open until it reached the end of the log."""
 
 
 ALARMS = frozenset({PartitionState.PAUSED, PartitionState.REFUSING, PartitionState.STALLED})
-"""States that an operator has to know of."""
+"""States that are logged as errors, for operators."""
 
 _CONSUMING = frozenset(
     {PartitionState.CATCHING_UP, PartitionState.SERVING, PartitionState.STALLED, PartitionState.PAUSED}
@@ -108,12 +108,12 @@ _ANY = frozenset(PartitionState)
 
 
 class TransitionError(RuntimeError):
-    """A partition was asked for a transition that its state does not allow: a fault of this program."""
+    """The state does not allow the requested transition: a fault in this program."""
 
 
 @dataclass(slots=True)
 class AppliedCounts:
-    """What was applied since the partition was first assigned."""
+    """Counts of what was applied since the partition was first assigned."""
 
     records: int = 0
     events: int = 0
@@ -121,8 +121,8 @@ class AppliedCounts:
     batches: int = 0
     dead_letters: Counter[DeadLetterReason] = field(default_factory=Counter)
 
-    def add(self, records: int, decoded: Decoded) -> int:
-        """Count a batch; return its erasures."""
+    def add(self, records: int, decoded: DecodedBatch) -> int:
+        """Count a batch, and return the number of its erasures."""
         erasures = sum(isinstance(step, Erasure) for step in decoded.steps)
         self.batches += 1
         self.records += records
@@ -133,7 +133,7 @@ class AppliedCounts:
 
 
 class HeldPartition(Generic[StoreT]):
-    """One partition of this node. It lives in the event loop; `status` and the properties may be read in any thread."""
+    """One partition of this node. It belongs to the event loop; any thread may read `status` and the properties."""
 
     def __init__(
         self,
@@ -149,34 +149,34 @@ class HeldPartition(Generic[StoreT]):
         self.epoch = 0
         self.is_consuming = False
         self.is_served = False
-        """Whether readers find its store."""
-        self.is_spoiled = False
-        """Whether it refuses, or did when it was revoked: another node's store may do better."""
+        """Whether readers find the store in the directory."""
+        self.is_unusable = False
+        """Whether it refuses, or did when it was revoked: this node must not claim the partition by its store."""
         self.store: StoreT | None = None
         self.reader: LogReader | None = None
-        """The log, of the last assignment."""
+        """The log reader of the last assignment."""
         self.lifecycle = asyncio.Lock()
         """Held while the store is being opened or closed."""
         self.applying = asyncio.Lock()
         """Held while a batch is being applied."""
         self.pending = PendingRecords(limit)
         self.batch = Batch()
-        """What is being applied."""
+        """The batch that is being applied."""
         self.counts = AppliedCounts()
         self.breaker = BadRecordBreaker(1, 1.0)
         self.published_offset = -1
-        """The last offset whose dead letter is safe: what comes again after a pause is not published again."""
+        """The last offset whose dead letter is acknowledged: after a pause it is not published again."""
         self.next_offset = 0
-        """The offset that the next record handed over must have."""
+        """The offset that the next record must have."""
         self.gap_offset = -1
-        """The first offset behind a gap that was read once."""
+        """The first offset after a gap that was fetched once; -1 for none."""
         self.end_offset = 0
         self.control_offset = 0
-        """Below it the log holds nothing more to apply: what is not applied are control records."""
+        """Before this offset everything is applied except control records."""
         self.idle_end: tuple[int, float] = (-1, 0.0)
-        """The end of the log at which nothing came though all was fetched, and when that was seen first."""
+        """The end of the log that was reached without its last records arriving, and when this was noticed."""
         self.progress_at = time.monotonic()
-        self._judged_offset = -1
+        self._counted_offset = -1
         self._pauses = 0
         self._interrupted = PartitionState.CATCHING_UP
         self._resumed_offset = 0
@@ -186,11 +186,11 @@ class HeldPartition(Generic[StoreT]):
     # -- transitions -------------------------------------------------------------------------------------------
 
     def assign(self, reader: LogReader, breaker: BadRecordBreaker) -> None:
-        """From any state to ASSIGNED: the group gave it to this node. Its store may be open from before."""
+        """From any state to ASSIGNED: the group has assigned it. Its store may still be open."""
         self._end_epoch()
         self.reader, self.breaker = reader, breaker
-        self._judged_offset = self.published_offset = -1
-        self.is_spoiled = False
+        self._counted_offset = self.published_offset = -1
+        self.is_unusable = False
         self._enter(PartitionState.ASSIGNED, _ANY)
 
     def restore(self) -> None:
@@ -206,7 +206,7 @@ class HeldPartition(Generic[StoreT]):
         self._reached_end_at = 0.0
 
     def serve(self) -> None:
-        """From any state that consumes to SERVING: everything that the log holds is applied."""
+        """From any state that consumes to SERVING: all records of the log are applied."""
         self.progress_at = time.monotonic()
         self._caught_up_ms = time.time_ns() // 1_000_000
         self._reached_end_at = self._reached_end_at or self.progress_at
@@ -218,41 +218,41 @@ class HeldPartition(Generic[StoreT]):
         self._enter(PartitionState.STALLED, {PartitionState.CATCHING_UP, PartitionState.SERVING}, why)
 
     def unstall(self) -> None:
-        """From STALLED to CATCHING_UP: records are applied again, or the cluster is away."""
+        """From STALLED to CATCHING_UP: records are applied again, or the cluster is unreachable."""
         self._enter(PartitionState.CATCHING_UP, {PartitionState.STALLED})
 
     def pause(self, why: str) -> int:
-        """From any state that consumes to PAUSED: consume nothing for now; readers are answered.
+        """From any state that consumes to PAUSED: consume nothing for now; reads are answered.
 
-        Returns how many pauses came before it since a batch was applied.
+        Returns the number of earlier pauses since the last applied batch.
         """
         if self.state is not PartitionState.PAUSED:
             self._interrupted = self.state
         self._enter(PartitionState.PAUSED, _CONSUMING, why)
-        # Nothing reads the end of the log during the pause, and readers are told how far behind they are.
+        # The end of the log is not updated during the pause, and replies state the lag.
         self.end_offset = max(self.end_offset, self.next_offset)
         self._end_epoch()
         self._pauses += 1
         return self._pauses - 1
 
     def retry(self) -> None:
-        """Stay in PAUSED, and consume again behind what is applied; `recover` follows the first batch."""
+        """Stay in PAUSED, and consume again after the applied offset; `recover` follows the first applied batch."""
         self._enter(PartitionState.PAUSED, {PartitionState.PAUSED}, self.reason)
         self._consume_from(self.retry_position)
 
     def recover(self) -> None:
-        """From PAUSED to the state that the pause interrupted: a batch is applied."""
+        """From PAUSED to the state that the pause interrupted: a batch was applied."""
         self._enter(self._interrupted, {PartitionState.PAUSED})
 
     def refuse(self, why: str) -> None:
-        """From any state but REVOKED to REFUSING: consume nothing and answer nobody, until an operator has acted."""
+        """From any state but REVOKED to REFUSING: consume nothing and refuse reads, until an operator has acted."""
         self._end_epoch()
         self.close_to_readers(why)
-        self.is_spoiled = True
+        self.is_unusable = True
         self._enter(PartitionState.REFUSING, _ANY - {PartitionState.REVOKED}, why)
 
     def revoke(self) -> None:
-        """From any state to REVOKED: the group took it away. The store stays open, for most partitions come back."""
+        """From any state to REVOKED: the group took it away. The store stays open: most partitions come back."""
         self._end_epoch()
         self._enter(PartitionState.REVOKED, _ANY)
 
@@ -265,7 +265,7 @@ class HeldPartition(Generic[StoreT]):
         self._report()
 
     def explain(self, reason: str) -> None:
-        """Say what the partition waits for in its state; empty when it does not wait any more."""
+        """Set and report what the partition waits for; empty when it no longer waits."""
         if self.reason != reason:
             self.reason = reason
             self._report()
@@ -294,33 +294,33 @@ class HeldPartition(Generic[StoreT]):
             self._directory.add(self.store, lambda: self.lag)
 
     def announce(self) -> None:
-        """Tell readers that the partition is here and will be served, unless it is served."""
+        """Tell readers that this node owns the partition and will serve it, unless it is served already."""
         if not self.is_served:
             self._directory.announce(self.number)
 
     def close_to_readers(self, why: str = "") -> None:
-        """Take the store away from readers; with `why` they are told that this node refuses."""
+        """Hide the store from readers; with `why`, their calls are refused for that reason."""
         self.is_served = False
         self._directory.remove(self.number, why)
 
     # -- records -----------------------------------------------------------------------------------------------
 
     def push(self, records: Sequence[Record]) -> None:
-        """Append records that follow those in the queue."""
+        """Append the next records to the queue."""
         self.pending.push(records)
         self.next_offset = records[-1].offset + 1
         self.gap_offset = -1
 
-    def judge(self, records: Sequence[Record], dead_letters: Sequence[DeadLetter]) -> bool:
-        """Count a batch's bad records once, however often it comes; say whether there have been too many."""
-        fresh = len(records_from(records, self._judged_offset + 1))
-        if fresh:
-            self.breaker.add(fresh, sum(letter.record.offset > self._judged_offset for letter in dead_letters))
-            self._judged_offset = records[-1].offset
+    def count_bad_records(self, records: Sequence[Record], dead_letters: Sequence[DeadLetter]) -> bool:
+        """Count a batch's bad records, each record only once, and return whether there are too many."""
+        new = len(records_from(records, self._counted_offset + 1))
+        if new:
+            self.breaker.add(new, sum(letter.record.offset > self._counted_offset for letter in dead_letters))
+            self._counted_offset = records[-1].offset
         return self.breaker.is_tripped
 
-    def count(self, batch: Batch, decoded: Decoded) -> int:
-        """Count a batch that is applied; return its erasures. A pause ends here."""
+    def count(self, batch: Batch, decoded: DecodedBatch) -> int:
+        """Count an applied batch, end a pause, and return the number of erasures."""
         erasures = self.counts.add(len(batch.records), decoded)
         self._newest_ms = batch.records[-1].timestamp
         self.progress_at = time.monotonic()
@@ -330,7 +330,7 @@ class HeldPartition(Generic[StoreT]):
         return erasures
 
     def observe(self, *, has_room: bool, stall_after_s: float) -> None:
-        """Compare the partition with the log: it serves at its end, and stalls when nothing is applied for long."""
+        """Compare the partition with the log: serve at its end, or stall when nothing was applied for too long."""
         if self.reader is None or not self.is_consuming:
             return
         self.end_offset = max(self.end_offset, self.reader.known_end(self.number) or 0, self.applied_offset + 1)
@@ -341,40 +341,40 @@ class HeldPartition(Generic[StoreT]):
             return
         has_work = self.pending.records or self.applying.locked() or not has_room
         if not has_work and not self.reader.connected(self.number):
-            # The cluster is away: nothing can be applied, so this time does not count.
+            # The cluster is unreachable, so nothing can be applied: this time does not count.
             self.progress_at = time.monotonic()
         idle_s = time.monotonic() - self.progress_at
         if idle_s <= stall_after_s:
             if self.state is PartitionState.STALLED:
                 self.unstall()
         elif self.state is not PartitionState.STALLED:
-            self.stall(f"{self.lag} records wait, and none was applied for {idle_s:.0f} s: see to disk and cluster")
+            self.stall(f"{self.lag} records wait, and none was applied for {idle_s:.0f} s: check disk and cluster")
 
-    # -- what is known of it -----------------------------------------------------------------------------------
+    # -- status ------------------------------------------------------------------------------------------------
 
     @property
     def applied_offset(self) -> int:
-        """The store's; -1 while there is none."""
+        """The store's applied offset; -1 while no store is open."""
         return -1 if self.store is None else self.store.applied_offset
 
     @property
     def durable_offset(self) -> int:
-        """The last offset that survives what the store promises; -1 before the first."""
+        """The store's durable offset; -1 while no store is open."""
         return -1 if self.store is None else self.store.durable_offset
 
     @property
     def lag(self) -> int:
-        """Records that are known to be in the log and are not applied."""
+        """Known records of the log that are not applied."""
         return max(0, self.end_offset - max(self.applied_offset + 1, self.control_offset))
 
     @property
     def retry_position(self) -> int:
-        """The offset behind what is applied, from which a paused partition goes on."""
+        """The offset from which a paused partition consumes again."""
         return max(self.applied_offset + 1, self._resumed_offset)
 
     @property
     def waiting_since_ms(self) -> int:
-        """See `PartitionStatus`. Nothing waited at `_caught_up_ms`, so what waits now came later."""
+        """See `PartitionStatus`. No record waited at `_caught_up_ms`, so the waiting ones are newer."""
         if self.lag == 0:
             return 0
         if self.applying.locked():
@@ -383,7 +383,7 @@ class HeldPartition(Generic[StoreT]):
         return max(self._newest_ms, self._caught_up_ms) if first_ms is None else first_ms
 
     def status(self) -> PartitionStatus:
-        """Return a snapshot."""
+        """Return the present status."""
         reached_end_at = self._reached_end_at or time.monotonic()
         return PartitionStatus(
             partition=self.number,

@@ -1,4 +1,4 @@
-"""Records that wait to be applied: a queue for each partition, and one limit for all of them together."""
+"""Queues of records that wait to be applied: one for each partition, with a common limit."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from lifeline.stream.record import Record, records_from, size_of
 
 
 class IntakeLimit:
-    """Counts the records that wait, of all partitions, and holds the transport back when they are too many."""
+    """Counts the waiting records of all partitions, and blocks the transport while there are too many."""
 
     def __init__(self, max_records: int, max_bytes: int) -> None:
         self.max_records, self.max_bytes = max_records, max_bytes
@@ -19,15 +19,15 @@ class IntakeLimit:
         self._room.set()
 
     def has_room(self) -> bool:
-        """Say whether fewer than `max_records` records and `max_bytes` wait."""
+        """Return whether fewer than `max_records` records and fewer than `max_bytes` bytes wait."""
         return self._room.is_set()
 
     async def wait_for_room(self) -> None:
-        """Return when there is room: the back-pressure."""
+        """Return when there is room: this is the back-pressure."""
         await self._room.wait()
 
     def add(self, records: int, size: int) -> None:
-        """Count records that begin to wait; negative numbers count those that end."""
+        """Add waiting records and their bytes; negative numbers remove them."""
         self.records += records
         self.bytes += size
         if self.records < self.max_records and self.bytes < self.max_bytes:
@@ -38,34 +38,34 @@ class IntakeLimit:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records on their way into a store."""
+    """Records to be applied in one write."""
 
     records: Sequence[Record] = ()
     """Ascending by offset."""
     bytes: int = 0
     taken_at: float = 0.0
-    """When they left the queue, on the monotonic clock."""
+    """When they left the queue, seconds on the monotonic clock."""
 
     @property
     def first_ms(self) -> int:
-        """The timestamp of the first record."""
+        """The timestamp of the first record, milliseconds since 1970; 0 without records."""
         return self.records[0].timestamp if self.records else 0
 
 
 class PendingRecords:
-    """One partition's queue, in the order of the log. It lives in the event loop alone."""
+    """The queue of one partition, in the order of the log. It belongs to the event loop."""
 
     def __init__(self, limit: IntakeLimit) -> None:
         self._limit = limit
         self._runs: deque[tuple[Sequence[Record], int]] = deque()
-        """Runs of records, each with its bytes."""
+        """Lists of records, each with its number of bytes."""
         self.records = self.bytes = 0
-        self.since = 0.0
-        """When the queue was last empty and got a record, on the monotonic clock."""
+        self.waiting_since = 0.0
+        """When the empty queue last got a record, seconds on the monotonic clock."""
 
     @property
     def first_ms(self) -> int | None:
-        """The timestamp of the oldest record; None when none waits. Callable from any thread."""
+        """The oldest record's timestamp, milliseconds since 1970; None without records. Callable from any thread."""
         try:
             return self._runs[0][0][0].timestamp
         except IndexError:
@@ -75,15 +75,15 @@ class PendingRecords:
         """Append records that follow those in the queue."""
         size = sum(map(size_of, records))
         if not self._runs:
-            self.since = time.monotonic()
+            self.waiting_since = time.monotonic()
         self._runs.append((records, size))
         self._count(len(records), size)
 
     def take(self, max_records: int, max_bytes: int, end_of: Callable[[int], int]) -> Batch:
         """Remove and return the first records: at most `max_records` and `max_bytes`, but at least one.
 
-        `end_of` gives the offset before which a batch with this first offset has to end. The batch is empty when
-        nothing waits.
+        `end_of` returns, for the first offset of a batch, the offset before which the batch must end. The batch is
+        empty when no record waits.
         """
         records: list[Record] = []
         size = 0
@@ -106,12 +106,12 @@ class PendingRecords:
             self._runs.appendleft((tail, tail_size))
             del records[-len(tail) :]
             size -= tail_size
-        # `since` stays: the rest has waited as long, so it goes with the next batch, at once.
+        # Keep `waiting_since`: the remaining records have waited as long, so they are applied next, without a delay.
         self._count(-len(records), -size)
         return Batch(records, size, time.monotonic())
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop all records."""
         self._runs.clear()
         self._count(-self.records, -self.bytes)
 
@@ -122,7 +122,7 @@ class PendingRecords:
 
 
 def _prefix(run: Sequence[Record], max_records: int, max_bytes: int, *, at_least: int) -> tuple[int, int]:
-    """Return how many of a run's first records fit, `at_least` so many, and their bytes."""
+    """Return how many of the first records fit, but at least `at_least`, and their bytes."""
     count = size = 0
     for record in run:
         record_size = size_of(record)

@@ -1,14 +1,14 @@
-"""Placement: which member of the group owns each partition, and which ones follow it.
+"""Decides which member of the group owns each partition, and which members follow it.
 
-Decided by the group's leader alone, from what every member says of itself; a pure function, so that it can be tested
-by its properties. In this order:
+The group's leader decides for all, from the descriptions of all members. `place` is a pure function, so that tests can
+check its properties. The rules, the first one being the strongest:
 
-1. Every partition has one owner, and the numbers that two members own differ by one at most.
-2. The present owner keeps what balance allows.
-3. What is free goes to the member whose own store of it is the most advanced: it has the least to catch up.
-4. Else the member is chosen by rendezvous hashing, so that the same members give the same places.
+1. Every partition has one owner, and the numbers of partitions of any two members differ by at most one.
+2. A partition stays with its present owner if rule 1 allows it.
+3. Otherwise it goes to the member with the most advanced store of it, which has the fewest records to catch up.
+4. Without a store, rendezvous hashing selects the member, so that the same members give the same placement.
 
-A partition's standbys are chosen likewise, and never are its owner.
+A partition's standbys are selected in the same way, and its owner is never one of them.
 """
 
 from collections import Counter
@@ -17,55 +17,55 @@ from typing import NamedTuple
 
 import xxhash
 
-_UNEVEN = 2
-"""By how many partitions two members may differ in what they follow: each move means a store to catch up."""
+_MAX_LOAD_DIFFERENCE = 2
+"""The allowed difference of two members in the number of load partitions: each move costs a catch-up."""
 
 
 class LocalPartition(NamedTuple):
-    """A store that a member has of a partition."""
+    """A member's store of a partition."""
 
     applied_offset: int
-    """The last offset that is part of it; 0 when it has not been opened yet."""
+    """The last applied offset; 0 when the store has not been opened yet."""
     owned: bool
     """Whether the member is the partition's owner now."""
 
 
 class Member(NamedTuple):
-    """What a member says of itself."""
+    """A member's description of itself."""
 
     address: str
-    """host:port at which others reach it."""
-    local: Mapping[int, LocalPartition]
-    """By partition."""
+    """The host:port at which other members reach it."""
+    partitions: Mapping[int, LocalPartition]
+    """Its stores, by partition."""
 
 
 class Place(NamedTuple):
-    """Where one partition is, by member id."""
+    """The owner and the standbys of one partition, as member ids."""
 
     owner: str
     standbys: tuple[str, ...]
-    """In the order in which they would take over."""
+    """In order of preference for a takeover."""
 
 
 class Placement(NamedTuple):
-    """Owners and standbys of every partition, and what one member follows."""
+    """Owners and standbys of every partition, and the partitions that one member follows."""
 
     owners: Mapping[int, str]
-    """Partition to the address of its owner."""
+    """By partition the address of its owner."""
     standbys: Mapping[int, tuple[str, ...]]
-    """Partition to the addresses of those that follow it."""
+    """By partition the addresses of its standbys."""
     follow: frozenset[int]
     """The partitions that this member follows."""
 
 
-NOWHERE = Placement({}, {}, frozenset())
-"""Before the first assignment."""
+NO_PLACEMENT = Placement({}, {}, frozenset())
+"""The placement before the first assignment."""
 
 
 def place(members: Mapping[str, Member], partitions: Iterable[int], standby_replicas: int) -> dict[int, Place]:
-    """Place every partition on the members (by member id, at least one), each with so many standbys.
+    """Return the place of every partition on `members` (by member id, at least one).
 
-    There are fewer standbys where there are not enough members.
+    A partition has `standby_replicas` standbys, or one for each other member if there are too few members.
     """
     numbers = sorted(partitions)
     owners = _Owners(members, numbers).choose()
@@ -74,12 +74,12 @@ def place(members: Mapping[str, Member], partitions: Iterable[int], standby_repl
 
 
 class _Owners:
-    """The choice of owners under way."""
+    """Selects the owners; it has the state of the selection."""
 
     def __init__(self, members: Mapping[str, Member], partitions: list[int]) -> None:
         self._members, self._partitions = members, partitions
         self._share, self._spare = divmod(len(partitions), len(members))
-        """How many partitions each member owns at least, and how many members own one more."""
+        """The number of partitions that each member owns at least, and the number of members that own one more."""
         self._owner: dict[int, str] = {}
         self._owned: Counter[str] = Counter()
 
@@ -91,7 +91,7 @@ class _Owners:
         stores = [
             (local.applied_offset, _weight(node.address, number), number, member)
             for member, node in self._members.items()
-            for number, local in node.local.items()
+            for number, local in node.partitions.items()
             if number in known
         ]
         for _, _, number, member in sorted(stores, reverse=True):
@@ -100,33 +100,39 @@ class _Owners:
         for number in self._partitions:
             if number not in self._owner:
                 free = [member for member in self._members if self._has_room(member)]
-                self._take(number, max(free, key=lambda each: (_weight(self._members[each].address, number), each)))
+                self._take(
+                    number, max(free, key=lambda member: (_weight(self._members[member].address, number), member))
+                )
         return self._owner
 
     def _claims(self) -> list[tuple[str, list[int]]]:
-        """Return what each member owns now, dearest first; those with the most come first, for a share of one more."""
+        """Return the partitions that each member owns now.
+
+        The partitions with the greatest advantage come first, so that the member keeps them; members with the most
+        partitions come first, so that they get the shares of one more.
+        """
         claims: dict[str, list[int]] = {member: [] for member in self._members}
         for number in self._partitions:
             owners = [
                 (local.applied_offset, member)
                 for member, node in self._members.items()
-                if (local := node.local.get(number)) is not None and local.owned
+                if (local := node.partitions.get(number)) is not None and local.owned
             ]
             if owners:
-                # One that was thought dead comes back and still claims what another has got: the other is further.
+                # A member that was believed dead may return and still claim a partition; its new owner is further.
                 claims[max(owners)[1]].append(number)
         for member, claimed in claims.items():
             claimed.sort(key=lambda number: (self._advantage(member, number), -number), reverse=True)
-        return sorted(claims.items(), key=lambda each: (-len(each[1]), each[0]))
+        return sorted(claims.items(), key=lambda claim: (-len(claim[1]), claim[0]))
 
     def _advantage(self, member: str, number: int) -> int:
-        """Return how far the member's store is ahead of everybody else's: what a move would have to catch up."""
+        """Return by how many offsets the member's store is ahead of all others: the cost of a move."""
         others = (
-            node.local[number].applied_offset
+            node.partitions[number].applied_offset
             for other, node in self._members.items()
-            if other != member and number in node.local
+            if other != member and number in node.partitions
         )
-        return self._members[member].local[number].applied_offset - max(others, default=-1)
+        return self._members[member].partitions[number].applied_offset - max(others, default=-1)
 
     def _has_room(self, member: str) -> bool:
         return self._owned[member] < self._share or (self._owned[member] == self._share and self._spare > 0)
@@ -141,43 +147,43 @@ class _Owners:
 
 
 def _standbys(members: Mapping[str, Member], owners: Mapping[int, str], replicas: int) -> dict[int, tuple[str, ...]]:
-    chosen: dict[int, list[str]] = {number: [] for number in sorted(owners)}
-    followed: Counter[str] = Counter(dict.fromkeys(sorted(members), 0))
+    selected: dict[int, list[str]] = {number: [] for number in sorted(owners)}
+    load: Counter[str] = Counter(dict.fromkeys(sorted(members), 0))
     stores = [
         (local.applied_offset, _weight(node.address, number), number, member)
         for member, node in members.items()
-        for number, local in node.local.items()
+        for number, local in node.partitions.items()
         if owners.get(number, member) != member
     ]
     for _, _, number, member in sorted(stores, reverse=True):
-        if len(chosen[number]) < replicas:
-            chosen[number].append(member)
-            followed[member] += 1
-    for number, standbys in chosen.items():
+        if len(selected[number]) < replicas:
+            selected[number].append(member)
+            load[member] += 1
+    for number, standbys in selected.items():
         while len(standbys) < replicas:
             free = [member for member in members if member != owners[number] and member not in standbys]
-            best = min(free, key=lambda each: (followed[each], _weight(members[each].address, number), each))
+            best = min(free, key=lambda member: (load[member], _weight(members[member].address, number), member))
             standbys.append(best)
-            followed[best] += 1
-    while _even_out(chosen, followed, owners):
+            load[best] += 1
+    while _even_out(selected, load, owners):
         pass
-    # Those with a store were chosen first, the most advanced before the others.
-    return {number: tuple(standbys) for number, standbys in chosen.items()}
+    # Members with a store were selected first, the most advanced before the others.
+    return {number: tuple(standbys) for number, standbys in selected.items()}
 
 
-def _even_out(chosen: dict[int, list[str]], followed: Counter[str], owners: Mapping[int, str]) -> bool:
-    """Move a standby from a member that follows much more to one that follows less; False when loads are even."""
-    by_load = [member for member, _ in followed.most_common()]
-    for giver in by_load:
-        for taker in reversed(by_load):
-            if followed[giver] - followed[taker] <= _UNEVEN:
+def _even_out(selected: dict[int, list[str]], load: Counter[str], owners: Mapping[int, str]) -> bool:
+    """Move one standby from a member with a high load to one with a low load; False when the loads are even."""
+    by_load = [member for member, _ in load.most_common()]
+    for source in by_load:
+        for target in reversed(by_load):
+            if load[source] - load[target] <= _MAX_LOAD_DIFFERENCE:
                 break
-            for number, standbys in chosen.items():
-                if giver in standbys and taker not in {owners[number], *standbys}:
-                    standbys.remove(giver)
-                    standbys.append(taker)
-                    followed[giver] -= 1
-                    followed[taker] += 1
+            for number, standbys in selected.items():
+                if source in standbys and target not in {owners[number], *standbys}:
+                    standbys.remove(source)
+                    standbys.append(target)
+                    load[source] -= 1
+                    load[target] += 1
                     return True
     return False
 

@@ -1,4 +1,4 @@
-"""A record, as every client library gives it."""
+"""A record of a topic, and a part of the log that is unreadable."""
 
 import hashlib
 from bisect import bisect_left
@@ -8,12 +8,12 @@ from typing import Final, Protocol, Self
 
 LOG_APPEND_TIME: Final = 1
 HEAD_BYTES: Final = 1_024
-"""How many bytes are kept of a record that cannot be read, or is too large."""
+"""How many bytes of an unreadable or too large record are kept."""
 _HEADER_COST: Final = 64
 
 
 class Record(Protocol):
-    """One record of a topic: aiokafka's and kafka-python's both fit."""
+    """One record of a topic; the record types of aiokafka and kafka-python match it."""
 
     @property
     def topic(self) -> str:
@@ -29,11 +29,11 @@ class Record(Protocol):
 
     @property
     def timestamp(self) -> int:
-        """Milliseconds since 1970, as the topic defines; below 0 when the record has none."""
+        """Milliseconds since 1970, set as `timestamp_type` says; below 0 when the record has none."""
 
     @property
     def timestamp_type(self) -> int:
-        """Whose time that is: LOG_APPEND_TIME, the log's; 0, the producer's."""
+        """Who set the timestamp: LOG_APPEND_TIME for the log, 0 for the producer."""
 
     @property
     def key(self) -> bytes | None:
@@ -50,15 +50,15 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRecords:
-    """A stretch of the log that is there and cannot be read: one record, or a whole batch. It is a `Record` itself."""
+    """A part of the log that is unreadable: one record or a whole batch. It implements `Record`."""
 
     topic: str
     partition: int
     first_offset: int
     offset: int
-    """The last offset of the stretch."""
+    """The last offset of the part."""
     timestamp: int
-    """The batch's largest, in milliseconds since 1970."""
+    """The largest of the batch, in milliseconds since 1970."""
     size: int
     """Bytes in the log."""
     sha256: str
@@ -75,18 +75,18 @@ class UnreadableRecords:
     def of(
         cls, data: memoryview, topic: str, partition: int, offsets: tuple[int, int], timestamp: int, why: str
     ) -> Self:
-        """Return what stands for `data`, the records at `offsets`, both included."""
+        """Return the replacement for `data`, the records from the first to the last of `offsets`."""
         digest = hashlib.sha256(data).hexdigest()
         return cls(topic, partition, *offsets, timestamp, len(data), digest, bytes(data[:HEAD_BYTES]), why)
 
 
 def first_offset_of(record: Record) -> int:
-    """Return the first offset that a record stands for: its own, unless it is a stretch that cannot be read."""
+    """Return a record's own offset, or the first offset of an unreadable part of the log."""
     return record.first_offset if isinstance(record, UnreadableRecords) else record.offset
 
 
 def size_of(record: Record) -> int:
-    """Return the bytes of key, value and headers, and what the headers' objects take."""
+    """Return the bytes of key, value and headers, and the memory of the header objects."""
     size = len(record.key or b"") + len(record.value or b"")
     if record.headers:
         size += sum(_HEADER_COST + len(name) + len(value or b"") for name, value in record.headers)
@@ -94,7 +94,7 @@ def size_of(record: Record) -> int:
 
 
 def records_from(records: Sequence[Record], offset: int) -> Sequence[Record]:
-    """Return the records at or above `offset` of a run that ascends by offset."""
+    """Return the records at or above `offset`; `records` ascend by offset."""
     if not records or records[0].offset >= offset:
         return records
     return records[bisect_left(records, offset, key=lambda record: record.offset) :]

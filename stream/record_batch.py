@@ -1,4 +1,4 @@
-"""Record batches of Kafka's log (message format 2), read with bounds, whatever a producer has put into them.
+"""Reads record batches of Kafka's log (message format 2) within bounds, whatever bytes a producer has sent.
 
 A batch is 61 bytes of header and then its records, which the header's codec may compress as a whole::
 
@@ -7,8 +7,9 @@ A batch is 61 bytes of header and then its records, which the header's codec may
     record: length varint | attributes i8 | timestamp delta varint | offset delta varint | key | value
             | header count varint | (name, value) ...
 
-`uncompressed` bounds what a codec may unpack. `read_records` parses what a strict parser refuses: a header name that is
-not UTF-8 gets escapes, a record without structure becomes an `UnreadableRecords`, and the record behind it is read.
+`decompress` limits the size of the unpacked records. `read_records` also parses batches that a strict parser rejects: a
+header name that is not UTF-8 gets escapes, a malformed record becomes an `UnreadableRecords`, and the records after it
+are read.
 Format: https://kafka.apache.org/documentation/#recordbatch
 """
 
@@ -25,11 +26,11 @@ from lifeline.stream.dead_letter_headers import HEADERS_CUT
 from lifeline.stream.record import UnreadableRecords
 
 MAX_BATCH_BYTES: Final = 32 << 20
-"""What a batch may hold once it is unpacked. A constant: the state is a function of the log, so all copies agree."""
+"""The largest size of an unpacked batch. It is a constant, because all copies of the state must agree on it."""
 MAX_HEADERS: Final = 1_000
-"""Headers that are kept of a large record."""
+"""The number of headers that are kept of a large record."""
 LARGE_RECORD_BYTES: Final = 256 << 10
-"""Above this a record is parsed with a bound on its headers: two bytes on the wire cost a hundred in memory."""
+"""The headers of a larger record are limited: one of two bytes on the wire takes a hundred in memory."""
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES: Final = _HEADER.size
@@ -43,11 +44,11 @@ _XERIAL_HEADER_BYTES: Final = 16
 
 
 class UnreadableError(Exception):
-    """Bytes of a batch that cannot be read; the message says why."""
+    """Bytes of a batch are unreadable; the message says why."""
 
 
 class BatchHeader(NamedTuple):
-    """The 61 bytes before the records, as they stand."""
+    """The 61 bytes before the records, field by field."""
 
     base_offset: int
     length: int
@@ -70,12 +71,12 @@ class BatchHeader(NamedTuple):
 
     @property
     def last_offset(self) -> int:
-        """The offset of the batch's last record; the broker has counted, whatever the records themselves say."""
+        """The offset of the batch's last record. The broker sets it; the offsets in the records may be wrong."""
         return self.base_offset + self.last_offset_delta
 
     @property
     def is_dense(self) -> bool:
-        """Whether the batch has a record for each of its offsets: only compaction takes some out."""
+        """Whether the batch has a record for each of its offsets; only compaction removes some."""
         return self.records == self.last_offset_delta + 1
 
 
@@ -84,29 +85,29 @@ def header_of(batch: memoryview) -> BatchHeader:
     return BatchHeader(*_HEADER.unpack_from(batch))
 
 
-def uncompressed(batch: memoryview, header: BatchHeader) -> memoryview:
-    """Return the batch without compression: its header without the codec, then the records.
+def decompress(batch: memoryview, header: BatchHeader) -> memoryview:
+    """Return the batch without compression: its header with codec 0, then the unpacked records.
 
-    Raises UnreadableError when the records do not unpack, or to more than `MAX_BATCH_BYTES`.
+    Raises UnreadableError when the records do not unpack, or unpack to more than `MAX_BATCH_BYTES`.
     """
     if not header.codec:
         if len(batch) > HEADER_BYTES + MAX_BATCH_BYTES:
             raise UnreadableError(f"the batch has more than {MAX_BATCH_BYTES} bytes")
         return batch
-    unpacked = _room(HEADER_BYTES + MAX_BATCH_BYTES)
+    unpacked = _buffer(HEADER_BYTES + MAX_BATCH_BYTES)
     size = HEADER_BYTES + _unpack(header.codec, batch[HEADER_BYTES:], unpacked[HEADER_BYTES:])
     plain = header._replace(attributes=header.attributes & ~_CODEC_MASK, length=size - _LENGTH_FROM)
     _HEADER.pack_into(unpacked, 0, *plain)
     return unpacked[:size]
 
 
-def _room(size: int) -> memoryview:
-    """Return uninitialised memory: the system gives its pages as they are written, and most batches are small."""
+def _buffer(size: int) -> memoryview:
+    """Return uninitialized memory: unwritten pages take no memory, and most batches are small."""
     return np.empty(size, np.uint8).data
 
 
 def _unpack(codec: int, packed: memoryview, into: memoryview) -> int:
-    """Unpack into a buffer, and return how many bytes there are."""
+    """Unpack into a buffer, and return the number of bytes written. Raises UnreadableError."""
     try:
         match codec:
             case 1:
@@ -123,9 +124,9 @@ def _unpack(codec: int, packed: memoryview, into: memoryview) -> int:
 
 
 def _unpack_gzip(packed: memoryview, into: memoryview) -> int:
-    size, rest, first = 0, bytes(packed), True
-    # There may be several members; what stands behind the last one is none of ours, as for Kafka's own reader.
-    while first or rest[:2] == _GZIP:
+    size, rest, is_first = 0, bytes(packed), True
+    # There may be several gzip members. Bytes after the last one are ignored, as Kafka's own reader does.
+    while is_first or rest[:2] == _GZIP:
         inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
         part = inflate.decompress(rest, len(into) - size + 1)
         if size + len(part) > len(into):
@@ -133,7 +134,7 @@ def _unpack_gzip(packed: memoryview, into: memoryview) -> int:
         if not inflate.eof:
             raise UnreadableError("the batch's gzip data ends in the middle")
         into[size : size + len(part)] = part
-        size, rest, first = size + len(part), inflate.unused_data, False
+        size, rest, is_first = size + len(part), inflate.unused_data, False
     return size
 
 
@@ -153,7 +154,7 @@ def _unpack_snappy(packed: memoryview, into: memoryview) -> int:
 
 
 def check_legacy(message: memoryview) -> None:
-    """Look at a message of format 0 or 1. Raises UnreadableError when it would unpack to more than the bound."""
+    """Check a message of format 0 or 1. Raises UnreadableError when it unpacks to more than `MAX_BATCH_BYTES`."""
     magic, attributes = message[16], message[17]
     if not attributes & _CODEC_MASK:
         return
@@ -165,17 +166,17 @@ def check_legacy(message: memoryview) -> None:
     except struct.error as error:
         raise UnreadableError("a message of an old format ends in the middle") from error
     packed = message[at + 4 : at + 4 + max(value_bytes, 0)]
-    _unpack(attributes & _CODEC_MASK, packed, _room(MAX_BATCH_BYTES))
+    _unpack(attributes & _CODEC_MASK, packed, _buffer(MAX_BATCH_BYTES))
 
 
 def has_large_record(batch: memoryview, header: BatchHeader) -> bool:
-    """Say whether an uncompressed batch has a record above `LARGE_RECORD_BYTES`, or lengths that lead nowhere."""
+    """Return whether an uncompressed batch has a record above `LARGE_RECORD_BYTES`, or invalid record lengths."""
     if len(batch) - HEADER_BYTES <= LARGE_RECORD_BYTES:
         return False
     at = HEADER_BYTES
     try:
         for _ in range(header.records):
-            # Most records have a length of one or two bytes; the general reader takes three times as long.
+            # Most lengths take one or two bytes; `_varint` would take three times as long.
             first = batch[at]
             if first < 0x80:
                 at += 1 + (first >> 1)
@@ -194,62 +195,62 @@ def has_large_record(batch: memoryview, header: BatchHeader) -> bool:
 def read_records(
     batch: memoryview, header: BatchHeader, topic: str, partition: int
 ) -> Iterator[ConsumerRecord[bytes, bytes] | UnreadableRecords]:
-    """Yield the records of an uncompressed batch, and what is unreadable in the place of those that are not."""
-    at, before, last = HEADER_BYTES, header.base_offset - 1, header.last_offset
-    while before < last:
-        start, place = at, (before + 1, before + 1 if header.is_dense else last)
+    """Yield the records of an uncompressed batch, with an `UnreadableRecords` in place of each malformed part."""
+    at, previous, last = HEADER_BYTES, header.base_offset - 1, header.last_offset
+    while previous < last:
+        start, offsets = at, (previous + 1, previous + 1 if header.is_dense else last)
         try:
             data, at = _record_bytes(batch, at)
         except UnreadableError as error:
-            # Where the next record begins is not known either.
-            yield unreadable(batch[start:], header, topic, partition, (before + 1, last), str(error))
+            # The length is invalid, so the start of the next record is unknown.
+            yield unreadable_records(batch[start:], header, topic, partition, (previous + 1, last), str(error))
             return
         try:
-            record = _record(data, header, topic, partition, place)
+            record = _record(data, header, topic, partition, offsets)
         except UnreadableError as error:
-            yield unreadable(data, header, topic, partition, (before + 1, before + 1), str(error))
-            before += 1
+            yield unreadable_records(data, header, topic, partition, (previous + 1, previous + 1), str(error))
+            previous += 1
         else:
             yield record
-            before = record.offset
+            previous = record.offset
 
 
-def unreadable(
+def unreadable_records(
     data: memoryview, header: BatchHeader, topic: str, partition: int, offsets: tuple[int, int], why: str
 ) -> UnreadableRecords:
-    """Return what stands for the records at `offsets`, both included."""
+    """Return the replacement for the records from the first to the last of `offsets`."""
     return UnreadableRecords.of(data, topic, partition, offsets, header.max_timestamp, why)
 
 
 def _record_bytes(batch: memoryview, at: int) -> tuple[memoryview, int]:
     length, at = _varint(batch, at)
     if not 0 <= length <= len(batch) - at:
-        raise UnreadableError(f"a record of {length} bytes in the {len(batch) - at} that are left")
+        raise UnreadableError(f"a record has {length} bytes, and the batch only {len(batch) - at} more")
     return batch[at : at + length], at + length
 
 
 def _record(
-    data: memoryview, header: BatchHeader, topic: str, partition: int, place: tuple[int, int]
+    data: memoryview, header: BatchHeader, topic: str, partition: int, offsets: tuple[int, int]
 ) -> ConsumerRecord[bytes, bytes]:
-    """Read a record whose offset lies between the two of `place`, both included."""
+    """Read a record whose offset must be within `offsets`, both included."""
     delta, at = _varint(data, _ATTRIBUTES_BYTES, bits=64)
-    append_time = bool(header.attributes & _LOG_APPEND_TIME)
-    timestamp = header.max_timestamp if append_time else _signed(header.first_timestamp + delta, 64)
+    is_log_time = bool(header.attributes & _LOG_APPEND_TIME)
+    timestamp = header.max_timestamp if is_log_time else _signed(header.first_timestamp + delta, 64)
     offset_delta, at = _varint(data, at)
     offset = header.base_offset + offset_delta
-    if not place[0] <= offset <= place[1]:
-        raise UnreadableError(f"a record says that its offset is {offset}, and stands at {place[0]}")
+    if not offsets[0] <= offset <= offsets[1]:
+        raise UnreadableError(f"a record gives its offset as {offset}, and is at offset {offsets[0]}")
     key, at = _field(data, at)
     value, at = _field(data, at)
     headers, at = _headers(data, at)
     if at != len(data):
-        raise UnreadableError(f"a record of {len(data)} bytes whose fields end at {at}")
+        raise UnreadableError(f"the fields of a record of {len(data)} bytes end at byte {at}")
     return ConsumerRecord(
         topic,
         partition,
         offset,
         timestamp,
-        int(append_time),
+        int(is_log_time),
         key,
         value,
         None,
@@ -262,7 +263,7 @@ def _record(
 def _headers(data: memoryview, at: int) -> tuple[tuple[tuple[str, bytes | None], ...], int]:
     count, at = _varint(data, at)
     if not 0 <= count <= len(data) - at:
-        raise UnreadableError(f"a record with {count} headers in {len(data) - at} bytes")
+        raise UnreadableError(f"a record gives the number of its headers as {count}, in {len(data) - at} bytes")
     headers: list[tuple[str, bytes | None]] = []
     for number in range(count):
         name, at = _field(data, at, keep=number < MAX_HEADERS)
@@ -275,24 +276,24 @@ def _headers(data: memoryview, at: int) -> tuple[tuple[tuple[str, bytes | None],
 
 
 def _field(data: memoryview, at: int, *, keep: bool = True) -> tuple[bytes | None, int]:
-    """Read a length and as many bytes; a negative length is a null."""
+    """Read a length and that many bytes, and return them (or None: null, or not `keep`) and the next position."""
     length, at = _varint(data, at)
     if length < 0:
         return None, at
     if length > len(data) - at:
-        raise UnreadableError(f"a field of {length} bytes in the {len(data) - at} that are left")
+        raise UnreadableError(f"a field has {length} bytes, and the record only {len(data) - at} more")
     return (bytes(data[at : at + length]) if keep else None), at + length
 
 
 def _varint(data: memoryview, at: int, bits: int = 32) -> tuple[int, int]:
-    """Read a zigzag varint; bits that do not fit are dropped, as Kafka's own reader does."""
+    """Read a zigzag varint, and return it and the next position; excess bits are dropped, as Kafka's reader does."""
     number = 0
-    for place, byte in enumerate(data[at : at + -(-bits // 7)]):
-        number |= (byte & 0x7F) << 7 * place
+    for index, byte in enumerate(data[at : at + -(-bits // 7)]):
+        number |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
             number &= (1 << bits) - 1
-            return (number >> 1) ^ -(number & 1), at + place + 1
-    raise UnreadableError("a number that does not end")
+            return (number >> 1) ^ -(number & 1), at + index + 1
+    raise UnreadableError("a varint is too long or truncated")
 
 
 def _signed(number: int, bits: int) -> int:

@@ -1,6 +1,7 @@
-"""Replay: read one partition's log from its start into a fresh store, by the rules of the live path.
+"""Replays the log of one partition into a store, by the rules of the live path.
 
-`log_ranges` says what there is to replay, `replay` does it. A store that was left half way goes on where it stands.
+`log_ranges` returns the offsets to replay, and `replay` applies them. It starts after the store's applied offset, so it
+also completes a store that an interrupted replay left.
 """
 
 import time
@@ -25,7 +26,7 @@ _STOP_S = 5.0
 
 
 class LogRange(NamedTuple):
-    """What a replay of one partition would apply."""
+    """The offsets of one partition that a replay would apply."""
 
     first: int
     """The first offset of the log."""
@@ -36,20 +37,20 @@ class LogRange(NamedTuple):
 async def log_ranges(
     kafka: KafkaSettings, *, to_offset: int | None = None, to_timestamp_ms: int | None = None
 ) -> dict[int, LogRange]:
-    """Return the range of each partition: to the end of the log, to an offset (included), or to before a time.
+    """Return the range of each partition, up to the end of the log, an offset (included), or a time (excluded).
 
-    Of a log with other times than its offsets' order the first record at or after `to_timestamp_ms` ends the range.
-    Raises ClusterUnreachableError, TopicMismatchError.
+    The first record at or after `to_timestamp_ms` ends the range, even if later records have earlier times. Raises
+    ClusterUnreachableError, TopicMismatchError.
     """
     async with _consumer(kafka) as consumer:
         if kafka.actions_topic not in await consumer.topics():
-            raise TopicMismatchError(f"topic {kafka.actions_topic} does not exist: name another in kafka.actions_topic")
+            raise TopicMismatchError(f"topic {kafka.actions_topic} does not exist: correct kafka.actions_topic")
         partitions = [TopicPartition(kafka.actions_topic, number) for number in range(kafka.partitions)]
         first = await consumer.beginning_offsets(partitions)
         end = await consumer.end_offsets(partitions)
         if to_timestamp_ms is not None:
-            found = await consumer.offsets_for_times(dict.fromkeys(partitions, to_timestamp_ms))
-            end = {tp: end[tp] if found[tp] is None else found[tp].offset for tp in partitions}
+            at_time = await consumer.offsets_for_times(dict.fromkeys(partitions, to_timestamp_ms))
+            end = {tp: end[tp] if at_time[tp] is None else at_time[tp].offset for tp in partitions}
         elif to_offset is not None:
             end = {tp: min(end[tp], to_offset + 1) for tp in partitions}
     return {tp.partition: LogRange(first[tp], end[tp] - 1) for tp in partitions}
@@ -63,12 +64,11 @@ async def replay(
     until: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Apply every record from the store's applied offset to `until`, both included in the end.
+    """Apply every record after the store's applied offset, up to and including `until`.
 
-    Dead letters are passed over: they were published when they were met first. `progress` gets the offset after
-    each batch. Raises ClusterUnreachableError, also when nothing comes for ``kafka.request_timeout_ms``, and
-    PartitionLostError when the log no longer starts early enough
-    or ends before `until`.
+    Dead letters are skipped: the live path has published them. `progress` gets the applied offset after each batch.
+    Raises ClusterUnreachableError, also when no record arrives for ``kafka.request_timeout_ms``, and PartitionLostError
+    when the log starts after the first needed offset or ends before `until`.
     """
     partition = TopicPartition(kafka.actions_topic, store.partition)
     async with _consumer(kafka) as consumer:
@@ -79,14 +79,15 @@ async def replay(
         if first > start or end <= until:
             raise PartitionLostError(
                 f"the log of partition {store.partition} holds offsets {first} to {end - 1}, and {start} to {until} "
-                "are needed: what retention took cannot be replayed; compare with a snapshot instead"
+                "are needed: check that this is the right topic; if its retention removed records, restore a newer "
+                "snapshot and replay from there"
             )
         consumer.seek(partition, start)
         position, moved_at = start, time.monotonic()
         while store.applied_offset < until:
             fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
-            before, position = position, await consumer.position(partition)
-            if position > before:
+            previous, position = position, await consumer.position(partition)
+            if position > previous:
                 moved_at = time.monotonic()
             elif time.monotonic() - moved_at > kafka.request_timeout_ms / 1000:
                 raise ClusterUnreachableError(kafka.bootstrap_servers, TimeoutError())
@@ -95,7 +96,7 @@ async def replay(
                 apply_steps(store, decode(records, rules).steps)
                 progress(store.applied_offset)
             elif position > until:
-                # What is left up to `until` are control records, which have no value to apply.
+                # The rest up to `until` are control records, which change no state.
                 break
 
 

@@ -8,11 +8,13 @@ from lifeline.core.limits import MAX_STANDBY_REPLICAS
 
 
 class UpdaterSettings(BaseModel):
-    """The shape of a micro-batch, what an action may be, and how long things may take."""
+    """The size of a micro-batch, the bounds of an action, and time limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch_max_records: Annotated[int, Field(ge=1, le=1 << 20, description="records applied as one write")] = 8_192
+    batch_max_records: Annotated[int, Field(ge=1, le=1 << 20, description="the most records applied in one write")] = (
+        8_192
+    )
     batch_max_wait_ms: Annotated[
         int, Field(ge=0, le=60_000, description="how long a record may wait for others before it is applied")
     ] = 20
@@ -22,9 +24,9 @@ class UpdaterSettings(BaseModel):
     max_action_bytes: Annotated[
         int, Field(ge=64, le=4 << 20, description="a larger record is dead-lettered as oversized")
     ] = 65_536
-    max_future_ms: Annotated[int, Field(ge=0, description="how far an action's time may lie ahead of its record's")] = (
-        86_400_000
-    )
+    max_future_ms: Annotated[
+        int, Field(ge=0, description="how far an action's time may be after its record's time")
+    ] = 86_400_000
     commit_interval_ms: Annotated[
         int, Field(ge=100, le=600_000, description="how often the group's commit follows the store")
     ] = 2_000
@@ -36,11 +38,16 @@ class UpdaterSettings(BaseModel):
         int, Field(ge=1_000, le=3_600_000, description="no progress for this long, with records to apply, is a stall")
     ] = 30_000
     max_waiting_mib: Annotated[
-        int, Field(ge=4, le=65_536, description="fetched and not applied, before the fetch is held back; a write: 1/4")
+        int,
+        Field(
+            ge=4,
+            le=65_536,
+            description="fetched records not yet applied, beyond which fetching waits; one write has 1/4",
+        ),
     ] = 64
     serve: Annotated[
         Literal["caught_up", "stale"],
-        Field(description="answer once a partition has caught up, or at once: as_of says how far it is"),
+        Field(description="answer reads once a partition has caught up, or at once; as_of has the lag"),
     ] = "caught_up"
     standby_replicas: Annotated[
         int, Field(ge=0, le=MAX_STANDBY_REPLICAS, description="how many nodes follow each partition besides its owner")
@@ -52,5 +59,5 @@ class UpdaterSettings(BaseModel):
         float, Field(gt=0, le=1, description="a partition stops when more of its last records than this are bad")
     ] = 0.5
     bad_share_records: Annotated[
-        int, Field(ge=1, le=1 << 20, description="how many of the last records that share is of")
+        int, Field(ge=1, le=1 << 20, description="the number of last records that max_bad_share is measured over")
     ] = 1_000

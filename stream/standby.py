@@ -1,6 +1,6 @@
-"""The standby follower: it keeps stores of partitions that other nodes own up with the log, to take over at once.
+"""The standby follower: it applies the log to stores of partitions that other nodes own, to take them over at once.
 
-It reads the same records by the same rules as the owner, but publishes nothing. It skips a bad record only once the
+It applies the same records by the same rules as the owner, but publishes nothing. It skips a bad record only after the
 group's commit has passed it, because then the owner has published its dead letter. Until then the follower waits before
 the record, so that a takeover loses no dead letter.
 
@@ -46,24 +46,24 @@ _STOP_S = 3.0
 _log = structlog.get_logger(__name__)
 
 AskOwner = Callable[[str, Sequence[int]], Awaitable[Mapping[int, Sequence[Fingerprint]]]]
-"""Asks the node at an address for its fingerprints of partitions; gives those that it holds, or ConnectionError."""
+"""Returns the fingerprints of those of the partitions that the node at an address has, or raises ConnectionError."""
 
 
 class StandbyState(StrEnum):
     """The state of a followed partition."""
 
     FOLLOWING = "following"
-    """It is kept up with the log."""
+    """It applies the log."""
     WAITING = "waiting"
-    """Its next record is bad, and its dead letter is not known to be published yet."""
+    """Its next record is bad, and the owner is not known to have published the dead letter yet."""
     REFUSING = "refusing"
-    """Its store and the log no longer meet; an operator has to act."""
+    """Its store does not fit the log, or is full; an operator has to act."""
     DIVERGED = "diverged"
     """Its fingerprint differs from the owner's; an operator has to find out which of the two is wrong."""
 
     @property
-    def at_work(self) -> bool:
-        """Whether the partition is still kept up, and could be taken over."""
+    def is_active(self) -> bool:
+        """Whether the follower still applies the log, so that a takeover is possible."""
         return self in {StandbyState.FOLLOWING, StandbyState.WAITING}
 
 
@@ -76,14 +76,14 @@ class StandbyStatus:
     applied_offset: int
     """The last offset applied; -1 before the first."""
     lag: int
-    """Records of the log that are not applied yet, as far as is known."""
+    """Known records of the log that are not applied yet."""
     reason: str
     """Why it refuses or has diverged; empty otherwise."""
 
 
 @dataclass(slots=True, eq=False)
 class _Standby(Generic[StoreT]):
-    """A followed partition. It lives in the event loop alone."""
+    """A followed partition. It belongs to the event loop."""
 
     number: int
     store: StoreT | None = None
@@ -92,11 +92,11 @@ class _Standby(Generic[StoreT]):
     next_offset: int = 0
     end_offset: int = 0
     trimmed_before: int = 0
-    """Where the log began when this store was empty, unless that was its first record."""
+    """The first offset of the log when the store was empty; 0 if the log then still had its first record."""
     needs_seek: bool = True
     """Whether the consumer's position is not `next_offset`."""
     not_before: float = 0.0
-    """When to read the log again, on the monotonic clock."""
+    """When to read the log again, seconds on the monotonic clock."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the store is being opened, written or closed."""
 
@@ -106,10 +106,10 @@ class _Standby(Generic[StoreT]):
 
 
 class StandbyFollower(Generic[StoreT]):
-    """Follows the partitions that the placement gives this node.
+    """Follows the partitions that the placement assigns to this node.
 
-    `is_held` says whether the updater still has a partition's store; only when it has not is the store opened here.
-    All methods belong to one event loop.
+    `is_held` returns whether the updater still has a partition's store; the follower opens it only if not. All methods
+    belong to one event loop, unless they say otherwise.
     """
 
     def __init__(
@@ -136,10 +136,10 @@ class StandbyFollower(Generic[StoreT]):
         self._assigned: frozenset[int] = frozenset()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lifeline-follow")
         self.mismatches = 0
-        """How often a fingerprint differed from the owner's."""
+        """The number of fingerprints that differed from the owner's."""
 
     def start(self) -> None:
-        """Begin to follow; `on_placement` says which partitions."""
+        """Start the tasks; `on_placement` sets the partitions to follow."""
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._compare())]
 
     async def wait(self) -> None:
@@ -149,39 +149,39 @@ class StandbyFollower(Generic[StoreT]):
             task.result()
 
     def on_placement(self, placement: Placement) -> None:
-        """Follow exactly the partitions of the placement, each as soon as its store is free."""
+        """Follow exactly the partitions of the placement, each as soon as the updater has closed its store."""
         self._targets, self._owners = placement.follow, dict(placement.owners)
         self._wake.set()
 
     def status(self) -> list[StandbyStatus]:
-        """Return every partition that is followed, by number; callable from any thread."""
+        """Return the status of every followed partition, by number; callable from any thread."""
         return [
             StandbyStatus(
                 standby.number,
                 standby.state,
                 standby.applied_offset,
-                max(0, standby.end_offset - standby.next_offset) if standby.state.at_work else 0,
+                max(0, standby.end_offset - standby.next_offset) if standby.state.is_active else 0,
                 standby.reason,
             )
             for _, standby in sorted(self._standbys.items(), key=itemgetter(0))
         ]
 
-    def local(self) -> dict[int, LocalPartition]:
+    def local_partitions(self) -> dict[int, LocalPartition]:
         """Return the stores that can take over; callable from any thread."""
         return {
             standby.number: LocalPartition(store.applied_offset, owned=False)
             for standby in list(self._standbys.values())
-            if (store := standby.store) is not None and standby.state.at_work
+            if (store := standby.store) is not None and standby.state.is_active
         }
 
-    def spoiled(self) -> frozenset[int]:
+    def unusable_stores(self) -> frozenset[int]:
         """Return the partitions whose stores on this node's disk must not take over; callable from any thread."""
-        return frozenset(standby.number for standby in list(self._standbys.values()) if not standby.state.at_work)
+        return frozenset(standby.number for standby in list(self._standbys.values()) if not standby.state.is_active)
 
-    async def take(self, partition: int) -> StoreT | None:
-        """Stop following a partition and hand its open store over; None when there is none.
+    async def release(self, partition: int) -> StoreT | None:
+        """Stop following a partition and return its open store, which the caller then owns; None if there is none.
 
-        Nothing is awaited between the handing over and the return: a cancellation cannot lose the store.
+        There is no await between the removal of the store and the return, so a cancellation cannot lose it.
         """
         standby = self._standbys.get(partition)
         if standby is None:
@@ -198,12 +198,12 @@ class StandbyFollower(Generic[StoreT]):
         return None if standby is None else standby.store
 
     async def stop(self, timeout_s: float) -> None:
-        """Stop following, and close the stores. Raises nothing for a cluster that is away. Idempotent."""
+        """Stop following, and close the stores. An unreachable cluster is no error. Idempotent."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # A write that is under way ends before its store is closed.
+        # A write in progress ends before its store is closed.
         await asyncio.to_thread(self._executor.shutdown)
         for standby in list(self._standbys.values()):
             await self._leave(standby)
@@ -221,7 +221,7 @@ class StandbyFollower(Generic[StoreT]):
             if not ready:
                 self._wake.clear()
                 with suppress(TimeoutError):
-                    # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets the event.
+                    # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that arrives with the event.
                     async with asyncio.timeout(_IDLE_S if self._targets else None):
                         await self._wake.wait()
                 continue
@@ -229,12 +229,12 @@ class StandbyFollower(Generic[StoreT]):
                 await self._read(ready)
             except KafkaError as error:
                 if not error.retriable:
-                    raise TransportError(f"the log cannot be followed ({error!r}): start the node again") from error
-                _log.warning("the log cannot be followed now", why=str(error) or type(error).__name__)
+                    raise TransportError(f"the log cannot be read ({error!r}): start the node again") from error
+                _log.warning("the log cannot be read now", why=str(error) or type(error).__name__)
                 await asyncio.sleep(_RETRY_S)
 
     async def _reconcile(self) -> None:
-        """Stop following partitions that left the placement, and open those that joined it and are free."""
+        """Stop following partitions that left the placement, and open new ones that the updater does not hold."""
         for standby in list(self._standbys.values()):
             if standby.number not in self._targets:
                 await self._leave(standby)
@@ -248,11 +248,11 @@ class StandbyFollower(Generic[StoreT]):
         self._standbys[number] = standby
         async with standby.lock:
 
-            def opening() -> None:
-                # Set in the thread: a store that was opened is known, and will be closed, even after a cancellation.
+            def open_store() -> None:
+                # Set in the thread, so that the store is closed even when this task was cancelled while it opened.
                 standby.store = self._stores.open(number)
 
-            await run_to_end(opening)
+            await run_to_end(open_store)
             standby.next_offset = standby.applied_offset + 1
         _log.info("standby", partition=number, state=standby.state.value, applied_offset=standby.applied_offset)
 
@@ -269,13 +269,13 @@ class StandbyFollower(Generic[StoreT]):
         return [
             standby
             for standby in self._standbys.values()
-            if standby.store is not None and standby.state.at_work and now >= standby.not_before
+            if standby.store is not None and standby.state.is_active and now >= standby.not_before
         ]
 
     async def _read(self, ready: Sequence[_Standby[StoreT]]) -> None:
-        consumer = await self._connected()
+        consumer = await self._connect()
         await self._position(consumer, ready)
-        tps = [self._tp(standby.number) for standby in ready if standby.state.at_work]
+        tps = [self._tp(standby.number) for standby in ready if standby.state.is_active]
         if not tps:
             return
         try:
@@ -294,9 +294,9 @@ class StandbyFollower(Generic[StoreT]):
                 except ItemLimitError as error:
                     self._give_up(standby, StandbyState.REFUSING, str(error))
 
-    async def _connected(self) -> LogConsumer:
+    async def _connect(self) -> LogConsumer:
         if self._consumer is None:
-            # It never joins the group, but reads the group's commits.
+            # It does not join the group, and needs the group id only to read its commits.
             consumer = LogConsumer(
                 **self._kafka.consumer_options(),
                 group_id=self._kafka.group_id,
@@ -314,7 +314,7 @@ class StandbyFollower(Generic[StoreT]):
 
     async def _position(self, consumer: LogConsumer, ready: Sequence[_Standby[StoreT]]) -> None:
         """Assign the followed partitions to the consumer, and seek those whose position has changed."""
-        numbers = frozenset(standby.number for standby in self._standbys.values() if standby.state.at_work)
+        numbers = frozenset(standby.number for standby in self._standbys.values() if standby.state.is_active)
         if numbers != self._assigned:
             consumer.assign([self._tp(number) for number in sorted(numbers)])
             self._assigned = numbers
@@ -342,8 +342,8 @@ class StandbyFollower(Generic[StoreT]):
     async def _apply(self, standby: _Standby[StoreT], fetched: Sequence[Record]) -> None:
         async with standby.lock:
             records = records_from(fetched, standby.next_offset)
-            if self._standbys.get(standby.number) is not standby or not standby.state.at_work:
-                # It was taken over or given up during the fetch.
+            if self._standbys.get(standby.number) is not standby or not standby.state.is_active:
+                # It was released or stopped during the fetch.
                 return
             while records and standby.store is not None:
                 end = self._fingerprints.end_of_batch(records[0].offset)
@@ -370,7 +370,7 @@ class StandbyFollower(Generic[StoreT]):
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
     def _decode_and_apply(self, store: Store, number: int, records: Sequence[Record], published: int) -> int:
-        """Apply records up to the first bad one that is at or above `published`; return how many."""
+        """Apply records up to the first bad one at or above `published`, and return the number of records."""
         decoded = decode(records, self._rules)
         bad_offset = next(
             (letter.record.offset for letter in decoded.dead_letters if letter.record.offset >= published), None
@@ -385,9 +385,9 @@ class StandbyFollower(Generic[StoreT]):
         return len(records)
 
     async def _committed(self, number: int) -> int:
-        """Return the offset below which the owner has applied all, and published what is bad."""
-        consumer = await self._connected()
-        # Without a coordinator the client asks for ever, and a takeover would wait for it.
+        """Return the group's commit: before it, the owner has applied all records and published all dead letters."""
+        consumer = await self._connect()
+        # Without a coordinator the client retries forever, and a takeover would wait for it.
         with suppress(TimeoutError):
             async with asyncio.timeout(_ASK_COMMITTED_S):
                 return int(await consumer.committed(self._tp(number)) or 0)
@@ -401,40 +401,40 @@ class StandbyFollower(Generic[StoreT]):
     async def _compare(self) -> None:
         while True:
             await asyncio.sleep(_COMPARE_S)
-            of_owner: dict[str, list[_Standby[StoreT]]] = {}
+            by_owner: dict[str, list[_Standby[StoreT]]] = {}
             for standby in self._standbys.values():
-                if standby.state.at_work and standby.number in self._owners:
-                    of_owner.setdefault(self._owners[standby.number], []).append(standby)
-            for owner, followed in of_owner.items():
+                if standby.state.is_active and standby.number in self._owners:
+                    by_owner.setdefault(self._owners[standby.number], []).append(standby)
+            for owner, followed in by_owner.items():
                 try:
                     async with asyncio.timeout(_ASK_S):
-                        theirs = await self._ask_owner(owner, [standby.number for standby in followed])
+                        remote = await self._ask_owner(owner, [standby.number for standby in followed])
                 except (ConnectionError, TimeoutError) as error:
                     _log.debug("no fingerprints to compare with", owner=owner, why=str(error))
                     continue
                 for standby in followed:
-                    await self._compare_with_owner(standby, owner, theirs.get(standby.number, ()))
+                    await self._compare_with_owner(standby, owner, remote.get(standby.number, ()))
 
-    async def _compare_with_owner(self, standby: _Standby[StoreT], owner: str, theirs: Sequence[Fingerprint]) -> None:
+    async def _compare_with_owner(self, standby: _Standby[StoreT], owner: str, remote: Sequence[Fingerprint]) -> None:
         async with standby.lock:
             store = standby.store
-            if store is None or self._standbys.get(standby.number) is not standby or not standby.state.at_work:
+            if store is None or self._standbys.get(standby.number) is not standby or not standby.state.is_active:
                 return
-            mismatch = first_difference(self._fingerprints.of(standby.number, store.state), theirs)
+            mismatch = first_difference(self._fingerprints.of(standby.number, store.state), remote)
             if mismatch is None:
                 return
             self.mismatches += 1
             why = (
-                f"below offset {mismatch.offset} this node's fingerprint is {mismatch.ours:032x}, and the owner's at "
-                f"{owner} is {mismatch.theirs:032x}"
+                f"below offset {mismatch.offset} this node's fingerprint is {mismatch.local:032x}, and the owner's at "
+                f"{owner} is {mismatch.remote:032x}"
             )
-            what = "see by `lifeline verify` on both which is wrong, and replay that"
+            advice = "find out with `lifeline verify` on both which is wrong, and replay that one"
             if standby.trimmed_before:
-                what = (
-                    f"the log held nothing from before offset {standby.trimmed_before} when this node began; set the "
+                advice = (
+                    f"the log had no records before offset {standby.trimmed_before} when this node began; set the "
                     "directory of the partition aside and restore a snapshot of the owner's"
                 )
-            self._give_up(standby, StandbyState.DIVERGED, f"{why}: {what}")
+            self._give_up(standby, StandbyState.DIVERGED, f"{why}: {advice}")
 
     def _give_up(self, standby: _Standby[StoreT], state: StandbyState, why: str) -> None:
         standby.state, standby.reason = state, why

@@ -1,4 +1,4 @@
-"""A topic read once, as it is now: from any offset to where it ended when it was asked."""
+"""Reads the present content of a topic, from any offset to the end at that moment."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from lifeline.core.kafka_cluster import check_reachable
 from lifeline.core.kafka_errors import ClusterUnreachableError, TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.stream.aio import end_within
-from lifeline.stream.log_consumer import LogConsumer, partitions_of
+from lifeline.stream.log_consumer import LogConsumer, assign_all
 from lifeline.stream.record import Record
 
 _POLL_MS = 500
@@ -23,44 +23,47 @@ _ResultT = TypeVar("_ResultT")
 
 
 class TopicReader:
-    """Reads partitions of one topic. Get it from `reading`; it blocks, and belongs to one thread without a loop."""
+    """Reads partitions of one topic. `open_topic` creates it. It blocks, and needs a thread without an event loop."""
 
     def __init__(
-        self, runner: asyncio.Runner, consumer: LogConsumer, kafka: KafkaSettings, topic: str, there: Sequence[int]
+        self, runner: asyncio.Runner, consumer: LogConsumer, kafka: KafkaSettings, topic: str, numbers: Sequence[int]
     ) -> None:
         self._runner, self._consumer, self._kafka = runner, consumer, kafka
-        self._topic, self._there = topic, there
+        self._topic, self._numbers = topic, numbers
 
-    def partitions(self, wanted: Sequence[int] = ()) -> list[int]:
-        """Return the topic's partitions, or those that are wanted of them, ascending; raises TopicMismatchError."""
-        for number in wanted:
-            if number not in self._there:
+    def partitions(self, numbers: Sequence[int] = ()) -> list[int]:
+        """Return `numbers`, or all partitions of the topic, ascending; raises TopicMismatchError for an unknown one."""
+        for number in numbers:
+            if number not in self._numbers:
                 raise TopicMismatchError(
-                    f"{self._topic} has no partition {number}: name one of 0 to {max(self._there)}"
+                    f"{self._topic} has no partition {number}: name one of 0 to {max(self._numbers)}"
                 )
-        return sorted(set(wanted) or self._there)
+        return sorted(set(numbers) or self._numbers)
 
     def bounds(self, partition: int) -> tuple[int, int]:
-        """Return the first offset that is there, and the one behind the last."""
+        """Return the first offset of the log, and the offset after the last record."""
         tp = TopicPartition(self._topic, partition)
         first = self._run(self._consumer.beginning_offsets([tp]))[tp]
         return first, self._run(self._consumer.end_offsets([tp]))[tp]
 
     def offset_at(self, partition: int, timestamp_ms: int) -> int:
-        """Return the first offset whose record has this time or a later one; the end where there is none."""
+        """Return the first offset whose record has this time or a later one; the end of the log when none has."""
         tp = TopicPartition(self._topic, partition)
-        found = self._run(self._consumer.offsets_for_times({tp: timestamp_ms}))[tp]
-        return self.bounds(partition)[1] if found is None else int(found.offset)
+        offset = self._run(self._consumer.offsets_for_times({tp: timestamp_ms}))[tp]
+        return self.bounds(partition)[1] if offset is None else int(offset.offset)
 
     def records(self, partition: int, start: int, end: int) -> Iterator[Record]:
-        """Yield the records from `start` to below `end`; control records leave gaps."""
+        """Yield the records from `start` to before `end`; control records leave gaps.
+
+        Raises ClusterUnreachableError.
+        """
         tp = TopicPartition(self._topic, partition)
         self._run(self._assign(tp, start))
         moved_at, position = time.monotonic(), start
         while position < end:
             fetched = self._run(self._consumer.getmany(tp, timeout_ms=_POLL_MS)).get(tp, [])
-            before, position = position, self._run(self._consumer.position(tp))
-            if position > before:
+            previous, position = position, self._run(self._consumer.position(tp))
+            if position > previous:
                 moved_at = time.monotonic()
             elif time.monotonic() - moved_at > self._kafka.request_timeout_ms / 1000:
                 raise ClusterUnreachableError(self._kafka.bootstrap_servers, TimeoutError())
@@ -79,45 +82,45 @@ class TopicReader:
 
 
 @contextmanager
-def reading(kafka: KafkaSettings, topic: str, *, advice: str) -> Iterator[TopicReader]:
-    """Give a reader of a topic; `advice` says what to do where it does not exist.
+def open_topic(kafka: KafkaSettings, topic: str, *, advice: str) -> Iterator[TopicReader]:
+    """Yield a reader of a topic; `advice` ends the error message for a missing topic.
 
     Raises ClusterUnreachableError, TopicMismatchError.
     """
     check_reachable(kafka)
     with asyncio.Runner() as runner:
         try:
-            consumer, there = runner.run(_connected(kafka, topic))
+            consumer, numbers = runner.run(_connect(kafka, topic))
         except (KafkaError, OSError) as error:
             raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
         try:
-            if not there:
+            if not numbers:
                 raise TopicMismatchError(f"topic {topic} does not exist: {advice}")
-            yield TopicReader(runner, consumer, kafka, topic, there)
+            yield TopicReader(runner, consumer, kafka, topic, numbers)
         except KafkaError as error:
             raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
         finally:
             runner.run(end_within(consumer.stop(), _STOP_S))
 
 
-async def _connected(kafka: KafkaSettings, topic: str) -> tuple[LogConsumer, list[int]]:
-    # A fetch that waits holds up whatever else is asked of the same broker, such as where a log ends.
+async def _connect(kafka: KafkaSettings, topic: str) -> tuple[LogConsumer, list[int]]:
+    # A fetch that waits for records delays other requests to the same broker, such as that for the end of a log.
     consumer = LogConsumer(**kafka.consumer_options(), auto_offset_reset="earliest", fetch_max_wait_ms=_FETCH_WAIT_MS)
     try:
         await consumer.start()
-        found = await partitions_of(consumer, topic, kafka.request_timeout_ms / 1000)
+        partitions = await assign_all(consumer, topic, kafka.request_timeout_ms / 1000)
         consumer.unsubscribe()
     except BaseException:
         await end_within(consumer.stop(), _STOP_S)
         raise
-    return consumer, [tp.partition for tp in found]
+    return consumer, [tp.partition for tp in partitions]
 
 
 def read_topic(kafka: KafkaSettings, topic: str, *, advice: str) -> Iterator[Record]:
-    """Yield every record that is in a topic now, partition after partition.
+    """Yield every record of a topic's present content, partition after partition.
 
     Raises ClusterUnreachableError, TopicMismatchError.
     """
-    with reading(kafka, topic, advice=advice) as reader:
+    with open_topic(kafka, topic, advice=advice) as reader:
         for number in reader.partitions():
             yield from reader.records(number, *reader.bounds(number))

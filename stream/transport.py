@@ -1,17 +1,18 @@
-"""Transport: Faust gives membership, assignment and fetch; records pass on as they were fetched, whole.
+"""The transport: Faust does group membership, assignment and fetch, and passes whole fetched lists to the handler.
 
-This is the only module that knows Faust. It relies on these private parts of faust-streaming's aiokafka
-driver, and ``tests/stream/test_transport.py`` pins each of them:
+This is the only module that imports Faust. It relies on these private parts of faust-streaming's aiokafka driver, and
+``tests/stream/test_transport.py`` pins each of them:
 
-- ``Consumer._drain_messages(fetcher)`` is the one loop that takes records; ours replaces it.
-- ``Consumer._wait_next_records(timeout)`` gives ``{TP: [record]}`` of the active partitions.
-- ``Consumer.seek_to_committed()`` is awaited after every assignment that is not empty, with the flow stopped and
-  all partitions resumed; ours pauses them all, and each one resumes once its store is open and its position set.
+- ``Consumer._drain_messages(fetcher)`` is the loop that fetches records. It is replaced here.
+- ``Consumer._wait_next_records(timeout)`` returns ``{TP: [record]}`` of the active partitions.
+- ``Consumer.seek_to_committed()`` is awaited after every assignment that is not empty, while the flow is stopped and
+  all partitions are resumed. It is replaced here: all partitions are paused, and each is resumed once its store is open
+  and its position is set.
 - ``Consumer.on_partitions_revoked`` and ``on_partitions_assigned`` run in the application's event loop.
-- ``AIOKafkaConsumerThread._create_worker_consumer(transport)`` builds the client; ours has our own options.
+- ``AIOKafkaConsumerThread._create_worker_consumer(transport)`` creates the client, here with other options.
 - ``AIOKafkaConsumerThread.call_thread(function, *args)`` runs a coroutine function in the client's thread.
-- ``AIOKafkaConsumerThread.on_thread_stop()`` ends the client; ours does it within a time.
-- ``TableManager.on_start`` registers the (absent) tables, which is what lets the application subscribe.
+- ``AIOKafkaConsumerThread.on_thread_stop()`` stops the client, here within a time limit.
+- ``TableManager.on_start`` registers tables (there are none), and then lets the application subscribe.
 
 Agents, tables, changelogs, the producer, the web views and the leader's topic are off.
 """
@@ -48,10 +49,10 @@ _log = structlog.get_logger(__name__)
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc, unused-ignore]
-    """The client's thread, with a client that has our options."""
+    """The client's thread; it creates a client with Lifeline's options."""
 
     async def on_thread_stop(self) -> None:
-        # Without a cluster the client's own stop takes long, and ends in a cancellation that would kill the thread.
+        # Without a cluster the client's stop takes long, and ends in a cancellation that would end the thread.
         await end_within(super().on_thread_stop(), _CLIENT_STOP_S)
 
     def _create_worker_consumer(self, transport: Any) -> LogConsumer:  # noqa: ANN401, ARG002 - Faust's signature
@@ -62,14 +63,14 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc, unus
             group_id=kafka.group_id,
             group_instance_id=kafka.group_instance_id,
             partition_assignment_strategy=[app.placement_assignor],
-            # Only before the first seek, and never a decision: a gap in the offsets is looked into by the updater.
+            # It has an effect only before the first seek. The updater examines every gap in the offsets.
             auto_offset_reset="earliest",
             max_poll_records=updater.batch_max_records,
             max_partition_fetch_bytes=updater.fetch_max_bytes,
-            # A fetch that waits holds up whatever else is asked of the same broker, such as where a log starts.
+            # A fetch that waits for records delays other requests to the same broker, such as that for a log's start.
             fetch_max_wait_ms=100,
             session_timeout_ms=kafka.session_timeout_ms,
-            # A rebalance is heard of by the answer to a heartbeat.
+            # The client learns of a rebalance from the response to a heartbeat.
             heartbeat_interval_ms=min(1_000, kafka.session_timeout_ms // 3),
             rebalance_timeout_ms=kafka.rebalance_timeout_ms,
             max_poll_interval_ms=kafka.max_poll_interval_ms,
@@ -77,10 +78,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc, unus
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc, unused-ignore]
-    """Hands on what was fetched, and leaves positions to the handler."""
+    """Passes fetched records to the handler, which also sets the positions."""
 
     _epoch = 0
-    """Grows with every revocation and every assignment: a reader of an earlier one is told that it is over."""
+    """Incremented by every revocation and assignment; a `_Reader` of an earlier epoch raises PartitionGoneError."""
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -97,16 +98,16 @@ class _Consumer(driver.Consumer):  # type: ignore[misc, unused-ignore]
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         await super().on_partitions_assigned(assigned, generation_id)
         if not assigned:
-            # There is nothing to seek then, so Faust will not ask for positions.
-            await self._hand_over(assigned)
+            # Faust does not call `seek_to_committed` for an empty assignment.
+            await self._notify_assigned(assigned)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         assigned = self.assignment()
         self.pause_partitions(assigned)
-        await self._hand_over(assigned)
+        await self._notify_assigned(assigned)
         return {}
 
-    async def _hand_over(self, assigned: set[TP]) -> None:
+    async def _notify_assigned(self, assigned: set[TP]) -> None:
         self._epoch += 1
         try:
             await self.app.handler.on_assigned(self._numbers(assigned), _Reader(self, self._epoch))
@@ -127,8 +128,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc, unused-ignore]
                     await self.sleep(_IDLE_S)
                     continue
                 fetched, _ = await self._wait_next_records(_POLL_S)
-                # Nothing is dropped here, whatever has happened meanwhile: a fetch that began before a rebalance may
-                # return what was positioned after it. The handler knows by the offsets what is to be taken.
+                # Drop nothing, even after a rebalance: a fetch that began before it may return records from a position
+                # that was set after it. The handler decides by the offsets.
                 for tp, records in (fetched or {}).items():
                     await handler.wait_for_room()
                     await handler.on_records(tp.partition, records)
@@ -140,11 +141,11 @@ class _Consumer(driver.Consumer):  # type: ignore[misc, unused-ignore]
                 raise
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Leave stalls to the updater: Faust's own check counts records that agents have read."""
+        """Do nothing: the updater detects stalls, and Faust's check counts records that agents have read."""
 
 
 class _Reader:
-    """The log as the handler of one assignment sees it."""
+    """The `LogReader` of one assignment."""
 
     def __init__(self, consumer: _Consumer, epoch: int) -> None:
         self._consumer = consumer
@@ -156,7 +157,7 @@ class _Reader:
             raise PartitionGoneError(f"partition {partition} was revoked: nothing to do") from cause
 
     def _client(self) -> LogConsumer:
-        return self._consumer._thread._ensure_consumer()  # noqa: SLF001 - part of the seam
+        return self._consumer._thread._ensure_consumer()  # noqa: SLF001 - pinned by a test
 
     async def bounds(self, partition: int) -> Bounds:
         tp = TP(self._topic, partition)
@@ -187,7 +188,7 @@ class _Reader:
 
     def known_end(self, partition: int) -> int | None:
         state = self._state(partition)
-        # With read_committed no more than the last stable offset can be read.
+        # With read_committed the readable log ends at the last stable offset.
         end: int | None = None if state is None else state.highwater if state.lso in {None, -1} else state.lso
         return end
 
@@ -198,7 +199,7 @@ class _Reader:
     def _state(self, partition: int) -> Any:  # noqa: ANN401 - aiokafka's
         if self._epoch != self._consumer._epoch:  # noqa: SLF001 - the other half of this class
             return None
-        subscription = self._client()._subscription.subscription  # noqa: SLF001 - Faust reads it so
+        subscription = self._client()._subscription.subscription  # noqa: SLF001 - as Faust does
         assignment = None if subscription is None else subscription.assignment
         tp = TopicPartition(self._topic, partition)
         return None if assignment is None or tp not in assignment.tps else assignment.state_value(tp)
@@ -206,7 +207,7 @@ class _Reader:
     def connected(self, partition: int) -> bool:
         if self._epoch != self._consumer._epoch:  # noqa: SLF001 - the other half of this class
             return False
-        client = self._client()._client  # noqa: SLF001 - aiokafka tells of its connections nowhere else
+        client = self._client()._client  # noqa: SLF001 - aiokafka has no public way
         leader = client.cluster.leader_for_partition(TopicPartition(self._topic, partition))
         connection = client._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001
         return connection is not None and bool(connection.connected())
@@ -215,7 +216,7 @@ class _Reader:
         client = self._client()
 
         async def commit() -> None:
-            # Bounded in the client's thread: without a coordinator the client tries for ever, and holds the thread up.
+            # The limit is set in the client's thread: without a coordinator the client retries forever and blocks it.
             async with asyncio.timeout(_COMMIT_S):
                 await client.commit(positions)
 
@@ -224,7 +225,7 @@ class _Reader:
             for partition, offset in offsets.items()
         }
         try:
-            await self._consumer._thread.call_thread(commit)  # noqa: SLF001 - the seam
+            await self._consumer._thread.call_thread(commit)  # noqa: SLF001 - pinned by a test
         except (KafkaError, IllegalStateError, TimeoutError) as error:
             _log.warning("the group's commit failed", why=str(error) or type(error).__name__)
             return False
@@ -236,7 +237,7 @@ class _Transport(driver.Transport):  # type: ignore[misc, unused-ignore]
 
 
 class _Tables(TableManager):  # type: ignore[misc, unused-ignore]
-    """No tables: so there is nothing to wait a second for before the application subscribes."""
+    """A table manager without tables, which does not wait a second before the application subscribes."""
 
     async def on_start(self) -> None:
         await self._update_channels()
@@ -249,7 +250,7 @@ class _Boot(BootStrategy):  # type: ignore[misc, unused-ignore]
 
 
 class FaustApp(faust.App):  # type: ignore[misc, unused-ignore]
-    """The Faust application: one topic, one group, and a handler instead of agents. Lives in one event loop."""
+    """The Faust application: one topic, one group, and a handler instead of agents. It belongs to one event loop."""
 
     BootStrategy = _Boot
 
@@ -261,7 +262,7 @@ class FaustApp(faust.App):  # type: ignore[misc, unused-ignore]
         request_s = kafka.request_timeout_ms / 1000
         super().__init__(
             kafka.group_id,
-            # The client is built from our settings; Faust wants an address to choose its driver by.
+            # `_create_worker_consumer` sets the real servers; Faust uses this URL only to choose its driver.
             broker=f"kafka://{kafka.servers[0]}",
             broker_request_timeout=max(request_s, kafka.session_timeout_ms / 1000),
             broker_session_timeout=kafka.session_timeout_ms / 1000,
@@ -279,4 +280,4 @@ class FaustApp(faust.App):  # type: ignore[misc, unused-ignore]
         return _Transport(self.conf.broker_consumer, self)
 
     def _create_directories(self) -> None:
-        """Create none: nothing of Faust's is kept."""
+        """Create none: Faust stores nothing here."""

@@ -1,15 +1,15 @@
-"""The updater: fetched records become batches, batches become writes, and each partition follows the log.
+"""The updater: it collects fetched records into batches, and applies each batch to a store in one write.
 
-Every record passes here once, in the order of its partition::
+The path of a record, in the order of its partition::
 
     on_records -> pending (bounded) -> one batch -> decode -> dead letters acknowledged -> store -> group commit
 
-This module is the loop. `partition` holds the state machine, `lifecycle` opens and closes stores, `pending` holds the
-queues. One thread decodes and applies, one batch at a time, so that the event loop is never blocked; two threads on
-two cores applied only 1.1 times as much, for most of the work holds the interpreter's lock. The store's applied offset
-is the truth: each assignment starts behind it, whatever the group committed, and the group's commit only follows. An
-exception anywhere here ends the updater (`wait` raises it), and the node with it: a node that runs and consumes nothing
-is worse than none.
+This module has the loop. `partition` has the state machine, `lifecycle` opens and closes stores, and `pending` has the
+queues. One thread decodes and applies, one batch at a time, so that the event loop is never blocked; two threads on two
+cores applied only 1.1 times as much, because most of the work holds the interpreter's lock. Each assignment starts
+after the store's applied offset, whatever the group has committed; the group's commit only follows, for tools. An
+exception in any task ends the updater (`wait` raises it) and the node: a node that runs but consumes nothing is worse
+than a stopped one.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from lifeline.store.errors import ItemLimitError
 from lifeline.stream.apply import apply_steps
 from lifeline.stream.bad_record_breaker import BadRecordBreaker
 from lifeline.stream.dead_letters import DeadLetterPublisher
-from lifeline.stream.decode import Decoded, Rules, decode
+from lifeline.stream.decode import DecodedBatch, Rules, decode
 from lifeline.stream.fingerprint_log import FingerprintLog
 from lifeline.stream.lifecycle import PartitionLifecycle, refuse
 from lifeline.stream.log import LogReader, PartitionGoneError
@@ -56,12 +56,12 @@ async def _no_standby(_number: int) -> None:
 
 
 class Updater(Generic[StoreT]):
-    """Holds the stores of this node's partitions, and keeps them up with the log.
+    """Has the stores of the partitions that this node owns, and applies the log to them.
 
-    Before a store is opened, `take_over` is asked for the open store of a partition that this node followed as a
-    standby. A store is in the `directory` from when it has caught up with its log (with ``updater.serve`` "stale":
-    from when it is open and meets its log) until its partition goes to another node, or refuses.
-    All methods belong to one event loop.
+    Before it opens a store, it calls `take_over`, which returns the open store if this node has followed the partition.
+    A store is in the `directory` from when it has caught up with the log (with ``updater.serve`` "stale": from when it
+    is open and fits the log) until its partition goes to another node, or refuses. All methods belong to one event
+    loop.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Updater(Generic[StoreT]):
         self._observer: Observer = observer or NoObserver()
         self._lifecycle = PartitionLifecycle(settings, stores, self._fingerprints, take_over)
         self.intake = IntakeLimit(4 * settings.batch_max_records, settings.max_waiting_mib << 20)
-        """What may wait to be applied, of all partitions, before the transport is held back."""
+        """The limit of waiting records of all partitions; beyond it the transport waits."""
         self._partitions: dict[int, HeldPartition[StoreT]] = {}
         self._reader: LogReader | None = None
-        self._arrived = asyncio.Event()
+        self._work_arrived = asyncio.Event()
         self._stopping = False
         self._committed: dict[int, int] = {}
         self._committing: asyncio.Task[None] | None = None
@@ -96,27 +96,27 @@ class Updater(Generic[StoreT]):
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lifeline-apply")
 
     def start(self) -> None:
-        """Begin to work; partitions come by `on_assigned`."""
+        """Start the tasks; `on_assigned` adds partitions."""
         self._worker = self._spawn(self._work())
         self._spawn(self._watch())
 
     async def wait(self) -> None:
-        """Wait until the updater fails, and raise why."""
+        """Wait until the updater fails, and raise its error."""
         await asyncio.shield(self._failed)
 
     def fail(self, error: BaseException) -> None:
-        """End the updater with `error`, unless it has ended already."""
+        """Let `wait` raise `error`, unless it has an error already."""
         if not self._failed.done():
             self._failed.set_exception(error)
             # Mark the exception retrieved, so that asyncio does not warn when nothing waits.
             self._failed.exception()
 
     def status(self) -> list[PartitionStatus]:
-        """Return every partition that this node holds, or has just lost, by number; callable from any thread."""
+        """Return the status of every partition that is owned or not closed yet, by number; callable from any thread."""
         return [partition.status() for _, partition in sorted(self._partitions.items(), key=itemgetter(0))]
 
     def holds(self, number: int) -> bool:
-        """Say whether this node holds a partition, or has not closed it yet; callable from any thread."""
+        """Return whether this node owns a partition, or has not closed it yet; callable from any thread."""
         return number in self._partitions
 
     def store_of(self, number: int) -> StoreT | None:
@@ -124,22 +124,22 @@ class Updater(Generic[StoreT]):
         partition = self._partitions.get(number)
         return None if partition is None else partition.store
 
-    def local(self) -> dict[int, LocalPartition]:
-        """Return the open stores, as owner; callable from any thread."""
+    def local_partitions(self) -> dict[int, LocalPartition]:
+        """Return the open stores; callable from any thread."""
         return {
             partition.number: LocalPartition(store.applied_offset, owned=True)
             for partition in list(self._partitions.values())
             if (store := partition.store) is not None
         }
 
-    def spoiled(self) -> frozenset[int]:
-        """Return the partitions that refuse: another node's store may do better; callable from any thread."""
-        return frozenset(partition.number for partition in list(self._partitions.values()) if partition.is_spoiled)
+    def unusable_stores(self) -> frozenset[int]:
+        """Return the partitions that refuse, or did when they were revoked; callable from any thread."""
+        return frozenset(partition.number for partition in list(self._partitions.values()) if partition.is_unusable)
 
     # -- calls of the transport --------------------------------------------------------------------------------
 
     async def on_assigned(self, partitions: frozenset[int], reader: LogReader) -> None:
-        """Close the stores that went elsewhere, and open and position those that came."""
+        """Close the stores of partitions that left, and open and position those that arrived."""
         self._reader = reader
         self._observer.on_assigned(partitions)
         for number in sorted(self._partitions.keys() - partitions):
@@ -154,7 +154,7 @@ class Updater(Generic[StoreT]):
             self._spawn(self._activate(partition, partition.epoch, reader))
 
     async def on_revoked(self, partitions: frozenset[int]) -> None:
-        """Void what waits, and return once nothing is being applied. Stores stay open: most come back at once."""
+        """Drop waiting records, and return once no batch is being applied. Stores stay open: most come back at once."""
         self._observer.on_revoked(partitions)
         revoked = [self._partitions[number] for number in sorted(partitions & self._partitions.keys())]
         for partition in revoked:
@@ -168,18 +168,18 @@ class Updater(Generic[StoreT]):
         await self.intake.wait_for_room()
 
     async def on_records(self, number: int, records: Sequence[Record]) -> None:
-        """Take records that follow those before; records that are applied already are passed over."""
+        """Queue the records from the next offset on; skip earlier ones, which are queued or applied already."""
         partition = self._partitions.get(number)
         if partition is None or not partition.is_consuming or self._stopping:
             return
-        fresh = records_from(records, partition.next_offset)
-        if len(fresh) < len(records) or first_offset_of(fresh[0]) > partition.next_offset:
+        new = records_from(records, partition.next_offset)
+        if len(new) < len(records) or first_offset_of(new[0]) > partition.next_offset:
             if not await self._lifecycle.is_continuous(partition, first_offset_of(records[0])):
                 return
-            if not fresh:
+            if not new:
                 return
-        partition.push(fresh)
-        self._arrived.set()
+        partition.push(new)
+        self._work_arrived.set()
 
     # -- the life of a partition -------------------------------------------------------------------------------
 
@@ -188,20 +188,20 @@ class Updater(Generic[StoreT]):
             self._observe(partition)
 
     async def _release(self, partition: HeldPartition[StoreT]) -> None:
-        is_over = await self._lifecycle.close(partition)
+        is_closed = await self._lifecycle.close(partition)
         self._committed.pop(partition.number, None)
-        if is_over and self._partitions.get(partition.number) is partition:
+        if is_closed and self._partitions.get(partition.number) is partition:
             del self._partitions[partition.number]
 
     def _pause(self, partition: HeldPartition[StoreT], why: str) -> None:
-        """Take no records of a partition for a while: what was fetched comes again."""
+        """Consume nothing of a partition for a while; its waiting records are fetched again later."""
         reader = partition.reader
         if reader is None or not partition.is_consuming:
             return
         try:
             reader.pause(partition.number)
         except PartitionGoneError:
-            # Its revocation is under way. What waits must not be applied behind the batch that failed.
+            # It is being revoked. The waiting records must not be applied after the batch that failed.
             partition.revoke()
             return
         pauses = partition.pause(why)
@@ -212,15 +212,15 @@ class Updater(Generic[StoreT]):
         await asyncio.sleep(pause_s)
         await self._lifecycle.reopen(partition, epoch, reader)
 
-    def _refuse_bad_records(self, partition: HeldPartition[StoreT], decoded: Decoded) -> None:
-        """Stop a partition before a batch that has too many dead letters: nothing of it is published or applied."""
+    def _refuse_bad_records(self, partition: HeldPartition[StoreT], decoded: DecodedBatch) -> None:
+        """Stop a partition before a batch with too many dead letters: nothing of the batch is published or applied."""
         if not partition.is_consuming:
             return
         breaker, first = partition.breaker, decoded.dead_letters[0]
         reasons = Counter(letter.reason.value for letter in decoded.dead_letters)
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         why = (
-            f"{breaker.bad} of the last {breaker.seen} records are bad (now {counts}; offset {first.record.offset}: "
+            f"{breaker.bad} of the last {breaker.records} records are bad (now {counts}; offset {first.record.offset}: "
             f"{first.message}): correct the producer, or raise updater.max_bad_share to make them dead letters, "
             "and restart the node"
         )
@@ -229,28 +229,32 @@ class Updater(Generic[StoreT]):
         except PartitionGoneError:
             partition.revoke()
 
-    # -- the work ----------------------------------------------------------------------------------------------
+    # -- applying batches --------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        """Apply batches, of the partition that has waited longest, until the stop has emptied what waits."""
+        """Apply batches until a stop is requested and no records wait; the longest waiting partition comes first."""
         while True:
-            self._arrived.clear()
+            self._work_arrived.clear()
             busy = [partition for partition in self._partitions.values() if partition.applying.locked()]
-            waiting = [each for each in self._partitions.values() if each.pending.records and each not in busy]
+            waiting = [
+                partition
+                for partition in self._partitions.values()
+                if partition.pending.records and partition not in busy
+            ]
             if not waiting:
                 if self._stopping and not busy:
                     return
-                await self._arrived.wait()
+                await self._work_arrived.wait()
                 continue
-            oldest = min(waiting, key=lambda each: each.pending.since)
-            full = next((each for each in waiting if self._fills_batch(each)), None)
-            left_s = oldest.pending.since + self._settings.batch_max_wait_ms / 1000 - time.monotonic()
+            oldest = min(waiting, key=lambda partition: partition.pending.waiting_since)
+            full = next((partition for partition in waiting if self._fills_batch(partition)), None)
+            left_s = oldest.pending.waiting_since + self._settings.batch_max_wait_ms / 1000 - time.monotonic()
             if full is None and left_s > 0 and not self._stopping:
-                # A few milliseconds more make one write of what would be many.
+                # Wait a few milliseconds for more records: one write instead of many.
                 with suppress(TimeoutError):
-                    # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets the event.
+                    # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that arrives with the event.
                     async with asyncio.timeout(left_s):
-                        await self._arrived.wait()
+                        await self._work_arrived.wait()
                 continue
             await self._apply_batch(oldest if left_s <= 0 or full is None else full)
 
@@ -263,9 +267,9 @@ class Updater(Generic[StoreT]):
         return pending.records >= self._settings.batch_max_records or pending.bytes >= self._max_batch_bytes
 
     async def _apply_batch(self, partition: HeldPartition[StoreT]) -> None:
-        """Apply a batch. One with dead letters gets a task of its own, so that no other partition waits for them."""
+        """Apply a batch. If it has dead letters, a separate task does, so that no other partition waits for them."""
         await partition.applying.acquire()
-        is_handed_on = False
+        has_task = False
         try:
             store = partition.store
             batch = partition.pending.take(
@@ -276,31 +280,31 @@ class Updater(Generic[StoreT]):
             partition.batch = batch
             self._fingerprints.before_batch(partition.number, store.state, batch.records[0].offset)
             decoded = await self._in_thread(self._decode_and_apply, store, batch.records)
-            is_too_bad = partition.judge(batch.records, decoded.dead_letters)
+            has_tripped = partition.count_bad_records(batch.records, decoded.dead_letters)
             if not decoded.dead_letters:
                 self._count(partition, batch, decoded)
-            elif is_too_bad:
+            elif has_tripped:
                 self._refuse_bad_records(partition, decoded)
             else:
                 task = self._spawn(self._publish_and_apply(partition, store, batch, decoded))
-                # Not in the task: one that is cancelled before its first step runs none of its own code.
+                # Not inside the task: a task that is cancelled before its first step runs no code.
                 task.add_done_callback(lambda _: self._end_batch(partition))
-                is_handed_on = True
+                has_task = True
         except ItemLimitError as error:
             self._pause(partition, str(error))
         finally:
-            if not is_handed_on:
+            if not has_task:
                 self._end_batch(partition)
 
     def _end_batch(self, partition: HeldPartition[StoreT]) -> None:
         partition.batch = Batch()
         partition.applying.release()
-        self._arrived.set()
+        self._work_arrived.set()
 
     async def _publish_and_apply(
-        self, partition: HeldPartition[StoreT], store: StoreT, batch: Batch, decoded: Decoded
+        self, partition: HeldPartition[StoreT], store: StoreT, batch: Batch, decoded: DecodedBatch
     ) -> None:
-        """Apply a batch once its dead letters are safe."""
+        """Publish the dead letters of a batch, and then apply it."""
         try:
             await self._dead_letters.publish(
                 [letter for letter in decoded.dead_letters if letter.record.offset > partition.published_offset]
@@ -314,14 +318,14 @@ class Updater(Generic[StoreT]):
     async def _in_thread(self, function: Callable[..., _ResultT], *args: object) -> _ResultT:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
-    def _decode_and_apply(self, store: StoreT, records: Sequence[Record]) -> Decoded:
-        """Decode, and apply at once unless dead letters have to be safe first; runs in the applying thread."""
+    def _decode_and_apply(self, store: StoreT, records: Sequence[Record]) -> DecodedBatch:
+        """Decode a batch, and apply it if it has no dead letters; runs in the applying thread."""
         decoded = decode(records, self._rules)
         if not decoded.dead_letters:
             apply_steps(store, decoded.steps)
         return decoded
 
-    def _count(self, partition: HeldPartition[StoreT], batch: Batch, decoded: Decoded) -> None:
+    def _count(self, partition: HeldPartition[StoreT], batch: Batch, decoded: DecodedBatch) -> None:
         was_serving = partition.state is PartitionState.SERVING
         erasures = partition.count(batch, decoded)
         seconds = time.monotonic() - batch.taken_at
@@ -330,13 +334,13 @@ class Updater(Generic[StoreT]):
         )
         self._observe(partition)
 
-    # -- the watch ---------------------------------------------------------------------------------------------
+    # -- observation and commit --------------------------------------------------------------------------------
 
     def _observe(self, partition: HeldPartition[StoreT]) -> None:
         partition.observe(has_room=self.intake.has_room(), stall_after_s=self._settings.stall_after_ms / 1000)
 
     async def _watch(self) -> None:
-        """Observe every partition a few times a second, and let the group's commit follow."""
+        """Observe every partition a few times a second, and commit the group's offsets at intervals."""
         commit_at = time.monotonic() + self._settings.commit_interval_ms / 1000
         while not self._stopping:
             await asyncio.sleep(_WATCH_S)
@@ -350,7 +354,7 @@ class Updater(Generic[StoreT]):
                 commit_at = time.monotonic() + self._settings.commit_interval_ms / 1000
 
     async def commit(self, timeout_s: float = _COMMIT_S) -> None:
-        """Set the group's offsets to what is durable, where that has moved; best effort, within `timeout_s`."""
+        """Commit the durable offsets that have changed to the group, within `timeout_s`; a failure is only logged."""
         durable = {
             number: partition.durable_offset + 1
             for number, partition in self._partitions.items()
@@ -364,39 +368,42 @@ class Updater(Generic[StoreT]):
                 if await self._reader.commit(moved):
                     self._committed |= moved
         except TimeoutError:
-            _log.warning("the group's commit had no answer: it alone is behind, the stores are not", offsets=moved)
+            _log.warning("no answer to the group's commit: only the commit is late, not the stores", offsets=moved)
 
-    # -- the end -----------------------------------------------------------------------------------------------
+    # -- shutdown ----------------------------------------------------------------------------------------------
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more records, and return once what waits is applied and the group's commit has followed.
+        """Take no more records, apply the waiting ones, and commit the group's offsets.
 
-        It takes at most `timeout_s`, of which the commit gets little. After a failure there is nothing to wait for.
+        It takes at most `timeout_s`, of which the commit may use 1.5 s. After a failure it waits for nothing.
         """
         deadline = time.monotonic() + timeout_s
         self._stop()
-        self._arrived.set()
+        self._work_arrived.set()
         if self._worker is not None:
             await asyncio.wait({self._worker}, timeout=timeout_s)
             if not self._worker.done():
-                _log.warning("records are not applied before the stop: they come again", waiting=self.intake.records)
+                _log.warning(
+                    "records were not applied before the stop: they are read again after the next start",
+                    waiting=self.intake.records,
+                )
         if not self._failed.done():
             await self.commit(min(_LAST_COMMIT_S, max(deadline - time.monotonic(), 0.0)))
 
     async def close(self) -> None:
-        """Close every store, whatever has happened before. Idempotent."""
+        """Close every store, also after a failure. Idempotent."""
         self._stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*list(self._tasks), return_exceptions=True)
-        # A write that is under way ends before its store is closed.
+        # A write in progress ends before its store is closed.
         await asyncio.to_thread(self._executor.shutdown)
         try:
             errors = []
             for partition in list(self._partitions.values()):
                 try:
                     await self._release(partition)
-                except Exception as error:  # noqa: BLE001 - a store that does not close keeps no other open
+                except Exception as error:  # noqa: BLE001 - the other stores must be closed too
                     errors.append(error)
             if errors:
                 raise errors[0]
@@ -416,6 +423,6 @@ class Updater(Generic[StoreT]):
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # A StreamError's message says everything; any other error needs its traceback.
+            # The message of a StreamError is complete; any other error needs its traceback.
             _log.error("the updater failed", why=str(error), exc_info=None if isinstance(error, StreamError) else error)
             self.fail(error)

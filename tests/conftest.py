@@ -125,13 +125,13 @@ def first_seed(request: pytest.FixtureRequest, is_long: bool) -> int:
 @pytest.fixture(scope="session")
 def bootstrap_servers(request: pytest.FixtureRequest) -> Iterator[str]:
     # Imported here, where the filter above holds.
-    from lifeline.dev.broker import broker_or_given  # noqa: PLC0415
+    from lifeline.dev.broker import cluster_or_broker  # noqa: PLC0415
 
     servers = os.environ.get(_BROKER)
     worker: dict[str, Any] | None = getattr(request.config, "workerinput", None)
     if not servers and worker is not None:
         servers = shared_broker(worker["broker_port"])
-    with broker_or_given(servers) as servers:
+    with cluster_or_broker(servers) as servers:
         yield servers
 
 

@@ -34,7 +34,7 @@ from benchmarks.stream.environment import READY_S, cpu_seconds, open_environment
 from lifeline.cli.console import err
 from lifeline.config import Settings, load_settings
 from lifeline.core.vocabulary import Vocabulary
-from lifeline.dev.broker import broker_or_given
+from lifeline.dev.broker import cluster_or_broker
 from lifeline.scorer import weights
 from lifeline.scorer.config import ModelConfig, default_heads
 from lifeline.scorer.model import TransAct
@@ -89,7 +89,7 @@ def run(bootstrap_servers: str | None, parts: Sequence[str] = (), *, seconds: fl
         "a read that failed counts as slow as its client is patient",
     ]
     with ExitStack() as stack:
-        servers = stack.enter_context(broker_or_given(given))
+        servers = stack.enter_context(cluster_or_broker(given))
         environment = stack.enter_context(open_environment(servers, Vocabulary()))
         node = stack.enter_context(environment.node("hostile"))
         _save_random_model(node.settings)

@@ -29,7 +29,7 @@ from lifeline.config import Settings, load_settings
 from lifeline.core.actions import Kind
 from lifeline.core.paths import items_dir
 from lifeline.core.topics import create_topics, delete_topics
-from lifeline.dev.broker import broker_or_given
+from lifeline.dev.broker import cluster_or_broker
 from lifeline.dev.node_process import NodeProcess, settings_for
 from lifeline.ops.offline import open_user_readers
 from lifeline.ops.publish import publish
@@ -72,7 +72,7 @@ def start_node(bootstrap_servers: str | None, notes: list[str]) -> Iterator[Load
     given = loaded.settings.kafka.bootstrap_servers if loaded.is_set("kafka.bootstrap_servers") else None
     history = _history()
     with ExitStack() as stack:
-        servers = stack.enter_context(broker_or_given(given))
+        servers = stack.enter_context(cluster_or_broker(given))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-")))
         flags = {
             "scorer.precision": "bfloat16",

@@ -24,7 +24,7 @@ from benchmarks.stream.soak import soak
 from lifeline.cli.console import err
 from lifeline.config import load_settings
 from lifeline.core.vocabulary import Vocabulary
-from lifeline.dev.broker import broker_or_given
+from lifeline.dev.broker import cluster_or_broker
 from lifeline.sources.history import demo_history
 
 REPLAYED, RESTARTED = 5_000_000, 10_000_000
@@ -45,7 +45,7 @@ def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
     notes = ["broker, nodes and callers share the machine; a node has the default settings"]
     rows: list[Row] = []
     with ExitStack() as stack:
-        about = _Run(stack.enter_context(broker_or_given(given)), notes)
+        about = _Run(stack.enter_context(cluster_or_broker(given)), notes)
         for name in parts or PARTS:
             # What an earlier part wrote goes to the disk first, or this one pays for it.
             os.sync()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lifeline.dev.broker import broker_or_given
+from lifeline.dev.broker import cluster_or_broker
 
 if TYPE_CHECKING:
     from tests.support.chaos.cluster import Cluster
@@ -62,7 +62,7 @@ def _cluster(bootstrap_servers: str | None, partitions: int) -> "Iterator[Cluste
     from tests.support.chaos.cluster import Cluster  # noqa: PLC0415
 
     with ExitStack() as stack:
-        servers = stack.enter_context(broker_or_given(bootstrap_servers))
+        servers = stack.enter_context(cluster_or_broker(bootstrap_servers))
         path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-chaos-")))
         cluster = Cluster(servers, path, partitions=partitions, standbys=1)
         yield stack.enter_context(cluster)

@@ -20,7 +20,7 @@ from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from lifeline.store.settings import StoreSettings
 from lifeline.stream.apply import apply_steps
-from lifeline.stream.decode import Decoded, Rules, decode
+from lifeline.stream.decode import DecodedBatch, Rules, decode
 from lifeline.stream.record import LOG_APPEND_TIME
 from lifeline.stream.settings import UpdaterSettings
 
@@ -66,7 +66,7 @@ def cpu_breakdown(vocabulary: Vocabulary, workload: Workload) -> CpuBreakdown:
                 for at in range(0, len(records), settings.batch_max_records)
             ]
             started = time.perf_counter()
-            decoded: list[Decoded] = [decode(batch, rules) for batch in batches]
+            decoded: list[DecodedBatch] = [decode(batch, rules) for batch in batches]
             decode_s += time.perf_counter() - started
             store = PartitionStore.open(
                 Path(directory) / str(number), partition=number, settings=StoreSettings(), memory=memory

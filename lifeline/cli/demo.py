@@ -28,7 +28,7 @@ from lifeline.core.paths import partition_dir, partitions_in
 from lifeline.core.sequence import SequenceQuery
 from lifeline.core.topics import create_topics, delete_topics
 from lifeline.core.vocabulary import Role
-from lifeline.dev.broker import broker_or_given
+from lifeline.dev.broker import cluster_or_broker
 from lifeline.dev.node_process import Event, NodeProcess, settings_for
 from lifeline.learning.training import TrainingPlan, save_version, train_from_store
 from lifeline.ops.publish import publish
@@ -135,7 +135,7 @@ class _Demo:
     def _start_broker(self, history: History) -> Settings:
         self._say("Apache Kafka", "the real Kafka, as a single KRaft process; fetched once into the user's cache.")
         with fetch_display() as show:
-            servers = self._stack.enter_context(broker_or_given(self._bootstrap_servers, progress=show))
+            servers = self._stack.enter_context(cluster_or_broker(self._bootstrap_servers, progress=show))
         # On somebody else's cluster, the demo uses topics and a group of its own.
         suffix = f"-demo-{uuid.uuid4().hex[:8]}" if self._bootstrap_servers else ""
         settings = settings_for(servers, self._workdir, history.vocabulary, suffix=suffix)

@@ -13,7 +13,7 @@ from lifeline.cli.output import Output, Part, Table
 
 if TYPE_CHECKING:
     from lifeline.core.kafka_settings import KafkaSettings
-    from lifeline.stream.dead_letter_reader import Retried, RetryOutcome, StoredLetter
+    from lifeline.stream.dead_letter_reader import RetryOutcome, RetryResult, StoredLetter
 
 dlq = command_group("Dead letters: records that could not be applied.")
 
@@ -53,7 +53,7 @@ def list_letters(
             kafka,
             partitions=partition or (),
             newest=newest,
-            wanted=lambda letter: reason in (None, letter.reason),
+            predicate=lambda letter: reason in (None, letter.reason),
         )
     )
     columns = ("partition>", "offset>", "time of the record", "key", "reason", "retries>", "message")
@@ -154,7 +154,7 @@ def retry(
         if offset is not None:
             yield read_letter(kafka, numbers[0], offset)
         else:
-            yield from read_letters(kafka, partitions=numbers, wanted=lambda letter: reason in (None, letter.reason))
+            yield from read_letters(kafka, partitions=numbers, predicate=lambda letter: reason in (None, letter.reason))
 
     results = list(retry_letters(kafka, letters, max_retries=max_retries, dry_run=dry_run, unproven=unproven))
     counts = Counter(result.outcome for result in results)
@@ -186,7 +186,7 @@ def retry(
 
 
 def _retry_text(
-    kafka: "KafkaSettings", results: "list[Retried]", counts: "Counter[RetryOutcome]", *, dry_run: bool
+    kafka: "KafkaSettings", results: "list[RetryResult]", counts: "Counter[RetryOutcome]", *, dry_run: bool
 ) -> Iterator[Part]:
     rows = [
         (

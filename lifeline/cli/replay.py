@@ -31,7 +31,12 @@ _PRINT_INTERVAL_S = 0.2
 
 
 def replay(
-    into: Annotated[Path, typer.Option(help="the directory to build; it may hold an earlier replay to resume")],
+    into: Annotated[
+        Path,
+        typer.Option(
+            help="the directory to build; it may hold an earlier replay, or restored snapshots, to resume from"
+        ),
+    ],
     to_offset: Annotated[
         int | None, typer.Option(min=0, help="apply up to this offset of each partition", show_default=False)
     ] = None,

@@ -1,1 +1,1 @@
-"""Development and tests: Kafka and nodes as child processes."""
+"""Kafka and nodes as child processes, for development and tests."""

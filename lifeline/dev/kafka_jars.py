@@ -1,7 +1,7 @@
-"""The jars of Apache Kafka's class path: fetched once, verified at every start.
+"""Fetches the jars of Apache Kafka's class path once, and verifies them at every start.
 
-kafka_jars.lock lists them with size and SHA-256. They are fetched by that list into the user's cache, only from Maven
-Central (through the proxy in HTTPS_PROXY).
+kafka_jars.lock lists them with size and SHA-256. They come from Maven Central only (through the proxy in HTTPS_PROXY),
+and are stored in the user's cache.
 """
 
 import errno
@@ -25,7 +25,7 @@ COORDINATES = (
     "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3",
 )
 LOCK = Path(__file__).with_suffix(".lock")
-ELSEWHERE = "or name a running cluster with --bootstrap-servers"
+CLUSTER_ADVICE = "or name a running cluster with --bootstrap-servers"
 _DOWNLOADS = 8
 _TIMEOUT_S = 30
 
@@ -61,12 +61,12 @@ class Jar(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its file name in the cache."""
+        """The file name in the cache."""
         return f"{self.group}.{self.artifact}-{self.version}.jar"
 
     @classmethod
     def of(cls, line: str) -> Self:
-        """Read a line of the lock: SHA-256, size in bytes, group:artifact:version."""
+        """Parse a line of the lock: SHA-256, size in bytes, group:artifact:version."""
         sha256, size, coordinates = line.split()
         group, artifact, version = coordinates.split(":")
         return cls(sha256, int(size), group, artifact, version)
@@ -80,8 +80,8 @@ class Jar(NamedTuple):
             )
 
 
-def locked() -> list[Jar]:
-    """Return every jar of the class path, in its order."""
+def locked_jars() -> list[Jar]:
+    """Return the jars of the lock, in the order of the class path."""
     return [Jar.of(line) for line in LOCK.read_text().splitlines()]
 
 
@@ -93,12 +93,12 @@ def cache_dir() -> Path:
 
 
 def fetch_kafka(progress: Progress | None = None, *, cache: Path | None = None) -> list[Path]:
-    """Return the jars of Kafka's class path, each compared with the lock; fetch them if some are missing.
+    """Return the jars of Kafka's class path, verified against the lock; fetch all if one is missing.
 
-    They are fetched into a temporary directory, which is renamed once it is complete: an interrupted fetch leaves
-    nothing that looks like a complete one. Raises BrokerError.
+    They are fetched into a temporary directory, which is renamed once it is complete, so an interrupted fetch never
+    looks complete. Raises BrokerError.
     """
-    jars = locked()
+    jars = locked_jars()
     base = cache or cache_dir()
     home = base / f"kafka-{KAFKA_VERSION}"
     if paths := _cached(home, jars):
@@ -111,7 +111,7 @@ def fetch_kafka(progress: Progress | None = None, *, cache: Path | None = None) 
         shutil.rmtree(home, ignore_errors=True)
         partial.rename(home)
     except OSError as error:
-        # Another process may have been faster.
+        # Another process may have fetched them at the same time.
         if not (error.errno in {errno.ENOTEMPTY, errno.EEXIST} and _cached(home, jars)):
             raise _fetch_error(error, base) from error
     finally:
@@ -121,7 +121,7 @@ def fetch_kafka(progress: Progress | None = None, *, cache: Path | None = None) 
 
 
 def _cached(home: Path, jars: list[Jar]) -> list[Path]:
-    """Return the jars of a complete cache, or none if one is missing; raises BrokerError if one differs."""
+    """Return the paths of all jars in the cache, or none if one is missing; raises BrokerError if one differs."""
     paths = [home / jar.name for jar in jars]
     if not all(path.exists() for path in paths):
         return []
@@ -133,7 +133,7 @@ def _cached(home: Path, jars: list[Jar]) -> list[Path]:
         if not is_unchanged:
             raise BrokerError(
                 f"{path} is not the jar that {LOCK.name} names (another size or SHA-256), so Kafka is not started: "
-                f"find out who changed it; then remove {home} to fetch it again, {ELSEWHERE}"
+                f"find out who changed it; then remove {home} to fetch it again, {CLUSTER_ADVICE}"
             )
     return paths
 
@@ -147,18 +147,18 @@ def _fetch_error(error: OSError, base: Path) -> BrokerError:
         return BrokerError(f"the cache {base} cannot be written: make it writable, or set XDG_CACHE_HOME")
     return BrokerError(
         f"Kafka {KAFKA_VERSION} could not be fetched ({type(error).__name__}): check the network "
-        f"and HTTPS_PROXY and try again, {ELSEWHERE}"
+        f"and HTTPS_PROXY and try again, {CLUSTER_ADVICE}"
     )
 
 
 def _maven(repository: Path) -> Any:  # noqa: ANN401 - jgo ships no types
-    """Return a client of Maven Central only: it reads neither jgo's settings nor the user's own repository."""
+    """Return a client of Maven Central only: it uses neither jgo's settings nor the user's own repository."""
     try:
         # Only the extra `broker` has them.
         from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
         from jgo.maven import MavenContext  # noqa: PLC0415
     except ImportError as error:
-        raise BrokerError(f"jgo is not installed: {INSTALL.format(extra='broker')}, {ELSEWHERE}") from error
+        raise BrokerError(f"jgo is not installed: {INSTALL.format(extra='broker')}, {CLUSTER_ADVICE}") from error
     return MavenContext(
         repo_cache=repository, local_repos=[], remote_repos={"central": MAVEN_CENTRAL_URL}, timeout=_TIMEOUT_S
     )
@@ -172,8 +172,8 @@ def _download(jars: list[Jar], into: Path, progress: Progress) -> None:
         maven.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve().rename(path)
         if not jar.matches(path):
             raise BrokerError(
-                f"{jar.name} came with another size or SHA-256 than in {LOCK.name}, so nothing was kept: find out "
-                f"who answers in the place of Maven Central (a proxy?), and try again, {ELSEWHERE}"
+                f"{jar.name} has another size or SHA-256 than in {LOCK.name}, so nothing was stored: find out "
+                f"what answers instead of Maven Central (a proxy?), and try again, {CLUSTER_ADVICE}"
             )
         return jar
 
@@ -190,29 +190,31 @@ def _download(jars: list[Jar], into: Path, progress: Progress) -> None:
             finally:
                 pool.shutdown(cancel_futures=True)
     except RuntimeError as error:
-        raise BrokerError(f"a part of Kafka was not found: {error}. Try again later, {ELSEWHERE}") from error
+        raise BrokerError(f"a part of Kafka was not found: {error}. Try again later, {CLUSTER_ADVICE}") from error
     shutil.rmtree(into / "repository")
 
 
 def resolve(repository: Path) -> list[Jar]:
-    """Return the jars that `COORDINATES` need today, from Maven Central: the lock of another version."""
+    """Return the jars that `COORDINATES` need, by Maven Central, to write a new lock."""
     from jgo.parse import Coordinate  # noqa: PLC0415 - only the extra `broker` has it
 
     maven = _maven(repository)
-    # raw: the versions that log4j manages (an old kafka-clients among them) must not override Kafka's.
-    coordinates = [replace(Coordinate.parse(each), scope="compile", raw=True) for each in COORDINATES]
-    direct, transitive = maven.resolver.resolve([maven.create_dependency(each) for each in coordinates])
-    artifacts = [each.artifact for each in (*direct, *transitive) if each.scope in {"compile", "runtime"}]
-    found = []
+    # raw: the versions that log4j's dependency management sets (an old kafka-clients) must not override Kafka's.
+    coordinates = [replace(Coordinate.parse(text), scope="compile", raw=True) for text in COORDINATES]
+    direct, transitive = maven.resolver.resolve([maven.create_dependency(coordinate) for coordinate in coordinates])
+    artifacts = [
+        dependency.artifact for dependency in (*direct, *transitive) if dependency.scope in {"compile", "runtime"}
+    ]
+    jars = []
     for artifact in artifacts:
         with artifact.resolve().open("rb") as file:
             sha256, size = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
-        found.append(Jar(sha256, size, artifact.groupId, artifact.artifactId, artifact.version))
-    return sorted(found, key=lambda jar: jar.name)
+        jars.append(Jar(sha256, size, artifact.groupId, artifact.artifactId, artifact.version))
+    return sorted(jars, key=lambda jar: jar.name)
 
 
 if __name__ == "__main__":
     # `make lock`
     with tempfile.TemporaryDirectory() as scratch:
-        for each in resolve(Path(scratch)):
-            sys.stdout.write(f"{each.sha256} {each.size_bytes} {each.group}:{each.artifact}:{each.version}\n")
+        for jar in resolve(Path(scratch)):
+            sys.stdout.write(f"{jar.sha256} {jar.size_bytes} {jar.group}:{jar.artifact}:{jar.version}\n")

@@ -1,4 +1,4 @@
-"""A node as a child process, for the demo, the tests and the benchmarks: start, follow, stop, kill."""
+"""Runs a node as a child process, for the demo, the tests and the benchmarks."""
 
 import json
 import os
@@ -32,10 +32,10 @@ def settings_for(
     suffix: str = "",
     flags: Mapping[str, object] | None = None,
 ) -> Settings:
-    """Return the settings of a private node: state and models in `workdir`, free ports.
+    """Return the settings of a node with its state and models in `workdir`, and with free ports.
 
-    `suffix` is appended to the names of topics and group, so that nodes can share a cluster. `flags` are further
-    settings by dotted key. Raises ConfigError.
+    `suffix` is appended to the names of topics and group, so that several nodes can share a cluster. `flags` are more
+    settings, by dotted key. Raises ConfigError.
     """
     values = {
         "kafka.bootstrap_servers": bootstrap_servers,
@@ -45,12 +45,12 @@ def settings_for(
         "node.data_dir": str(workdir / "data"),
         "node.grpc_address": f"127.0.0.1:{free_port()}",
         "node.http_address": f"127.0.0.1:{free_port()}",
-        # No load balancer sends calls to it, so it need not wait for one before it stops.
+        # No load balancer sends calls to it, so there is no reason to wait before a stop.
         "node.drain_s": 0,
         "scorer.models_dir": str(workdir / "models"),
     }
     settings = load_settings(None, values | dict(flags or {})).settings
-    # Replaced, not merged with the configured one: the two may contradict each other.
+    # Replace the configured vocabulary: the two may contradict each other, so they cannot be merged.
     return settings.model_copy(update={"vocabulary": vocabulary})
 
 
@@ -71,7 +71,7 @@ def _write_table(values: Mapping[str, Any], name: str, lines: list[str]) -> None
 
 
 class NodeProcess:
-    """A `lifeline node` as a child process. Its log, JSON lines, goes to a file and can be followed."""
+    """A `lifeline node` as a child process. Its log of JSON lines goes to a file, and `next_event` returns them."""
 
     def __init__(self, settings: Settings, workdir: Path) -> None:
         """Write the settings into `workdir`; `start` starts the process."""
@@ -93,21 +93,21 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id; raises NodeProcessError if it has not been started."""
+        """The process id; raises NodeProcessError if the process has not been started."""
         return self._running().pid
 
     def start(self) -> None:
         """Start the process and return at once."""
         self._events = queue.Queue()
-        self._process = subprocess.Popen(  # noqa: S603 - no input of others
+        self._process = subprocess.Popen(  # noqa: S603 - no untrusted input
             [sys.executable, "-m", "lifeline", "node", "--config", str(self.config)],
-            # The file has every setting, and LIFELINE_* variables would override it.
+            # The file has every setting; LIFELINE_* variables would override them.
             env={name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            # Ctrl-C goes to the parent only, which stops the node.
+            # Ctrl-C reaches only the parent, which stops the node.
             start_new_session=True,
         )
         self._watchdog = Watchdog(self._process.pid)
@@ -140,7 +140,7 @@ class NodeProcess:
             return None
 
     def stop(self, timeout_s: float = 60.0) -> int:
-        """Stop it with SIGTERM and return its exit code; after `timeout_s` kill it and raise NodeProcessError."""
+        """Stop the node with SIGTERM and return its exit code; after `timeout_s` kill it and raise NodeProcessError."""
         process = self._running()
         process.send_signal(signal.SIGTERM)
         try:
@@ -152,7 +152,7 @@ class NodeProcess:
         return code
 
     def kill(self) -> None:
-        """Kill it with SIGKILL, as a crash would. Idempotent."""
+        """Kill the node with SIGKILL, like a crash. Idempotent."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
         if self._process is not None:
@@ -173,7 +173,7 @@ class NodeProcess:
         return self._process
 
     def _join(self) -> None:
-        """Read its last lines after it has ended."""
+        """Read the last lines of the log after the process has ended."""
         if self._watchdog is not None:
             self._watchdog.release()
         if self._reader is not None:

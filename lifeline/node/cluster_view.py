@@ -1,4 +1,4 @@
-"""A node's view of itself and of its group: the source of ListPartitions and ListFingerprints."""
+"""A node's view of itself and of its group, for ListPartitions and ListFingerprints."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ class ClusterView:
 
     @property
     def address(self) -> str:
-        """host:port at which others reach the node."""
+        """The host:port at which other nodes reach this one."""
         return self._owners.own_address
 
     def held_partitions(self) -> Sequence[operator_pb2.HeldPartition]:
@@ -43,7 +43,7 @@ class ClusterView:
         return sorted(owned + followed, key=lambda held: held.partition)
 
     def placements(self) -> Sequence[group_pb2.PlacedPartition]:
-        """Return where every partition is, ascending, as far as the node knows."""
+        """Return the known owners and standbys of every partition, ascending."""
         return self._owners.placements()
 
     def fingerprints(self, partition: int) -> Sequence[Fingerprint] | None:

@@ -1,10 +1,10 @@
-"""A deadline: one time budget, on the monotonic clock, that all steps of an operation share."""
+"""A deadline: a time budget that all steps of an operation share, on the monotonic clock."""
 
 import time
 
 
 class Deadline:
-    """Starts at the first call of `left`, or of `begin`."""
+    """A budget of `seconds`, which starts with the first call of `begin` or `left`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -16,6 +16,6 @@ class Deadline:
             self._end = time.monotonic() + self._seconds
 
     def left(self) -> float:
-        """Return the seconds left, 0 when there are none; starts the budget."""
+        """Return the seconds that are left, at least 0; starts the budget."""
         self.begin()
         return max(0.0, (self._end or 0.0) - time.monotonic())

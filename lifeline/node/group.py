@@ -1,4 +1,4 @@
-"""A node's part in the group: updater, standby follower and stream, wired together."""
+"""Wires the parts of a node that take part in the consumer group: updater, standby follower and stream."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,16 +43,16 @@ class GroupPart:
         observer: Observer | None,
         security: Callable[[], SecuritySettings],
     ) -> Self:
-        """Wire the parts; nothing runs before `stream.start`. Called in the event loop that they will live in.
+        """Wire the parts; nothing runs before `stream.start`. Call it in the event loop that they will run in.
 
-        `security` returns the present settings.
+        `security` returns the present security settings.
         """
         rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
         fingerprints = FingerprintLog(settings.updater.fingerprint_every)
         owners = Owners(settings.kafka.partitions)
 
         async def take_over(number: int) -> PartitionStore | None:
-            return await standby.take(number)
+            return await standby.release(number)
 
         def on_placement(placement: Placement) -> None:
             owners.update(placement)

@@ -1,4 +1,4 @@
-"""Health: one answer to "is it alive, is it ready, and why not", for gRPC, HTTP, metrics and the node itself.
+"""Health: whether a node is live and ready, and why not, for gRPC, HTTP, metrics and the node itself.
 
 Every method may be called from any thread, also while the event loop hangs.
 """
@@ -12,7 +12,7 @@ from lifeline.stream.standby import StandbyStatus
 
 
 class Check(NamedTuple):
-    """One thing that must hold."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -32,15 +32,15 @@ class Health:
     ) -> None:
         self._partitions, self._standbys, self._stall_after_s = partitions, standbys, stall_after_s
         self._ticked_at = time.monotonic()
-        self.assigned = False
+        self.is_assigned = False
         """Whether the group has made an assignment."""
-        self.items_synced = False
-        """Whether the items topic is read to where it was at the start, and on the disk."""
-        self.leaving = False
+        self.has_synced_items = False
+        """Whether the records that the items topic had at the start are read, and synced to disk."""
+        self.is_stopping = False
         """Whether a stop was requested."""
 
     def tick(self) -> None:
-        """Note that the event loop runs; called in it, many times within `stall_after_s`."""
+        """Record that the event loop runs; called in it, many times within `stall_after_s`."""
         self._ticked_at = time.monotonic()
 
     def live(self) -> list[Check]:
@@ -58,9 +58,9 @@ class Health:
     def ready(self) -> list[Check]:
         """Return the checks of readiness: if one fails, balancers should send no calls."""
         return [
-            Check("running", not self.leaving, "it stops" if self.leaving else ""),
-            Check("assigned", self.assigned, "" if self.assigned else "the group has not assigned anything yet"),
-            Check("items", self.items_synced, "" if self.items_synced else "the items topic is being read"),
+            Check("running", not self.is_stopping, "the node stops" if self.is_stopping else ""),
+            Check("assigned", self.is_assigned, "" if self.is_assigned else "the group has not assigned anything yet"),
+            Check("items", self.has_synced_items, "" if self.has_synced_items else "the items topic is being read"),
             *(
                 Check(f"partition-{status.partition}", _answers_reads(status), _detail(status))
                 for status in self._partitions()
@@ -68,9 +68,9 @@ class Health:
         ]
 
     def remarks(self) -> list[Check]:
-        """Return the checks that matter to operators only: whether standbys follow."""
+        """Return the checks that affect neither liveness nor readiness: whether standbys follow the log."""
         return [
-            Check(f"standby-{status.partition}", status.state.at_work, _detail(status)) for status in self._standbys()
+            Check(f"standby-{status.partition}", status.state.is_active, _detail(status)) for status in self._standbys()
         ]
 
 
@@ -80,7 +80,7 @@ def all_ok(checks: Sequence[Check]) -> bool:
 
 
 def _answers_reads(status: PartitionStatus) -> bool:
-    """Return whether reads are answered. A pause alone must not take a whole fleet out of its load balancer."""
+    """Return whether reads are answered. A pause must not take all nodes out of the load balancer at once."""
     return status.state is PartitionState.SERVING or (status.state is PartitionState.PAUSED and status.is_served)
 
 

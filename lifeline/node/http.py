@@ -1,8 +1,9 @@
 """The HTTP server of a node: /metrics for Prometheus, /livez and /readyz for supervisors and balancers.
 
-Each connection has a thread of its own, and none of them waits for the event loop: the server answers even when the
-loop hangs. Strangers may reach the port, so everything that a caller can use is bounded: the number of connections (a
-new one closes the oldest), the time and size of a request's head, the time of a reply, and concurrent scrapes.
+Each connection has its own thread, which never waits for the event loop, so the server answers even when the loop
+hangs. Untrusted clients may reach the port, so there are bounds for all that a client can use: the number of
+connections (a new one closes the oldest), the time and size of a request's head, the time of a reply, and the number of
+concurrent scrapes.
 """
 
 import io
@@ -33,7 +34,7 @@ _SCRAPES = 4
 _HEAD_S = 10.0
 _HEAD_BYTES = 16 << 10
 _REPLY_S = 10.0
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_OVERLOADED_REPLY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +43,7 @@ class HttpServer:
     """Serves until `stop`."""
 
     def __init__(self, address: str, health: Health, registry: CollectorRegistry | None) -> None:
-        """Listen; without a `registry` there is no /metrics. Raises ServerError if it cannot listen there."""
+        """Listen on `address`; without a `registry` there is no /metrics. Raises ServerError if it cannot listen."""
         host, _, port = address.rpartition(":")
 
         class Handler(_Handler):
@@ -53,7 +54,7 @@ class HttpServer:
             self._server = _Server((host.strip("[]"), int(port)), Handler)
         except (OSError, OverflowError) as error:
             raise ServerError(
-                f"{address} cannot be listened on ({error}): stop what has the port, or set "
+                f"cannot listen on {address} ({error}): stop the process that uses the port, or set "
                 "--http-address / LIFELINE_NODE__HTTP_ADDRESS to another one"
             ) from error
         self.address = f"{host}:{self._server.server_address[1]}"
@@ -63,7 +64,7 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening; requests under way are not waited for."""
+        """Stop listening; do not wait for requests in progress."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -73,71 +74,71 @@ class HttpServer:
 class _Connection:
     waiting_since: float | None
     """When it began to wait for a request; None while one is answered."""
-    ended: bool = False
-    """Whether this side shut it down; its thread is about to notice."""
+    is_shut_down: bool = False
+    """Whether this side has shut it down; its thread then closes it."""
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # The library would wait for every connection that a balancer keeps open.
+    # Otherwise the library waits for every connection that a load balancer keeps open.
     block_on_close = False
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], handler: type["_Handler"]) -> None:
-        # By age: a dict keeps the order in which they came.
+        # Oldest first: a dict keeps the order of insertion.
         self._open: dict[socket.socket, _Connection] = {}
         self._lock = threading.Lock()
         self.scrapes = threading.BoundedSemaphore(_SCRAPES)
         super().__init__(address, handler)
 
-    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the library has it
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the library's signature
         with self._lock:
             if len(self._open) >= _THREADS:
-                full = True
+                is_full = True
             else:
-                full = False
+                is_full = False
                 self._open[request] = _Connection(time.monotonic())
-                going = [each for each, state in self._open.items() if not state.ended]
-                if len(going) > _CONNECTIONS:
-                    self._end(going[0])
-        if full:
+                active = [connection for connection, state in self._open.items() if not state.is_shut_down]
+                if len(active) > _CONNECTIONS:
+                    self._end(active[0])
+        if is_full:
             with suppress(OSError):
-                request.send(_FULL, socket.MSG_DONTWAIT)
+                request.send(_OVERLOADED_REPLY, socket.MSG_DONTWAIT)
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """End the connections whose request does not come; the library calls this all the time."""
-        late = time.monotonic() - _HEAD_S
+        """End the connections that send no request in time; the library calls this periodically."""
+        latest_start = time.monotonic() - _HEAD_S
         with self._lock:
-            for each, state in self._open.items():
-                if not state.ended and state.waiting_since is not None and state.waiting_since < late:
-                    self._end(each)
+            for connection, state in self._open.items():
+                if not state.is_shut_down and state.waiting_since is not None and state.waiting_since < latest_start:
+                    self._end(connection)
 
-    def wait_for_request(self, request: Any, *, begins: bool) -> None:  # noqa: ANN401 - as the library has it
-        """Note that a connection starts or stops waiting for a request."""
+    def wait_for_request(self, request: Any, *, begins: bool) -> None:  # noqa: ANN401 - the library's signature
+        """Record that a connection begins (`begins`) or ends to wait for a request."""
         with self._lock:
             if state := self._open.get(request):
                 state.waiting_since = time.monotonic() if begins else None
 
     def _end(self, request: socket.socket) -> None:
         """Wake the connection's thread, which then closes it."""
-        self._open[request].ended = True
+        self._open[request].is_shut_down = True
         with suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
 
-    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - as the library has it
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - the library's signature
         with self._lock:
             self._open.pop(request, None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002 - as the library has it
-        """Log what a connection ended with: mostly that the other side, or `_end`, closed it."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002 - the library's signature
+        """Log the error that ended a connection: mostly the client, or `_end`, has closed it."""
         _log.debug("http", client=client_address[0], exc_info=True)
 
     def server_bind(self) -> None:
-        # The library's own asks the name service for this machine's name, which may take long.
+        # The library's method asks the name service for this machine's name, which may take long.
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
@@ -151,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def handle_one_request(self) -> None:
-        """Read a request's head whole, within its bounds, and let the library parse that."""
+        """Read the whole head of a request within its bounds, and let the library parse it."""
         stream, self.close_connection = self.rfile, True
         self.server.wait_for_request(self.connection, begins=True)
         try:
@@ -170,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
-            # A body is not read, so what follows is no request.
+            # The body is not read, so the bytes that follow are no request.
             self.close_connection = True
         url = urlsplit(self.path)
         verbose = "verbose" in parse_qs(url.query, keep_blank_values=True)
@@ -184,16 +185,16 @@ class _Handler(BaseHTTPRequestHandler):
             case "/readyz":
                 self._send_checks("readyz", self.health.ready(), self.health.remarks(), verbose=verbose)
             case _:
-                self._send(404, "there are /metrics, /livez and /readyz, the latter two with ?verbose\n")
+                self._send(404, "the paths are /metrics, /livez and /readyz, the last two with ?verbose\n")
 
     def _send_metrics(self, registry: CollectorRegistry) -> None:
         if not self.server.scrapes.acquire(blocking=False):
-            self._send(503, f"{_SCRAPES} scrapes are under way: come again\n")
+            self._send(503, f"{_SCRAPES} scrapes are in progress: try again\n")
             return
         encode, content_type = choose_encoder(self.headers.get("Accept") or "")
         try:
             text = encode(registry).decode()
-        except Exception as error:  # noqa: BLE001 - and logged
+        except Exception as error:  # noqa: BLE001 - logged
             # A failed scrape must not stop the node.
             _log.exception("a scrape failed")
             self._send(500, f"{type(error).__name__}: the node's log has the traceback\n")
@@ -203,17 +204,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, text, content_type)
 
     def _send_checks(self, name: str, checks: Sequence[Check], remarks: Sequence[Check], *, verbose: bool) -> None:
-        good = all_ok(checks)
-        status = 200 if good else 503
-        # A 503 always says which checks failed.
-        shown = [*checks, *remarks] if verbose else [check for check in checks if not check.ok]
+        is_ok = all_ok(checks)
+        status = 200 if is_ok else 503
+        # A 503 always lists the failed checks.
+        listed = [*checks, *remarks] if verbose else [check for check in checks if not check.ok]
         lines = [
-            printable(f"[{'+' if check.ok else '-'}]{check.name} {check.detail or 'ok'}".rstrip()) for check in shown
+            printable(f"[{'+' if check.ok else '-'}]{check.name} {check.detail or 'ok'}".rstrip()) for check in listed
         ]
-        if not shown:
+        if not listed:
             self._send(status, "ok\n")
             return
-        self._send(status, "\n".join([*lines, f"{name} check {'passed' if good else 'failed'}"]) + "\n")
+        self._send(status, "\n".join([*lines, f"{name} check {'passed' if is_ok else 'failed'}"]) + "\n")
 
     def _send(self, status: int, text: str, content_type: str = _TEXT) -> None:
         body = text.encode()
@@ -229,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _read_head(stream: io.BufferedIOBase) -> bytes | None:
-    """Return request line and headers, nothing when the other side left before their end, None if they are too long."""
+    """Return request line and headers; nothing if the client closed the connection first, None if they are too long."""
     head = bytearray()
     while len(head) <= _HEAD_BYTES:
         line = stream.readline(_HEAD_BYTES + 1)

@@ -1,6 +1,6 @@
-"""The models of a node: what it loads when it starts, and what it loads on request.
+"""Loads the models of a node, at its start and on request.
 
-torch is imported with the first model: a node that serves none starts sooner, and takes less memory.
+torch is imported with the first model, so that a node without a model starts sooner and takes less memory.
 """
 
 import sys
@@ -26,9 +26,9 @@ class Models:
     """Loads versions of the configured model over an embedding table."""
 
     def __init__(self, settings: Settings, embeddings: "Embeddings") -> None:
-        """Load the configured version, and those of the experiment, if the model has any version yet.
+        """Load the configured version and those of the experiment, unless the model has no version yet.
 
-        Raises ScorerError if one of them cannot be used, or LIFELINE_KERNELS names kernels that this machine lacks.
+        Raises ScorerError if a version cannot be used, or LIFELINE_KERNELS names kernels that this machine cannot run.
         """
         self._settings, self._embeddings = settings, embeddings
         self._has_kernels = active() is not InstructionSet.NONE
@@ -37,7 +37,7 @@ class Models:
             scorer = self.load(settings.scorer.version)
         except ModelNotFoundError as error:
             _log.warning(
-                "no model: Score will refuse until there is one, and `lifeline model use` or a restart loads it",
+                "no model: Score calls are refused until `lifeline model use` or a restart loads one",
                 why=str(error),
             )
             return
@@ -48,7 +48,7 @@ class Models:
             _log.info("experiment", name=settings.scorer.experiment, arms=versions)
 
     def load(self, version: str | None) -> "Scorer":
-        """Load a version, or the newest; raises ScorerError."""
+        """Load a version, or the newest one; raises ScorerError."""
         settings = self._settings.scorer.model_copy(update={"version": version})
         if not directories(settings.models_dir, settings.model):
             raise no_version(settings.model)
@@ -58,8 +58,8 @@ class Models:
         from lifeline.scorer.backend import backend_of  # noqa: PLC0415
         from lifeline.scorer.scorer import Scorer  # noqa: PLC0415
 
-        # Every thread inherits it. Beside the kernels torch does little, and threads that wait for each other at every
-        # step would cost it more than they save as soon as requests share the cores.
+        # The setting is global. With the kernels torch does little, and when requests share the cores, its threads
+        # would cost more time in waiting for each other than they save.
         torch.set_num_threads(1 if self._has_kernels else settings.threads)
         loaded = weights.load(settings, self._settings.vocabulary)
         backend = backend_of(loaded, loaded.precision(settings.precision), settings.threads, settings.device)
@@ -73,14 +73,14 @@ class Models:
         return scorer
 
     def service(self) -> ModelService:
-        """Return the service that reports and changes what is held."""
+        """Return the service that shows and changes the loaded versions."""
         return ModelService(self.holder, self._load_while_serving, self._versions)
 
     def _load_while_serving(self, version: str | None) -> "Scorer":
         is_first = "torch" not in sys.modules
         scorer = self.load(version)
         if is_first:
-            # Modules that were imported just now stay for good.
+            # The imported modules stay in memory, so the garbage collector need not scan them.
             keep_collector_away()
         return scorer
 

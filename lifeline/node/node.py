@@ -1,9 +1,9 @@
-"""A node: partition stores, the stream, scoring and the servers, wired into one process.
+"""A node: it wires partition stores, the stream, scoring and the servers into one process.
 
-It starts from the inside out: storage, scoring, the group's part, HTTP, items, gRPC, and last the stream. It is ready
-once the items are read and every partition that the group assigned to it serves, and it stops in the other order. It
-crashes rather than live without consuming: a supervisor starts it again, and the applied offsets of the stores say
-where it resumes.
+It starts storage, scoring, the group's part, HTTP, items, gRPC, and last the stream, and stops in reverse order. It is
+ready once the items are read and every partition that the group has assigned to it serves. If a part fails, the node
+exits instead of running without consuming; a supervisor starts it again, and it resumes from the applied offsets of the
+stores.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Node:
-    """A running node. It stops when the exit stack that it was started in closes."""
+    """A running node. It stops when the exit stack that `start` got closes."""
 
     def __init__(
         self, server: NodeServer, group: GroupPart, items: ItemFollower, embeddings: EmbeddingTable, health: Health
@@ -58,7 +58,7 @@ class Node:
 
     @classmethod
     async def start(cls, settings: Settings, watch: SecurityWatch, stack: AsyncExitStack, deadline: Deadline) -> "Node":
-        """Start every part; `stack` stops them in the other order, within `deadline`. Raises what the parts raise."""
+        """Start every part; `stack` stops them in reverse order, within `deadline`. Raises what the parts raise."""
         node, kafka = settings.node, settings.kafka
         metrics = NodeMetrics() if node.metrics else None
         storage = await Storage.open(settings, stack)
@@ -92,7 +92,7 @@ class Node:
 
         stack.push_async_callback(lambda: items.stop(deadline.left()))
         await items.start()
-        # The stream starts last. It stops after the server, which it must not leave without its partitions.
+        # The stream starts last, and stops after the server, because the server needs its partitions.
         stack.push_async_callback(lambda: group.stream.stop(deadline.left()))
         routing = Routing(directory, group.owners, USER_SERVICES, misrouted=node.misrouted, security=settings.security)
         stack.callback(routing.close)
@@ -103,7 +103,7 @@ class Node:
             scoring.models.service(),
         )
         server = NodeServer(node, services, routing, metrics.calls if metrics else None, settings.security)
-        # Calls under way get half of the time that is left: applying what is buffered needs the rest.
+        # Calls in progress get half of the remaining time; applying the waiting records needs the rest.
         stack.push_async_callback(lambda: asyncio.to_thread(server.stop, deadline.left() / 2))
         watch.use = lambda security: server.use_callers(security.callers)
         _in_background(watch.follow(), stack)
@@ -117,11 +117,11 @@ class Node:
         )
         keep_collector_away()
         await group.stream.start()
-        health.assigned = True
+        health.is_assigned = True
         return cls(server, group, items, embeddings, health)
 
     async def run(self) -> None:
-        """Consume and serve until a part ends; raises what crashed it."""
+        """Consume and serve until a part ends, and raise its error."""
         parts = (self._group.stream.wait(), self._items.wait(), self._reporter.run(), self._sync_items())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
@@ -134,8 +134,8 @@ class Node:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def drain(self, seconds: float) -> None:
-        """Begin a stop: report not ready, and serve for `seconds` those callers that have not noticed yet."""
-        self._health.leaving = True
+        """Begin a stop: report not ready, and keep serving for `seconds`, until callers have noticed."""
+        self._health.is_stopping = True
         self._server.set_ready(ready=False)
         await asyncio.sleep(seconds)
 
@@ -144,7 +144,7 @@ class Node:
         await self._items.caught_up.wait()
         while True:
             await asyncio.to_thread(self._embeddings.sync)
-            self._health.items_synced = True
+            self._health.has_synced_items = True
             await asyncio.sleep(_SYNC_S)
 
 

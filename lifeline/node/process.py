@@ -1,4 +1,4 @@
-"""The process of a node: signals, and the order of a graceful stop."""
+"""The process of a node: signals, and the graceful stop."""
 
 import asyncio
 import signal
@@ -20,9 +20,9 @@ _log = structlog.get_logger(__name__)
 
 
 async def run_node(loaded: LoadedSettings) -> None:
-    """Run a node until SIGTERM or SIGINT; returns after a graceful stop, raises whatever crashed it."""
+    """Run a node until SIGTERM or SIGINT, and stop it gracefully; raises the error of a part that fails."""
     settings = loaded.settings
-    # Before anything starts: refuse an address that would let strangers call.
+    # Check first that the address is not open to untrusted callers.
     settings.security.listening_addresses(settings.node.grpc_address)
     share_heaps()
     loop = asyncio.get_running_loop()
@@ -41,7 +41,7 @@ async def run_node(loaded: LoadedSettings) -> None:
         if node is not None:
             await node.drain(min(settings.node.drain_s, deadline.left()))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A second signal while the process ends would make a graceful stop look like a crash.
+        # Ignore further signals: otherwise one would end the process with the exit status of a crash.
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
     _log.info("stopped")
@@ -49,11 +49,11 @@ async def run_node(loaded: LoadedSettings) -> None:
 
 async def _until(stop_requested: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | None:
     """Return the result of `work`; cancel it and return None if a stop is requested first."""
-    working, waiting = asyncio.create_task(work), asyncio.create_task(stop_requested.wait())
+    work_task, stop_task = asyncio.create_task(work), asyncio.create_task(stop_requested.wait())
     try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        await asyncio.wait({work_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
+        return work_task.result() if work_task.done() else None
     finally:
-        working.cancel()
-        waiting.cancel()
-        await asyncio.gather(working, waiting, return_exceptions=True)
+        work_task.cancel()
+        stop_task.cancel()
+        await asyncio.gather(work_task, stop_task, return_exceptions=True)

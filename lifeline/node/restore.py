@@ -1,8 +1,8 @@
-"""Restore: open a partition's store from the local disk, else from the newest snapshot, else empty.
+"""Opens a partition's store from the local disk, or restored from the newest snapshot, or empty.
 
-In each case the log gives the rest. A snapshot that is incomplete, or was made with other caps, is skipped and its
-reason logged: the log gives the same state. A snapshot repository that cannot be reached is an error, because the
-operator counts on a restore and not on a replay of the whole log.
+In each case the log completes the state. A snapshot that is incomplete, or has other caps or ages, is skipped, and the
+reason is logged. An unreachable snapshot repository is an error, because the operator expects a restore and not a
+replay of the whole log.
 """
 
 from pathlib import Path
@@ -39,11 +39,11 @@ def open_or_restore(
 def _restore(path: Path, partition: int, settings: StoreSettings, snapshots: SnapshotRepository, topic: str) -> None:
     for snapshot in snapshots.snapshots(partition):
         try:
-            # The hashes of its files are checked. Adding up all events as well would cost a part of the time that a
+            # The hashes of the files are checked. Counting all events as well would take much of the time that the
             # restore saves.
             restored = snapshots.restore(partition, path, settings, snapshot=snapshot.id, topic=topic, verify=False)
         except (SnapshotRefusedError, ContractError) as error:
-            _log.error("a snapshot was passed over", partition=partition, snapshot=snapshot.id, why=str(error))
+            _log.error("a snapshot was skipped", partition=partition, snapshot=snapshot.id, why=str(error))
             continue
         _log.info(
             "restored",
@@ -53,4 +53,4 @@ def _restore(path: Path, partition: int, settings: StoreSettings, snapshots: Sna
             seconds=round(restored.seconds, 3),
         )
         return
-    _log.info("no snapshot to restore: the log gives the whole state", partition=partition, url=snapshots.url)
+    _log.info("no snapshot to restore: replaying the log from its start", partition=partition, url=snapshots.url)

@@ -1,4 +1,4 @@
-"""What a node scores with: its models, the history cache, and the topics that scoring writes."""
+"""The parts of a node that score: its models, the history cache, and the producers of the side topics."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -19,19 +19,19 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """The parts behind Score."""
+    """The parts that the Score service uses."""
 
     settings: Settings
     models: Models
     cache: HistoryCache
     selections: BestEffortProducer | None
-    """Of the selections topic, if a share of the requests is logged."""
+    """The producer of the selections topic, if a share of the requests is logged."""
     exposures: BestEffortProducer | None
-    """Of the exposures topic, during an experiment."""
+    """The producer of the exposures topic, during an experiment."""
 
     @classmethod
     def start(cls, settings: Settings, embeddings: EmbeddingTable, stack: AsyncExitStack) -> Self:
-        """Load the models, and begin to write the topics; `stack` publishes what was offered. Raises ScorerError."""
+        """Load the models and start the producers; `stack` flushes and closes them. Raises ScorerError."""
         scorer, kafka = settings.scorer, settings.kafka
         models = Models(settings, embeddings)
         cache = HistoryCache(round(scorer.token_tables_mib * _MIB))
@@ -41,7 +41,7 @@ class Scoring:
 
     @property
     def producers(self) -> list[BestEffortProducer]:
-        """Those that write."""
+        """The producers that run."""
         return [producer for producer in (self.selections, self.exposures) if producer is not None]
 
     def service(self, directory: PartitionDirectory, timings: Timings | None) -> ScoreService:
@@ -59,6 +59,6 @@ class Scoring:
 
 def _start_producer(settings: Settings, topic: str, stack: AsyncExitStack) -> BestEffortProducer:
     producer = BestEffortProducer(settings.kafka, topic)
-    # The server stops before: what its last calls offered is published.
+    # The server stops earlier, so the records of its last calls are published.
     stack.push_async_callback(asyncio.to_thread, producer.close, _STOP_S)
     return producer

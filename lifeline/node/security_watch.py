@@ -1,7 +1,7 @@
-"""The callers of a running node, reloaded when the configuration file changes, so that tokens can rotate.
+"""Reloads the callers of a running node when the configuration file changes, so that tokens can be rotated.
 
-Only `security.callers` and `security.peer_token` are reloaded. An invalid file changes nothing and is logged as an
-error. A file cannot remove the last caller: a node without callers is open to everybody who reaches it.
+Only `security.callers` and `security.peer_token` are reloaded. An invalid file is logged as an error, and changes
+nothing. A reload cannot remove the last caller, because a node without callers accepts calls from anybody.
 """
 
 import asyncio
@@ -25,42 +25,42 @@ class _Changes(NamedTuple):
 
 
 class SecurityWatch:
-    """Holds the present [security] settings."""
+    """Watches the configuration file, and has the present [security] settings."""
 
     def __init__(self, loaded: LoadedSettings, use: Callable[[SecuritySettings], None] = lambda _: None) -> None:
-        """Start with what was loaded; `use` is called with each change, in the event loop."""
+        """Start with the loaded settings; `use` is called with changed ones, in the event loop."""
         self.current = loaded.settings.security
         self.use = use
-        self._loaded, self._asked = loaded, asyncio.Event()
+        self._loaded, self._reload_requested = loaded, asyncio.Event()
         self._stamp: tuple[int, int, int] | None = None
-        self._stamp = self._look()
+        self._stamp = self._file_stamp()
 
     def ask(self) -> None:
         """Reload the file whether it has changed or not; called in the event loop."""
-        self._asked.set()
+        self._reload_requested.set()
 
     async def follow(self) -> None:
         """Check the file once a second, until cancelled."""
         while True:
             try:
-                # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets the event.
+                # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that arrives with the event.
                 async with asyncio.timeout(_LOOK_S):
-                    await self._asked.wait()
+                    await self._reload_requested.wait()
             except TimeoutError:
-                asked = False
+                is_requested = False
             else:
-                asked = True
-                self._asked.clear()
-            found = await asyncio.to_thread(self._look)
-            if asked or found != self._stamp:
-                self._stamp = found
+                is_requested = True
+                self._reload_requested.clear()
+            stamp = await asyncio.to_thread(self._file_stamp)
+            if is_requested or stamp != self._stamp:
+                self._stamp = stamp
                 await self._reload()
 
     async def _reload(self) -> None:
         try:
             new = await asyncio.to_thread(self._read)
         except (ConfigError, SecurityError) as error:
-            _log.error("callers not reloaded: the earlier ones stay valid", why=str(error))
+            _log.error("callers not reloaded: the previous ones stay valid", why=str(error))
             return
         changes = _changes(self.current, new)
         self.current = new
@@ -68,23 +68,28 @@ class SecurityWatch:
         _log.info("callers reloaded", callers=len(new.callers), **changes._asdict())
 
     def _read(self) -> SecuritySettings:
-        """Return the settings with what may change in a running node. Raises ConfigError and SecurityError."""
+        """Return the present settings with the callers and the peer token of the file.
+
+        Raises ConfigError and SecurityError.
+        """
         settings = self._loaded.reload().settings
         new = self.current.model_copy(
             update={"callers": settings.security.callers, "peer_token": settings.security.peer_token}
         )
         if self.current.callers and not new.callers:
-            raise SecurityError("the file names no callers any more, which would let everybody call: restart the node")
+            raise SecurityError(
+                "the file has no callers any more, which would let anybody call: restart the node to allow this"
+            )
         if new.callers and new.open:
             raise SecurityError("callers were added to a node with security.open = true: restart the node")
         new.listening_addresses(self._loaded.settings.node.grpc_address)
         return new
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _file_stamp(self) -> tuple[int, int, int] | None:
         try:
             return None if self._loaded.file is None else file_stamp(self._loaded.file)
         except SecurityError:
-            # It is being replaced, or was removed: keep what was read.
+            # The file is being replaced, or was removed: keep the present settings.
             return self._stamp
 
 

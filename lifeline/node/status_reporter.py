@@ -1,4 +1,4 @@
-"""The status reporter: it takes a node's health to the gRPC server, and readiness and progress to the log."""
+"""The status reporter: it passes a node's health to the gRPC server, and logs readiness and progress."""
 
 import asyncio
 import time
@@ -17,14 +17,14 @@ _log = structlog.get_logger(__name__)
 
 
 class StatusReporter:
-    """Reads health and partitions; `seconds` in the log count from when it was made."""
+    """Reads health and partitions; `seconds` in the log are counted from its creation."""
 
     def __init__(self, health: Health, group: GroupPart, server: NodeServer) -> None:
         self._health, self._group, self._server = health, group, server
         self._started = time.monotonic()
 
     async def run(self) -> None:
-        """Look at the health many times a second; log progress at most twice a second while there is any."""
+        """Check the health many times a second, and log progress at most twice a second."""
         was_ready, was_live = False, True
         logged_at, logged_records = time.monotonic(), 0
         while True:

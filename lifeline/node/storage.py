@@ -1,4 +1,4 @@
-"""What a node has on disk: its locked data directory, the embedding table, and how stores of partitions open."""
+"""A node's data on disk: the locked data directory, the embedding table, and access to the stores."""
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from lifeline.stream.stores import StoreAccess
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Open until the exit stack that it was opened in closes."""
+    """The node's storage. It is open until the exit stack that `open` got closes."""
 
     settings: Settings
     memory: SharedMemory
@@ -31,7 +31,7 @@ class Storage:
 
     @classmethod
     async def open(cls, settings: Settings, stack: AsyncExitStack) -> Self:
-        """Lock the data directory, make sure of the topics, and open what all partitions share.
+        """Lock the data directory, create missing topics, and open what all partitions share.
 
         Raises StoreLockedError, DataDirError, StreamError, StoreError.
         """
@@ -50,7 +50,7 @@ class Storage:
         return cls(settings, SharedMemory(store), embeddings, snapshots)
 
     def access(self, metrics: NodeMetrics | None) -> StoreAccess[PartitionStore]:
-        """Return how stores of partitions are opened and closed; called for partitions that come and go."""
+        """Return the functions that open and close the store of a partition."""
 
         def open_store(number: int) -> PartitionStore:
             return open_or_restore(

@@ -2,8 +2,8 @@
 
 The directory is laid out like a node's, with `replay.json` beside the partitions, which names the topic. Where a
 partition is incomplete, after a crash or an earlier and shorter replay, the replay resumes from its applied offset: to
-resume, run the same command again. Each process opens one store, and prints the offsets that it has applied, a line of
-JSON at a time.
+resume, run the same command again. A partition that was restored from a snapshot is incomplete in the same way. Each
+process opens one store, and prints the offsets that it has applied, a line of JSON at a time.
 """
 
 import asyncio
@@ -91,14 +91,15 @@ def plan_replay(
     for number, (first, until) in sorted(ranges.items()):
         applied = -1 if force else _applied_offset(settings, into, number)
         if applied > until >= 0:
+            is_replay = (into / NOTE).is_file()
             raise ReplayError(
-                f"partition {number} in {into} stands at offset {applied}, after {until}: name another directory, or "
-                "start over with --force"
+                f"partition {number} in {into} is at offset {applied}, after {until}: name a later end, or another "
+                f"directory{', or start over with --force' if is_replay else ''}"
             )
         if first > applied + 1:
             raise ReplayError(
-                f"the log of partition {number} starts at {first}, and {applied + 1} is needed: what retention took "
-                "cannot be replayed; compare with a snapshot, or start from one"
+                f"the log of partition {number} starts at {first}, and {applied + 1} is needed: restore a newer "
+                "snapshot with `lifeline snapshot restore --data-dir DIR`, then run `lifeline replay --into DIR`"
             )
         plans.append(PartitionPlan(number, applied + 1, until))
     return plans
@@ -203,13 +204,26 @@ def _replay_in_process(
 
 
 def _check_replay_dir(settings: Settings, into: Path, *, force: bool) -> None:
-    """Raise ReplayError unless `into` is missing, empty, or a replay of the configured topic."""
+    """Raise ReplayError unless `into` is missing, empty, a replay of the configured topic, or restored partitions.
+
+    A node's directory also has embeddings, so it does not pass for restored partitions once the node has run.
+    """
     if not into.is_dir():
         return
     note = into / NOTE
     if not note.is_file():
-        if any(entry.name not in _FILES_BESIDE_PARTITIONS for entry in into.iterdir()):
-            raise ReplayError(f"{into} holds something that no replay made: name an empty directory, or a new one")
+        partitions = {partition_dir(into, number).name for number in partitions_in(into)}
+        others = {entry.name for entry in into.iterdir()} - partitions - _FILES_BESIDE_PARTITIONS
+        if others:
+            raise ReplayError(
+                f"{into} holds {min(others)}, which no replay made: name an empty or a new directory, or one that "
+                "holds only restored partitions"
+            )
+        if partitions and force:
+            raise ReplayError(
+                f"{into} holds partitions that no replay made, and --force removes only a replay: replay without "
+                "--force to start from them, or name an empty directory"
+            )
         return
     try:
         topic = json.loads(note.read_text())["topic"]

@@ -1,4 +1,4 @@
-"""The producer library: actions and items go to Kafka, each to the partition of its key."""
+"""The producer library: it publishes actions and items to Kafka, each to the partition of its key."""
 
 from lifeline.producer.best_effort_producer import BestEffortProducer
 from lifeline.producer.producer import Delivery, LifelineProducer, make_item

@@ -1,8 +1,8 @@
-"""A best-effort producer: it publishes a node's side records, and never delays the node.
+"""A best-effort producer for side topics (selected tokens, exposures). It never delays the node.
 
-`offer` never blocks. A thread publishes; a record that meets a full queue, or a cluster that is away for long, is
-dropped and counted. A missing topic is created. Its records expire after `kafka.side_retention_days`, because they
-hold what users did and an erasure does not reach them.
+`offer` never blocks; a thread publishes. When the queue is full, or the cluster rejects a record or is unreachable for
+too long, the record is dropped and counted. A missing topic is created. Its records expire after
+`kafka.side_retention_days`, because they contain user data and erasures do not reach them.
 """
 
 import queue
@@ -19,7 +19,7 @@ from lifeline.core.topics import MAX_RECORD_BYTES, ensure_side_topic
 from lifeline.producer.producer import KeyPartitioner
 
 _RETRY_S = 5.0
-_LOOK_S = 0.2
+_POLL_S = 0.2
 
 _log = structlog.get_logger(__name__)
 
@@ -28,13 +28,13 @@ class BestEffortProducer:
     """Publishes to one topic. `offer` may be called from any thread."""
 
     def __init__(self, settings: KafkaSettings, topic: str, *, max_waiting: int = 256) -> None:
-        """Connect in the background; raises nothing for a cluster that is away."""
+        """Connect in the background; an unreachable cluster is no error. `max_waiting` is the size of the queue."""
         self._settings, self.topic = settings, topic
         self._waiting: queue.Queue[tuple[bytes, bytes]] = queue.Queue(max_waiting)
         self._stopping = threading.Event()
-        self._counting = threading.Lock()
+        self._count_lock = threading.Lock()
         self.published = 0
-        """Records that all replicas have."""
+        """Records that all replicas have acknowledged."""
         self.dropped = 0
         """Records that were not published: the queue was full, or the cluster refused them."""
         self._thread = threading.Thread(target=self._run, name=f"lifeline-{topic}", daemon=True)
@@ -60,13 +60,13 @@ class BestEffortProducer:
     def _run(self) -> None:
         producer = None
         while producer is None:
-            producer = self._connected()
+            producer = self._connect()
             if producer is None and self._stopping.wait(_RETRY_S):
                 return
         try:
             while not (self._stopping.is_set() and self._waiting.empty()):
                 try:
-                    key, value = self._waiting.get(timeout=_LOOK_S)
+                    key, value = self._waiting.get(timeout=_POLL_S)
                 except queue.Empty:
                     continue
                 self._send(producer, key, value)
@@ -74,7 +74,7 @@ class BestEffortProducer:
         finally:
             producer.close()
 
-    def _connected(self) -> Any:  # noqa: ANN401 - the library ships no types
+    def _connect(self) -> Any:  # noqa: ANN401 - the library ships no types
         try:
             ensure_side_topic(self._settings, self.topic)
             return KafkaProducer(
@@ -83,7 +83,7 @@ class BestEffortProducer:
                 enable_idempotence=True,
                 partitioner=KeyPartitioner(),
                 linger_ms=50,
-                # Columns compress to a third of their bytes, and gzip needs no further package.
+                # The records, columns of numbers, compress to a third; gzip needs no further package.
                 compression_type="gzip",
                 max_request_size=MAX_RECORD_BYTES,
                 request_timeout_ms=self._settings.request_timeout_ms,
@@ -93,23 +93,23 @@ class BestEffortProducer:
                 metrics_enabled=False,
             )
         except (KafkaError, OSError, StreamError) as error:
-            _log.warning("a side topic cannot be written now", topic=self.topic, why=str(error))
+            _log.warning("a side topic cannot be written now: trying again", topic=self.topic, why=str(error))
             return None
 
     def _send(self, producer: Any, key: bytes, value: bytes) -> None:  # noqa: ANN401
         try:
-            sent = producer.send(self.topic, key=key, value=value)
+            future = producer.send(self.topic, key=key, value=value)
         except KafkaError as error:
             _log.warning("a record of a side topic was dropped", topic=self.topic, why=str(error))
             self._drop()
             return
-        sent.add_callback(self._count)
-        sent.add_errback(lambda _error: self._drop())
+        future.add_callback(self._count)
+        future.add_errback(lambda _error: self._drop())
 
-    def _count(self, _acknowledged: object) -> None:
-        with self._counting:
+    def _count(self, _metadata: object) -> None:
+        with self._count_lock:
             self.published += 1
 
     def _drop(self) -> None:
-        with self._counting:
+        with self._count_lock:
             self.dropped += 1

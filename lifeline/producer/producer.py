@@ -1,7 +1,7 @@
-"""The producer: actions, items and erasures into Kafka, acknowledged by all replicas, each once.
+"""The producer: it publishes actions, items and erasures to Kafka idempotently, with acknowledgement by all replicas.
 
-It needs only the bare package. It checks everything before it sends, so that a record which a node would dead-letter
-fails here, where its producer can still correct it.
+It needs only the bare package. It checks every record before it sends it: what a node would dead-letter raises an error
+here, where the caller can still correct it.
 """
 
 import threading
@@ -30,24 +30,24 @@ from lifeline.core.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES, Vocabulary
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
 
-_ITEMS_REMEMBERED = 1 << 20
+_MAX_CACHED_ITEMS = 1 << 20
 _CHECKPOINT_EVERY = 4_096
 _CHECKPOINTS = 16
 
 
-class Acknowledged(NamedTuple):
-    """Where a record lies in the log."""
+class RecordMetadata(NamedTuple):
+    """The place of an acknowledged record in the log."""
 
     partition: int
     """The partition of its topic."""
     offset: int
-    """Its offset: as `min_offset` of a read of this user it gives read-after-write."""
+    """Its offset. As `min_offset` of a read of the same user it gives read-your-writes consistency."""
     timestamp_ms: int
-    """The log's time of the record, milliseconds since 1970."""
+    """The record's time in the log, milliseconds since 1970."""
 
 
 class Delivery:
-    """A record that was sent: done once all replicas have it, or once sending has failed."""
+    """A record on its way to the log. It is done when all replicas have acknowledged it, or when sending has failed."""
 
     __slots__ = ("_future",)
 
@@ -56,10 +56,10 @@ class Delivery:
 
     @property
     def done(self) -> bool:
-        """Whether it has succeeded or failed."""
+        """Whether sending has succeeded or failed."""
         return bool(self._future.is_done)
 
-    def result(self, timeout_s: float | None = None) -> Acknowledged:
+    def result(self, timeout_s: float | None = None) -> RecordMetadata:
         """Block until it is done. Raises PublishError on failure, TimeoutError after `timeout_s`."""
         try:
             record = self._future.get(timeout_s)
@@ -67,9 +67,9 @@ class Delivery:
             if not self.done:
                 raise TimeoutError(f"no acknowledgement within {timeout_s} s: wait longer") from error
             raise PublishError(
-                f"a record was not acknowledged ({error}): publish it again once the cluster is well"
+                f"a record was not acknowledged ({error}): publish it again once the cluster is available"
             ) from error
-        return Acknowledged(record.partition, record.offset, record.timestamp)
+        return RecordMetadata(record.partition, record.offset, record.timestamp)
 
     def add_done_callback(self, callback: Callable[["Delivery"], None]) -> None:
         """Call `callback` with this delivery once it is done, in the sender's thread: it must be quick."""
@@ -98,8 +98,8 @@ class KeyPartitioner(Partitioner):  # type: ignore[misc, unused-ignore]
 class LifelineProducer:
     """Publishes actions, items and erasures. Every method may be called from any thread.
 
-    No loss is silent: the record's `Delivery` and the next `flush` raise a failure.
-    With a `vocabulary`, it also refuses action types and surfaces that the vocabulary lacks.
+    A failure is never silent: the record's `Delivery` raises it, and so does the next `flush`. With a `vocabulary`, the
+    producer also rejects action types and surfaces that are not in the vocabulary.
     """
 
     def __init__(self, settings: KafkaSettings, *, vocabulary: Vocabulary | None = None, linger_ms: int = 5) -> None:
@@ -139,10 +139,10 @@ class LifelineProducer:
         embedding: "bytes | NDArray[np.int8] | NDArray[np.floating[Any]] | None" = None,
         embedding_version: int = 0,
     ) -> Delivery:
-        """Send one action, keyed by its user; with `embedding` its item goes first, once for each producer.
+        """Send one action, keyed by its user. With `embedding`, first send its item, unless it was sent recently.
 
-        Blocks when much is unacknowledged. Raises InvalidActionError or InvalidItemError before anything is
-        sent, and PublishError when the topic cannot be reached.
+        Blocks while too many records are unacknowledged. Raises InvalidActionError or InvalidItemError before anything
+        is sent, and PublishError when the topic cannot be reached.
         """
         key = check_action(action, self._vocabulary)
         if embedding is not None and action.item_id not in self._items:
@@ -156,7 +156,7 @@ class LifelineProducer:
                 f"item {item.item_id} has {len(item.embedding)} bytes of embedding: give {EMBEDDING_DIM}"
             )
         with self._lock:
-            if len(self._items) >= _ITEMS_REMEMBERED:
+            if len(self._items) >= _MAX_CACHED_ITEMS:
                 del self._items[next(iter(self._items))]
             self._items[item.item_id] = None
         # After a failure the next action on the item must send the embedding again.
@@ -168,12 +168,15 @@ class LifelineProducer:
         )
 
     def forget_item(self, item_id: int) -> Delivery:
-        """Send a null value for the item: nodes drop its embedding."""
+        """Send a null value for the item: nodes remove its embedding. Raises PublishError."""
         self._forget_sent(item_id)
         return self._send(self._settings.items_topic, str(item_id).encode(), None)
 
     def erase(self, user_id: str) -> Delivery:
-        """Send a null value for the user: nodes erase all earlier events. Raises InvalidActionError."""
+        """Send a null value for the user: nodes erase all earlier events.
+
+        Raises InvalidActionError or PublishError.
+        """
         return self._send(self._settings.actions_topic, check_user_id(user_id), None)
 
     def flush(self, timeout_s: float | None = None) -> None:
@@ -202,8 +205,8 @@ class LifelineProducer:
             self._failures, self._first_failure = 0, None
         if failures:
             raise PublishError(
-                f"{failures} records were not acknowledged (first: {first}): publish them again once the "
-                "cluster is well; what did arrive changes nothing when it comes twice"
+                f"{failures} records were not acknowledged (first: {first}): publish them again once the cluster is "
+                "available; records that arrive twice change nothing"
             ) from first
 
     def _failed(self, error: BaseException) -> None:
@@ -219,18 +222,18 @@ class LifelineProducer:
         except KafkaError as error:
             on_failure()
             raise PublishError(
-                f"topic {topic} takes no record ({error}): create it with `lifeline topics create`, or see "
-                "to the cluster"
+                f"topic {topic} accepts no record ({error}): create it with `lifeline topics create`, or check "
+                "the cluster"
             ) from error
         future.add_errback(lambda _: on_failure())
         future.add_errback(self._failed)
         self._sent += 1
         if self._sent % _CHECKPOINT_EVERY == 0:
-            self._hold_back(future)
+            self._limit_unacknowledged(future)
         return Delivery(future)
 
-    def _hold_back(self, future: Any) -> None:  # noqa: ANN401 - the library ships no types
-        """Wait for an older record: the client library itself buffers without bound."""
+    def _limit_unacknowledged(self, future: Any) -> None:  # noqa: ANN401 - the library ships no types
+        """Wait for an older record, because the client library buffers without a bound."""
         with self._lock:
             self._checkpoints.append(future)
             oldest = self._checkpoints.popleft() if len(self._checkpoints) > _CHECKPOINTS else None
@@ -257,7 +260,7 @@ def check_user_id(user_id: str) -> bytes:
 
 
 def check_action(action: Action, vocabulary: Vocabulary | None = None) -> bytes:
-    """Return the record key of an action; raises InvalidActionError when a node would dead-letter it."""
+    """Return the record key of an action; raises InvalidActionError if a node would dead-letter it."""
     key = check_user_id(action.user_id)
     if action.timestamp_ms <= 0:
         raise InvalidActionError(
@@ -284,7 +287,7 @@ def check_action(action: Action, vocabulary: Vocabulary | None = None) -> bytes:
 def make_item(
     item_id: int, embedding: "bytes | NDArray[np.int8] | NDArray[np.floating[Any]]", version: int = 0
 ) -> Item:
-    """Build an Item from int8[32] (bytes or array, taken as they are) or floats[32] (quantized).
+    """Return an Item with an embedding of int8[32] (bytes or array, used unchanged) or of floats[32] (quantized).
 
     Floats become int8 by `lifeline.core.embedding_codec.quantize`. Raises InvalidItemError.
     """

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from lifeline.rpc.settings import EVERYWHERE, NodeSettings
-from lifeline.stream.placement import NOWHERE, Placement
+from lifeline.stream.placement import NO_PLACEMENT, Placement
 from lifeline.v1 import group_pb2
 
 
@@ -17,7 +17,7 @@ class Owners:
         self.partitions = partitions
         self.own_address = own_address
         """host:port at which other nodes and callers reach this node."""
-        self._placement: Placement = NOWHERE
+        self._placement: Placement = NO_PLACEMENT
         self._lock = threading.Lock()
 
     def update(self, placement: Placement) -> None:

@@ -1,7 +1,7 @@
-"""Files of actions as streams of `Action`, for ``lifeline produce``.
+"""Reads actions from files, for ``lifeline produce``.
 
-CSV and JSON Lines (both also gzipped) and Parquet. The columns are user_id, item_id, timestamp_ms and
-action_type (a name or an id); surface (a name or an id) and event_id are optional; others are ignored.
+The formats are CSV and JSON Lines, both also gzipped, and Parquet. The columns are user_id, item_id, timestamp_ms and
+action_type (a name or an id). The columns surface (a name or an id) and event_id are optional; others are ignored.
 """
 
 import csv
@@ -36,8 +36,8 @@ class SourceError(ActionableError):
 class Source:
     """A stream of actions that can be read repeatedly, each time from its start.
 
-    `total` is the number of actions, for a progress bar: None if it is unknown before reading, and too high if a
-    text file has blank lines, or fields with line breaks. Reading raises SourceError.
+    `total` is the number of actions, for a progress bar. It is None if unknown before reading, and too high if a text
+    file has blank lines, or fields with line breaks. Reading raises SourceError.
     """
 
     name: str
@@ -67,7 +67,7 @@ def open_source(path: Path, vocabulary: Vocabulary) -> Source:
 
 
 class _Rows:
-    """Turns rows into actions; a fault of a row is a ValueError whose message ends in what to do."""
+    """Converts rows to actions; raises ValueError, with a message that says what to do, for an invalid row."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         types = {name: action.id for name, action in vocabulary.action_types.items()}
@@ -94,7 +94,7 @@ class _Rows:
 
 
 def _by_name_and_id(ids: Mapping[str, int]) -> dict[object, int]:
-    """Return every spelling of each id in a row: its name, the number, or its digits."""
+    """Return a mapping of every way to write an id in a row (its name, the number, its digits) to the id."""
     spellings: dict[object, int] = {}
     for number in ids.values():
         spellings[number] = spellings[str(number)] = number
@@ -103,7 +103,7 @@ def _by_name_and_id(ids: Mapping[str, int]) -> dict[object, int]:
 
 
 def _id_of(name: str, value: object, ids: Mapping[object, int]) -> int:
-    # True equals 1, and 1.0 does too: neither is an id.
+    # True and 1.0 equal 1, but are no ids.
     number = ids.get(value) if value is None or type(value) in {int, str} else None
     if number is None:
         raise ValueError(
@@ -116,7 +116,7 @@ def _id_of(name: str, value: object, ids: Mapping[object, int]) -> int:
 def _user_id(value: object) -> str:
     text = str(value) if type(value) is int else value
     if not isinstance(text, str):
-        raise ValueError(f"user_id is {value!r}: give text")  # noqa: TRY004 - a fault of the source, not of the caller
+        raise ValueError(f"user_id is {value!r}: give text")  # noqa: TRY004 - an error in the data, not in the call
     try:
         encode_user_id(text)
     except InvalidUserIdError as error:
@@ -136,22 +136,22 @@ def _whole_number(name: str, value: object, maximum: int, *, minimum: int = 0) -
 
 
 def _read_csv(path: Path, rows: _Rows) -> Iterator[Action]:
-    with _opened(path) as file:
+    with _open_binary(path) as file:
         lines = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
         try:
             header = [name.strip() for name in next(lines, [])]
             _check_columns(header)
-            at = [(name, header.index(name)) for name in COLUMNS if name in header]
+            indexes = [(name, header.index(name)) for name in COLUMNS if name in header]
             for row in lines:
                 _check_width(row, header)
-                yield rows.action(**{name: row[index] for name, index in at})
+                yield rows.action(**{name: row[index] for name, index in indexes})
         except (ValueError, csv.Error) as error:
-            raise _located(path, f"line {max(lines.line_num, 1)}", error) from None
+            raise _located_error(path, f"line {max(lines.line_num, 1)}", error) from None
 
 
 def _read_json_lines(path: Path, rows: _Rows) -> Iterator[Action]:
     number = 1
-    with _opened(path) as file:
+    with _open_binary(path) as file:
         try:
             for number, line in enumerate(file, 1):  # noqa: B007 - the error names the line
                 if not line.strip():
@@ -160,7 +160,7 @@ def _read_json_lines(path: Path, rows: _Rows) -> Iterator[Action]:
                 _check_columns(row)
                 yield rows.action(**{name: row[name] for name in COLUMNS if name in row})
         except ValueError as error:
-            raise _located(path, f"line {number}", error) from None
+            raise _located_error(path, f"line {number}", error) from None
 
 
 def _parquet(path: Path, rows: _Rows) -> Source:
@@ -177,7 +177,7 @@ def _parquet(path: Path, rows: _Rows) -> Source:
         schema = parquet.read_schema(path)
         _check_columns(schema.names)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _located(path, "its schema", error) from None
+        raise _located_error(path, "its schema", error) from None
 
     def read() -> Iterator[Action]:
         number = 0
@@ -196,14 +196,14 @@ def _parquet(path: Path, rows: _Rows) -> Source:
                         number += 1
                         yield rows.action(**dict(zip(names, row, strict=True)))
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise _located(path, f"row {number}", error) from None
+            raise _located_error(path, f"row {number}", error) from None
 
     return Source(path.name, metadata.num_rows, read)
 
 
 def _check_width(row: list[str], header: list[str]) -> None:
     if len(row) != len(header):
-        raise ValueError(f"the row has {len(row)} fields and the header {len(header)}: give every row as many fields")
+        raise ValueError(f"the row has {len(row)} fields and the header {len(header)}: give every row that many fields")
 
 
 def _json_object(line: bytes) -> dict[str, Any]:
@@ -220,8 +220,8 @@ def _check_columns(names: Mapping[str, Any] | list[str]) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, gzipped or not, in binary; a failed read becomes a SourceError."""
+def _open_binary(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, gzipped or not, in binary mode. Raises SourceError, also for an error in the block."""
     try:
         with path.open("rb") as raw:
             if path.suffix.lower() == ".gz":
@@ -237,14 +237,14 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _count_lines(path: Path) -> int:
     lines, last = 0, b"\n"
-    with _opened(path) as file:
+    with _open_binary(path) as file:
         while block := file.read(1 << 20):
             lines += block.count(b"\n")
             last = block[-1:]
     return lines + (last != b"\n")
 
 
-def _located(path: Path, where: str, error: Exception) -> SourceError:
+def _located_error(path: Path, where: str, error: Exception) -> SourceError:
     reason = str(error)
     match error:
         case UnicodeDecodeError():

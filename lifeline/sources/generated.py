@@ -1,8 +1,8 @@
-"""A generated history, for machines without the real one: deterministic, and similar to a real one.
+"""A generated history, for machines without the real one. It is deterministic, and resembles a real history.
 
 Items belong to clusters, with similar embeddings and Zipf popularity inside a cluster. A user has a few favourite
-clusters and acts in visits, each within one cluster. Users act on some of the items that they are shown. Some events
-arrive late, some twice. One user's history is longer than the store's cap.
+clusters and acts in visits, each within one cluster. Users act on some of the items that are shown to them. Some
+events arrive late, and some twice. The history of one user is longer than the store's cap.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ USERS = 2_000
 ITEMS = 12_000
 CLUSTERS = 64
 LONGEST = 20_000
-"""Explicit actions of the user with the most."""
+"""The number of explicit actions of the user with the longest history."""
 EXPLICIT = 160_000
 IMPRESSIONS = 40_000
 ACTIONS_PER_VISIT = 8
@@ -32,7 +32,7 @@ HOUR_MS = 3_600_000
 Ints = NDArray[np.int64]
 
 
-class Generated(NamedTuple):
+class GeneratedHistory(NamedTuple):
     """The columns of `History`, in order of arrival."""
 
     user_id: list[str]
@@ -51,10 +51,10 @@ class _Items(NamedTuple):
     ids: NDArray[np.uint64]
     cluster: Ints
     popularity: NDArray[np.float64]
-    """Cumulative, up to and with each item."""
+    """Cumulative, up to and including each item."""
 
     def draw(self, rng: np.random.Generator, cluster: Ints) -> Ints:
-        """Draw an item of each of the clusters by popularity; return the items' indexes."""
+        """Draw one item of each cluster by popularity, and return the indexes of the items, int64[n]."""
         first = np.searchsorted(self.cluster, cluster)
         last = np.searchsorted(self.cluster, cluster, side="right") - 1
         before = np.where(first > 0, self.popularity[first - 1], 0.0)
@@ -62,8 +62,8 @@ class _Items(NamedTuple):
         return np.clip(np.searchsorted(self.popularity, sample, side="right"), first, last)
 
 
-def generate(seed: int = SEED) -> Generated:
-    """Return the history of a seed, about 202,000 actions."""
+def generate(seed: int = SEED) -> GeneratedHistory:
+    """Generate about 202,000 actions; equal seeds give equal histories."""
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary()
     items = _make_items(rng)
@@ -76,7 +76,7 @@ def generate(seed: int = SEED) -> Generated:
     lengths[0] = LONGEST
     user = np.repeat(np.arange(USERS), lengths)
 
-    # A visit starts at a user's first action, and then at about every eighth.
+    # A visit starts at a user's first action, and then at about every eighth action.
     starts = rng.random(len(user)) < 1 / ACTIONS_PER_VISIT
     starts |= np.diff(user, prepend=-1) > 0
     visit = np.cumsum(starts) - 1
@@ -97,19 +97,19 @@ def generate(seed: int = SEED) -> Generated:
     item = items.draw(rng, cluster)
     surface = rng.integers(0, len(vocabulary.surfaces) + 1, len(first_action))[visit]
 
-    # Half of the impressions show an item that the user acts on a moment later, the others any item.
-    shown = rng.integers(0, len(user), IMPRESSIONS)
+    # Half of the impressions show an item that the user acts on a moment later; the others show any item.
+    source_row = rng.integers(0, len(user), IMPRESSIONS)
     other_item = items.draw(rng, rng.integers(0, CLUSTERS, IMPRESSIONS))
-    acted_on = rng.random(IMPRESSIONS) < 0.5
+    is_acted_on = rng.random(IMPRESSIONS) < 0.5
     impression = vocabulary.action_types["impression"].id
-    user = np.concatenate([user, user[shown]])
-    item = np.concatenate([item, np.where(acted_on, item[shown], other_item)])
-    timestamp_ms = np.concatenate([timestamp_ms, timestamp_ms[shown] - rng.integers(500, 9_000, IMPRESSIONS)])
+    user = np.concatenate([user, user[source_row]])
+    item = np.concatenate([item, np.where(is_acted_on, item[source_row], other_item)])
+    timestamp_ms = np.concatenate([timestamp_ms, timestamp_ms[source_row] - rng.integers(500, 9_000, IMPRESSIONS)])
     action_type = np.concatenate([action_type, np.full(IMPRESSIONS, impression)])
-    surface = np.concatenate([surface, surface[shown]])
+    surface = np.concatenate([surface, surface[source_row]])
 
     order = _arrivals(rng, timestamp_ms)
-    return Generated(
+    return GeneratedHistory(
         user_id=[f"user{number:04d}" for number in user[order].tolist()],
         timestamp_ms=timestamp_ms[order],
         item_id=items.ids[item[order]],
@@ -130,16 +130,16 @@ def _make_items(rng: np.random.Generator) -> _Items:
 
 
 def _make_embeddings(rng: np.random.Generator, items: _Items) -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
-    """Return unit vectors about the cluster's centre, quantized; one item in ten has none."""
+    """Return the ids and embeddings of nine items in ten: unit vectors near their cluster's centre, quantized."""
     centre = rng.standard_normal((CLUSTERS, EMBEDDING_DIM))
     rows = centre[items.cluster] + 0.7 * rng.standard_normal((len(items.ids), EMBEDDING_DIM))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    known = rng.random(len(items.ids)) < 0.9
-    return items.ids[known], quantize(rows[known])
+    has_embedding = rng.random(len(items.ids)) < 0.9
+    return items.ids[has_embedding], quantize(rows[has_embedding])
 
 
 def _pick_types(rng: np.random.Generator, vocabulary: Vocabulary, is_favourite: NDArray[np.bool_]) -> Ints:
-    """Draw an explicit action type for each action: users save what they like, and hide other items."""
+    """Draw an explicit action type for each action: users save items of favourite clusters, and hide others."""
     types = np.array([vocabulary.action_types[name].id for name in ("repin", "click", "closeup", "hide")])
     liked = rng.choice(types, len(is_favourite), p=[0.35, 0.35, 0.27, 0.03])
     other = rng.choice(types, len(is_favourite), p=[0.08, 0.32, 0.35, 0.25])
@@ -147,10 +147,10 @@ def _pick_types(rng: np.random.Generator, vocabulary: Vocabulary, is_favourite: 
 
 
 def _arrivals(rng: np.random.Generator, timestamp_ms: Ints) -> Ints:
-    """Return rows in order of arrival: 10 % arrive up to days late, 1 % arrive twice."""
+    """Return row indexes in order of arrival: 10 % of the rows arrive late, up to days, and 1 % arrive twice."""
     rows = len(timestamp_ms)
-    late = rng.random(rows) < 0.1
-    arrival = timestamp_ms + rng.exponential(np.where(late, 8 * HOUR_MS, 300)).astype(np.int64)
+    is_late = rng.random(rows) < 0.1
+    arrival = timestamp_ms + rng.exponential(np.where(is_late, 8 * HOUR_MS, 300)).astype(np.int64)
     repeated = np.flatnonzero(rng.random(rows) < 0.01)
     arrival = np.concatenate([arrival, arrival[repeated] + rng.exponential(2_000, len(repeated)).astype(np.int64)])
     return np.concatenate([np.arange(rows), repeated])[np.argsort(arrival, kind="stable")]

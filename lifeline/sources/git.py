@@ -1,8 +1,8 @@
-"""The history of a git repository as actions: who changed which file, and when.
+"""Reads the history of a git repository as actions: who changed which file, and when.
 
-A user is an author (a hash of the e-mail address), an item is a file (a hash of its path), the surface is the
-top directory (hashed to one of 16), and the timestamp is the author's clock. Actions come in the order of the
-commits, so some of them are late, as in any real stream.
+A user is an author (a hash of the e-mail address), an item is a file (a hash of its path), the surface is the top
+directory (hashed to one of 16), and the timestamp is the author time of the commit. Actions come in the order of the
+commits, so some arrive late, as in any real stream.
 """
 
 import subprocess
@@ -36,10 +36,10 @@ _COMMIT = b"\x01"
 
 
 def git_source(repository: Path, vocabulary: Vocabulary) -> Source:
-    """Return the actions of `repository`'s current branch, merges left out, oldest first.
+    """Return the actions of `repository`'s current branch without merges, in the order of the commits, oldest first.
 
-    `vocabulary` must have the names of FILES_VOCABULARY; its ids are used. Raises SourceError when a name is
-    missing, and when there is no git or no such repository.
+    `vocabulary` must have the names of FILES_VOCABULARY; the actions get its ids. Raises SourceError when a name is
+    missing, git is not installed, or the repository cannot be read.
     """
     missing = [name for name in FILES_VOCABULARY.action_types if name not in vocabulary.action_types]
     missing += [name for name in FILES_VOCABULARY.surfaces if name not in vocabulary.surfaces]
@@ -72,13 +72,13 @@ def surface_of(path: bytes) -> str:
 def _read(repository: Path, vocabulary: Vocabulary) -> Iterator[Action]:
     types = {letter: vocabulary.action_types[name].id for letter, name in _NAMES.items()}
     user_id, timestamp_ms = "", 0
-    known_user, known_item = cache(user_of), cache(item_of)
-    known_surface = cache(lambda path: vocabulary.surfaces[surface_of(path)])
+    cached_user, cached_item = cache(user_of), cache(item_of)
+    cached_surface = cache(lambda path: vocabulary.surfaces[surface_of(path)])
     tokens = _tokens(repository)
     for token in tokens:
         if token.startswith(_COMMIT):
-            user_id = known_user(token.removeprefix(_COMMIT))
-            # A broken commit has no author time, or an absurd one: use the epoch.
+            user_id = cached_user(token.removeprefix(_COMMIT))
+            # A malformed commit has no author time, or an impossible one: use 1 ms after the epoch.
             seconds = next(tokens, b"")
             timestamp_ms = int(seconds) * 1000 if seconds.isdigit() and len(seconds) < 13 else 1
         elif status := token.strip():
@@ -86,15 +86,15 @@ def _read(repository: Path, vocabulary: Vocabulary) -> Iterator[Action]:
             if status in types:
                 yield Action(
                     user_id=user_id,
-                    item_id=known_item(path),
+                    item_id=cached_item(path),
                     timestamp_ms=timestamp_ms,
                     action_type=types[status],
-                    surface=known_surface(path),
+                    surface=cached_surface(path),
                 )
 
 
 def _tokens(repository: Path) -> Iterator[bytes]:
-    """Yield the NUL-separated tokens of git log while it prints them."""
+    """Yield the NUL-separated tokens of git log as it prints them. Raises SourceError."""
     command = _command(
         repository,
         *(
@@ -119,12 +119,12 @@ def _tokens(repository: Path) -> Iterator[bytes]:
                 *tokens, rest = (rest + block).split(b"\0")
                 yield from tokens
         except GeneratorExit:
-            # The caller stopped early; git would block on its full pipe.
+            # The caller stopped early, and git would block on a full pipe.
             process.kill()
             raise
         if process.wait():
             errors.seek(0)
-            raise _failed(repository, errors.read())
+            raise _read_error(repository, errors.read())
 
 
 def _git(repository: Path, *arguments: str) -> None:
@@ -133,13 +133,13 @@ def _git(repository: Path, *arguments: str) -> None:
     except FileNotFoundError:
         raise SourceError("git is not installed: install it (Debian: apt-get install git)") from None
     except subprocess.CalledProcessError as error:
-        raise _failed(repository, error.stderr) from None
+        raise _read_error(repository, error.stderr) from None
 
 
 def _command(repository: Path, *arguments: str) -> list[str]:
     return ["git", "--no-pager", "-C", str(repository), *arguments]
 
 
-def _failed(repository: Path, stderr: bytes) -> SourceError:
+def _read_error(repository: Path, stderr: bytes) -> SourceError:
     reason = stderr.decode(errors="replace").strip() or "it has no commit yet"
     return SourceError(f"git cannot read the history of {repository} ({reason}): name a clone with commits")

@@ -1,8 +1,8 @@
-"""The demo's history: the real one in a checkout; elsewhere a generated one, the same every time.
+"""The demo's history: the real one in a checkout, and otherwise a generated one, which is the same in every run.
 
 Your own history is a directory with three files, as `lifeline simulate` writes them: `actions.parquet`, with the
-columns that `lifeline produce` reads and ids for names; `items.npz`, item_id uint64[m] and embedding int8[m, 32]; and
-`vocabulary.json`.
+columns that `lifeline produce` reads, but ids instead of names; `items.npz`, with item_id uint64[m] and embedding
+int8[m, 32]; and `vocabulary.json`.
 """
 
 import os
@@ -29,12 +29,12 @@ TABLE_ITEMS_FILE = "items.npz"
 VOCABULARY_FILE = "vocabulary.json"
 HISTORY_VARIABLE = "LIFELINE_HISTORY"
 RAILS_HISTORY = Path(__file__).resolve().parents[2] / "examples" / "rails-history"
-"""The real history, which a checkout has; an installed package does not."""
+"""The real history. It is in a checkout, but not in an installed package."""
 
 
 @dataclass(frozen=True, slots=True)
 class ItemEmbeddings:
-    """The embeddings of m items, item_id uint64[m] and embedding int8[m, 32]; iterating yields `Item`s."""
+    """The embeddings of m items: item_id uint64[m] and embedding int8[m, 32]. An iteration yields `Item`s."""
 
     item_id: NDArray[np.uint64]
     embedding: NDArray[np.int8]
@@ -52,8 +52,8 @@ class ItemEmbeddings:
 class History:
     """n actions in order of arrival, the embeddings of their items, and their vocabulary.
 
-    `user_id` has n texts; timestamp_ms int64[n], item_id uint64[n], action_type uint8[n], surface uint8[n].
-    Late events and repeats are part of it, and items without an embedding.
+    `user_id` has n strings; the other columns are timestamp_ms int64[n], item_id uint64[n], action_type uint8[n] and
+    surface uint8[n]. It includes late and repeated events, and items without an embedding.
     """
 
     name: str
@@ -74,7 +74,7 @@ class History:
         return Source(self.name, len(self), self._actions)
 
     def longest_users(self, count: int) -> list[str]:
-        """Return the users with the most actions, the longest history first."""
+        """Return the `count` users with the most actions, the longest history first."""
         users, rows = np.unique(np.array(self.user_id), return_counts=True)
         return [str(user) for user in users[np.argsort(-rows, kind="stable")[:count]]]
 
@@ -95,8 +95,7 @@ class History:
 def demo_history(directory: Path | None = None) -> History:
     """Return the history of `directory`, else of LIFELINE_HISTORY, else the checkout's real one, else a generated one.
 
-    The history's description says which it is. Raises SourceError when a directory that is named does not hold
-    the files.
+    Its description says which one it is. Raises SourceError when a named directory does not have the files.
     """
     if directory is None and (path := os.environ.get(HISTORY_VARIABLE)):
         directory = Path(path)
@@ -113,7 +112,7 @@ def demo_history(directory: Path | None = None) -> History:
 
 
 def read_history(directory: Path) -> History:
-    """Return the history of rails' files in `directory`; raises SourceError where it cannot be read."""
+    """Read the history of rails' files from `directory`; raises SourceError."""
     path = directory / ACTIONS_FILE
     user_id: list[str] = []
     rows: list[tuple[int, int, int, int]] = []
@@ -135,7 +134,7 @@ def read_history(directory: Path) -> History:
 
 
 def read_table(directory: Path) -> History:
-    """Return your own history, in the order of its times; raises SourceError where it cannot be read."""
+    """Read your own history from `directory`, in the order of its timestamps; raises SourceError."""
     import pyarrow as pa  # noqa: PLC0415 - a bare install has no pyarrow
     from pyarrow import parquet  # noqa: PLC0415
 
@@ -152,7 +151,7 @@ def read_table(directory: Path) -> History:
             )
         )
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise SourceError(f"{directory} cannot be read ({error}): make it with `lifeline simulate`") from error
+        raise SourceError(f"{directory} cannot be read ({error}): create it with `lifeline simulate`") from error
     return History(
         name=directory.name,
         description=f"your own history: {_sizes(user_id, item_id.tolist())}, from {directory}",
@@ -167,16 +166,16 @@ def read_table(directory: Path) -> History:
 
 
 def read_items(path: Path) -> ItemEmbeddings:
-    """Return the embeddings of an .npz file; raises SourceError where it cannot be read."""
+    """Read the embeddings from an .npz file; raises SourceError."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             item_id, embedding = arrays["item_id"], arrays["embedding"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path} cannot be read ({error}): fetch or make it again") from None
+        raise SourceError(f"{path} cannot be read ({error}): fetch or create it again") from None
     if item_id.dtype != np.uint64 or embedding.dtype != np.int8 or embedding.shape != (len(item_id), EMBEDDING_DIM):
         raise SourceError(
-            f"{path} holds {item_id.dtype}{item_id.shape} and {embedding.dtype}{embedding.shape}: make it "
-            f"anew with item_id uint64[m] and embedding int8[m, {EMBEDDING_DIM}]"
+            f"{path} holds {item_id.dtype}{item_id.shape} and {embedding.dtype}{embedding.shape}: create it "
+            f"again with item_id uint64[m] and embedding int8[m, {EMBEDDING_DIM}]"
         )
     return ItemEmbeddings(item_id, embedding)
 

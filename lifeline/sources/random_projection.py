@@ -1,8 +1,8 @@
-"""Embeddings for a history that has none: items with actions at the same time get similar embeddings.
+"""Embeddings for a history that has none, by random projection: items that occur together get similar embeddings.
 
-Each occasion (the actions of a user at one timestamp) has a random direction, computed from a hash of it. An item is
-the sum of the directions of its occasions: a random projection of the matrix of items and occasions. It takes one
-pass and knows co-occurrence only; a trained embedding is better.
+An occasion is the set of actions of a user at one timestamp. It has a random direction, which is computed from a hash.
+The vector of an item is the sum of the directions of its occasions: a random projection of the matrix of items and
+occasions. It takes one pass, and uses only co-occurrence; a trained embedding is better.
 """
 
 from hashlib import blake2b

@@ -13,8 +13,8 @@ import pytest
 from kafka import KafkaAdminClient
 
 from lifeline.dev import broker as module
-from lifeline.dev.broker import Broker, broker_or_given, free_port
-from lifeline.dev.kafka_jars import KAFKA_VERSION, LOCK, BrokerError, cache_dir, locked
+from lifeline.dev.broker import Broker, cluster_or_broker, free_port
+from lifeline.dev.kafka_jars import KAFKA_VERSION, LOCK, BrokerError, cache_dir, locked_jars
 
 pytestmark = pytest.mark.kafka
 
@@ -122,7 +122,7 @@ def test_no_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_given_cluster_is_used_and_none_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Broker, "start", lambda *_, **__: pytest.fail("a broker was started"))
-    with broker_or_given("kafka.example:9092") as servers:
+    with cluster_or_broker("kafka.example:9092") as servers:
         assert servers == "kafka.example:9092"
 
 
@@ -130,9 +130,9 @@ def cache_with_one_jar_changed(base: Path) -> Path:
     """Make a cache of the user's jars (hard links), one of them with another bit; return that one."""
     home = base / "lifeline" / f"kafka-{KAFKA_VERSION}"
     home.mkdir(parents=True)
-    for jar in locked():
+    for jar in locked_jars():
         (home / jar.name).hardlink_to(cache_dir() / home.name / jar.name)
-    changed = home / locked()[-1].name
+    changed = home / locked_jars()[-1].name
     content = bytearray(changed.read_bytes())
     content[len(content) // 2] ^= 1
     changed.unlink()
@@ -163,4 +163,4 @@ def test_a_jar_too_many_is_not_on_the_class_path(
     with Broker.start(tmp_path / "data") as broker:
         arguments = Path(f"/proc/{broker.pid}/cmdline").read_bytes().decode().split("\0")
     jars = arguments[arguments.index("-cp") + 1].split(":")
-    assert jars == [str(changed.parent / jar.name) for jar in locked()]
+    assert jars == [str(changed.parent / jar.name) for jar in locked_jars()]

@@ -87,7 +87,7 @@ def test_a_jar_that_differs_is_named_and_nothing_is_fetched_over_it(
 
 def test_what_comes_with_other_bytes_is_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, lambda _: b"abc")
-    with pytest.raises(BrokerError, match=r"org\.some\.b-1\.0\.jar came with another size or SHA-256"):
+    with pytest.raises(BrokerError, match=r"org\.some\.b-1\.0\.jar has another size or SHA-256"):
         fetch_kafka(cache=cache)
     assert list(cache.iterdir()) == []
 

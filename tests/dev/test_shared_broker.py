@@ -23,7 +23,7 @@ def test_one_broker_is_started_for_all_who_ask_and_stopped_in_the_end(monkeypatc
         yield "127.0.0.1:7"
         log.append("stopped")
 
-    monkeypatch.setattr(broker, "broker_or_given", fake)
+    monkeypatch.setattr(broker, "cluster_or_broker", fake)
     answers: list[str] = []
     with BrokerHost() as host:
         assert log == []
@@ -42,7 +42,7 @@ def test_a_broker_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) 
     def refuse(servers: str | None) -> str:
         raise BrokerError(f"no Java for {servers}")
 
-    monkeypatch.setattr(broker, "broker_or_given", refuse)
+    monkeypatch.setattr(broker, "cluster_or_broker", refuse)
     with BrokerHost() as host, pytest.raises(RuntimeError, match="cannot be used: no Java"):
         shared_broker(host.port)
 

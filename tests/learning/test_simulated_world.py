@@ -67,7 +67,7 @@ def test_a_world_is_a_history_for_the_demo(simulator: Simulator, tmp_path: Path)
     for name in (TABLE_FILE, VOCABULARY_FILE):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(SourceError, match="make it with `lifeline simulate`"):
+        with pytest.raises(SourceError, match="create it with `lifeline simulate`"):
             demo_history(tmp_path)
         (tmp_path / name).write_bytes(whole)
 

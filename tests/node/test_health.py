@@ -32,11 +32,11 @@ def test_a_pause_takes_a_node_that_answers_out_of_nothing() -> None:
 def test_before_the_assignment_the_items_and_after_the_stop_it_is_not_ready() -> None:
     node = health()
     assert all_ok(node.ready())
-    node.assigned = False
+    node.is_assigned = False
     assert failed(node.ready()) == ["assigned"]
-    node.assigned, node.items_synced = True, False
+    node.is_assigned, node.has_synced_items = True, False
     assert failed(node.ready()) == ["items"]
-    node.items_synced, node.leaving = True, True
+    node.has_synced_items, node.is_stopping = True, True
     assert failed(node.ready()) == ["running"]
     assert all_ok(node.live())
 

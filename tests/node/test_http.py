@@ -61,7 +61,7 @@ def test_health_is_a_word_and_with_verbose_a_line_for_each_check(server: HttpSer
         "[+]partition-3 serving",
         "readyz check passed",
     ]
-    node.items_synced = False
+    node.has_synced_items = False
     status, text, _ = get(server, "/readyz")
     assert status == 503
     assert text.splitlines() == ["[-]items the items topic is being read", "readyz check failed"]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from lifeline.cli import app
 from lifeline.core.errors import ReplayError
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.core.paths import partition_dir
+from lifeline.core.paths import items_dir, partition_dir
 from lifeline.core.topics import create_topics
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.dev.node_process import settings_for, write_settings
@@ -21,6 +21,7 @@ from lifeline.store.data_lock import SWAP_JOURNAL
 from lifeline.store.erasure import Scrubber
 from lifeline.store.errors import ContractError
 from lifeline.store.settings import StoreSettings
+from lifeline.store.state import State
 from lifeline.v1.action_pb2 import Action
 from tests.support.factories import ANN, batch_of, open_store, tiny
 
@@ -131,6 +132,54 @@ def test_a_directory_without_a_whole_store_is_replayed_from_the_start(tmp_path: 
     options.create_missing_column_families(True)
     Rdict(str(path), options, {"rows": Options(raw_mode=True)}).close()
     assert plan_replay(settings, into) == [(0, 0, 9)]
+
+
+def cli(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def applied_state(directory: Path) -> State:
+    store = open_store(partition_dir(directory, 0), StoreSettings(), partition=0)
+    try:
+        return store.state
+    finally:
+        store.close()
+
+
+def test_a_replay_continues_from_a_restored_snapshot(tmp_path: Path, topics: KafkaSettings) -> None:
+    flags = {
+        "kafka.actions_topic": topics.actions_topic,
+        "kafka.partitions": 1,
+        "snapshot.url": f"file://{tmp_path}/snapshots",
+    }
+    settings = settings_for(topics.bootstrap_servers, tmp_path, Vocabulary(), flags=flags)
+    config = tmp_path / "lifeline.toml"
+    write_settings(config, settings)
+    cli("replay", "--into", tmp_path / "early", "--to-offset", 5, "--config", config)
+    cli("snapshot", "create", "--offline", "--data-dir", tmp_path / "early", "--config", config)
+    restored = tmp_path / "restored"
+    cli("snapshot", "restore", "--data-dir", restored, "--config", config)
+    assert plan_replay(settings, restored) == [(0, 6, 9)]
+    # --force would remove what no replay made.
+    with pytest.raises(ReplayError, match="without --force"):
+        plan_replay(settings, restored, force=True)
+    with pytest.raises(ReplayError, match=r"at offset 5, after 3: name a later end, or another directory$"):
+        plan_replay(settings, restored, to_offset=3)
+    cli("replay", "--into", restored, "--config", config)
+    cli("replay", "--into", tmp_path / "whole", "--config", config)
+    assert applied_state(restored) == applied_state(tmp_path / "whole")
+    assert applied_state(restored).applied_offset == 9
+
+
+def test_a_replay_leaves_the_directory_of_another_node_alone(tmp_path: Path, topics: KafkaSettings) -> None:
+    settings = settings_for(topics.bootstrap_servers, tmp_path, Vocabulary()).model_copy(update={"kafka": topics})
+    other = tmp_path / "other"
+    write_partition(other)
+    items_dir(other).mkdir()
+    with pytest.raises(ReplayError, match="items, which no replay made"):
+        plan_replay(settings, other)
 
 
 def test_a_plan_refuses_other_caps_and_partitions_that_the_topic_lacks(tmp_path: Path, topics: KafkaSettings) -> None:

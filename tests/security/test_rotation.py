@@ -56,7 +56,7 @@ def test_a_node_takes_new_tokens_while_it_runs(kafka_settings: KafkaSettings, tm
         # A file that is broken changes nothing, and a signal does not end the node.
         node.config.write_text("[security]\n")
         os.kill(node.pid, signal.SIGHUP)
-        assert "no callers any more" in str(wait_for(node, "callers not reloaded: the earlier ones stay valid")["why"])
+        assert "no callers any more" in str(wait_for(node, "callers not reloaded: the previous ones stay valid")["why"])
         assert ask("new") == ""
         assert node.stop() == 0
     logged = node.log.read_text()

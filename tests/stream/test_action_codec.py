@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lifeline.stream.action_codec import read
+from lifeline.stream.action_codec import parse_actions
 from lifeline.v1.action_pb2 import Action
 
 ASCII = st.text(st.characters(max_codepoint=127), max_size=300)
@@ -57,9 +57,9 @@ def test_what_is_read_is_what_the_library_reads(given_rows: list[tuple[bool, str
                 key = other
         keys.append(key.encode())
         values.append(value)
-    columns = read(keys, values)
+    columns = parse_actions(keys, values)
     for at in range(len(values)):
-        if not columns.read[at]:
+        if not columns.is_parsed[at]:
             continue
         action = Action.FromString(values[at])
         assert action.user_id.encode() == keys[at] != b""
@@ -85,13 +85,15 @@ def test_what_is_read_is_what_the_library_reads(given_rows: list[tuple[bool, str
     )
 )
 def test_what_producers_write_is_left_to_the_library_for_no_row(actions: list[Action]) -> None:
-    columns = read([action.user_id.encode() for action in actions], [one.SerializeToString() for one in actions])
-    assert columns.read.all()
+    columns = parse_actions(
+        [action.user_id.encode() for action in actions], [one.SerializeToString() for one in actions]
+    )
+    assert columns.is_parsed.all()
     assert columns.item_id.tolist() == [action.item_id for action in actions]
     assert columns.timestamp_ms.tolist() == [action.timestamp_ms for action in actions]
 
 
 def test_a_user_id_that_is_not_the_key_is_left_to_the_library() -> None:
     value = Action(user_id="ann", item_id=1, timestamp_ms=5, action_type=1).SerializeToString()
-    columns = read([b"ann", b"bob", b"an", b"anna", b""], [value] * 5)
-    assert columns.read.tolist() == [True, False, False, False, False]
+    columns = parse_actions([b"ann", b"bob", b"an", b"anna", b""], [value] * 5)
+    assert columns.is_parsed.tolist() == [True, False, False, False, False]

@@ -4,7 +4,7 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
 from lifeline.stream.assignor import LifelineAssignor, decode_member, decode_placement, encode_member
-from lifeline.stream.placement import NOWHERE, LocalPartition, Member, Placement
+from lifeline.stream.placement import NO_PLACEMENT, LocalPartition, Member, Placement
 from lifeline.v1.group_pb2 import GroupMember, GroupPlacement, PlacedPartition
 from lifeline.v1.group_pb2 import LocalPartition as LocalPartitionMessage
 
@@ -28,7 +28,7 @@ def test_a_member_is_asked_at_every_join() -> None:
     members = [Member("a:1", {}), Member("a:1", {2: LocalPartition(9, owned=True)})]
     assignor = LifelineAssignor("actions", 0, lambda: members.pop(0))
     told = [assignor.metadata(["actions"]) for _ in range(2)]
-    assert [decode_member(one.user_data).local for one in told] == [{}, {2: LocalPartition(9, owned=True)}]
+    assert [decode_member(one.user_data).partitions for one in told] == [{}, {2: LocalPartition(9, owned=True)}]
     assert told[0].subscription == ["actions"]
 
 
@@ -43,7 +43,7 @@ def test_everyone_is_told_its_partitions_what_it_follows_and_where_the_rest_is()
     assert [(tp.topic, tp.partition) for tp in told["m1"].partitions()] == [("actions", 0)]
     assert [(tp.topic, tp.partition) for tp in told["m2"].partitions()] == [("actions", 1)]
     assignor = LifelineAssignor("actions", 0, lambda: Member("a:1", {}))
-    assert assignor.placement == NOWHERE
+    assert assignor.placement == NO_PLACEMENT
     assignor.on_assignment(told["m1"])
     assert assignor.placement == Placement({0: "a:1", 1: "b:2"}, {0: ("b:2",), 1: ("a:1",)}, frozenset({1}))
 
@@ -53,7 +53,7 @@ def test_what_cannot_be_read_is_a_member_with_nothing_and_a_topic_not_known_give
     assert sorted(len(one.partitions()) for one in told.values()) == [1, 2]
     nothing = assign({"m1": b""}, None)
     assert nothing["m1"].partitions() == []
-    assert decode_placement(b"\xff\xff\xff") == NOWHERE
+    assert decode_placement(b"\xff\xff\xff") == NO_PLACEMENT
 
 
 def test_what_holds_too_much_counts_as_nothing_said() -> None:
@@ -62,6 +62,6 @@ def test_what_holds_too_much_counts_as_nothing_said() -> None:
     assert decode_member(GroupMember(address="x" * 261).SerializeToString()) == Member("", {})
     # Fields that nobody knows.
     assert decode_member(GroupMember(address="a:1").SerializeToString() + b"\x98\x01\x01" * (1 << 20)) == Member("", {})
-    assert decode_placement(GroupPlacement(follow=[1] * 4_097).SerializeToString()) == NOWHERE
+    assert decode_placement(GroupPlacement(follow=[1] * 4_097).SerializeToString()) == NO_PLACEMENT
     placed = PlacedPartition(partition=1, owner="a:1", standbys=["b:1"] * 9)
-    assert decode_placement(GroupPlacement(partitions=[placed]).SerializeToString()) == NOWHERE
+    assert decode_placement(GroupPlacement(partitions=[placed]).SerializeToString()) == NO_PLACEMENT

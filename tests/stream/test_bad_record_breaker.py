@@ -50,5 +50,5 @@ def test_it_counts_the_fewest_last_batches_that_hold_enough(
                 break
             last.append(one)
         seen, bad = sum(one[0] for one in last), sum(one[1] for one in last)
-        assert (breaker.seen, breaker.bad) == (seen, bad)
+        assert (breaker.records, breaker.bad) == (seen, bad)
         assert breaker.is_tripped == (seen >= records and bad > most * seen)

@@ -67,7 +67,7 @@ def test_letters_are_read_from_the_end_of_each_partition(kafka: KafkaSettings) -
     assert places(read_letters(kafka)) == [(1, 0), (1, 1), (3, 0), (3, 1)]
     assert places(read_letters(kafka, newest=1)) == [(1, 1), (3, 1)]
     assert places(read_letters(kafka, partitions=[3])) == [(3, 0), (3, 1)]
-    assert places(read_letters(kafka, wanted=lambda one: one.reason == "undecodable")) == [(1, 1)]
+    assert places(read_letters(kafka, predicate=lambda one: one.reason == "undecodable")) == [(1, 1)]
     assert read_letter(kafka, 1, 0).record.value == GOOD
     with pytest.raises(DeadLetterError, match=r"has no record 9 \(it holds 0 to 1\)"):
         read_letter(kafka, 1, 9)

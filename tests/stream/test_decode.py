@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lifeline.core.actions import MAX_TIMESTAMP_MS, NO_LOG_TIME, Kind
 from lifeline.core.partitioner import partition_of
 from lifeline.core.vocabulary import Vocabulary
-from lifeline.stream.decode import ActionRun, DeadLetterReason, Decoded, Erasure, Rules, decode, unframe
+from lifeline.stream.decode import ActionRun, DeadLetterReason, DecodedBatch, Erasure, Rules, decode, unframe
 from lifeline.stream.record import LOG_APPEND_TIME, UnreadableRecords
 from lifeline.v1.action_pb2 import Action
 from tests.support.records import LOGGED_MS, PARTITION, FakeRecord, value
@@ -23,7 +23,7 @@ def users_of(partition: int, count: int) -> list[str]:
     return [name for name in names if partition_of(name.encode(), 4) == partition][:count]
 
 
-def one(record: FakeRecord | UnreadableRecords) -> tuple[Decoded, list[tuple[DeadLetterReason, str]]]:
+def one(record: FakeRecord | UnreadableRecords) -> tuple[DecodedBatch, list[tuple[DeadLetterReason, str]]]:
     decoded = decode([record], RULES)
     return decoded, [(letter.reason, letter.message) for letter in decoded.dead_letters]
 

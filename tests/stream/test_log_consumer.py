@@ -23,7 +23,7 @@ from lifeline.stream.log_consumer import (
     LogFetcher,
     LogFetchResult,
     LogPartitionRecords,
-    _Reading,
+    _FetchState,
 )
 from lifeline.stream.record import Record, UnreadableRecords
 
@@ -88,7 +88,7 @@ def test_a_wrong_checksum_is_believed_once_the_log_has_shown_it_twice() -> None:
         records = LogPartitionRecords(tp, data, [], offset, None, None, True, 1)
         return list(records), records.next_fetch_offset
 
-    token = log_consumer._reading.set(_Reading())
+    token = log_consumer._fetch_state.set(_FetchState())
     try:
         records, position = read(0)
         assert ([each.offset for each in records], position) == ([0], 1)
@@ -98,7 +98,7 @@ def test_a_wrong_checksum_is_believed_once_the_log_has_shown_it_twice() -> None:
         assert (lost.first_offset, lost.offset, lost.why) == (1, 3, "its checksum is wrong")
         assert (behind.offset, position) == (4, 5)
     finally:
-        log_consumer._reading.reset(token)
+        log_consumer._fetch_state.reset(token)
 
 
 @asynccontextmanager

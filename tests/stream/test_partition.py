@@ -127,10 +127,10 @@ def test_what_waits_stalls_only_where_it_could_be_applied() -> None:
 
 def test_a_refusal_is_remembered_through_a_revocation_and_ends_with_the_next_assignment() -> None:
     partition = make_partition("assign", "restore", "catch_up", "serve")
-    seen = [(partition.is_served, partition.is_spoiled)]
+    seen = [(partition.is_served, partition.is_unusable)]
     for name in ("refuse", "revoke", "assign"):
         TRANSITIONS[name](partition)
-        seen.append((partition.is_served, partition.is_spoiled))
+        seen.append((partition.is_served, partition.is_unusable))
     assert seen == [(True, False), (False, True), (False, True), (False, False)]
 
 

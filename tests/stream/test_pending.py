@@ -110,9 +110,9 @@ def test_the_limit_is_shared_and_holds_the_transport_back() -> None:
 def test_the_oldest_record_says_since_when_the_queue_waits() -> None:
     pending, _ = queue()
     pending.push([FakeRecord(offset=0, timestamp=7), FakeRecord(offset=1, timestamp=9)])
-    since = pending.since
+    since = pending.waiting_since
     assert pending.take(1, 1 << 30, never).first_ms == 7
-    assert (pending.first_ms, pending.since) == (9, since)
+    assert (pending.first_ms, pending.waiting_since) == (9, since)
     pending.clear()
     assert pending.first_ms is None
     assert Batch().first_ms == 0

@@ -32,10 +32,10 @@ from lifeline.stream.record_batch import (
     MAX_HEADERS,
     UnreadableError,
     check_legacy,
+    decompress,
     has_large_record,
     header_of,
     read_records,
-    uncompressed,
 )
 
 T = 1_700_000_000_000
@@ -61,7 +61,7 @@ def body(
 
 def read(data: bytes) -> list[object]:
     packed = memoryview(data)
-    plain = uncompressed(packed, header_of(packed))
+    plain = decompress(packed, header_of(packed))
     return list(read_records(plain, header_of(plain), "actions", 3))
 
 
@@ -84,7 +84,7 @@ def test_good_batches_read_as_the_strict_parser_reads_them(codec: int) -> None:
     records = built[HEADER_BYTES:]
     data = memoryview(batch(PACK[codec](records), 50, attributes=codec, timestamp_ms=T))
     ours = read(bytes(data))
-    strict = list(DefaultRecordBatch(uncompressed(data, header_of(data))))
+    strict = list(DefaultRecordBatch(decompress(data, header_of(data))))
     assert [
         (each.offset, each.timestamp, each.key, each.value, list(each.headers))  # type: ignore[attr-defined]
         for each in ours
@@ -98,7 +98,7 @@ def test_no_codec_unpacks_beyond_the_bound(codec: int) -> None:
     with pytest.raises(UnreadableError, match=str(MAX_BATCH_BYTES)):
         read(batch(bomb, attributes=codec))
     just_fits = memoryview(batch(PACK[codec](bytes(MAX_BATCH_BYTES)), attributes=codec))
-    assert len(uncompressed(just_fits, header_of(just_fits))) == HEADER_BYTES + MAX_BATCH_BYTES
+    assert len(decompress(just_fits, header_of(just_fits))) == HEADER_BYTES + MAX_BATCH_BYTES
 
 
 @pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4, ZSTD, 5, 7])

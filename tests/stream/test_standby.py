@@ -97,7 +97,7 @@ def test_a_standby_keeps_up_and_takes_over_with_its_store_open(kafka: KafkaSetti
                 assert set(followed(second)) == owned
                 assert second.placement.owners == first.placement.owners
                 assert {number for number, owner in second.placement.owners.items() if owner == "a:1"} == owned
-                assert second.standby.local() == {
+                assert second.standby.local_partitions() == {
                     number: LocalPartition(store.applied_offset, owned=False)
                     for number, store in second.disks.items()
                     if number in owned
@@ -196,8 +196,8 @@ def test_a_standby_whose_state_differs_says_so_and_is_not_offered(
             await until(lambda: followed(second)[ours].state is StandbyState.DIVERGED, WITHIN_S, what="the alarm")
             assert "a:1" in followed(second)[ours].reason
             assert second.standby.mismatches == 1
-            assert set(second.standby.local()) == set(others)
-            assert second.standby.spoiled() == {ours}
+            assert set(second.standby.local_partitions()) == set(others)
+            assert second.standby.unusable_stores() == {ours}
             stands = followed(second)[ours].applied_offset
             await asyncio.to_thread(publish, kafka, actions(1_000, 1_000))
             await until(lambda: len(first.serving()) == 2 and all(not s.lag for s in first.stream.status()), WITHIN_S)
@@ -228,7 +228,7 @@ def test_a_standby_that_the_log_has_overtaken_refuses(kafka: KafkaSettings) -> N
                     what="the standbys to refuse",
                 )
                 assert all("set the directory" in one.reason for one in followed(second).values())
-                assert second.standby.local() == {}
+                assert second.standby.local_partitions() == {}
 
     asyncio.run(run())
 
@@ -251,7 +251,7 @@ def test_a_standby_without_room_for_new_items_refuses_and_its_node_goes_on(kafka
                 what="the standbys to refuse",
             )
             assert all("store.max_items" in one.reason for one in followed(second).values())
-            assert second.standby.local() == {}
+            assert second.standby.local_partitions() == {}
             await until(lambda: len(first.events()) + len(second.events()) >= 400, WITHIN_S)
             assert len(second.serving()) == 4 - len(followed(second))
 
@@ -280,6 +280,6 @@ def test_a_standby_that_began_where_the_log_was_trimmed_tells_what_it_lacks(
                 for number, one in followed(second).items():
                     assert f"before offset {first.disks[number].applied_offset}" in one.reason
                     assert "restore a snapshot" in one.reason
-                assert second.standby.local() == {}
+                assert second.standby.local_partitions() == {}
 
     asyncio.run(run())

@@ -22,5 +22,5 @@ SERVING = PartitionStatus(
 
 def health(*partitions: PartitionStatus, standbys: Sequence[StandbyStatus] = (), stall_after_s: float = 30.0) -> Health:
     made = Health(lambda: partitions, lambda: standbys, stall_after_s=stall_after_s)
-    made.assigned = made.items_synced = True
+    made.is_assigned = made.has_synced_items = True
     return made

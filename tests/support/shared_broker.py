@@ -38,13 +38,13 @@ class BrokerHost:
     def answer(self) -> dict[str, str]:
         """Return the broker's address, or why there is none; starts it on the first call."""
         # Imported here: kafka-python warns when it is imported, and the filter holds only once pytest is configured.
-        from lifeline.dev.broker import broker_or_given  # noqa: PLC0415
+        from lifeline.dev.broker import cluster_or_broker  # noqa: PLC0415
         from lifeline.dev.kafka_jars import BrokerError  # noqa: PLC0415
 
         with self._lock:
             if self._answer is None:
                 try:
-                    self._answer = {"servers": self._stack.enter_context(broker_or_given(None))}
+                    self._answer = {"servers": self._stack.enter_context(cluster_or_broker(None))}
                 except BrokerError as error:
                     self._answer = {"error": str(error)}
             return self._answer

@@ -13,11 +13,11 @@ from lifeline.core.vocabulary import Vocabulary
 from lifeline.stream.action_stream import ActionStream
 from lifeline.stream.dead_letters import DeadLetterPublisher
 from lifeline.stream.decode import Rules
-from lifeline.stream.fingerprint_log import Fingerprint, FingerprintLog, StateAt
+from lifeline.stream.fingerprint_log import AppliedState, Fingerprint, FingerprintLog
 from lifeline.stream.membership import Membership
 from lifeline.stream.observer import NoObserver
 from lifeline.stream.partition import PartitionState
-from lifeline.stream.placement import NOWHERE, Placement
+from lifeline.stream.placement import NO_PLACEMENT, Placement
 from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.standby import StandbyFollower
 from lifeline.stream.stores import StoreAccess
@@ -44,7 +44,7 @@ class RecordingStore:
         """Added to the fingerprint: what a damaged store would say."""
 
     @property
-    def state(self) -> StateAt:
+    def state(self) -> AppliedState:
         return RecordedState(self.applied_offset, hash(tuple(self.events)) % (1 << 128) + self.skew)
 
     def apply(self, batch: ActionBatch, *, offset: int) -> int:
@@ -105,7 +105,7 @@ class Node:
     address: str = ""
     peers: dict[str, "Node"] = field(default_factory=dict)
     """By address: whom a standby may ask. A node that is in it follows what the group's leader says."""
-    placement: Placement = NOWHERE
+    placement: Placement = NO_PLACEMENT
     before_open: Callable[[int], None] = lambda _: None
     stream: Any = None
     running_updater: Any = None
@@ -115,7 +115,7 @@ class Node:
     fingerprints: FingerprintLog = field(default_factory=lambda: FingerprintLog(1 << 16))
 
     async def take_over(self, partition: int) -> RecordingStore | None:
-        return None if self.standby is None else await self.standby.take(partition)
+        return None if self.standby is None else await self.standby.release(partition)
 
     def open_store(self, partition: int) -> RecordingStore:
         self.before_open(partition)

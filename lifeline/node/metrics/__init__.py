@@ -1,1 +1,1 @@
-"""Metrics of a node, for Prometheus: `catalogue` defines them all, the other modules fill them."""
+"""Metrics of a node for Prometheus: `catalogue` defines them, and the other modules set their values."""

@@ -1,4 +1,4 @@
-"""The collector: it reads the node's parts at each scrape, and costs nothing in between."""
+"""The collector: it reads the node's parts at each scrape, and costs nothing between scrapes."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -46,7 +46,7 @@ class Sources(NamedTuple):
     item_records: Callable[[], int]
     item_problems: Callable[[], Mapping[str, int]]
     side_topics: Sequence[BestEffortProducer]
-    """Those that the node writes."""
+    """The producers of the side topics that the node writes."""
     snapshot_ages: Callable[[], Mapping[int, float]]
     """Seconds by partition."""
     history_cache: Callable[[], HistoryCacheStatistics]
@@ -56,13 +56,13 @@ class Sources(NamedTuple):
 
 
 class NodeCollector(Collector):
-    """Everything in the catalogue but the gRPC calls."""
+    """Collects all metrics of the catalogue except those of gRPC and Score calls."""
 
     def __init__(self, sources: Sources, stream: StreamTotals, stores: StoreTotals) -> None:
         self._sources, self._stream, self._stores = sources, stream, stores
 
     def describe(self) -> Iterator[Metric]:
-        """Return no samples: reading the parts is for scrapes."""
+        """Return nothing, so that the registration does not read the parts."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
@@ -85,7 +85,7 @@ class NodeCollector(Collector):
         yield _family(c.ITEM_IDS, [((), ids.used)])
         yield _family(c.ITEM_EMBEDDINGS, [((), len(embeddings))])
         yield _family(c.MAX_ITEMS, [((), ids.most or 0)])
-        yield _family(c.ITEMS_CAUGHT_UP, [((), health.items_synced)])
+        yield _family(c.ITEMS_CAUGHT_UP, [((), health.has_synced_items)])
         written = [((producer.topic, "published"), producer.published) for producer in self._sources.side_topics]
         written += [((producer.topic, "dropped"), producer.dropped) for producer in self._sources.side_topics]
         yield _family(c.SIDE_RECORDS, written)
@@ -143,19 +143,21 @@ class NodeCollector(Collector):
         yield _family(
             c.FINGERPRINT, (((str(number),), state.fingerprint & _LOW_BITS) for number, state in states.items())
         )
-        found = list(_statistics(stores))
-        yield _family(c.STORE_BYTES, (((number,), statistics.directory_bytes) for number, statistics in found))
-        yield _family(c.WAL_BYTES, (((number,), statistics.wal_bytes) for number, statistics in found))
+        by_store = list(_statistics(stores))
+        yield _family(c.STORE_BYTES, (((number,), statistics.directory_bytes) for number, statistics in by_store))
+        yield _family(c.WAL_BYTES, (((number,), statistics.wal_bytes) for number, statistics in by_store))
         yield _family(
             c.PENDING_COMPACTION,
             (
                 ((n,), sum(family.pending_compaction_bytes for family in statistics.families.values()))
-                for n, statistics in found
+                for n, statistics in by_store
             ),
         )
-        yield _family(c.BACKGROUND_ERRORS, (((number,), statistics.background_errors) for number, statistics in found))
-        # All partitions share one cache, so any of them has its figure.
-        yield _family(c.BLOCK_CACHE_BYTES, [((), statistics.block_cache_bytes) for _, statistics in found[:1]])
+        yield _family(
+            c.BACKGROUND_ERRORS, (((number,), statistics.background_errors) for number, statistics in by_store)
+        )
+        # All partitions share one cache, so the figure of any store is enough.
+        yield _family(c.BLOCK_CACHE_BYTES, [((), statistics.block_cache_bytes) for _, statistics in by_store[:1]])
 
 
 def _of_partitions(owned: Sequence[PartitionStatus]) -> Iterator[Metric]:
@@ -192,7 +194,7 @@ def _statistics(stores: Sequence[tuple[int, PartitionStore]]) -> Iterator[tuple[
         try:
             yield str(number), store.statistics()
         except (StoreError, OSError):
-            # It was closed meanwhile: another node owns it now.
+            # The store was closed meanwhile, because the partition has moved.
             continue
 
 

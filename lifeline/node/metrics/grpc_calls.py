@@ -1,4 +1,4 @@
-"""Counts and times of gRPC calls, under the names that the Go and Java libraries made standard."""
+"""Counts and durations of gRPC calls, with the metric names of the Go and Java libraries."""
 
 import time
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ _KINDS = {
     (False, True): "server_stream",
     (True, True): "bidi_stream",
 }
-"""By whether the requests stream, and whether the responses do."""
+"""By (request streams, response streams)."""
 
 
 class CallMetrics:
-    """The outermost stage: it counts what callers see."""
+    """The outermost stage of the server: it counts calls as callers see them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.started = Counter(GRPC_STARTED.name, GRPC_STARTED.help, GRPC_STARTED.labels, registry=registry)
@@ -29,7 +29,7 @@ class CallMetrics:
         )
 
     def wrap(self, method: str, handler: Handler) -> Handler:
-        """Wrap the handler, whatever streams it has."""
+        """Wrap a handler of any kind, unary or streaming."""
         _, service, name = method.split("/")
         kind = _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)]
         return around(handler, _MethodCount(self, (kind, service, name)).counted)
@@ -45,7 +45,7 @@ class _MethodCount:
 
     @contextmanager
     def counted(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """Count a call: that it begins, how it ends, and how long it takes."""
+        """Count the start, the status and the duration of a call."""
         self._started.inc()
         started = time.perf_counter()
         failed = True
@@ -58,11 +58,11 @@ class _MethodCount:
             if code is None:
                 code = grpc.StatusCode.UNKNOWN if failed else grpc.StatusCode.OK
             if code not in self._handled:
-                # A status that no call has ended with has no row.
+                # Create the series of a status with its first call.
                 self._handled[code] = self._metrics.handled.labels(*self._labels, _word_of(code))
             self._handled[code].inc()
 
 
 def _word_of(code: grpc.StatusCode) -> str:
-    """Return a status in the words of the other languages' libraries: InvalidArgument, DeadlineExceeded, OK."""
+    """Return a status as the libraries of other languages write it: InvalidArgument, DeadlineExceeded, OK."""
     return "OK" if code is grpc.StatusCode.OK else "".join(word.title() for word in code.name.split("_"))

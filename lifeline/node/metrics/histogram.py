@@ -10,7 +10,7 @@ class ColumnHistogram:
     """Counts values by bucket. Every method may be called from any thread."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        """`bounds` are the buckets' upper bounds, inclusive and ascending; one without bound is added."""
+        """`bounds` are the upper bounds of the buckets, inclusive and ascending; an infinite one is added."""
         self._bounds = np.array(bounds, np.float64)
         self._counts = np.zeros(len(bounds) + 1, np.int64)
         self._sum = 0.0

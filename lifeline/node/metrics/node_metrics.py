@@ -1,4 +1,4 @@
-"""The metrics of one node: counters, what is read at a scrape, and the registry that serves both."""
+"""The metrics of one node: its counters, its collector, and the registry that serves both."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,12 +17,12 @@ from lifeline.stream.items import ItemFollower
 
 
 class NodeMetrics:
-    """Created first, because the parts count from the start; `serve` registers what a scrape reads."""
+    """Created before the other parts, which count from the start; `serve` registers the collector that reads them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.stream = StreamTotals()
-        """Counts of the updater."""
+        """Totals of the updater."""
         self.stores = StoreTotals()
         self.calls = CallMetrics(self.registry)
         """The stage of the gRPC server that counts calls."""
@@ -40,7 +40,7 @@ class NodeMetrics:
         waits: Callable[[], WaitStatistics],
         item_counts: ItemCounts,
     ) -> None:
-        """Register everything that is read at a scrape."""
+        """Register the collector, which reads these parts at each scrape."""
         sources = Sources(
             partitions=group.stream.status,
             standbys=group.stream.standbys,

@@ -1,4 +1,4 @@
-"""Timings of Score calls: the wait for a turn, and the work."""
+"""Durations of Score calls: the wait for a turn, and reading and scoring."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 

@@ -1,4 +1,4 @@
-"""Totals of the process, which outlive the partitions that they were counted from."""
+"""Totals of the process. They include partitions that have left the node."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ class StreamTotals(NoObserver):
 
     def __init__(self) -> None:
         self.records: Counter[int] = Counter()
-        """By partition, as the next four."""
+        """By partition, like the next four."""
         self.record_bytes: Counter[int] = Counter()
         self.actions: Counter[int] = Counter()
         self.erasures: Counter[int] = Counter()
@@ -47,12 +47,12 @@ class StreamTotals(NoObserver):
             self.action_to_readable.observe(np.maximum(time.time() - times / 1000, 0.0))
 
     def on_revoked(self, partitions: frozenset[int]) -> None:
-        """Note when a rebalance began."""
+        """Record the start of a rebalance."""
         del partitions
         self._revoked_at = time.monotonic()
 
     def on_assigned(self, partitions: frozenset[int]) -> None:
-        """Count a rebalance that ended."""
+        """Count a rebalance that has ended."""
         del partitions
         self.rebalances += 1
         if self._revoked_at is not None:
@@ -61,7 +61,7 @@ class StreamTotals(NoObserver):
 
 
 class StoreTotals:
-    """The counts of all stores that were ever open, added up. Every method may be called from any thread."""
+    """Sums of the counts of all stores that were ever open. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self.applied = ApplyResult()
@@ -70,7 +70,7 @@ class StoreTotals:
         self._lock = threading.Lock()
 
     def collect(self, store: PartitionStore) -> None:
-        """Add what a store has counted since its last collection."""
+        """Add the counts of a store since its last collection."""
         now = (store.totals, store.erased_events, store.reads.found, store.reads.empty)
         with self._lock:
             applied, erased, found, empty = self._seen.get(store, (ApplyResult(), 0, 0, 0))
@@ -81,7 +81,7 @@ class StoreTotals:
             self._seen[store] = now
 
     def retire(self, store: PartitionStore) -> None:
-        """Collect a store for the last time: it is about to close."""
+        """Collect a store for the last time, before it closes."""
         self.collect(store)
         with self._lock:
             self._seen.pop(store, None)
