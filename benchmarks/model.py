@@ -1,6 +1,6 @@
-"""The model, in its quick form: is a trained one worth its while on the simulator, and how fast is training.
+"""The model: a short evaluation on the simulator and on a real history, and the speed of training.
 
-One world of 300 users, one training seed and few steps: twenty minutes. `docs/model-report.md` has the full form.
+One world of 300 users, one training seed and few steps: twenty minutes. `docs/model-report.md` has the full evaluation.
 """
 
 import time
@@ -20,7 +20,7 @@ from lifeline.scorer.inputs import Inputs
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.examples import Draw, ExampleSet
-from lifeline.scorer.train.trainer import seeded
+from lifeline.scorer.train.trainer import seed_torch
 from lifeline.scorer.variants import variant
 from lifeline.sources.history import demo_history
 
@@ -31,7 +31,7 @@ _ABOVE = Bar(">", 0.0)
 
 
 def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
-    """Run all parts, or those that are named; no broker is needed."""
+    """Run all parts, or those in `parts`; no broker is needed."""
     del bootstrap_servers
     keep_memory()
     notes: list[str] = []
@@ -57,22 +57,24 @@ def _simulator(notes: list[str]) -> list[Row]:
         "statistics",
         "best",
     )
-    found = _compared(task, names, settings, notes)
+    comparison = _compare(task, names, settings, notes)
     click = f"hit_at_{TOP}/click"
-    against_rule = _difference(found, "best", "mean_of_top_64", click, notes)
-    trained_v1 = _difference(found, "v1_matching", "hand_real_time", click, notes)
-    from_nothing = found.gap_closed("best", click, base="none_without_last_touch")
+    against_rule = _difference(comparison, "best", "mean_of_top_64", click, notes)
+    trained_v1 = _difference(comparison, "v1_matching", "hand_real_time", click, notes)
+    from_nothing = comparison.gap_closed("best", click, base="none_without_last_touch")
     return [
-        Row("sim_v2_minus_none_click", _difference(found, "v2", "none", click, notes), "HIT@3", _ABOVE),
-        Row("sim_v2_minus_v1_click", _difference(found, "v2", "v1", click, notes), "HIT@3", _ABOVE),
+        Row("sim_v2_minus_none_click", _difference(comparison, "v2", "none", click, notes), "HIT@3", _ABOVE),
+        Row("sim_v2_minus_v1_click", _difference(comparison, "v2", "v1", click, notes), "HIT@3", _ABOVE),
         Row("sim_trained_v1_minus_hand_real_time_click", trained_v1, "HIT@3"),
-        Row("sim_v2_minus_trained_v1_click", _difference(found, "v2", "v1_matching", click, notes), "HIT@3", _ABOVE),
+        Row(
+            "sim_v2_minus_trained_v1_click", _difference(comparison, "v2", "v1_matching", click, notes), "HIT@3", _ABOVE
+        ),
         Row("sim_best_minus_top_64_click", against_rule, "HIT@3", _ABOVE),
-        Row("sim_best_minus_hand_click", _difference(found, "best", "hand", click, notes), "HIT@3", _ABOVE),
-        Row("sim_best_minus_statistics_click", _difference(found, "best", "statistics", click, notes), "HIT@3"),
-        Row("sim_gap_closed_click", found.gap_closed("best", click), "of 1", Bar(">=", 0.70)),
+        Row("sim_best_minus_hand_click", _difference(comparison, "best", "hand", click, notes), "HIT@3", _ABOVE),
+        Row("sim_best_minus_statistics_click", _difference(comparison, "best", "statistics", click, notes), "HIT@3"),
+        Row("sim_gap_closed_click", comparison.gap_closed("best", click), "of 1", Bar(">=", 0.70)),
         Row("sim_gap_closed_without_last_touch_click", from_nothing, "of 1"),
-        Row("sim_nal_click", _difference(found, "v2", "v2_without_nal", click, notes), "HIT@3", _ABOVE),
+        Row("sim_nal_click", _difference(comparison, "v2", "v2_without_nal", click, notes), "HIT@3", _ABOVE),
     ]
 
 
@@ -80,18 +82,18 @@ def _history(notes: list[str]) -> list[Row]:
     history = demo_history()
     notes.append(history.description)
     settings = evaluation_settings(HISTORY_STEPS, **_MEASURED)
-    found = _compared(history_task(history, settings), ("none", "v1", "v2", "best"), settings, notes)
+    comparison = _compare(history_task(history, settings), ("none", "v1", "v2", "best"), settings, notes)
     measure = f"hit_at_{TOP}"
-    (lower,) = found.differences("v2", "v1", measure)
+    (lower,) = comparison.differences("v2", "v1", measure)
     return [
-        Row("rails_v1_minus_none", _difference(found, "v1", "none", measure, notes), "HIT@3", _ABOVE),
+        Row("rails_v1_minus_none", _difference(comparison, "v1", "none", measure, notes), "HIT@3", _ABOVE),
         Row("rails_v2_minus_v1_lower_limit", lower.low, "HIT@3", Bar(">", -0.015)),
-        Row("rails_best_minus_recency", _difference(found, "best", "last_touch", measure, notes), "HIT@3", _ABOVE),
+        Row("rails_best_minus_recency", _difference(comparison, "best", "last_touch", measure, notes), "HIT@3", _ABOVE),
     ]
 
 
 def _speed(notes: list[str]) -> list[Row]:
-    """Measure forward and backward at length 192, on all cores."""
+    """Measure forward and backward passes at length 192, on all cores."""
     settings = evaluation_settings(1, **_MEASURED)
     task = simulated_task(0, 20, settings)
     config = variant("v2", task.heads)
@@ -99,15 +101,15 @@ def _speed(notes: list[str]) -> list[Row]:
     batch = _batch(examples, task)
     rows = []
     for precision in ("bfloat16", "float32"):
-        with seeded(settings.model_copy(update={"threads": torch.get_num_threads()})):
+        with seed_torch(settings.model_copy(update={"threads": torch.get_num_threads()})):
             model = TransAct(config)
-            model.reduce_precision(reduced=precision == "bfloat16")
+            model.use_bfloat16(enabled=precision == "bfloat16")
             seconds = []
             for _ in range(TIMED_STEPS):
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 model.zero_grad()
                 torch.autograd.backward(model(batch).square().mean())
-                seconds.append(time.perf_counter() - begun)
+                seconds.append(time.perf_counter() - started)
         per_s = len(batch.index) / float(np.median(seconds[2:]))
         bar = Bar(">=", 1_500) if precision == "bfloat16" else None
         rows.append(Row("train_examples_per_s" if bar else f"train_examples_per_s_{precision}", per_s, "pairs/s", bar))
@@ -123,17 +125,18 @@ def _batch(examples: ExampleSet, task: Task) -> Inputs:
     return examples.batch(rows, rngs, Draw(task.heads, 16, ())).inputs
 
 
-def _compared(task: Task, names: Sequence[str], settings: TrainSettings, notes: list[str]) -> Comparison:
-    found = compare_variants(task, names, (0,), settings)
-    training, _, test = found.requests
-    notes.append(f"{found.task}: {settings.steps} steps over {training:,} requests, measured on {test:,}")
-    return found
+def _compare(task: Task, names: Sequence[str], settings: TrainSettings, notes: list[str]) -> Comparison:
+    comparison = compare_variants(task, names, (0,), settings)
+    training, _, test = comparison.requests
+    notes.append(f"{comparison.task}: {settings.steps} steps over {training:,} requests, measured on {test:,}")
+    return comparison
 
 
-def _difference(found: Comparison, ours: str, theirs: str, measure: str, notes: list[str]) -> float:
-    (one,) = found.differences(ours, theirs, measure)
-    notes.append(f"{ours} - {theirs}: {one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p {one.p:.3f}")
-    return one.difference
+def _difference(comparison: Comparison, ours: str, theirs: str, measure: str, notes: list[str]) -> float:
+    (result,) = comparison.differences(ours, theirs, measure)
+    interval = f"[{result.low:+.4f}, {result.high:+.4f}]"
+    notes.append(f"{ours} - {theirs}: {result.difference:+.4f} {interval}, p {result.p:.3f}")
+    return result.difference
 
 
 PARTS = {"speed": _speed, "simulator": _simulator, "history": _history}

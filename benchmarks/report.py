@@ -1,4 +1,4 @@
-"""What a benchmark gives: rows of measures, each with its bar where it has one."""
+"""The report of a benchmark: rows of measures, some with a bar."""
 
 import os
 import platform
@@ -11,13 +11,13 @@ from rich.table import Table
 
 
 class Bar(NamedTuple):
-    """What a measure has to reach."""
+    """The bar that a measure has to reach."""
 
     op: Literal["<=", ">=", ">", "=="]
     value: float
 
     def holds(self, measured: float) -> bool:
-        """Say whether `measured` reaches it."""
+        """Return whether `measured` reaches it."""
         match self.op:
             case "<=":
                 return measured <= self.value
@@ -70,16 +70,16 @@ class Report:
 
     def table(self) -> Table:
         """Return the rows for people."""
-        made = Table(title=f"lifeline bench {self.bench}", caption="\n".join(self.notes), caption_justify="left")
-        compared = any(row.peers for row in self.rows)
-        for name in ("measure", "value", "unit", "bar", "holds", *(("peers",) if compared else ())):
-            made.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
+        table = Table(title=f"lifeline bench {self.bench}", caption="\n".join(self.notes), caption_justify="left")
+        has_peers = any(row.peers for row in self.rows)
+        for name in ("measure", "value", "unit", "bar", "holds", *(("peers",) if has_peers else ())):
+            table.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
         for row in self.rows:
             bar = "" if row.bar is None else f"{row.bar.op} {row.bar.value:g}"
             holds = "" if row.bar is None else ("yes" if row.bar.holds(row.value) else "NO")
             peers = "\n".join(f"{name} {_number(value)}" for name, value in row.peers.items())
-            made.add_row(row.measure, _number(row.value), row.unit, bar, holds, *((peers,) if compared else ()))
-        return made
+            table.add_row(row.measure, _number(row.value), row.unit, bar, holds, *((peers,) if has_peers else ()))
+        return table
 
 
 def _number(value: float) -> str:
@@ -87,7 +87,7 @@ def _number(value: float) -> str:
 
 
 def machine() -> dict[str, object]:
-    """Return what the figures were measured on."""
+    """Return a description of the machine."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "cpu": names[0].partition(":")[2].strip() if names else platform.processor(),

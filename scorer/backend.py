@@ -1,4 +1,4 @@
-"""Backends: what selects and ranks for one model. PyTorch, the CPU's kernels and the GPU's give the same answers."""
+"""Backends select tokens and compute logits for one model: PyTorch, CPU kernels and GPU kernels agree."""
 
 from typing import Protocol
 
@@ -21,14 +21,14 @@ from lifeline.scorer.weights import LoadedModel
 
 
 class Backend(Protocol):
-    """Selects and ranks for one model; any thread may call it."""
+    """Selects tokens and computes logits for one model; safe to use from any thread."""
 
     @property
     def name(self) -> str:
-        """What encodes: torch, avx2, avx512, bf16, int8 or cuda."""
+        """The name of the encoder: torch, avx2, avx512, bf16, int8 or cuda."""
 
     def select(self, history: History, candidates: NDArray[np.int8]) -> Selection:
-        """Return S_all for int8[c, 32] candidates, at length `config.selected`: exact, every backend gives the same.
+        """Return S_all for int8[c, 32] candidates, each of length `config.selection_length`.
 
         Raises KernelInputError for candidates of another dtype or shape.
         """
@@ -37,8 +37,8 @@ class Backend(Protocol):
         """Return float32[c, heads] logits of c pairs of one request, selected by rows of the tokens.
 
         Backends agree within the rounding of their precision. Call it in torch's inference mode. Raises
-        KernelInputError for candidates of another dtype or shape, for an index that is not that of a token, and for a
-        row whose first place is not valid.
+        KernelInputError for candidates of another dtype or shape, for an index outside the tokens, and for a row whose
+        position 0 is not valid.
         """
 
 
@@ -50,9 +50,9 @@ def backend_of(
 ) -> Backend:
     """Return the fastest backend that this machine and LIFELINE_KERNELS allow.
 
-    `threads` are the kernels' for a request; None: as many as torch has. Where the device or the instruction set has
-    no products of the precision, it uses the next more precise one that it has. Raises PrecisionError where the version
-    is not accepted in int8, and KernelsError where the device, or what LIFELINE_KERNELS forces, is not available.
+    `threads` is the number of kernel threads for a request; None: as many as torch has. If the device or the
+    instruction set does not support the precision, the next more precise one is used. Raises PrecisionError if the
+    version is not accepted in int8, and KernelsError if the device, or the value of LIFELINE_KERNELS, is not available.
     """
     if precision is Precision.INT8 and loaded.calibration is None:
         raise PrecisionError(

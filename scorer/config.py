@@ -1,6 +1,6 @@
 """The model's configuration: every decision of the architecture that the weights depend on.
 
-It is kept in the manifest beside the weights. Defaults are the published form where there is one.
+The manifest stores it beside the weights. Defaults are those of the published model, if it has the option.
 """
 
 from typing import Annotated, Literal, NamedTuple, Self
@@ -11,18 +11,17 @@ from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.core.vocabulary import MAX_ACTION_TYPES, Role, Vocabulary
 
 WIDTH = 2 * EMBEDDING_DIM
-"""Channels of a token inside the encoder: its own embedding, and the candidate's."""
+"""Channels of a token in the encoder: the token's embedding and the candidate's."""
 
 UTILITY = {Role.POSITIVE: 1.0, Role.NEUTRAL: 0.2, Role.NEGATIVE: -1.0}
-"""Utility of a head by the role of its action type, unless configured otherwise."""
-
+"""Default utility of a head, by the role of its action type."""
 
 MAX_SELECTED = 1_024
-"""Tokens that the encoder reads for a candidate, at most."""
+"""The most tokens that the encoder reads for a candidate."""
 MAX_CHANNELS = 4_096
-"""Channels of one layer."""
+"""The most channels of a layer."""
 MAX_LAYERS = 32
-"""Of one kind."""
+"""The most layers of one kind."""
 _MAX_KNOTS = 1_024
 _MAX_TOKENS = 1 << 20
 _YEAR_MS = 365 * 86_400_000
@@ -42,8 +41,8 @@ class Head(BaseModel):
     utility: float
 
 
-class Selecting(NamedTuple):
-    """What a selection depends on: models that agree in it can share selected tokens."""
+class SelectionSettings(NamedTuple):
+    """All settings that a selection depends on: models with equal settings can share selected tokens."""
 
     visit_gap_ms: int
     real_time_length: int
@@ -58,7 +57,7 @@ class Selecting(NamedTuple):
 class ModelConfig(BaseModel):
     """Sizes, heads and named options of one TransActV2 model.
 
-    Each number has a bound: a configuration may come from a file that nobody has vouched for.
+    Each number has a bound, because a configuration may come from an untrusted file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -91,7 +90,7 @@ class ModelConfig(BaseModel):
     nal_negatives: Annotated[int, Field(ge=1, le=MAX_CHANNELS, description="negatives of a position, at most")] = 32
     nal_source: Literal["impressions", "in_batch"] = "impressions"
 
-    # Deviations from the published model, each with a name; the published form is given.
+    # Named deviations from the published model; each description has the published value.
     input_scale: Annotated[
         float, Field(gt=0, le=1_000, description="factor on item embeddings in the encoder; published: 1")
     ] = 1.0
@@ -99,7 +98,7 @@ class ModelConfig(BaseModel):
         int, Field(ge=0, description="newest recent outputs appended to the read-out; published: 0")
     ] = 0
     matching_init: Annotated[
-        bool, Field(description="layer 1's attention starts out matching candidate with token; published: false")
+        bool, Field(description="layer 1's attention is initialized to match candidate and token; published: false")
     ] = False
     similarity_buckets: Annotated[
         int,
@@ -109,15 +108,15 @@ class ModelConfig(BaseModel):
         int, Field(ge=0, le=_MAX_KNOTS, description="knots of the embedding of a token's age; 0 and published: none")
     ] = 0
     sequence_gate: Annotated[
-        bool, Field(description="the read-out passes a gate a channel, which starts closed; published: none")
+        bool, Field(description="a gate for each channel of the read-out, initially closed; published: none")
     ] = False
     selection_statistics: Annotated[
         Literal["none", "few", "all"],
-        Field(description="the cross reads statistics of the selected similarities; published: none"),
+        Field(description="statistics of the selected similarities are inputs of the cross; published: none"),
     ] = "none"
-    last_touch: Annotated[bool, Field(description="the base ranker knows when the user last touched the candidate")] = (
-        True
-    )
+    last_touch: Annotated[
+        bool, Field(description="the time of the user's last action on the candidate is a context feature")
+    ] = True
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -136,34 +135,36 @@ class ModelConfig(BaseModel):
             )
         for name, knots in (("similarity_buckets", self.similarity_buckets), ("age_buckets", self.age_buckets)):
             if knots == 1:
-                raise ValueError(f"{name} is 1, and an embedding needs two knots: set 0 for none, or more")
-        if self.selected > MAX_SELECTED:
-            raise ValueError(f"{self.selected} tokens are selected for a candidate: lower them to {MAX_SELECTED}")
-        if not self.selected:
+                raise ValueError(f"{name} is 1, and an embedding needs two knots: set 0 for none, or at least 2")
+        if self.selection_length > MAX_SELECTED:
+            raise ValueError(
+                f"{self.selection_length} tokens are selected for a candidate: lower them to {MAX_SELECTED}"
+            )
+        if not self.selection_length:
             raise ValueError("no token is selected at all: raise recent_kept or lifelong_selected")
         names = [head.name for head in self.heads]
         if len(set(names)) != len(names):
-            raise ValueError(f"two heads have one name among {names}: give each head a name of its own")
+            raise ValueError(f"two heads have the same name among {names}: give each head its own name")
         return self
 
     @property
-    def selected(self) -> int:
+    def selection_length(self) -> int:
         """Length of S_all: the tokens that the encoder reads for a candidate."""
         return self.lifelong_selected + self.recent_kept + self.real_time_selected + self.impressions_selected
 
     @property
-    def selecting(self) -> Selecting:
-        """What its selection, and the context beside it, depend on."""
-        return Selecting(*(getattr(self, name) for name in Selecting._fields))
+    def selection_settings(self) -> SelectionSettings:
+        """The settings that the selection and the context features depend on."""
+        return SelectionSettings(*(getattr(self, name) for name in SelectionSettings._fields))
 
     @property
     def context_features(self) -> int:
-        """Columns that `scorer.features.context` gives."""
+        """Number of columns of `scorer.features.context`."""
         return 7 if self.last_touch else 5
 
 
 def default_heads(vocabulary: Vocabulary) -> tuple[Head, ...]:
-    """Return one head for each action type that is no impression, by id, with the utility of its role."""
+    """Return one head for each action type except impressions, by id, with the utility of its role."""
     types = sorted(vocabulary.action_types.items(), key=lambda item: item[1].id)
     return tuple(
         Head(name=name, action_types=(action.id,), utility=UTILITY[action.role])

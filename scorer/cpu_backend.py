@@ -26,7 +26,7 @@ from lifeline.scorer.sequence_encoder import cross_input, encoder_weights, is_su
 
 
 class CpuBackend:
-    """A `Backend` by the kernels; PyTorch encodes for models that their encoder does not support."""
+    """A `Backend` of the CPU kernels; PyTorch encodes for models that the kernels do not support."""
 
     def __init__(
         self,
@@ -36,10 +36,10 @@ class CpuBackend:
         threads: int | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        """Prepare a model, with `threads` for a request, or as many as torch has.
+        """Prepare a model; `threads` is the number of threads for a request, by default as many as torch has.
 
-        An instruction set without products of the precision computes them in float32; int8 needs a calibration.
-        Raises KernelsError where the processor lacks the instruction set.
+        If the instruction set does not support the precision, float32 is used. int8 needs a calibration. Raises
+        KernelsError if the processor lacks the instruction set.
         """
         precision = supported_precision(precision, instruction_set)
         self._model, self._instruction_set, self._threads = model, instruction_set, threads
@@ -48,27 +48,27 @@ class CpuBackend:
         self.name = "torch" if self._encoder is None else _label(instruction_set, precision)
 
     def select(self, history: History, candidates: NDArray[np.int8]) -> Selection:
-        """Select as `Backend` says."""
+        """Implement `Backend.select`."""
         return select(
             history, candidates, self._model.config, instruction_set=self._instruction_set, threads=self._threads
         )
 
     def logits(self, tokens: Tokens, selection: Selection, pairs: Pairs) -> Tensor:
-        """Rank as `Backend` says."""
+        """Implement `Backend.logits`."""
         if self._encoder is None:
-            # The kernels' encoder checks them itself.
+            # The kernels' encoder checks its own inputs.
             check_candidates(pairs.embedding)
             check_selection(selection, len(tokens))
         return self._heads.logits(cross_input(self._model, self._encoder, tokens, selection, pairs))
 
 
 class CpuEncoder(NamedTuple):
-    """A model's `SequenceEncoder` by the kernels."""
+    """A `SequenceEncoder` of the CPU kernels."""
 
     encoder: kernels.Encoder
     config: ModelConfig
     threads: int | None
-    """For a request; None: as many as torch has."""
+    """Threads for a request; None: as many as torch has."""
 
     @classmethod
     def of(
@@ -79,7 +79,7 @@ class CpuEncoder(NamedTuple):
         threads: int | None = None,
         calibration: Calibration | None = None,
     ) -> Self | None:
-        """Prepare a model; None where the kernels do not support it. int8 needs a calibration."""
+        """Prepare a model; None if the kernels do not support it. int8 needs a calibration."""
         if not isinstance(model.encoder, Encoder) or not is_supported(model):
             return None
         with torch.inference_mode():
@@ -98,7 +98,7 @@ class CpuEncoder(NamedTuple):
     def parts(
         self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], request_ms: int
     ) -> list[Tensor]:
-        """Encode as `SequenceEncoder` says."""
+        """Implement `SequenceEncoder.parts`."""
         newest = self.config.newest_outputs
         columns = kernels.TokenColumns(tokens.embedding, tokens.action_types, tokens.surface, tokens.timestamp_ms)
         read_out, outputs = self.encoder.encode(
@@ -116,11 +116,11 @@ class CpuEncoder(NamedTuple):
 
 
 class CpuHeads(NamedTuple):
-    """A model's cross and heads by the kernels, in float32."""
+    """The cross and the heads of a model by the CPU kernels, in float32."""
 
     kernel: head_kernels.Heads
     threads: int | None
-    """For a request; None: as many as torch has."""
+    """Threads for a request; None: as many as torch has."""
 
     @classmethod
     def of(cls, model: TransAct, instruction_set: InstructionSet, threads: int | None = None) -> Self:
@@ -132,12 +132,12 @@ class CpuHeads(NamedTuple):
         return cls(head_kernels.Heads(cross, mlp, instruction_set), threads)
 
     def logits(self, joined: Tensor) -> Tensor:
-        """Return what `TransAct.heads` gives."""
+        """Return the logits of `TransAct.heads`, float32[c, heads]."""
         return torch.from_numpy(self.kernel.logits(joined.numpy(), self.threads or torch.get_num_threads()))
 
 
 def supported_precision(precision: Precision, instruction_set: InstructionSet) -> Precision:
-    """Return the precision, or float32 where the instruction set has no products of it."""
+    """Return the precision, or float32 if the instruction set does not support it."""
     return precision if instruction_set >= InstructionSet.AVX512_BF16 else Precision.FLOAT32
 
 
@@ -162,6 +162,6 @@ def _scales(calibration: Calibration, ffn: int) -> dict[str, NDArray[np.float32]
         "inputs": torch.stack(calibration.inputs[:-1]).numpy(),
         "middles": torch.stack(calibration.middle).numpy(),
         "values": torch.stack(calibration.values).numpy(),
-        # The padding is zero whatever its scale.
+        # Padding is zero at any scale.
         "wides": functional.pad(wide, (0, ffn - wide.shape[1]), value=1.0).numpy(),
     }

@@ -1,11 +1,11 @@
-"""Encoders: selected tokens and a candidate to one output a token.
+"""Encoders map selected tokens and a candidate to one output per token.
 
-`Encoder` is TransActV2's: the candidate is concatenated onto every token, attention is causal, one head. Options that
-were not published add to each token what its similarity and its age are, as embeddings between whose knots is
-interpolated; and let the first layer's attention start out as the match of candidate and token.
+`Encoder` is that of TransActV2: the candidate is concatenated to every token, and attention is causal with one head.
+Unpublished options add embeddings of a token's similarity and age, interpolated between knots, and initialize the first
+layer's attention to match candidate and token.
 
-`BehaviorEncoder` is that of the Behavior Sequence Transformer (Chen et al., 2019): the candidate is a token of the
-sequence, in front here, and attention goes both ways.
+`BehaviorEncoder` is that of the Behavior Sequence Transformer (Chen et al., 2019): the candidate is the first token of
+the sequence, and attention is bidirectional.
 """
 
 import math
@@ -23,14 +23,13 @@ from lifeline.scorer.inputs import Inputs
 LOG_OLDEST = 21.0
 """Logarithm of about forty years in seconds: the last knot of an age."""
 _MATCHING_LOGIT = 8.0
-"""What attention gives a token that equals the candidate at first, above one at a right angle."""
+"""The initial attention logit of a token that equals the candidate, above that of an orthogonal token."""
 
 
 class EncoderBlock(nn.Module):
     """One post-norm transformer block with a single head: float32[b, L, 64] to the same shape.
 
-    Without a mask it is causal: padding on the right is after every valid token, so that alone keeps it from all of
-    them.
+    Without a mask it is causal. That also hides padding from valid tokens, because padding is on the right.
     """
 
     def __init__(self, ffn: int) -> None:
@@ -40,22 +39,22 @@ class EncoderBlock(nn.Module):
         self.value = nn.Linear(WIDTH, WIDTH, bias=False)
         self.widen = nn.Linear(WIDTH, ffn, bias=False)
         self.narrow = nn.Linear(ffn, WIDTH, bias=False)
-        self.reduced = False
-        """Whether causal products are computed in bfloat16, in training; what is added up stays float32."""
+        self.uses_bfloat16 = False
+        """Whether training computes causal products in bfloat16; residuals stay float32."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the block's outputs; `mask`, bool[b, 1, L], says which tokens all others may look at."""
-        if self.reduced and mask is None:
-            return self._reduced(x)
+        """Return the block's outputs; `mask`, bool[b, 1, L], is True for the tokens that are attended to."""
+        if self.uses_bfloat16 and mask is None:
+            return self._forward_bfloat16(x)
         attended = functional.scaled_dot_product_attention(
             self.query(x), self.key(x), self.value(x), attn_mask=mask, is_causal=mask is None
         )
         y = functional.layer_norm(x + attended, (WIDTH,))
         return functional.layer_norm(y + self.narrow(functional.relu(self.widen(y))), (WIDTH,))
 
-    def _reduced(self, x: Tensor) -> Tensor:
-        # By matrix products as a whole: on processors that have bfloat16 products, twice as fast with its gradient as
-        # the library's attention, in either precision.
+    def _forward_bfloat16(self, x: Tensor) -> Tensor:
+        # Plain matrix products: with gradients they are twice as fast as PyTorch's attention, in either precision, on
+        # processors with bfloat16 products.
         low = torch.bfloat16
         weights = torch.cat([self.query.weight / math.sqrt(WIDTH), self.key.weight, self.value.weight])
         query, key, value = functional.linear(x.to(low), weights.to(low)).chunk(3, dim=-1)
@@ -67,39 +66,39 @@ class EncoderBlock(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """E_item + E_action + E_surface + E_position of the selected tokens, and their similarity and age as configured."""
+    """E_item + E_action + E_surface + E_position of the selected tokens, and optionally of similarity and age."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.input_scale = config.input_scale
         self.action = nn.Parameter(torch.empty(MAX_ACTION_TYPES, WIDTH))
         self.surface = nn.Parameter(torch.empty(MAX_SURFACES, WIDTH))
-        self.position = nn.Parameter(torch.empty(config.selected, WIDTH))
+        self.position = nn.Parameter(torch.empty(config.selection_length, WIDTH))
         self.similarity = _knots(config.similarity_buckets)
         self.age = _knots(config.age_buckets)
 
     def table(self, embedding: Tensor, action_types: Tensor, surface: Tensor) -> Tensor:
-        """Return float32[n + 1, 64] of n tokens, given as in `Inputs`; the item's embedding is in the first half.
+        """Return float32[n + 1, 64] of n tokens, as in `Inputs`; the item's embedding is in the first half.
 
-        The row behind the last is the neutral token: nothing but surface 0, "unknown".
+        The last row is the neutral token: it has only surface 0, "unknown".
         """
         bits = action_types[:, None] >> torch.arange(MAX_ACTION_TYPES, device=action_types.device) & 1
         tokens = bits.float() @ self.action + functional.embedding(surface, self.surface)
         tokens = tokens + functional.pad(embedding * self.input_scale, (0, EMBEDDING_DIM))
         return torch.cat([tokens, self.surface[:1]])
 
-    def of_age(self, age_s: Tensor) -> Tensor | None:
-        """Return what float32[...] ages add, float32[..., 64]; None where a model knows none."""
-        return None if self.age is None else _between(age_s.log1p() / LOG_OLDEST, self.age)
+    def age_embedding(self, age_s: Tensor) -> Tensor | None:
+        """Return the embedding of ages, float32[...] seconds, as float32[..., 64]; None if the model has none."""
+        return None if self.age is None else _interpolate(age_s.log1p() / LOG_OLDEST, self.age)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return float32[b, L, 64]."""
         tokens = self.table(inputs.embedding, inputs.action_types, inputs.surface)
         x = functional.embedding(inputs.index.remainder(len(tokens)), tokens) + self.position[: inputs.index.shape[1]]
         if self.similarity is not None:
-            x = x + _between((inputs.similarity + 1) / 2, self.similarity)
-        aged = self.of_age(inputs.age_s)
-        return x if aged is None else x + aged
+            x = x + _interpolate((inputs.similarity + 1) / 2, self.similarity)
+        age = self.age_embedding(inputs.age_s)
+        return x if age is None else x + age
 
 
 class Encoder(nn.Module):
@@ -111,17 +110,17 @@ class Encoder(nn.Module):
         self.blocks = nn.Sequential(*(EncoderBlock(config.ffn) for _ in range(config.layers)))
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Return float32[b, L, 64]: what the last block gives for each token."""
+        """Return float32[b, L, 64]: the outputs of the last block."""
         encoded: Tensor = self.blocks(self.embed(inputs))
         return encoded
 
     def embed(self, inputs: Inputs) -> Tensor:
-        """Return float32[b, L, 64]: the first block's inputs, the candidate in the second half."""
+        """Return float32[b, L, 64]: the inputs of the first block; the candidate is in the second half."""
         candidate = functional.pad(inputs.candidate * self.tokens.input_scale, (EMBEDDING_DIM, 0))
         tokens: Tensor = self.tokens(inputs)
         return tokens + candidate[:, None]
 
-    def start_matching(self) -> None:
+    def init_matching(self) -> None:
         """Add the match of candidate and token to the first layer's attention."""
         block = cast("EncoderBlock", self.blocks[0])
         gain = math.sqrt(_MATCHING_LOGIT * math.sqrt(WIDTH)) / self.tokens.input_scale
@@ -143,9 +142,9 @@ class BehaviorEncoder(nn.Module):
         """Return float32[b, 1 + L, 64]: the candidate's output and that of each token."""
         candidate = functional.pad(inputs.candidate * self.tokens.input_scale, (0, EMBEDDING_DIM)) + self.candidate
         x = torch.cat([candidate[:, None], self.tokens(inputs)], dim=1)
-        seen = functional.pad(inputs.valid, (1, 0), value=True)[:, None]
+        mask = functional.pad(inputs.valid, (1, 0), value=True)[:, None]
         for block in self.blocks:
-            x = block(x, seen)
+            x = block(x, mask)
         return x
 
 
@@ -153,7 +152,7 @@ def _knots(count: int) -> nn.Parameter | None:
     return nn.Parameter(torch.empty(count, WIDTH)) if count else None
 
 
-def _between(place: Tensor, knots: Tensor) -> Tensor:
-    """Return float32[..., 64]: the knots on either side of each place (0 the first, 1 the last), by nearness."""
+def _interpolate(place: Tensor, knots: Tensor) -> Tensor:
+    """Return float32[..., 64]: knots interpolated at each place; 0 is the first knot, 1 the last."""
     at = place.clamp(0, 1)[..., None] * (len(knots) - 1)
     return functional.relu(1 - (at - torch.arange(len(knots), device=at.device)).abs()) @ knots

@@ -1,91 +1,91 @@
-"""What the scorer raises. Each message ends in what to do."""
+"""The errors of the scorer. Each message ends with what to do."""
 
 from lifeline.core.errors import ActionableError
 
 
 class ScorerError(ActionableError):
-    """Anything the scorer refuses or cannot do."""
+    """The base class of all errors of the scorer."""
 
 
 class ModelNotFoundError(ScorerError):
-    """There is no such model, or no version of it.
+    """The models directory has no such model, or no such version of it.
 
     Operators: train one, or correct ``scorer.models_dir``, ``scorer.model`` and ``scorer.version``.
     """
 
 
 class ModelExistsError(ScorerError):
-    """The version is there already, and versions never change.
+    """The version exists already, and versions never change.
 
-    Operators: give the new weights a version of their own.
+    Operators: save the new weights under another version.
     """
 
 
 class ModelCorruptError(ScorerError):
-    """The files of a version are not what was saved.
+    """The files of a version are damaged or incomplete.
 
-    Operators: put the version back from a copy, or train again.
+    Operators: restore the version from a copy, or train again.
     """
 
 
 class ModelMismatchError(ScorerError):
     """The model was trained for another vocabulary than this node's.
 
-    Operators: train with this vocabulary, or give the node the model's.
+    Operators: train with this vocabulary, or configure the model's vocabulary.
     """
 
 
 class CheckpointError(ScorerError):
-    """A checkpoint is damaged, or of another run.
+    """A checkpoint is damaged, or belongs to another run.
 
-    Operators: resume with what the run began with, or remove the checkpoint and train from the start.
+    Operators: resume with the settings and data of that run, or remove the checkpoint and train from the start.
     """
 
 
 class KernelsError(ScorerError):
-    """The kernels that were asked for cannot be had.
+    """The requested kernels are not available on this machine.
 
-    Operators: correct LIFELINE_KERNELS, or leave it unset; build the package where there is a C++ compiler.
+    Operators: correct LIFELINE_KERNELS or unset it; install the package on a machine with a C++ compiler.
     """
 
 
 class KernelInputError(ScorerError):
-    """An array has another shape, dtype or range than the kernels read.
+    """An array does not have the shape, dtype or range that the kernels read.
 
-    Operators: of a version's tensors, use another version. Of a request's, it is a fault of the program: report it.
+    Operators: if it is a tensor of a version, use another version. If it belongs to a request, report a bug.
     """
 
 
-class KeptRunError(ScorerError):
-    """A run that an evaluation kept cannot be read.
+class RunCacheError(ScorerError):
+    """A cached run of an evaluation cannot be read.
 
-    Operators: remove the file, and the run is made again.
+    Operators: remove the file; the run is then repeated.
     """
 
 
 class ExperimentError(ScorerError):
-    """There is no experiment to report on, or too little of it yet.
+    """There is no experiment to report on, or an arm has too few users yet.
 
     Operators: configure it (scorer.experiment, scorer.arms), or wait for more users.
     """
 
 
 class SelectionRecordError(ScorerError):
-    """A record of the selections topic cannot be trained from.
+    """A record of the selections topic cannot be used for training.
 
-    Operators: see what publishes to the topic, or train a model that selects as the logged one did.
+    Operators: check what publishes to the topic, or train a model with the selection settings of the logged one.
     """
 
 
 class TrainingDataError(ScorerError):
-    """The histories give no request to learn from, or none to measure on.
+    """The histories give no request to train on, or none to measure on.
 
-    Operators: give longer histories, or their embeddings, or lower the settings that the message names.
+    Operators: provide longer histories or their embeddings, or lower the settings that the message names.
     """
 
 
 class PrecisionError(ScorerError):
-    """A model's precisions cannot be measured.
+    """The precisions of a model cannot be measured.
 
-    Operators: do what the message ends in.
+    Operators: follow the advice at the end of the message.
     """

@@ -1,8 +1,8 @@
-"""Experiments: versions of a model side by side, and whether one did better.
+"""Experiments: several versions of a model serve at the same time, and are compared.
 
-A user belongs to an arm by a hash of the experiment's name and the user id: to the same one on every node, for as long
-as the shares stay, and to one that says nothing of the user's arm in another experiment. The unit of everything is the
-user: requests and actions of one user are not independent.
+A hash of the experiment's name and the user id assigns a user to an arm: the same on every node as long as the shares
+do not change, and independent of the arms of other experiments. The unit of all statistics is the user, because
+requests and actions of one user are not independent.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from lifeline.scorer.versions import Name
 CONTROL = "control"
 """The arm that others are compared with."""
 SUSPICIOUS_P = 0.001
-"""Below it the numbers of users do not fit the shares: what the experiment measured cannot be trusted."""
+"""Below this p-value the numbers of users do not fit the shares, and the results cannot be trusted."""
 _CONFIDENCE = 0.95
 
 
@@ -33,22 +33,22 @@ class Arm(BaseModel):
 
 
 class Lift(NamedTuple):
-    """What users of an arm did, against those of the control."""
+    """A figure of the users of an arm, compared with the control."""
 
     control: float
-    """Mean of a user."""
+    """Mean per user."""
     treated: float
     lift: float
-    """Of the mean, relative to the control's."""
+    """Relative difference of the means."""
     low: float
-    """Of the 95 % interval."""
+    """Lower end of the 95 % interval."""
     high: float
     p: float
     """Welch's test, two-sided."""
 
 
 def arm_of(experiment: str, user_id: str, arms: Mapping[str, Arm]) -> str | None:
-    """Return the arm that a user belongs to; None for who is in no arm."""
+    """Return the arm of a user; None if the user is in no arm."""
     digest = hashlib.blake2b(f"{experiment}\x00{user_id}".encode(), digest_size=8).digest()
     place = int.from_bytes(digest, "big") / (1 << 64)
     for name in sorted(arms):
@@ -59,7 +59,7 @@ def arm_of(experiment: str, user_id: str, arms: Mapping[str, Arm]) -> str | None
 
 
 def lift_of(control: NDArray[np.floating], treated: NDArray[np.floating]) -> Lift:
-    """Compare a figure of each user, float[n] and float[m]; raises ExperimentError for fewer than two users in one.
+    """Compare a figure per user, float[n] and float[m]; raises ExperimentError if an arm has fewer than two users.
 
     The interval of the lift is by the delta method.
     """
@@ -71,8 +71,8 @@ def lift_of(control: NDArray[np.floating], treated: NDArray[np.floating]) -> Lif
     if means[0] == 0:
         return Lift(*means, float("nan"), float("nan"), float("nan"), 1.0 if means[1] == 0 else float("nan"))
     ratio = means[1] / means[0]
-    deviations = [float(one.std(ddof=1)) for one in (control, treated)]
-    errors = [deviation**2 / len(one) for deviation, one in zip(deviations, (control, treated), strict=True)]
+    deviations = [float(arm.std(ddof=1)) for arm in (control, treated)]
+    errors = [deviation**2 / len(arm) for deviation, arm in zip(deviations, (control, treated), strict=True)]
     spread = np.sqrt(errors[1] + ratio**2 * errors[0]) / means[0]
     wide = float(stats.norm.ppf((1 + _CONFIDENCE) / 2) * spread)
     p = float(means[0] == means[1])
@@ -86,11 +86,11 @@ def lift_of(control: NDArray[np.floating], treated: NDArray[np.floating]) -> Lif
 
 
 def sample_ratio_p(counts: Mapping[str, int], arms: Mapping[str, Arm]) -> float:
-    """Return how likely numbers of users as far from the arms' shares are, by chance; 1 with no user."""
+    """Return the probability of user counts at least this far from the arms' shares; 1 without users."""
     from scipy import stats  # noqa: PLC0415 - a node has arms, and no scipy
 
-    seen = np.array([counts.get(name, 0) for name in arms], np.float64)
+    observed = np.array([counts.get(name, 0) for name in arms], np.float64)
     shares = np.array([arm.share for arm in arms.values()])
-    if seen.sum() == 0:
+    if observed.sum() == 0:
         return 1.0
-    return float(stats.chisquare(seen, seen.sum() * shares / shares.sum()).pvalue)
+    return float(stats.chisquare(observed, observed.sum() * shares / shares.sum()).pvalue)

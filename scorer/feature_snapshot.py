@@ -1,7 +1,6 @@
-"""A selected request: all that the model reads of one request, without the rest of the history.
+"""Feature snapshots: all that the model reads of one request, without the rest of the history.
 
-It is what serving gives the model, what training keeps of a history, and what is logged: one form for the three, so
-that a model that was trained reads what it will be served.
+Serving, training and the selection log use the same form, so that a model is trained on what it reads in serving.
 """
 
 from dataclasses import dataclass
@@ -25,15 +24,15 @@ class FeatureSnapshot:
     item_id: NDArray[np.uint64]
     """uint64[c]: the candidates."""
     embedding: NDArray[np.int8]
-    """int8[c, 32]: theirs; zeros where it is not known."""
+    """int8[c, 32]: embeddings of the candidates; zeros if unknown."""
     features: NDArray[np.float32]
-    """float32[c, ModelConfig.context_features]: as `scorer.features.context` gives them."""
+    """float32[c, ModelConfig.context_features]: from `scorer.features.context`."""
     tokens: Tokens
-    """Those that were selected for any candidate, then all of S_imp: the Next Action Loss draws among them."""
+    """The explicit tokens selected for any candidate, then all of S_imp, which the Next Action Loss samples."""
     impressions: int
-    """How many of the tokens, the last ones, are S_imp."""
+    """Number of the last tokens that are S_imp."""
     index: NDArray[np.int32]
-    """int32[c, L]: rows of the tokens; -1 is the neutral token, and padding."""
+    """int32[c, L]: rows of `tokens`; -1 for the neutral token and for padding."""
     source: NDArray[np.uint8]
     """uint8[c, L]: `scorer.selection.Source`."""
 
@@ -47,22 +46,22 @@ class FeatureSnapshot:
         config: ModelConfig,
         selection: Selection | None = None,
     ) -> tuple[Self, Selection]:
-        """Select for candidates, uint64[c] and int8[c, 32]; returns the selection by the history's own rows as well.
+        """Select for candidates, uint64[c] and int8[c, 32]; returns also the selection, by rows of `history.tokens`.
 
-        `selection` is that one, where it was made before.
+        `selection` is used instead of a new one.
         """
         selection = selection or select(history, embedding, config)
-        # By marks and a table of places, which costs no sort. The neutral token, -1, is the row behind the last.
-        kept = np.zeros(len(history.explicit) + len(history.impressions) + 1, np.bool_)
-        kept[selection.index] = True
-        kept[len(history.explicit) : -1] = True
-        kept[-1] = False
-        place = np.cumsum(kept, dtype=np.int32)
+        # New rows by a cumulative sum of marks, without a sort. The neutral token, -1, is the last mark.
+        marks = np.zeros(len(history.explicit) + len(history.impressions) + 1, np.bool_)
+        marks[selection.index] = True
+        marks[len(history.explicit) : -1] = True
+        marks[-1] = False
+        place = np.cumsum(marks, dtype=np.int32)
         place -= 1
         place[-1] = -1
         index = place.take(selection.index)
-        explicit = np.flatnonzero(kept[: len(history.explicit)])
-        made = cls(
+        explicit = np.flatnonzero(marks[: len(history.explicit)])
+        snapshot = cls(
             context,
             item_id,
             embedding,
@@ -72,11 +71,11 @@ class FeatureSnapshot:
             index,
             selection.source,
         )
-        return made, selection
+        return snapshot, selection
 
     @property
     def pairs(self) -> Pairs:
-        """What belongs to each candidate, whatever the history."""
+        """The features of each candidate that do not depend on the tokens."""
         count = len(self.item_id)
         return Pairs(
             self.embedding,
@@ -86,7 +85,7 @@ class FeatureSnapshot:
         )
 
     def selection(self, similarity: NDArray[np.float32] | None = None) -> Selection:
-        """Return the trimmed selection by rows of `tokens`; `similarity`, float32[c, L], where it is at hand."""
+        """Return the trimmed selection by rows of `tokens`; without `similarity`, float32[c, L], it is computed."""
         index = self.index.astype(np.int64)
         return restore(index, self.source, self.embedding, self.tokens.embedding, similarity)
 

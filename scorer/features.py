@@ -1,12 +1,12 @@
-"""Features: a user's events as tokens, the three sequences, and what is known of a request.
+"""Features: a user's events as tokens, the three sequences of tokens, and the features of a request.
 
-A **visit** is a run of a user's events without a pause longer than the visit gap. A **token** is what a user
-did to one item in one visit: its action types are a set of bits (bit `id - 1`), its time and surface are
-those of its newest event, and tokens stand in the order of their newest events. Visits of explicit tokens
-are runs of explicit events alone, so that a token does not change when impressions expire.
+A **visit** is a run of a user's events without a pause longer than the visit gap. A **token** holds all that a user did
+to one item in one visit: its action types are a set of bits (bit `id - 1`), its time and surface are those of its
+newest event, and tokens are ordered by their newest events. Visits of explicit tokens are runs of explicit events
+alone, so that a token does not change when impressions expire.
 
-An impression was **engaged with** when the user also did something explicit to the item in the same visit,
-before or after; here visits are runs of events of both kinds. S_imp holds the newest of the others.
+An impression was **engaged with** if the user also did something explicit to the item in the same visit, before or
+after; here visits are runs of events of both kinds. S_imp holds the newest impressions that were not engaged with.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Tokens:
     """Columns of n tokens, oldest first.
 
     timestamp_ms int64[n], item_id uint64[n], action_types uint64[n] (bit id - 1), surface uint8[n],
-    embedding int8[n, 32] with rows of zeros where the item has none.
+    embedding int8[n, 32]: rows of zeros for items without an embedding.
     """
 
     timestamp_ms: NDArray[np.int64]
@@ -52,7 +52,7 @@ class Tokens:
         return sum(column.nbytes for column in columns)
 
     def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> Self:
-        """Return the tokens at `rows`; a slice copies nothing."""
+        """Return the tokens at `rows`: views for a slice, copies otherwise."""
         if not isinstance(rows, slice) and rows.dtype == np.bool_:
             rows = rows.nonzero()[0]
         return type(self)(
@@ -65,7 +65,7 @@ class Tokens:
 
     @classmethod
     def concatenate(cls, parts: list[Self]) -> Self:
-        """Return the tokens of all parts, one after the other; no part at all gives no token."""
+        """Return the tokens of all parts, one after the other; without parts, no tokens."""
         parts = [cls.empty(), *parts]
         return cls(
             np.concatenate([part.timestamp_ms for part in parts]),
@@ -77,7 +77,7 @@ class Tokens:
 
     @classmethod
     def empty(cls) -> Self:
-        """Return no token."""
+        """Return zero tokens."""
         return cls(
             np.empty(0, np.int64),
             np.empty(0, np.uint64),
@@ -88,13 +88,13 @@ class Tokens:
 
 
 def _at(column: NDArray[_T], rows: slice | NDArray[Any]) -> NDArray[_T]:
-    # `take` is three times as fast as an index.
+    # `take` is three times as fast as indexing.
     return column[rows] if isinstance(rows, slice) else column.take(rows, axis=0)
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A user's three sequences over one table of tokens: explicit tokens first, impressions after them.
+    """A user's three sequences over one table of tokens: first the explicit tokens, then the impressions.
 
     S_LL is explicit[:real_time_from], S_RT is explicit[real_time_from:], S_imp is impressions.
     """
@@ -105,41 +105,41 @@ class History:
 
     @classmethod
     def of(cls, explicit: Tokens, impressions: Tokens, config: ModelConfig) -> Self:
-        """Split tokens into the three sequences; `impressions` are those not engaged with."""
+        """Split tokens into the three sequences; `impressions` are those that were not engaged with."""
         newest = slice(max(0, len(impressions) - config.impression_length), None)
         return cls(explicit, impressions.take(newest), max(0, len(explicit) - config.real_time_length))
 
     @property
     def tokens(self) -> Tokens:
-        """The table that a selection's indices point into."""
+        """The table that the indices of a selection refer to."""
         return Tokens.concatenate([self.explicit, self.impressions])
 
 
 class RequestContext(NamedTuple):
-    """What is known of a request itself."""
+    """When and where a request is made."""
 
     timestamp_ms: int
-    """When it is made, milliseconds since 1970."""
+    """Time of the request, milliseconds since 1970."""
     surface: int = 0
-    """Where the candidates will be shown; 0 is unknown."""
+    """Id of the surface where the candidates will be shown; 0 is unknown."""
 
 
 def read_history(sequences: Mapping[Kind, Sequence], config: ModelConfig) -> History:
-    """Return a user's history from sequences with all columns; a kind that is not there is empty.
+    """Return a user's history from sequences with all columns; a missing kind counts as empty.
 
-    Raises ValueError where a column was not read.
+    Raises ValueError if a column was not read.
     """
-    return History.of(*tokenise(sequences, config.visit_gap_ms), config)
+    return History.of(*tokenize(sequences, config.visit_gap_ms), config)
 
 
-def tokenise(sequences: Mapping[Kind, Sequence], gap_ms: int) -> tuple[Tokens, Tokens]:
-    """Return a user's explicit tokens, and the tokens of the impressions not engaged with.
+def tokenize(sequences: Mapping[Kind, Sequence], gap_ms: int) -> tuple[Tokens, Tokens]:
+    """Return a user's explicit tokens, and the tokens of the impressions that were not engaged with.
 
-    By the kernels where the process has them. Raises KernelsError where LIFELINE_KERNELS forces an instruction set that
-    is not available.
+    Uses the kernels if the process has them. Raises KernelsError if LIFELINE_KERNELS names an unavailable instruction
+    set.
     """
-    by_numpy = active() is InstructionSet.NONE
-    merge, engaged = (_merge, _engaged) if by_numpy else (kernels.merge, kernels.engaged)
+    uses_numpy = active() is InstructionSet.NONE
+    merge, engaged = (_merge, _engaged) if uses_numpy else (kernels.merge, kernels.engaged)
     explicit, impressions = (_events(sequences.get(kind)) for kind in (Kind.EXPLICIT, Kind.IMPRESSION))
     tokens = explicit.tokens(*merge(explicit.columns, gap_ms))
     newest, action_types = merge(impressions.columns, gap_ms)
@@ -148,51 +148,51 @@ def tokenise(sequences: Mapping[Kind, Sequence], gap_ms: int) -> tuple[Tokens, T
 
 
 def visits(timestamp_ms: NDArray[np.int64], gap_ms: int) -> NDArray[np.int64]:
-    """Return the visit of each of n events, oldest first, as int64[n] counting from 0."""
+    """Return the number of the visit of each of n events, which are oldest first: int64[n] from 0."""
     return np.cumsum(np.diff(timestamp_ms, prepend=timestamp_ms[:1]) > gap_ms, dtype=np.int64)
 
 
 def context(
     explicit: Tokens, candidate_ids: NDArray[np.uint64], request: RequestContext, config: ModelConfig
 ) -> NDArray[np.float32]:
-    """Return float32[c, config.context_features]: hour and weekday in UTC, history length, last touch.
+    """Return float32[c, config.context_features]: time of day and week (UTC), history length, last touch.
 
-    The last two columns, with `config.last_touch`, are whether the user ever touched the candidate, and how
-    recently: 1 now, falling with the logarithm of the age to about 0 after forty years; 0 for never.
+    With `config.last_touch`, the last two columns say whether the user ever touched the candidate, and how recently: 1
+    for now, falling with the logarithm of the age to about 0 after forty years; 0 for never.
     """
     hour = request.timestamp_ms % DAY_MS / DAY_MS
     week = request.timestamp_ms % (7 * DAY_MS) / (7 * DAY_MS)
-    turns = 2 * np.pi * np.array([hour, hour - 0.25, week, week - 0.25])
-    made = np.zeros((len(candidate_ids), config.context_features), np.float32)
-    made[:, :4] = np.cos(turns)
-    made[:, 4] = np.log1p(len(explicit)) / 10
+    angles = 2 * np.pi * np.array([hour, hour - 0.25, week, week - 0.25])
+    columns = np.zeros((len(candidate_ids), config.context_features), np.float32)
+    columns[:, :4] = np.cos(angles)
+    columns[:, 4] = np.log1p(len(explicit)) / 10
     if config.last_touch:
         row = last_touch(explicit, candidate_ids)
         touched = np.flatnonzero(row >= 0)
         age_s = np.maximum(request.timestamp_ms - explicit.timestamp_ms[row[touched]], 0) / 1000
-        made[touched, 5] = 1
-        made[touched, 6] = 1 - np.log1p(age_s) / 21
-    return made
+        columns[touched, 5] = 1
+        columns[touched, 6] = 1 - np.log1p(age_s) / 21
+    return columns
 
 
 def last_touch(explicit: Tokens, candidate_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the row of each candidate's newest explicit token as int64[c]; -1 for never touched.
+    """Return the row of each candidate's newest explicit token, int64[c]; -1 if the user never touched it.
 
-    Raises KernelsError as `tokenise` does.
+    Raises KernelsError as `tokenize` does.
     """
     find = _last_touch if active() is InstructionSet.NONE else kernels.last_touch
     return find(explicit.item_id, candidate_ids)
 
 
 class _Events(NamedTuple):
-    """One sequence."""
+    """The events of one sequence, oldest first."""
 
     columns: kernels.EventColumns
     surface: NDArray[np.uint8]
     embedding: NDArray[np.int8]
 
     def tokens(self, newest: NDArray[np.int64], action_types: NDArray[np.uint64]) -> Tokens:
-        """Return tokens of which the newest events are given, ascending."""
+        """Return the tokens whose newest events are these rows, ascending."""
         timestamp_ms, item_id, _ = self.columns
         if len(newest) == len(timestamp_ms):
             # Nothing was merged.
@@ -200,7 +200,8 @@ class _Events(NamedTuple):
         return Tokens(
             _at(timestamp_ms, newest),
             _at(item_id, newest),
-            # Of the kernels it is the front of an array as long as the events, which tokens that are kept would keep.
+            # A copy: the kernels return a view of an array as long as the events, and a cached token would keep it
+            # alive.
             action_types.copy(),
             _at(self.surface, newest),
             _at(self.embedding, newest),
@@ -220,7 +221,7 @@ def _events(sequence: Sequence | None) -> _Events:
 
 
 def _merge(events: kernels.EventColumns, gap_ms: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Return the newest event of each token, which is a visit's events on one item, and its action types."""
+    """Return the newest event of each token and its action types; a token merges a visit's events on one item."""
     timestamp_ms, item_id, action_type = events
     bits = bit_column(action_type)
     if len(bits) == 0:
@@ -237,7 +238,7 @@ def _merge(events: kernels.EventColumns, gap_ms: int) -> tuple[NDArray[np.int64]
 
 
 def _engaged(shown: kernels.EventColumns, acted: kernels.EventColumns, gap_ms: int) -> NDArray[np.bool_]:
-    """Return which of the events shown stand in a visit with one of those acted on the same item."""
+    """Return which events of `shown` are in a visit with an event of `acted` on the same item."""
     timestamp_ms = np.concatenate([shown.timestamp_ms, acted.timestamp_ms])
     order = np.argsort(timestamp_ms, kind="stable")
     visit = np.empty(len(order), np.int64)

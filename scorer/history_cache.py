@@ -1,8 +1,8 @@
-"""History cache: the tokens of the users that were scored last, kept until the user acts again.
+"""History cache: the tokens of recently scored users, valid until the user acts again.
 
-An entry is valid while the user's stored records are the ones that it was built from (`store.records`). Checking that
-reads the records but decodes nothing and needs no clock, so actions of other users keep the entry valid. Embeddings
-belong to items and change on their own: after any has changed, an entry looks up its embeddings again.
+An entry is valid while the user's stored records are those that it was built from (`store.records`). The check reads
+the records without decoding them, so actions of other users do not invalidate the entry. Embeddings belong to items and
+change independently: after any change, an entry looks up its embeddings again.
 """
 
 import threading
@@ -13,12 +13,12 @@ from typing import NamedTuple
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import AsOf, Column, SequenceQuery
 from lifeline.scorer.config import ModelConfig
-from lifeline.scorer.features import History, Tokens, tokenise
+from lifeline.scorer.features import History, Tokens, tokenize
 from lifeline.store.embeddings import Embeddings
 from lifeline.store.reader import SequenceReader
 
 QUERY = SequenceQuery(kinds=(Kind.EXPLICIT, Kind.IMPRESSION), columns=Column.ALL)
-"""What scoring reads of a user."""
+"""The query of scoring: both kinds, all columns."""
 _ENTRY_BYTES = 2_048
 
 
@@ -35,9 +35,9 @@ class HistoryCacheStatistics(NamedTuple):
 
 class _Entry(NamedTuple):
     stamp: tuple[object, ...]
-    """Of the open partition, and of the records that the entry was built from."""
+    """Identifies the open partition, and the records that the entry was built from."""
     embeddings: object
-    """The stamp of its embeddings."""
+    """The version stamp of its embeddings."""
     explicit: Tokens
     impressions: Tokens
 
@@ -55,7 +55,7 @@ class _Entry(NamedTuple):
 
 
 class HistoryCache:
-    """The least recently used entries are evicted to stay within a budget of bytes. Safe to use from any thread."""
+    """A least-recently-used cache with a budget in bytes. Safe to use from any thread."""
 
     def __init__(self, budget_bytes: int) -> None:
         """Keep as many entries as the budget allows; 0 keeps none."""
@@ -65,17 +65,17 @@ class HistoryCache:
         self._lock = threading.Lock()
 
     def history(self, reader: SequenceReader, user_id: str, config: ModelConfig) -> tuple[AsOf, History]:
-        """Return a user's current history, and the state that it is of. Raises as `SequenceReader.read` does."""
+        """Return the state and a user's history in it. Raises as `SequenceReader.read` does."""
         records = reader.records(user_id, QUERY)
         stamp = (reader.store.number, records.stamp)
         embeddings = reader.embeddings
-        # Taken before any embedding is read: the next request sees a change in between.
+        # Read before the embeddings, so that the next request notices a change in between.
         embeddings_stamp = None if embeddings is None else embeddings.stamp()
         key = (user_id, config.visit_gap_ms)
         entry = self._find(key, stamp)
         if entry is None:
             sequences = reader.decode(records, QUERY).sequences
-            entry = _Entry(stamp, embeddings_stamp, *tokenise(sequences, config.visit_gap_ms))
+            entry = _Entry(stamp, embeddings_stamp, *tokenize(sequences, config.visit_gap_ms))
             self._put(key, entry)
         elif embeddings is not None and entry.embeddings != embeddings_stamp:
             entry = entry.with_embeddings(embeddings, embeddings_stamp)

@@ -1,4 +1,4 @@
-"""Inputs: what the model reads for (request, candidate) pairs, as tensors."""
+"""Inputs of the model for (request, candidate) pairs, as tensors."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -15,16 +15,16 @@ from lifeline.scorer.selection import Selection
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """What belongs to each of b (request, candidate) pairs, whatever the history."""
+    """The features of b (request, candidate) pairs that do not depend on the tokens."""
 
     embedding: NDArray[np.int8]
-    """int8[b, 32]: of the candidate; zeros where it is not known."""
+    """int8[b, 32]: of the candidate; zeros if unknown."""
     timestamp_ms: NDArray[np.int64]
-    """int64[b]: when the request was made."""
+    """int64[b]: time of the request."""
     context: NDArray[np.float32]
-    """float32[b, ModelConfig.context_features]: as `scorer.features.context` gives them."""
+    """float32[b, ModelConfig.context_features]: from `scorer.features.context`."""
     surface: NDArray[np.uint8]
-    """uint8[b]: where the candidate will be shown."""
+    """uint8[b]: id of the surface where the candidate will be shown."""
 
     def take(self, rows: NDArray[np.integer]) -> Self:
         """Return the pairs at `rows`."""
@@ -40,7 +40,7 @@ class PairInputs(NamedTuple):
 
     @classmethod
     def of(cls, pairs: Pairs) -> Self:
-        """Return the model's form of pairs."""
+        """Convert pairs to tensors."""
         return cls(
             torch.from_numpy(normalize(pairs.embedding)),
             torch.from_numpy(pairs.context),
@@ -50,38 +50,38 @@ class PairInputs(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the model reads for b (request, candidate) pairs over one table of n tokens."""
+    """Inputs of b (request, candidate) pairs over one table of n tokens."""
 
     embedding: Tensor
-    """float32[n, 32]: L2-normalised item embeddings of the tokens; zeros where unknown."""
+    """float32[n, 32]: L2-normalised item embeddings of the tokens; zeros if unknown."""
     action_types: Tensor
     """int64[n]: bit `id - 1` for each action type of the token."""
     surface: Tensor
     """int64[n]: the surface of the token."""
     index: Tensor
-    """int64[b, L]: the selected tokens; -1 is the neutral token, and padding."""
+    """int64[b, L]: rows of the selected tokens; -1 for the neutral token and for padding."""
     valid: Tensor
-    """bool[b, L]: not padding. Padding stands on the right and position 0 is valid."""
+    """bool[b, L]: False for padding, which is on the right; position 0 is always valid."""
     source: Tensor
     """uint8[b, L]: the block of each token, a `scorer.selection.Source`."""
     similarity: Tensor
-    """float32[b, L]: cosine of token and candidate; 0 where either embedding is not known."""
+    """float32[b, L]: cosine of token and candidate; 0 if either embedding is unknown."""
     age_s: Tensor
-    """float32[b, L]: seconds from the token to the request, 0 at least; 0 where the index is -1."""
+    """float32[b, L]: seconds from the token to the request, at least 0; 0 if the index is -1."""
     candidate: Tensor
-    """float32[b, 32]: L2-normalised embedding of the candidate; zeros where unknown."""
+    """float32[b, 32]: L2-normalised embedding of the candidate; zeros if unknown."""
     context: Tensor
     """float32[b, ModelConfig.context_features]."""
     context_surface: Tensor
-    """int64[b]: where the candidate will be shown."""
+    """int64[b]: id of the surface where the candidate will be shown."""
 
     @classmethod
     def of(cls, tokens: Tokens, selection: Selection, pairs: Pairs) -> Self:
-        """Return the model's form of what `scorer.features` and `scorer.selection` give."""
+        """Convert tokens, a selection and pairs to tensors."""
         candidate, context, context_surface = PairInputs.of(pairs)
         selected = selection.index >= 0
-        made_ms = tokens.timestamp_ms[selection.index] if len(tokens) else np.zeros(selected.shape, np.int64)
-        age_ms = np.where(selected, pairs.timestamp_ms[:, np.newaxis] - made_ms, 0)
+        token_ms = tokens.timestamp_ms[selection.index] if len(tokens) else np.zeros(selected.shape, np.int64)
+        age_ms = np.where(selected, pairs.timestamp_ms[:, np.newaxis] - token_ms, 0)
         return cls(
             embedding=torch.from_numpy(normalize(tokens.embedding)),
             action_types=torch.from_numpy(tokens.action_types.view(np.int64)),
@@ -98,5 +98,5 @@ class Inputs:
 
     @property
     def pairs(self) -> PairInputs:
-        """What does not depend on the tokens."""
+        """The inputs that do not depend on the tokens."""
         return PairInputs(self.candidate, self.context, self.context_surface)

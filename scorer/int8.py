@@ -1,9 +1,9 @@
-"""The encoder with products of int8, as kernels with VNNI make them, in PyTorch: to see what each of them costs.
+"""The int8 encoder simulated in PyTorch: it rounds as the VNNI kernels do, to measure what each int8 product costs.
 
-A product is of int8 where the mix says so, and of bfloat16 elsewhere; sums, norms and what is carried on are float32.
-Weights have one scale an output channel. Inputs of a block, and of its feed-forward half, have one static scale each;
-values and the wide layer one a channel; all those come from calibration. A query has a scale of its own, and the
-shares of the softmax, whose greatest is 1, have 255 steps.
+The products of a mix are computed in int8 and all others in bfloat16; sums, norms and residuals are float32. Weights
+have one scale per output channel. The inputs of a block and of its feed-forward half have one static scale each; values
+and the hidden layer have one per channel. These static scales come from calibration. Each query has a scale of its own,
+and the softmax, whose greatest weight is 1, has 255 steps.
 """
 
 import copy
@@ -22,11 +22,11 @@ from lifeline.scorer.inputs import Inputs
 from lifeline.scorer.model import TransAct
 
 Kind = Literal["match", "score", "value", "attend", "widen", "narrow", "read_out"]
-"""x M; (x M) x; x V; the shares times V; W1; W2; and the read-out, which is in no layer."""
+"""x M; (x M) x^T; x V; the softmax times V; W1; W2; and the read-out, which belongs to no layer."""
 
 
 class Product(NamedTuple):
-    """One product of the encoder."""
+    """One matrix product of the encoder."""
 
     layer: int
     """-1 for the read-out."""
@@ -37,7 +37,7 @@ class Product(NamedTuple):
 
 
 Mix = frozenset[Product]
-"""Which products are of int8."""
+"""The products that are computed in int8; all others are computed in bfloat16."""
 
 
 def products(model: TransAct) -> list[Product]:
@@ -47,21 +47,21 @@ def products(model: TransAct) -> list[Product]:
     return [Product(layer, kind) for layer in range(layers) for kind in kinds] + [Product(-1, "read_out")]
 
 
-def of_kernels(model: TransAct) -> Mix:
-    """Return the mix that the kernels have: all but the read-out, which costs most and gains least."""
+def kernel_mix(model: TransAct) -> Mix:
+    """Return the int8 products of the kernels: all but the read-out, which loses the most and saves the least."""
     return frozenset(product for product in products(model) if product.kind != "read_out")
 
 
 def operations(model: TransAct, product: Product) -> int:
-    """Return the multiplications of a product, for one candidate with the selection's whole length."""
-    length = model.config.selected
+    """Return the multiplications of a product for one candidate with a full selection."""
+    length = model.config.selection_length
     tokens = {
         "match": WIDTH * WIDTH,
         "value": WIDTH * WIDTH,
         "widen": WIDTH * model.config.ffn,
         "narrow": WIDTH * model.config.ffn,
         "read_out": WIDTH * model.config.read_out,
-        # Causal: half of all pairs.
+        # Causal attention: half of all pairs.
         "score": WIDTH * (length + 1) // 2,
         "attend": WIDTH * (length + 1) // 2,
     }
@@ -69,75 +69,75 @@ def operations(model: TransAct, product: Product) -> int:
 
 
 SCALES = (1e-9, 1e9)
-"""From the least to the greatest scale: one over it is a number as well."""
+"""The least and the greatest scale: their reciprocals are finite float32 as well."""
 
 
 class Calibration(NamedTuple):
-    """Scales of a model: what 127 stands for, or 255 for what is never negative; each in SCALES."""
+    """Scales of a model: the value that 127 stands for, or 255 if values are never negative. Each is within SCALES."""
 
     inputs: list[Tensor]
-    """Of each layer's inputs, and of what the read-out reads: scalars."""
+    """Scalars: of each layer's inputs, and of the read-out's input."""
     middle: list[Tensor]
-    """Of the feed-forward half's inputs: scalars."""
+    """Scalars: of the inputs of each feed-forward half."""
     values: list[Tensor]
-    """float32[64] a layer."""
+    """float32[64] for each layer: of the values."""
     wide: list[Tensor]
-    """float32[ffn] a layer."""
+    """float32[ffn] for each layer: of the hidden layer."""
 
 
 def tensors_of(calibration: Calibration) -> dict[str, Tensor]:
-    """Return what is kept of a calibration, by name."""
+    """Return the tensors of a calibration file, by name."""
     return {name: torch.stack(parts) for name, parts in calibration._asdict().items()}
 
 
 def calibration_of(tensors: Mapping[str, Tensor]) -> Calibration:
-    """Return the calibration that was kept; raises ValueError for a scale that is none. The shapes are as kept."""
+    """Return the calibration of a file's tensors, whose shapes are correct; raises ValueError for a bad scale."""
     least, greatest = SCALES
     for name, scales in tensors.items():
         if not ((scales >= least) & (scales <= greatest)).all():
-            raise ValueError(f"{name} holds a scale that is not from {least} to {greatest}")
+            raise ValueError(f"{name} holds a scale outside {least} to {greatest}")
     return Calibration(*(list(tensors[name]) for name in Calibration._fields))
 
 
 def calibrate(model: TransAct, batches: Iterable[Inputs]) -> Calibration:
-    """Look at what requests make of each product's inputs; raises PrecisionError without a request."""
+    """Return the greatest inputs of each product over requests; raises PrecisionError without a request."""
     encoder = _encoder(model)
-    seen = [_Seen() for _ in encoder.blocks]
+    ranges = [_LayerRanges() for _ in encoder.blocks]
     last = torch.zeros(())
     with torch.inference_mode():
         for inputs in batches:
-            there = inputs.valid
+            valid = inputs.valid
             x = encoder.embed(inputs)
-            for block, own in zip(encoder.blocks, seen, strict=True):
-                x = own.look(cast("EncoderBlock", block), x, there)
-            last = torch.maximum(last, x[there].abs().amax())
+            for block, layer_range in zip(encoder.blocks, ranges, strict=True):
+                x = layer_range.update(cast("EncoderBlock", block), x, valid)
+            last = torch.maximum(last, x[valid].abs().amax())
     if not last:
-        raise PrecisionError("there is no request to calibrate on: give some")
-    # A channel may have been zero throughout.
+        raise PrecisionError("there is no request to calibrate on: store longer histories")
+    # A channel may be zero in every request.
     least, greatest = SCALES
     return Calibration(
         *(
             [scale.clamp(least, greatest) for scale in scales]
             for scales in (
-                [*(own.inputs for own in seen), last],
-                [own.middle for own in seen],
-                [own.values for own in seen],
-                [own.wide for own in seen],
+                [*(layer.inputs for layer in ranges), last],
+                [layer.middle for layer in ranges],
+                [layer.values for layer in ranges],
+                [layer.wide for layer in ranges],
             )
         )
     )
 
 
-def quantized(model: TransAct, mix: Mix, calibration: Calibration) -> TransAct:
-    """Return a copy of the model with a mix of products in its encoder, for float32 arithmetic."""
-    made = copy.deepcopy(model)
-    encoder = _encoder(made)
+def quantize_model(model: TransAct, mix: Mix, calibration: Calibration) -> TransAct:
+    """Return a copy of the model whose encoder rounds the operands of its products, in float32 arithmetic."""
+    copied = copy.deepcopy(model)
+    encoder = _encoder(copied)
     for layer, block in enumerate(encoder.blocks):
         kinds = {product.kind for product in mix if product.layer == layer}
-        encoder.blocks[layer] = _Block(cast("EncoderBlock", block), frozenset(kinds), layer, calibration)
+        encoder.blocks[layer] = _QuantizedBlock(cast("EncoderBlock", block), frozenset(kinds), layer, calibration)
     low = Product(-1, "read_out") not in mix
-    made.read_out = cast("nn.Linear", _Linear(made.read_out, None if low else calibration.inputs[-1]))
-    return made
+    copied.read_out = cast("nn.Linear", _QuantizedLinear(copied.read_out, None if low else calibration.inputs[-1]))
+    return copied
 
 
 def _encoder(model: TransAct) -> Encoder:
@@ -148,28 +148,28 @@ def _encoder(model: TransAct) -> Encoder:
     return model.encoder
 
 
-class _Seen:
-    """What a layer's products were given, at most."""
+class _LayerRanges:
+    """The greatest absolute inputs of a layer's products so far."""
 
     def __init__(self) -> None:
         self.inputs, self.middle = torch.zeros(()), torch.zeros(())
         self.values, self.wide = torch.zeros(WIDTH), torch.zeros(())
 
-    def look(self, block: EncoderBlock, x: Tensor, there: Tensor) -> Tensor:
-        """Return the block's outputs."""
+    def update(self, block: EncoderBlock, x: Tensor, valid: Tensor) -> Tensor:
+        """Take the inputs x, float32[b, L, 64], into account; return the block's outputs."""
         value = functional.linear(x, _centred(block.value.weight))
         attended = functional.scaled_dot_product_attention(block.query(x), block.key(x), value, is_causal=True)
         y = functional.layer_norm(x + attended, (WIDTH,))
         wide = functional.relu(block.widen(y))
-        self.inputs = torch.maximum(self.inputs, x[there].abs().amax())
-        self.middle = torch.maximum(self.middle, y[there].abs().amax())
-        self.values = torch.maximum(self.values, value[there].abs().amax(dim=0))
-        self.wide = torch.maximum(self.wide, wide[there].amax(dim=0))
+        self.inputs = torch.maximum(self.inputs, x[valid].abs().amax())
+        self.middle = torch.maximum(self.middle, y[valid].abs().amax())
+        self.values = torch.maximum(self.values, value[valid].abs().amax(dim=0))
+        self.wide = torch.maximum(self.wide, wide[valid].amax(dim=0))
         return functional.layer_norm(y + block.narrow(wide), (WIDTH,))
 
 
-class _Block(nn.Module):
-    """A block whose products are rounded."""
+class _QuantizedBlock(nn.Module):
+    """An encoder block whose products have rounded operands."""
 
     def __init__(self, block: EncoderBlock, kinds: frozenset[Kind], layer: int, calibration: Calibration) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class _Block(nn.Module):
         self._value = _weight(_centred(block.value.weight), "value" in kinds)
         self._widen = _weight(block.widen.weight, "widen" in kinds)
         wide = calibration.wide[layer]
-        # Each wide channel's scale is part of the weights that read it.
+        # The scale of each hidden channel is folded into the weights that read the channel.
         self._wide = wide / 255
         narrow = _centred(block.narrow.weight) * wide
         self._narrow = _weight(narrow, "narrow" in kinds) / wide
@@ -188,21 +188,21 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's outputs, float32[b, L, 64]."""
-        low, small = _bfloat16(x), _int8(x, self._inputs)
+        x_bfloat16, x_int8 = _bfloat16(x), _int8(x, self._inputs)
 
-        def of(kind: Kind) -> Tensor:
-            return small if kind in self._kinds else low
+        def operand(kind: Kind) -> Tensor:
+            return x_int8 if kind in self._kinds else x_bfloat16
 
-        query = functional.linear(of("match"), self._match)
+        query = functional.linear(operand("match"), self._match)
         if "score" in self._kinds:
             query = _int8(query, query.abs().amax(dim=-1, keepdim=True).clamp(min=1e-9))
         else:
             query = _bfloat16(query)
-        score = query @ of("score").transpose(1, 2)
+        score = query @ operand("score").transpose(1, 2)
         length = x.shape[1]
         score = score + torch.full((length, length), -torch.inf).triu(1)
         share = torch.exp(score - score.amax(dim=-1, keepdim=True))
-        value = functional.linear(of("value"), self._value)
+        value = functional.linear(operand("value"), self._value)
         if "attend" in self._kinds:
             share, value = (share * 255).round() / 255, _int8(value, self._values)
         else:
@@ -214,8 +214,8 @@ class _Block(nn.Module):
         return functional.layer_norm(y + functional.linear(wide, self._narrow), (WIDTH,))
 
 
-class _Linear(nn.Module):
-    """A linear layer whose product is rounded: to int8 by a scale, or to bfloat16."""
+class _QuantizedLinear(nn.Module):
+    """A linear layer whose operands are rounded: to int8 if it has a scale, or else to bfloat16."""
 
     def __init__(self, linear: nn.Linear, scale: Tensor | None) -> None:
         super().__init__()
@@ -229,14 +229,14 @@ class _Linear(nn.Module):
 
 
 def _centred(weight: Tensor) -> Tensor:
-    """Return [64, in] weights that add nothing to the mean of what they make: a layer norm takes that away again."""
+    """Return [64, in] weights whose outputs have mean 0: the layer norm subtracts the mean anyway."""
     return weight - weight.mean(dim=0)
 
 
-def _weight(weight: Tensor, small: bool) -> Tensor:  # noqa: FBT001
-    """Return [out, in] weights as they are read: in int8, with a scale an output channel, or in bfloat16."""
+def _weight(weight: Tensor, is_int8: bool) -> Tensor:  # noqa: FBT001
+    """Return rounded [out, in] weights: in int8 with a scale per output channel, or in bfloat16."""
     weight = weight.detach()
-    return _int8(weight, weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-9)) if small else _bfloat16(weight)
+    return _int8(weight, weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-9)) if is_int8 else _bfloat16(weight)
 
 
 def _int8(values: Tensor, greatest: Tensor) -> Tensor:

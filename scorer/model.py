@@ -27,7 +27,7 @@ from lifeline.scorer.selection import Source
 from lifeline.scorer.selection_features import selection_statistics, statistics_count
 
 SURFACE_CHANNELS = 8
-"""Channels of the request's surface among the context features."""
+"""Channels of the embedding of the request's surface."""
 
 
 class CrossLayer(nn.Module):
@@ -38,7 +38,7 @@ class CrossLayer(nn.Module):
         self.linear = nn.Linear(width, width)
 
     def forward(self, first: Tensor, x: Tensor) -> Tensor:
-        """Return float32[b, width] from the cross's input and the layer before."""
+        """Return float32[b, width] from the cross's input and the previous layer's output."""
         crossed: Tensor = first * self.linear(x) + x
         return crossed
 
@@ -55,11 +55,11 @@ class TransAct(nn.Module):
             self.encoder = Encoder(config) if config.encoder == "transact" else BehaviorEncoder(config)
             self.read_out = nn.Linear(WIDTH, config.read_out)
             if config.sequence_gate:
-                # At zero, as all of one dimension: what other inputs tell is learnt before the encoder is heard.
+                # Initialized to zero, like all vectors: the model first learns from its other inputs.
                 self.sequence_gate = nn.Parameter(torch.empty(config.read_out))
             width += config.read_out + config.newest_outputs * WIDTH
         if config.nal_weight:
-            # Training only: what the Next Action Loss compares with item embeddings.
+            # For training only: its outputs are compared with item embeddings by the Next Action Loss.
             self.next_action = nn.Linear(WIDTH, EMBEDDING_DIM, bias=False)
         width += statistics_count(config.selection_statistics, len(config.heads))
         self.context_surface = nn.Parameter(torch.empty(MAX_SURFACES, SURFACE_CHANNELS))
@@ -75,13 +75,13 @@ class TransAct(nn.Module):
                 nn.init.zeros_(parameter)
         nn.init.zeros_(self.context_surface)
         if config.matching_init and isinstance(self.encoder, Encoder):
-            self.encoder.start_matching()
+            self.encoder.init_matching()
 
-    def reduce_precision(self, *, reduced: bool) -> None:
-        """Compute the encoder's products in bfloat16, or in float32 again."""
+    def use_bfloat16(self, *, enabled: bool) -> None:
+        """Compute the encoder's products in bfloat16 or in float32."""
         for module in self.modules():
             if isinstance(module, EncoderBlock):
-                module.reduced = reduced
+                module.uses_bfloat16 = enabled
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return float32[b, heads] logits."""
@@ -96,17 +96,17 @@ class TransAct(nn.Module):
 
     def rank(self, inputs: Inputs, encoded: Tensor | None) -> Tensor:
         """Return float32[b, heads] logits from the encoder's outputs."""
-        return self.heads(self.joined(inputs, encoded))
+        return self.heads(self.cross_input(inputs, encoded))
 
-    def joined(self, inputs: Inputs, encoded: Tensor | None) -> Tensor:
-        """Return what the cross reads, float32[b, width]."""
+    def cross_input(self, inputs: Inputs, encoded: Tensor | None) -> Tensor:
+        """Return the input of the cross, float32[b, width]."""
         return self.join(inputs.pairs, self.statistics(inputs), self.sequence(inputs, encoded))
 
     def sequence(self, inputs: Inputs, encoded: Tensor | None) -> list[Tensor]:
-        """Return what the cross reads of the encoder's outputs: float32[b, ...] parts, none without an encoder."""
+        """Return the parts of the cross's input from the encoder: float32[b, ...]; none without an encoder."""
         if encoded is None:
             return []
-        # What stands in front of the tokens, the candidate of `BehaviorEncoder`, is always there.
+        # Outputs before the tokens, the candidate of `BehaviorEncoder`, are always valid.
         valid = functional.pad(inputs.valid, (encoded.shape[1] - inputs.valid.shape[1], 0), value=True)
         parts = [self.read_out(encoded).masked_fill(~valid[:, :, None], -torch.inf).amax(dim=1)]
         if self.config.newest_outputs:
@@ -115,19 +115,19 @@ class TransAct(nn.Module):
         return parts
 
     def statistics(self, inputs: Inputs) -> list[Tensor]:
-        """Return what the cross reads of the selection itself: float32[b, ...], or nothing."""
+        """Return the parts of the cross's input from selection statistics: float32[b, ...], or none."""
         which = self.config.selection_statistics
         return [] if which == "none" else [selection_statistics(inputs, which, self.config.heads)]
 
     def join(self, pairs: PairInputs, statistics: list[Tensor], sequence: list[Tensor]) -> Tensor:
-        """Return what the cross reads, float32[b, width], of what `statistics` and `sequence` give."""
+        """Return the input of the cross, float32[b, width], from `statistics` and `sequence`."""
         surface = self.context_surface[pairs.context_surface]
         if sequence and self.config.sequence_gate:
             sequence = [sequence[0] * self.sequence_gate, *sequence[1:]]
         return torch.cat([*sequence[:1], pairs.candidate, pairs.context, surface, *sequence[1:], *statistics], dim=1)
 
     def heads(self, first: Tensor) -> Tensor:
-        """Return float32[b, heads] logits from what `join` gives."""
+        """Return float32[b, heads] logits from the output of `join`."""
         x = first
         for layer in self.cross:
             x = layer(first, x)

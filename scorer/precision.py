@@ -1,4 +1,4 @@
-"""Precision: what numbers the encoder's matrix products take. Sums, norms and the heads are float32 in each."""
+"""Precision of the encoder's matrix products. Sums, norms and heads are always float32."""
 
 from enum import StrEnum
 
@@ -9,4 +9,4 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
-    """But for the read-out, which is bfloat16; it needs a calibration."""
+    """Except the read-out, which is bfloat16. It needs a calibration."""

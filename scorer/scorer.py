@@ -1,4 +1,4 @@
-"""Scoring one request: history -> selection -> model -> probabilities, and one score a candidate."""
+"""Scoring one request: history -> selection -> model -> probabilities, and one score per candidate."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,19 +22,19 @@ class Embeddings(Protocol):
     """The embedding table of candidates."""
 
     def lookup(self, item_id: NDArray[np.uint64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-        """Return int8[c, 32], zeros where unknown, and bool[c]: whether each is known."""
+        """Return int8[c, 32], zeros if unknown, and bool[c]: whether each is known."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The tokens that were selected for each candidate."""
+    """The selected tokens of each candidate."""
 
     history: History
     selection: Selection
-    """Its indices are rows of `history.tokens`."""
+    """By rows of `history.tokens`."""
     contribution: NDArray[np.float32]
-    """float32[c, L]: the score less what it is without the token; NaN where that was not asked for."""
+    """float32[c, L]: the score minus the score without the token; NaN if it was not requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Scores:
     score: NDArray[np.float32]
     """float32[c]: the sum over heads of utility times probability."""
     embedding_known: NDArray[np.bool_]
-    """bool[c]: whether the candidate has an embedding that is not zero."""
-    selected: FeatureSnapshot
-    """What the model read."""
+    """bool[c]: whether the candidate has a non-zero embedding."""
+    snapshot: FeatureSnapshot
+    """The inputs of the model."""
     explanation: Explanation | None
 
 
@@ -59,9 +59,9 @@ class Scorer:
     def __init__(
         self, loaded: LoadedModel, vocabulary: Vocabulary, embeddings: Embeddings, backend: Backend | None = None
     ) -> None:
-        """Score by a backend of the loaded model; without one by that of the processor in float32.
+        """Score with a backend of the loaded model, by default `backend_of(loaded)`.
 
-        Raises ModelMismatchError where the model was trained for another vocabulary, and KernelsError as `backend_of`
+        Raises ModelMismatchError if the model was trained for another vocabulary, and KernelsError as `backend_of`
         does.
         """
         check_vocabulary(loaded.manifest, vocabulary)
@@ -74,19 +74,19 @@ class Scorer:
 
     @property
     def kernels(self) -> str:
-        """What encodes: the name of the backend."""
+        """The name of the backend."""
         return self._backend.name
 
     @property
     def config(self) -> ModelConfig:
-        """What the model reads."""
+        """The configuration of the model."""
         return self._config
 
     def logged(self, user_id: str, scores: Scores) -> LoggedRequest:
-        """Return what the selected-token log keeps of an answer of this scorer."""
+        """Return the record of the selection log for an answer of this scorer."""
         name, version = self.manifest.name, self.manifest.version
-        selecting = self._config.selecting
-        return LoggedRequest(user_id, name, version, selecting, scores.selected, scores.probabilities)
+        selection_settings = self._config.selection_settings
+        return LoggedRequest(user_id, name, version, selection_settings, scores.snapshot, scores.probabilities)
 
     def score(
         self,
@@ -99,46 +99,47 @@ class Scorer:
     ) -> Scores:
         """Score uint64[c] candidates on a user's history.
 
-        `candidate_embeddings`, int8[c, 32], stand in where the embedding table has none; zeros give none. An
-        explanation tells the contribution of `explain` tokens of each candidate, the most similar; None: there is none.
+        `candidate_embeddings`, int8[c, 32], are used for candidates that the embedding table does not know; zeros are
+        no embedding. With `explain`, the explanation has the contributions of each candidate's `explain` limit similar
+        tokens.
         """
         config = self._config
         embedding, known = self._embeddings.lookup(candidate_ids)
         if candidate_embeddings is not None:
             embedding = np.where(known[:, np.newaxis], embedding, candidate_embeddings)
         selection = self._backend.select(history, embedding)
-        selected, _ = FeatureSnapshot.of(history, candidate_ids, embedding, context, config, selection)
-        own = selected.selection(selection.similarity)
-        probabilities = self._probabilities(selected.tokens, own, selected.pairs)
+        snapshot, _ = FeatureSnapshot.of(history, candidate_ids, embedding, context, config, selection)
+        own = snapshot.selection(selection.similarity)
+        probabilities = self._probabilities(snapshot.tokens, own, snapshot.pairs)
         score = probabilities @ self._utility
         explanation = None
         if explain is not None:
-            found = np.full(selection.index.shape, np.nan, np.float32)
-            found[:, : own.index.shape[1]] = self._contributions(selected, own, score, explain)
-            explanation = Explanation(history, selection, found)
-        return Scores(self._heads, probabilities, score, np.any(embedding, axis=1), selected, explanation)
+            contribution = np.full(selection.index.shape, np.nan, np.float32)
+            contribution[:, : own.index.shape[1]] = self._contributions(snapshot, own, score, explain)
+            explanation = Explanation(history, selection, contribution)
+        return Scores(self._heads, probabilities, score, np.any(embedding, axis=1), snapshot, explanation)
 
     def _probabilities(self, tokens: Tokens, selection: Selection, pairs: Pairs) -> NDArray[np.float32]:
-        """Return float32[c, heads] of c pairs of one request, selected by rows of the tokens."""
+        """Return float32[c, heads] of c pairs of one request; the selection is by rows of the tokens."""
         with torch.inference_mode():
             logits = self._backend.logits(tokens, selection, pairs)
             probabilities: NDArray[np.float32] = torch.sigmoid(logits).numpy()
         return probabilities
 
     def _contributions(
-        self, selected: FeatureSnapshot, selection: Selection, score: NDArray[np.float32], most: int
+        self, snapshot: FeatureSnapshot, selection: Selection, score: NDArray[np.float32], limit: int
     ) -> NDArray[np.float32]:
-        """Return float32[c, L]: what scores lose without a token, for the most similar ones; NaN for the others."""
-        made = np.full(selection.index.shape, np.nan, np.float32)
-        there = selection.index >= 0
-        # Descending by similarity; of equals the newer, which stands further right, comes first.
-        order = np.argsort(np.where(there, -selection.similarity, np.inf)[:, ::-1], axis=1, kind="stable")
-        column = selection.index.shape[1] - 1 - order[:, :most]
+        """Return float32[c, L]: the score minus the score without the token, for the most similar; NaN for others."""
+        contributions = np.full(selection.index.shape, np.nan, np.float32)
+        is_token = selection.index >= 0
+        # Descending by similarity; of equal similarities the newer, which is further right, comes first.
+        order = np.argsort(np.where(is_token, -selection.similarity, np.inf)[:, ::-1], axis=1, kind="stable")
+        column = selection.index.shape[1] - 1 - order[:, :limit]
         row = np.repeat(np.arange(len(column)), column.shape[1])
         column = column.ravel()
-        kept = there[row, column]
-        row, column = row[kept], column[kept]
+        is_selected = is_token[row, column]
+        row, column = row[is_selected], column[is_selected]
         if len(row):
-            without = self._probabilities(selected.tokens, selection.without(row, column), selected.pairs.take(row))
-            made[row, column] = score[row] - without @ self._utility
-        return made
+            without = self._probabilities(snapshot.tokens, selection.remove(row, column), snapshot.pairs.take(row))
+            contributions[row, column] = score[row] - without @ self._utility
+        return contributions

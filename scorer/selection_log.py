@@ -1,4 +1,4 @@
-"""The selected-token log: a selected request as a record of a topic, and back."""
+"""The selection log: snapshots of requests as records of a topic."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import DTypeLike, NDArray
 
 from lifeline.core.sequence import EMBEDDING_DIM
-from lifeline.scorer.config import ModelConfig, Selecting
+from lifeline.scorer.config import ModelConfig, SelectionSettings
 from lifeline.scorer.errors import SelectionRecordError
 from lifeline.scorer.feature_snapshot import FeatureSnapshot
 from lifeline.scorer.features import RequestContext, Tokens
@@ -15,33 +15,33 @@ from lifeline.v1 import selection_pb2
 
 
 class LoggedRequest(NamedTuple):
-    """What one record holds."""
+    """The content of one record."""
 
     user_id: str
     model: str
     model_version: str
-    selecting: Selecting
-    selected: FeatureSnapshot
+    selection_settings: SelectionSettings
+    snapshot: FeatureSnapshot
     probability: NDArray[np.float32]
-    """float32[c, heads]: what the model answered."""
+    """float32[c, heads]: the probabilities that the model returned."""
 
 
 def encode(logged: LoggedRequest) -> bytes:
     """Return the value of a record."""
-    selected, tokens = logged.selected, logged.selected.tokens
+    snapshot, tokens = logged.snapshot, logged.snapshot.tokens
     return selection_pb2.SelectionRecord(
         user_id=logged.user_id,
-        timestamp_ms=selected.context.timestamp_ms,
-        surface=selected.context.surface,
+        timestamp_ms=snapshot.context.timestamp_ms,
+        surface=snapshot.context.surface,
         model=logged.model,
         model_version=logged.model_version,
-        config=selection_pb2.SelectionConfig(**logged.selecting._asdict()),
+        config=selection_pb2.SelectionConfig(**logged.selection_settings._asdict()),
         candidates=selection_pb2.SelectedCandidates(
-            item_id=_pack(selected.item_id, "<u8"),
-            embedding=_pack(selected.embedding, "i1"),
-            features=_pack(selected.features, "<f4"),
-            index=_pack(selected.index, "<i4"),
-            source=_pack(selected.source, "u1"),
+            item_id=_pack(snapshot.item_id, "<u8"),
+            embedding=_pack(snapshot.embedding, "i1"),
+            features=_pack(snapshot.features, "<f4"),
+            index=_pack(snapshot.index, "<i4"),
+            source=_pack(snapshot.source, "u1"),
             probability=_pack(logged.probability, "<f4"),
         ),
         tokens=selection_pb2.SelectedTokens(
@@ -50,19 +50,21 @@ def encode(logged: LoggedRequest) -> bytes:
             action_types=_pack(tokens.action_types, "<u8"),
             surface=_pack(tokens.surface, "u1"),
             embedding=_pack(tokens.embedding, "i1"),
-            impressions=selected.impressions,
+            impressions=snapshot.impressions,
         ),
     ).SerializeToString()
 
 
 def decode(value: bytes) -> LoggedRequest:
-    """Read the value of a record; raises SelectionRecordError where its parts do not fit together."""
+    """Decode the value of a record; raises SelectionRecordError if it is damaged."""
     try:
         record = selection_pb2.SelectionRecord.FromString(value)
     except DecodeError as error:
-        raise SelectionRecordError("it is no lifeline.v1.SelectionRecord: see what publishes to this topic") from error
-    selecting = Selecting(
-        **{name: getattr(record.config, name) for name in Selecting._fields},
+        raise SelectionRecordError(
+            "it is not a lifeline.v1.SelectionRecord: check what publishes to this topic"
+        ) from error
+    selection_settings = SelectionSettings(
+        **{name: getattr(record.config, name) for name in SelectionSettings._fields},
     )
     candidates, tokens = record.candidates, record.tokens
     try:
@@ -70,7 +72,7 @@ def decode(value: bytes) -> LoggedRequest:
         count = len(item_id)
         timestamp_ms = _unpack(tokens.timestamp_ms, "<i8", -1)
         held = len(timestamp_ms)
-        selected = FeatureSnapshot(
+        snapshot = FeatureSnapshot(
             RequestContext(record.timestamp_ms, record.surface),
             item_id,
             _unpack(candidates.embedding, "i1", count, EMBEDDING_DIM),
@@ -88,24 +90,24 @@ def decode(value: bytes) -> LoggedRequest:
         )
         probability = _unpack(candidates.probability, "<f4", count, -1)
     except ValueError as error:
-        raise SelectionRecordError(f"its columns do not fit together ({error}): see what published it") from error
-    index, length = selected.index, selected.index.shape[1] if count else 0
-    if not count or not length or selected.source.shape != index.shape or tokens.impressions > held:
-        raise SelectionRecordError("its columns do not fit together: see what published it")
+        raise SelectionRecordError(f"its columns do not fit together ({error}): check what published it") from error
+    index, length = snapshot.index, snapshot.index.shape[1] if count else 0
+    if not count or not length or snapshot.source.shape != index.shape or tokens.impressions > held:
+        raise SelectionRecordError("its columns do not fit together: check what published it")
     if index.min() < -1 or index.max() >= held:
-        raise SelectionRecordError("it points at tokens that it does not hold: see what published it")
-    return LoggedRequest(record.user_id, record.model, record.model_version, selecting, selected, probability)
+        raise SelectionRecordError("its index points outside its tokens: check what published it")
+    return LoggedRequest(record.user_id, record.model, record.model_version, selection_settings, snapshot, probability)
 
 
-def check_selecting(logged: LoggedRequest, config: ModelConfig) -> None:
-    """Raise SelectionRecordError where a model selects otherwise than what was logged."""
-    ours = config.selecting
-    differing = [name for name in ours._fields if getattr(ours, name) != getattr(logged.selecting, name)]
+def check_selection_settings(logged: LoggedRequest, config: ModelConfig) -> None:
+    """Raise SelectionRecordError if a model has other selection settings than the logged one."""
+    ours = config.selection_settings
+    differing = [name for name in ours._fields if getattr(ours, name) != getattr(logged.selection_settings, name)]
     if differing:
         name = differing[0]
         raise SelectionRecordError(
-            f"it was selected with {name} {getattr(logged.selecting, name)}, and the model to be trained has "
-            f"{getattr(ours, name)}: train one that selects alike, or from a store"
+            f"it was selected with {name} {getattr(logged.selection_settings, name)}, and the model to be trained has "
+            f"{getattr(ours, name)}: train a model with the logged settings, or train from a store"
         )
 
 
@@ -116,6 +118,6 @@ def _pack(column: NDArray[Any], dtype: DTypeLike) -> bytes:
 def _unpack(content: bytes, dtype: DTypeLike, *shape: int) -> NDArray[Any]:
     column = np.frombuffer(content, dtype).astype(np.dtype(dtype).newbyteorder("="))
     if 0 in shape and -1 in shape:
-        # Of no row there is no telling how wide they are.
+        # Without rows, the width cannot be inferred.
         return column.reshape(*(0 if size in {0, -1} else size for size in shape))
     return column.reshape(shape)

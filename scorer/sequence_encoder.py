@@ -1,4 +1,4 @@
-"""What the backends share of a model's sequence module: its interface, its weights, and what the cross reads of it."""
+"""The sequence module as all backends see it: its interface, its weights, and the input of the cross."""
 
 import math
 from typing import Protocol
@@ -23,11 +23,11 @@ class SequenceEncoder(Protocol):
     def parts(
         self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], request_ms: int
     ) -> list[Tensor]:
-        """Return what `TransAct.sequence` gives for int8[c, 32] candidates; the selection is by rows of the tokens."""
+        """Return the parts of `TransAct.sequence` for int8[c, 32] candidates; `selection` is by rows of `tokens`."""
 
 
 def is_supported(model: TransAct) -> bool:
-    """Say whether a `SequenceEncoder` can encode for the model; else PyTorch does."""
+    """Return whether a `SequenceEncoder` can encode for the model; otherwise PyTorch does."""
     return isinstance(model.encoder, Encoder) and model.config.read_out <= WIDTH
 
 
@@ -37,7 +37,7 @@ def cross_input(
     """Return float32[c, width], the input of the cross, of c pairs of one request; without an encoder by PyTorch."""
     if encoder is None:
         inputs = Inputs.of(tokens, selection, pairs)
-        return model.joined(inputs, model.encode(inputs))
+        return model.cross_input(inputs, model.encode(inputs))
     parts = encoder.parts(tokens, selection, pairs.embedding, int(pairs.timestamp_ms[0]))
     statistics = []
     if model.config.selection_statistics != "none":
@@ -88,7 +88,7 @@ def _match(block: EncoderBlock) -> NDArray[np.float32]:
 
 
 def _padded(matrix: NDArray[np.float32], *, axis: int) -> NDArray[np.float32]:
-    """Return a matrix padded with zeros to a multiple of the kernels' step."""
+    """Return a matrix padded with zeros to a multiple of the kernels' column step."""
     padding = [(0, 0), (0, 0)]
     padding[axis] = (0, -matrix.shape[axis] % _COLUMNS_AT_ONCE)
     return np.pad(matrix, padding)

@@ -70,7 +70,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: Annotated[int, Field(ge=0, description="of everything that is drawn")] = 0
-    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 200
+    steps: Annotated[int, Field(ge=1, description="optimizer steps")] = 200
     max_seconds: Annotated[
         float | None, Field(gt=0, description="anneal to end by then; none: every step, reproducible")
     ] = None

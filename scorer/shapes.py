@@ -1,6 +1,6 @@
-"""The names and shapes of a version's tensors, from its configuration alone: files are compared with them.
+"""The names and shapes of a version's tensors, from its configuration alone, to check files against.
 
-All are of float32. Nothing is allocated here, however large a configuration makes them.
+All tensors are float32. Nothing is allocated here, however large the configuration is.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from lifeline.scorer.selection_features import statistics_count
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def numbers(shapes: Shapes) -> int:
-    """Return how many numbers tensors of these shapes have together."""
+def element_count(shapes: Shapes) -> int:
+    """Return the total number of elements of tensors with these shapes."""
     return sum(map(prod, shapes.values()))
 
 
@@ -37,7 +37,7 @@ def weight_shapes(config: ModelConfig) -> Shapes:
         shapes |= _linear(f"cross.{layer}.linear", width, width)
     sizes = (width, *config.mlp, len(config.heads))
     for layer, (before, after) in enumerate(pairwise(sizes)):
-        # Between two of them stands a ReLU.
+        # A ReLU between two layers takes the odd numbers.
         shapes |= _linear(f"mlp.{2 * layer}", before, after)
     return shapes
 
@@ -52,7 +52,7 @@ def _encoder(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         "encoder.tokens.action": (MAX_ACTION_TYPES, WIDTH),
         "encoder.tokens.surface": (MAX_SURFACES, WIDTH),
-        "encoder.tokens.position": (config.selected, WIDTH),
+        "encoder.tokens.position": (config.selection_length, WIDTH),
     }
     for name, knots in (("similarity", config.similarity_buckets), ("age", config.age_buckets)):
         if knots:

@@ -1,4 +1,4 @@
-"""Safetensors files, compared with the shapes they must have before a tensor is made of them.
+"""Safetensors files, checked against the expected shapes before tensors are created.
 
 Layout: the size of the header (uint64, little-endian), the header (JSON: name to dtype, shape and offsets), the data.
 """
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from lifeline.scorer.shapes import Shapes, numbers
+from lifeline.scorer.shapes import Shapes, element_count
 
 _SIZE_BYTES = 8
 _MAX_HEADER_BYTES = 1 << 18
@@ -30,13 +30,13 @@ class _Entry(BaseModel):
 _HEADER = TypeAdapter(dict[str, _Entry])
 
 
-def most_bytes(shapes: Shapes) -> int:
-    """Return how large a file of tensors with these shapes may be."""
-    return _SIZE_BYTES + _MAX_HEADER_BYTES + _ITEM_BYTES * numbers(shapes)
+def max_bytes(shapes: Shapes) -> int:
+    """Return the greatest size of a file of tensors with these shapes."""
+    return _SIZE_BYTES + _MAX_HEADER_BYTES + _ITEM_BYTES * element_count(shapes)
 
 
 def read_tensors(content: bytes, shapes: Shapes) -> dict[str, Tensor]:
-    """Return finite float32 tensors of exactly these names and shapes; raises ValueError, which says what is wrong."""
+    """Return finite float32 tensors of exactly these names and shapes; raises ValueError otherwise."""
     header_bytes = int.from_bytes(content[:_SIZE_BYTES], "little")
     if len(content) < _SIZE_BYTES or header_bytes > min(_MAX_HEADER_BYTES, len(content) - _SIZE_BYTES):
         raise ValueError("it is not a safetensors file")
@@ -46,13 +46,13 @@ def read_tensors(content: bytes, shapes: Shapes) -> dict[str, Tensor]:
     except ValidationError as error:
         raise ValueError("it is not a safetensors file: its header is damaged") from error
     _compare({name: (entry.dtype, entry.shape) for name, entry in header.items()}, shapes, "F32")
-    if len(content) != start + _ITEM_BYTES * numbers(shapes):
+    if len(content) != start + _ITEM_BYTES * element_count(shapes):
         raise ValueError("it is cut short, or too long")
     try:
         tensors = load(content)
     except SafetensorError as error:
         raise ValueError("it is not a safetensors file: its offsets are damaged") from error
-    # Once more, for a name may stand twice in a header.
+    # Again, because a header may contain a name twice.
     _compare({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}, shapes, torch.float32)
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
@@ -63,6 +63,6 @@ def read_tensors(content: bytes, shapes: Shapes) -> dict[str, Tensor]:
 def _compare(found: Mapping[str, tuple[object, tuple[int, ...]]], shapes: Shapes, dtype: object) -> None:
     for name in sorted(found.keys() | shapes.keys()):
         if name not in shapes:
-            raise ValueError("it does not fit its manifest's config: it holds a tensor that the model has not")
+            raise ValueError("it does not fit its manifest's config: it holds a tensor that the model does not have")
         if found.get(name) != (dtype, shapes[name]):
-            raise ValueError(f"it does not fit its manifest's config in {name}: that is float32{list(shapes[name])}")
+            raise ValueError(f"it does not fit its manifest's config: {name} should be float32{list(shapes[name])}")

@@ -21,12 +21,12 @@ class TorchBackend:
         self._model = model
 
     def select(self, history: History, candidates: NDArray[np.int8]) -> Selection:
-        """Select as `Backend` says."""
+        """Implement `Backend.select`."""
         check_candidates(candidates)
         return select(history, candidates, self._model.config, instruction_set=InstructionSet.NONE)
 
     def logits(self, tokens: Tokens, selection: Selection, pairs: Pairs) -> Tensor:
-        """Rank as `Backend` says."""
+        """Implement `Backend.logits`."""
         check_candidates(pairs.embedding)
         check_selection(selection, len(tokens))
         return self._model.heads(cross_input(self._model, None, tokens, selection, pairs))

@@ -2,8 +2,8 @@
 
 A name is compared with what the directory lists before it is part of any path. Below the directory of a model no
 symbolic link is followed, and no file is read that is not a regular one or exceeds its limit. Files are read by
-whoever can name a version over gRPC, and written by whoever can write the directory: neither can make a node open
-what lies elsewhere, wait for a pipe, or run out of memory.
+anyone who can name a version over gRPC, and written by anyone who can write the directory. Neither can make a node open
+a file elsewhere, wait for a pipe, or run out of memory.
 """
 
 import os
@@ -34,24 +34,24 @@ class Version(NamedTuple):
     def __str__(self) -> str:
         return f"{self.model}/{self.name}"
 
-    def read(self, file: str, most_bytes: int, advice: str = PUT_BACK) -> bytes:
-        """Return the content of a file of at most so many bytes.
+    def read(self, file: str, max_bytes: int, advice: str = PUT_BACK) -> bytes:
+        """Return the content of a file of at most `max_bytes` bytes.
 
-        Raises FileNotFoundError, and ModelCorruptError where it is larger, no regular file, or cannot be read.
+        Raises FileNotFoundError, and ModelCorruptError if it is larger, not a regular file, or cannot be read.
         """
         try:
-            # Without waiting: a pipe has no reader's turn.
+            # Non-blocking, because opening a pipe would wait for a writer.
             descriptor = os.open(self.path / file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(descriptor, "rb") as opened:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
-                    raise ModelCorruptError(f"{file} of {self} is no regular file: {advice}")
-                if status.st_size > most_bytes:
+                    raise ModelCorruptError(f"{file} of {self} is not a regular file: {advice}")
+                if status.st_size > max_bytes:
                     raise ModelCorruptError(
-                        f"{file} of {self} has {status.st_size} bytes, and {most_bytes} at most are expected: {advice}"
+                        f"{file} of {self} has {status.st_size} bytes, more than {max_bytes}: {advice}"
                     )
-                # It may grow meanwhile.
-                return opened.read(most_bytes)
+                # The file may grow after the check.
+                return opened.read(max_bytes)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -70,13 +70,13 @@ def directories(models_dir: Path, model: str) -> list[Version]:
         return []
     except OSError as error:
         raise ModelNotFoundError(
-            f"the versions of {model} cannot be listed ({error.strerror}): correct scorer.models_dir, or its rights"
+            f"the versions of {model} cannot be listed ({error.strerror}): correct scorer.models_dir or its permissions"
         ) from error
-    # Hidden ones are being written.
+    # Hidden directories are incomplete versions.
     return [Version(model, name, models_dir / model / name) for name in sorted(names) if _NAME.fullmatch(name)]
 
 
-def no_version(model: str) -> ModelNotFoundError:
+def no_version_error(model: str) -> ModelNotFoundError:
     """Return the error for a model without any version."""
     return ModelNotFoundError(
         f"scorer.models_dir holds no version of {model}: train a model, or correct scorer.models_dir and scorer.model"
@@ -84,10 +84,10 @@ def no_version(model: str) -> ModelNotFoundError:
 
 
 def find(models_dir: Path, model: str, version: str) -> Version:
-    """Return the directory of a version; raises ModelNotFoundError where there is none of that name."""
-    for one in directories(models_dir, model):
-        if one.name == version:
-            return one
+    """Return the directory of a version; raises ModelNotFoundError if there is no such version."""
+    for candidate in directories(models_dir, model):
+        if candidate.name == version:
+            return candidate
     raise ModelNotFoundError(
         f"scorer.models_dir holds no {model}/{version}: train a model, or correct scorer.models_dir, scorer.model and "
         "scorer.version"

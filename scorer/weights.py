@@ -1,12 +1,11 @@
 """Weights on disk: models/<name>/<version>/{weights.safetensors, manifest.json}.
 
-The manifest holds everything that the weights depend on. A version is written aside and renamed into place,
-so it is there whole or not at all, and it never changes. What is measured of it later stands beside it, in
-precision.json, and the scales of int8 in calibration.safetensors.
+The manifest holds everything that the weights depend on. A version is written to a temporary directory and renamed into
+place, so it is complete or absent, and it never changes. Later measurements of it are stored beside it: precision.json,
+and the scales of int8 in calibration.safetensors.
 
-What is read is bounded and checked before anything is made of it: sizes of files, then every number of the manifest,
-then names, dtypes and shapes of tensors. The hashes tell damage, not intent: whoever can write a version can write
-its manifest.
+Files are checked against bounds before they are used: first their sizes, then every number of the manifest, then names,
+dtypes and shapes of tensors. The hashes detect damage, not tampering: who can write a version can write its manifest.
 """
 
 import hashlib
@@ -31,9 +30,9 @@ from lifeline.scorer.int8 import tensors_of as tensors_of_calibration
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.precision import Precision
 from lifeline.scorer.settings import ScorerSettings, ServedPrecision
-from lifeline.scorer.shapes import Shapes, calibration_shapes, numbers, weight_shapes
-from lifeline.scorer.tensor_file import most_bytes, read_tensors
-from lifeline.scorer.versions import PUT_BACK, Name, Version, directories, find, no_version
+from lifeline.scorer.shapes import Shapes, calibration_shapes, element_count, weight_shapes
+from lifeline.scorer.tensor_file import max_bytes, read_tensors
+from lifeline.scorer.versions import PUT_BACK, Name, Version, directories, find, no_version_error
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -41,7 +40,7 @@ PRECISION = "precision.json"
 CALIBRATION = "calibration.safetensors"
 
 MAX_NUMBERS = 1 << 26
-"""Of all tensors of a model: 256 MiB."""
+"""The most numbers in all tensors of a model: 256 MiB."""
 _MAX_JSON_BYTES = 1 << 20
 _MEASURE_AGAIN = "run lifeline quantize again"
 _log = structlog.get_logger(__name__)
@@ -57,7 +56,7 @@ class DataRange(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What the weights are, and what they depend on."""
+    """The identity of the weights, and everything they depend on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,7 +73,7 @@ class Manifest(BaseModel):
 
 
 class MeasuredPrecision(BaseModel):
-    """How well a version ranks with cheaper products, as `lifeline quantize` has measured it."""
+    """How well a version ranks at lower precision, as measured by `lifeline quantize`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,7 +84,7 @@ class MeasuredPrecision(BaseModel):
     int8_accepted: bool
     calibration_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     measures: dict[str, dict[str, float]]
-    """By precision: what was compared with float32."""
+    """By precision: the fields of `Agreement` with float32."""
 
 
 class LoadedModel(NamedTuple):
@@ -94,19 +93,19 @@ class LoadedModel(NamedTuple):
     model: TransAct
     manifest: Manifest
     bfloat16_accepted: bool = False
-    """Whether it was measured to rank as well with products of bfloat16."""
+    """Whether `lifeline quantize` has accepted it in bfloat16."""
     calibration: Calibration | None = None
-    """For int8; None where it was not measured to rank as well with products of int8."""
+    """For int8; None if `lifeline quantize` has not accepted it in int8."""
 
     def precision(self, setting: ServedPrecision) -> Precision:
-        """Return the precision that `scorer.precision` means for this version."""
+        """Return the precision that the setting `scorer.precision` selects for this version."""
         if setting != "auto":
             return Precision(setting)
         return Precision.BFLOAT16 if self.bfloat16_accepted else Precision.FLOAT32
 
 
 def new_version(now: datetime) -> str:
-    """Return a version for weights made at `now`; later ones sort behind earlier ones."""
+    """Return a version name for the time `now`; names sort by time."""
     return now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
@@ -121,7 +120,7 @@ def save(
     data: DataRange | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Manifest:
-    """Write a new version, by default named by the time; raises ModelExistsError where it is there."""
+    """Write a new version, by default named by the time; raises ModelExistsError if it exists."""
     now = datetime.now(UTC)
     weights = bytes_of({key: tensor.contiguous() for key, tensor in model.state_dict().items()})
     manifest = Manifest(
@@ -137,45 +136,45 @@ def save(
     )
     parent = models_dir / name
     parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{manifest.version}.", dir=parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{manifest.version}.", dir=parent))
     try:
-        (aside / WEIGHTS).write_bytes(weights)
-        (aside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-        sync_tree(aside)
-        aside.chmod(0o755)
+        (temporary / WEIGHTS).write_bytes(weights)
+        (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        sync_tree(temporary)
+        temporary.chmod(0o755)
         try:
-            aside.rename(parent / manifest.version)
+            temporary.rename(parent / manifest.version)
         except OSError as error:
             if not (parent / manifest.version).exists():
                 raise
             raise ModelExistsError(
-                f"{parent / manifest.version} is there already: give the new weights another version"
+                f"{parent / manifest.version} exists already: give the new weights another version"
             ) from error
         sync_directory(parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 
 def list_versions(models_dir: Path, name: str) -> list[Manifest]:
     """Return the manifests of a model's versions, oldest first.
 
-    Raises ModelNotFoundError where they cannot be listed, and ModelCorruptError on a bad one.
+    Raises ModelNotFoundError if they cannot be listed, and ModelCorruptError if one is damaged.
     """
     return _by_age([manifest_of(version) for version in directories(models_dir, name)])
 
 
 def usable_versions(models_dir: Path, name: str) -> list[str]:
-    """Return the versions of a model whose manifests are sound, oldest first; the log names the others.
+    """Return the versions of a model with a valid manifest, oldest first; others are logged and skipped.
 
-    Raises ModelNotFoundError where they cannot be listed.
+    Raises ModelNotFoundError if they cannot be listed.
     """
     manifests = []
     for version in directories(models_dir, name):
         try:
             manifests.append(manifest_of(version))
         except (ModelCorruptError, ModelNotFoundError) as error:
-            _log.warning("a version of the model is left out", version=str(version), why=str(error))
+            _log.warning("a version of the model is skipped", version=str(version), why=str(error))
     return [manifest.version for manifest in _by_age(manifests)]
 
 
@@ -185,69 +184,71 @@ def manifest_of(version: Version) -> Manifest:
         manifest = Manifest.model_validate_json(version.read(MANIFEST, _MAX_JSON_BYTES))
     except FileNotFoundError as error:
         raise ModelNotFoundError(
-            f"{version} holds no {MANIFEST}: train a model, or correct scorer.models_dir, scorer.model and "
-            "scorer.version"
+            f"{version} has no {MANIFEST}: train a model, or correct scorer.models_dir, scorer.model and scorer.version"
         ) from error
     except ValidationError as error:
         raise ModelCorruptError(
-            f"{MANIFEST} of {version} is no manifest that this program reads ({_why(error)}): {PUT_BACK}"
+            f"{MANIFEST} of {version} is not a valid manifest ({_why(error)}): {PUT_BACK}"
         ) from error
     if (manifest.name, manifest.version) != (version.model, version.name):
         raise ModelCorruptError(
-            f"{version} holds the manifest of {manifest.name}/{manifest.version}: give the directory that name again"
+            f"{version} holds the manifest of {manifest.name}/{manifest.version}: rename the directory to that"
         )
     return manifest
 
 
 def load(settings: ScorerSettings, vocabulary: Vocabulary, *, measured: bool = True) -> LoadedModel:
-    """Load the configured version, or the newest, with what was measured of it unless that is left out.
+    """Load the configured version, or the newest; with `measured`, also its precision measurement.
 
-    Raises ModelNotFoundError, ModelCorruptError where a file is not what its manifest says or exceeds a bound, and
-    ModelMismatchError where the model was trained for another vocabulary.
+    Raises ModelNotFoundError, ModelCorruptError if a file does not fit its manifest or exceeds a bound, and
+    ModelMismatchError if the model was trained for another vocabulary.
     """
     name = settings.version
     if name is None:
         versions = list_versions(settings.models_dir, settings.model)
         if not versions:
-            raise no_version(settings.model)
+            raise no_version_error(settings.model)
         name = versions[-1].version
     version = find(settings.models_dir, settings.model, name)
     manifest = manifest_of(version)
     check_vocabulary(manifest, vocabulary)
     model = _read_weights(version, manifest)
-    found = read_precision(version, manifest) if measured else None
-    if found is None:
+    precision = read_precision(version, manifest) if measured else None
+    if precision is None:
         return LoadedModel(model, manifest)
-    calibration = _read_calibration(version, manifest, found) if found.int8_accepted else None
-    return LoadedModel(model, manifest, found.bfloat16_accepted, calibration)
+    calibration = _read_calibration(version, manifest, precision) if precision.int8_accepted else None
+    return LoadedModel(model, manifest, precision.bfloat16_accepted, calibration)
 
 
 def read_precision(version: Version, manifest: Manifest) -> MeasuredPrecision | None:
-    """Return what was measured of a version; None where nothing was, and ModelCorruptError for a bad file."""
+    """Return the precision measurement of a version, or None; raises ModelCorruptError for a damaged file."""
     try:
-        found = MeasuredPrecision.model_validate_json(version.read(PRECISION, _MAX_JSON_BYTES, _MEASURE_AGAIN))
+        measured = MeasuredPrecision.model_validate_json(version.read(PRECISION, _MAX_JSON_BYTES, _MEASURE_AGAIN))
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise ModelCorruptError(
             f"{PRECISION} of {version} is not what lifeline quantize writes ({_why(error)}): {_MEASURE_AGAIN}"
         ) from error
-    if found.weights_sha256 != manifest.weights_sha256:
+    if measured.weights_sha256 != manifest.weights_sha256:
         raise ModelCorruptError(f"{PRECISION} of {version} was measured with other weights: {_MEASURE_AGAIN}")
-    return found
+    return measured
 
 
 def save_precision(directory: Path, measured: MeasuredPrecision, calibration: Calibration) -> None:
-    """Put what was measured beside a version, in the place of what was there; sets the calibration's hash."""
+    """Write a measurement beside a version, replacing an earlier one; sets the hash of the calibration."""
     content = bytes_of(tensors_of_calibration(calibration))
-    whole = measured.model_copy(update={"calibration_sha256": hashlib.sha256(content).hexdigest()})
-    # The calibration first: of the two what was measured says which belongs to it.
-    for name, written in ((CALIBRATION, content), (PRECISION, whole.model_dump_json(indent=2).encode() + b"\n")):
-        write_durably(directory / name, written)
+    complete = measured.model_copy(update={"calibration_sha256": hashlib.sha256(content).hexdigest()})
+    # The calibration first: the measurement names its hash.
+    for name, file_content in (
+        (CALIBRATION, content),
+        (PRECISION, complete.model_dump_json(indent=2).encode() + b"\n"),
+    ):
+        write_durably(directory / name, file_content)
 
 
 def check_vocabulary(manifest: Manifest, vocabulary: Vocabulary) -> None:
-    """Raise ModelMismatchError where the model was trained for another vocabulary."""
+    """Raise ModelMismatchError if the model was trained for another vocabulary."""
     for what, ours, theirs in (
         ("action types", dict(vocabulary.action_types), dict(manifest.vocabulary.action_types)),
         ("surfaces", dict(vocabulary.surfaces), dict(manifest.vocabulary.surfaces)),
@@ -255,17 +256,17 @@ def check_vocabulary(manifest: Manifest, vocabulary: Vocabulary) -> None:
         differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         if differing:
             raise ModelMismatchError(
-                f"model {manifest.name}/{manifest.version} was trained with other {what} than this node's "
+                f"model {manifest.name}/{manifest.version} was trained with other {what} than this node has "
                 f"(they differ in {', '.join(differing[:5])}): train with this vocabulary, or configure the "
-                "model's"
+                "vocabulary of the model"
             )
 
 
 def _read_weights(version: Version, manifest: Manifest) -> TransAct:
     shapes = weight_shapes(manifest.config)
-    if numbers(shapes) > MAX_NUMBERS:
+    if element_count(shapes) > MAX_NUMBERS:
         raise ModelCorruptError(
-            f"{version} has {numbers(shapes)} weights by its {MANIFEST}, and {MAX_NUMBERS} at most are read: {PUT_BACK}"
+            f"{version} has {element_count(shapes)} weights by its {MANIFEST}, more than {MAX_NUMBERS}: {PUT_BACK}"
         )
     tensors = _read_file(version, WEIGHTS, shapes, manifest.weights_sha256, PUT_BACK)
     model = TransAct(manifest.config)
@@ -285,13 +286,13 @@ def _read_calibration(version: Version, manifest: Manifest, measured: MeasuredPr
 
 
 def _read_file(version: Version, file: str, shapes: Shapes, sha256: str, advice: str) -> dict[str, Tensor]:
-    """Return the tensors of a file; raises ModelCorruptError where it is missing, or not what was saved."""
+    """Return the tensors of a file; raises ModelCorruptError if it is missing or damaged."""
     try:
-        content = version.read(file, most_bytes(shapes), advice)
+        content = version.read(file, max_bytes(shapes), advice)
     except FileNotFoundError as error:
         raise ModelCorruptError(f"{file} of {version} is missing: {advice}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise ModelCorruptError(f"{file} of {version} does not have the SHA-256 that was kept of it: {advice}")
+        raise ModelCorruptError(f"{file} of {version} does not have the SHA-256 of the saved file: {advice}")
     try:
         return read_tensors(content, shapes)
     except ValueError as error:
@@ -303,7 +304,7 @@ def _by_age(manifests: list[Manifest]) -> list[Manifest]:
 
 
 def _why(error: ValidationError) -> str:
-    """Return where and why a file failed, in a few words however long what it holds is."""
+    """Return the first error and its location, at most 200 characters."""
     first = error.errors(include_input=False, include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}"[:200]

@@ -1,4 +1,4 @@
-"""Record batches byte by byte, so that they can be wrong, and the socket that asks a broker to take them.
+"""Record batches encoded by hand, so that they can be malformed, and a socket that produces them.
 
 A batch of format 2, big-endian, and its records::
 
@@ -9,7 +9,7 @@ A batch of format 2, big-endian, and its records::
     length varint | attributes i8 | timestamp delta varlong | offset delta varint | key length varint, key
     | value length varint, value | count of headers varint | (name length varint, name, value length varint, value)*
 
-The checksum is right by default, whatever the rest is: what a broker then refuses, it has looked at.
+The checksum is correct by default, so that a broker refuses a batch only for its content.
 """
 
 import socket
@@ -21,9 +21,9 @@ from typing import Final, NamedTuple, Self
 from aiokafka.record.util import calc_crc32c
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
-"""What the lowest three bits of a batch's attributes say of its records' compression."""
+"""Compression codecs: the lowest three bits of a batch's attributes."""
 
-_BEHIND_CRC: Final = struct.Struct(">hiqqqhii")
+_CHECKED_HEADER: Final = struct.Struct(">hiqqqhii")
 _PRODUCE: Final = 0
 _VERSION: Final = 7
 _CLIENT: Final = b"hostile"
@@ -43,9 +43,9 @@ def varint(number: int) -> bytes:
 
 
 def overflowing_varint(number: int) -> bytes:
-    """Return five bytes that Java reads as `number`, 0 to 2**31 - 1: they have bits above 32, which it drops.
+    """Return five bytes that Java decodes as `number`, 0 to 2**31 - 1: it drops bits above 32.
 
-    Python keeps them, and reads `number` + 7 * 2**31.
+    Python keeps these bits, and decodes `number` + 7 * 2**31.
     """
     zigzag = number << 1
     low = bytes(zigzag >> shift & 0x7F | 0x80 for shift in (0, 7, 14, 21))
@@ -53,7 +53,7 @@ def overflowing_varint(number: int) -> bytes:
 
 
 def field(data: bytes | None) -> bytes:
-    """Return bytes with their length before them; None has the length -1."""
+    """Return bytes prefixed with their length; None has the length -1."""
     return varint(-1) if data is None else varint(len(data)) + data
 
 
@@ -66,22 +66,22 @@ def body(
     timestamp_delta: bytes = b"\x00",
     offset_delta: bytes = b"\x00",
 ) -> bytes:
-    """Return a record without its length, of parts that are coded already."""
+    """Return a record without its length prefix, from encoded parts."""
     return attributes + timestamp_delta + offset_delta + key + value + headers
 
 
 def coded_headers(headers: Headers) -> bytes:
-    """Return the headers of a record, their count before them."""
+    """Return the encoded headers of a record, prefixed with their count."""
     return varint(len(headers)) + b"".join(field(name) + field(data) for name, data in headers)
 
 
 def record(key: bytes | None, value: bytes | None, headers: Headers = (), *, offset_delta: int = 0) -> bytes:
-    """Return one record that is as it should be, its length before it."""
+    """Return one valid record, prefixed with its length."""
     return framed(body(field(key), field(value), coded_headers(headers), offset_delta=varint(offset_delta)))
 
 
 def framed(body: bytes) -> bytes:
-    """Return a record's body with its length before it."""
+    """Return a record's body prefixed with its length."""
     return varint(len(body)) + body
 
 
@@ -94,23 +94,23 @@ def batch(
     last_offset_delta: int | None = None,
     producer: tuple[int, int, int] = (-1, -1, -1),
 ) -> bytes:
-    """Return a batch around `records`, which are compressed already; `producer` is id, epoch and base sequence.
+    """Return a batch with `records`, already compressed; `producer` is id, epoch and base sequence.
 
-    Without `last_offset_delta` it has a record for each of its offsets.
+    By default, `last_offset_delta` is `count` - 1.
     """
     last = count - 1 if last_offset_delta is None else last_offset_delta
-    head = _BEHIND_CRC.pack(attributes, last, timestamp_ms, timestamp_ms, *producer, count)
+    head = _CHECKED_HEADER.pack(attributes, last, timestamp_ms, timestamp_ms, *producer, count)
     inner = head + records
     return struct.pack(">qiibI", 0, len(inner) + 9, -1, 2, calc_crc32c(inner)) + inner
 
 
 class Outcome(NamedTuple):
-    """What a broker answered."""
+    """The answer of a broker."""
 
     error: int
-    """Kafka's code; 0 is none, and -1000 says that the broker closed the connection."""
+    """Kafka's error code; 0 is success, -1000 a closed connection."""
     offset: int
-    """Of the first record; -1 where it was refused."""
+    """Offset of the first record; -1 if the batch was refused."""
 
     @property
     def accepted(self) -> bool:
@@ -122,7 +122,7 @@ CLOSED: Final = Outcome(-1000, -1)
 
 
 class RawProducer:
-    """One connection to a broker, which leads every partition. It looks at nothing that it sends."""
+    """One connection to a broker that leads every partition. It sends batches without validation."""
 
     def __init__(self, bootstrap_server: str, timeout_s: float = 10.0) -> None:
         """Connect; raises OSError."""
@@ -132,7 +132,7 @@ class RawProducer:
         self._sent = 0
 
     def produce(self, topic: str, partition: int, batches: bytes) -> Outcome:
-        """Ask for `batches` to be appended, and return the answer; raises OSError when the broker is away."""
+        """Ask for `batches` to be appended, and return the answer; raises OSError if the broker is unreachable."""
         self._sent += 1
         request = _produce(self._sent, topic, partition, batches)
         try:
@@ -172,7 +172,7 @@ def _produce(number: int, topic: str, partition: int, batches: bytes) -> bytes:
     return (
         struct.pack(">hhi", _PRODUCE, _VERSION, number)
         + _short(_CLIENT)
-        # No transaction; all replicas; 30 s; one topic, of which one partition.
+        # No transaction; acks from all replicas; 30 s; one topic with one partition.
         + struct.pack(">hhii", -1, -1, 30_000, 1)
         + _short(name)
         + struct.pack(">iii", 1, partition, len(batches))

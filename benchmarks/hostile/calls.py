@@ -1,4 +1,4 @@
-"""Odd requests: random bytes, mutated messages, bombs, metadata, resets, cancelled calls, on every method there is."""
+"""Malformed requests on every method: random bytes, mutated messages, bombs, metadata, resets, cancelled calls."""
 
 import random
 import socket
@@ -26,8 +26,8 @@ from benchmarks.hostile.frame import (
     frame,
     message,
 )
-from benchmarks.hostile.mutation import filled, mutated
-from benchmarks.hostile.pace import spaced
+from benchmarks.hostile.mutation import fill_message, mutate
+from benchmarks.hostile.pace import paced
 from benchmarks.hostile.target import Target, hostile_user
 from lifeline.core.metadata import FORWARDED
 from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2
@@ -36,11 +36,11 @@ CALLS_PER_S: Final = 100
 BOMB_EVERY: Final = CALLS_PER_S
 RESETS_EVERY: Final = CALLS_PER_S
 RESETS: Final = 100
-"""Streams that are opened and reset in one write."""
+"""Streams that one write opens and resets."""
 BOMB_NUMBERS: Final = 4_000_000
-"""Numbers in a packed field, a byte each: below the node's limit of 4 MiB for a message, and 4 KB when compressed."""
+"""One-byte numbers in a packed field: below the node's message limit of 4 MiB, and 4 KB compressed."""
 CONNECTIONS: Final = 4
-_AT_ONCE: Final = 64
+_MAX_IN_FLIGHT: Final = 64
 _TIMEOUT_S: Final = 5.0
 _SOCKET_S: Final = 2.0
 _FILES: Final[tuple[FileDescriptor, ...]] = (
@@ -65,7 +65,7 @@ _SNAPSHOT: Final = "/lifeline.v1.OperatorService/CreateSnapshot"
 
 
 def methods() -> dict[str, MethodDescriptor]:
-    """Return every method that a node has, by its path."""
+    """Return every method of a node, by path."""
     return {
         f"/{service.full_name}/{method.name}": method
         for file in _FILES
@@ -75,7 +75,7 @@ def methods() -> dict[str, MethodDescriptor]:
 
 
 def number_bombs() -> dict[str, bytes]:
-    """Return requests of `BOMB_NUMBERS` bytes that become a number each, by their method's path and field."""
+    """Return requests with `BOMB_NUMBERS` one-byte numbers, by the method's path and field."""
 
     def packed(tag: int, number: int) -> bytes:
         length, left = bytearray(), BOMB_NUMBERS
@@ -94,27 +94,27 @@ def number_bombs() -> dict[str, bytes]:
     }
 
 
-class Odd(NamedTuple):
-    """One request."""
+class OddRequest(NamedTuple):
+    """One malformed or unusual request."""
 
     path: str
     request: bytes
     metadata: tuple[tuple[str, str | bytes], ...] = ()
     gzip: bool = False
     streams: bool = False
-    """Whether the method's caller streams."""
+    """Whether the method is client-streaming."""
     answer_streams: bool = False
 
 
-def odd_request(rng: random.Random, known: dict[str, MethodDescriptor]) -> Odd:
-    """Return a request that is wrong in some way, or valid and unusual."""
+def odd_request(rng: random.Random, known: dict[str, MethodDescriptor]) -> OddRequest:
+    """Return a random malformed request, or a valid but unusual one."""
     path, method = rng.choice(list(known.items()))
-    request = filled(rng, GetMessageClass(method.input_type)).SerializeToString()
+    request = fill_message(rng, GetMessageClass(method.input_type)).SerializeToString()
     match rng.randrange(4):
         case 0:
             request = rng.randbytes(rng.choice((1, 10, 100, 10_000)))
         case 1 if request:
-            request = mutated(rng, request)
+            request = mutate(rng, request)
     if rng.random() < 0.05:
         path = rng.choice(_UNKNOWN)
     metadata: tuple[tuple[str, str | bytes], ...] = ()
@@ -131,40 +131,40 @@ def odd_request(rng: random.Random, known: dict[str, MethodDescriptor]) -> Odd:
                 (("x-too-large", "z" * 100_000),),
             )
         )
-    return Odd(path, request, metadata, rng.random() < 0.2, method.client_streaming, method.server_streaming)
+    return OddRequest(path, request, metadata, rng.random() < 0.2, method.client_streaming, method.server_streaming)
 
 
 def make_calls(target: Target, control: Control) -> Counter[str]:
     """Call until the end; return how many calls ended with each status."""
     rng, known, bombs = random.Random(15), methods(), list(number_bombs().items())
     done: Counter[str] = Counter()
-    free = threading.BoundedSemaphore(_AT_ONCE)
-    # Another option each: channels of the same options would share one connection.
+    slots = threading.BoundedSemaphore(_MAX_IN_FLIGHT)
+    # Different options, because channels with the same options share one connection.
     options = [("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 1 << 20)]
     channels = [
         grpc.insecure_channel(target.grpc_address, [*options, ("lifeline.connection", number)])
         for number in range(CONNECTIONS)
     ]
     control.begin()
-    for number in spaced(CALLS_PER_S, control):
+    for number in paced(CALLS_PER_S, control):
         channel = channels[number % CONNECTIONS]
         if number % RESETS_EVERY == RESETS_EVERY // 2:
             done[_raw(rng, target)] += 1
         elif number % BOMB_EVERY == BOMB_EVERY - 1:
             name, bomb = bombs[number // BOMB_EVERY % len(bombs)]
-            _send(channel, Odd(name.partition(" ")[0], bomb, gzip=True), free, done, cancel=False)
+            _send(channel, OddRequest(name.partition(" ")[0], bomb, gzip=True), slots, done, cancel=False)
         else:
-            _send(channel, odd_request(rng, known), free, done, cancel=rng.random() < 0.1)
+            _send(channel, odd_request(rng, known), slots, done, cancel=rng.random() < 0.1)
     for channel in channels:
         channel.close()
     return done
 
 
 def _send(
-    channel: grpc.Channel, odd: Odd, free: threading.BoundedSemaphore, done: Counter[str], *, cancel: bool
+    channel: grpc.Channel, odd: OddRequest, slots: threading.BoundedSemaphore, done: Counter[str], *, cancel: bool
 ) -> None:
-    if not free.acquire(timeout=_TIMEOUT_S):
-        done["not sent: too many are under way"] += 1
+    if not slots.acquire(timeout=_TIMEOUT_S):
+        done["not sent: too many in flight"] += 1
         return
     make: Any = {
         (False, False): channel.unary_unary,
@@ -182,12 +182,12 @@ def _send(
     try:
         call = stub(request, **more) if odd.answer_streams else stub.future(request, **more)
     except (ValueError, grpc.RpcError) as error:
-        free.release()
+        slots.release()
         done[f"not sent: {type(error).__name__}"] += 1
         return
 
     def ended() -> None:
-        free.release()
+        slots.release()
         done[call.code().name if call.code() is not None else "none"] += 1
 
     if not call.add_callback(ended):
@@ -197,7 +197,7 @@ def _send(
 
 
 def _raw(rng: random.Random, target: Target) -> str:
-    """Send frames that no library sends, and return what they were."""
+    """Send malformed frames, and return their name."""
     host, _, port = target.grpc_address.rpartition(":")
     name = rng.choice(("rapid resets", "a wrong encoding", "a length that lies", "garbage", "HTTP/1"))
     block = call_headers(_READ, target.grpc_address)

@@ -1,4 +1,4 @@
-"""A part of the benchmark in a process of its own, so that no part waits for another's interpreter lock."""
+"""A part of the benchmark in its own process, so that the parts do not share a GIL."""
 
 import multiprocessing
 import os
@@ -19,28 +19,28 @@ Result = TypeVar("Result")
 
 
 class Control:
-    """What a child knows of its parent's wishes."""
+    """The child's side of the signals from its parent."""
 
     def __init__(self, connection: "Connection[object, object]", over: Event) -> None:
         self._connection, self._over = connection, over
 
     def begin(self) -> None:
-        """Say that all is prepared, and return once the parent says so too."""
+        """Report that the child is prepared, and wait for the parent's signal to begin."""
         self._connection.send(None)
         self._connection.recv()
 
     @property
-    def over(self) -> bool:
-        """Whether to end."""
+    def is_over(self) -> bool:
+        """Whether the parent has asked the child to end."""
         return self._over.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the end, or for as long as is given; return whether the end has come."""
+        """Wait for the end, at most `seconds`; return whether it has come."""
         return self._over.wait(seconds)
 
 
 Work = Callable[[Target, Control], Result]
-"""It prepares itself, calls `Control.begin`, and returns soon after `Control.over`."""
+"""A function that prepares itself, calls `Control.begin`, and returns soon after `Control.is_over` is true."""
 
 
 class ChildError(RuntimeError):
@@ -48,28 +48,28 @@ class ChildError(RuntimeError):
 
 
 class Child(Generic[Result]):
-    """One process that does one piece of work. A context manager that ends it."""
+    """A process that runs one function; the context manager kills it."""
 
     def __init__(self, work: Work[Result], target: Target, *, nice: int = 0) -> None:
-        """Start it, and return once it is prepared. Raises ChildError."""
-        self._connection, theirs = _CONTEXT.Pipe()
+        """Start the process, and wait until it is prepared. Raises ChildError."""
+        self._connection, child_end = _CONTEXT.Pipe()
         self._over = _CONTEXT.Event()
-        self._process = _CONTEXT.Process(target=_run, args=(work, target, nice, theirs, self._over), daemon=True)
+        self._process = _CONTEXT.Process(target=_run, args=(work, target, nice, child_end, self._over), daemon=True)
         self._process.start()
-        theirs.close()
+        child_end.close()
         self._receive(_START_S)
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return int(self._process.pid or 0)
 
     def begin(self) -> None:
-        """Let it begin."""
+        """Signal the child to begin."""
         self._connection.send(None)
 
     def end(self, timeout_s: float) -> Result:
-        """Have it end, and return what it gives. Raises ChildError."""
+        """Ask the child to end, and return its result. Raises ChildError."""
         self._over.set()
         result: Result = self._receive(timeout_s)
         self._process.join(timeout_s)
@@ -77,14 +77,14 @@ class Child(Generic[Result]):
 
     def _receive(self, timeout_s: float) -> Result:
         if not self._connection.poll(timeout_s):
-            raise ChildError(f"a part of the benchmark gave nothing within {timeout_s:.0f} s: try a quieter machine")
+            raise ChildError(f"a part of the benchmark did not answer within {timeout_s:.0f} s: try a quieter machine")
         try:
-            given = self._connection.recv()
+            received = self._connection.recv()
         except EOFError:
-            raise ChildError("a part of the benchmark was killed: look for what did it, and run again") from None
-        if isinstance(given, _Failure):
-            raise ChildError(given.trace)
-        result: Result = given
+            raise ChildError("a part of the benchmark was killed: find out by what, and run again") from None
+        if isinstance(received, _Failure):
+            raise ChildError(received.trace)
+        result: Result = received
         return result
 
     def __enter__(self) -> Self:

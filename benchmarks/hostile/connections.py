@@ -1,4 +1,4 @@
-"""Slow connections to the gRPC port and the HTTP port: silent, half begun, a byte a second, floods, open and close."""
+"""Hostile connections to the gRPC and HTTP ports: silent, incomplete, slow, floods, open and close."""
 
 import asyncio
 import itertools
@@ -16,15 +16,15 @@ GRPC_CONNECTIONS: Final = 200
 HTTP_CONNECTIONS: Final = 100
 FLOODS: Final = 4
 FRAMES_PER_S: Final = 50
-"""Of each flood."""
+"""Frames per second of each flood."""
 OPENED_PER_S: Final = 20
-_AGAIN_S: Final = 1.0
+_RETRY_S: Final = 1.0
 _CONNECT_S: Final = 10.0
 _HTTP_LINE: Final = b"GET /readyz?verbose HTTP/1.1\r\n"
 
 
 class _Port:
-    """One port, and what came of the connections to it."""
+    """One port, and the outcomes of connections to it."""
 
     def __init__(self, name: str, address: str, done: Counter[str]) -> None:
         self._name, self._done = name, done
@@ -45,7 +45,7 @@ class _Port:
 
 
 async def _hold(first: bytes, port: _Port) -> None:
-    """Send `first` at once, and then nothing, until the node closes."""
+    """Send `first`, then nothing until the node closes the connection."""
     async with port.open() as (reader, writer):
         writer.write(first)
         while await reader.read(1 << 16):
@@ -54,7 +54,7 @@ async def _hold(first: bytes, port: _Port) -> None:
 
 
 async def _drip(content: bytes, port: _Port) -> None:
-    """Send a byte a second."""
+    """Send one byte per second."""
     async with port.open() as (_, writer):
         for number in itertools.count():
             writer.write(content[number % len(content) :][:1])
@@ -63,7 +63,7 @@ async def _drip(content: bytes, port: _Port) -> None:
 
 
 async def _flood(content: bytes, port: _Port) -> None:
-    """Send a frame again and again, and read no answer."""
+    """Send a frame repeatedly, without reading answers."""
     async with port.open() as (_, writer):
         writer.write(OPENING)
         while True:
@@ -73,24 +73,24 @@ async def _flood(content: bytes, port: _Port) -> None:
 
 
 async def _open_and_close(port: _Port) -> None:
-    """Come and go."""
+    """Open and close connections."""
     while True:
         async with port.open():
             await asyncio.sleep(1 / OPENED_PER_S)
 
 
-async def _again(attack: "Attack", port: _Port) -> None:
-    """Do it again, a second later, whenever it ends."""
+async def _repeat(attack: "Attack", port: _Port) -> None:
+    """Repeat an attack, a second after it ends."""
     while True:
         try:
             await attack(port)
         except (OSError, TimeoutError) as error:
             port.count(type(error).__name__)
-        await asyncio.sleep(_AGAIN_S)
+        await asyncio.sleep(_RETRY_S)
 
 
 def hold_connections(target: Target, control: Control) -> Counter[str]:
-    """Hold connections until the end; return what came of them."""
+    """Hold connections until the end; return the counts of their outcomes."""
     done: Counter[str] = Counter()
     asyncio.run(_connections(target, control, done))
     return done
@@ -100,23 +100,31 @@ Attack = Callable[[_Port], Awaitable[None]]
 
 
 def _attacks(target: Target) -> tuple[list[Attack], list[Attack]]:
-    """Return what is done to the gRPC port, and to the HTTP port: a connection each, at any time."""
+    """Return the attacks on the gRPC port and on the HTTP port; each one holds one connection."""
     opened = OPENING + frame(
         HEADERS, END_HEADERS, 1, call_headers("/lifeline.v1.SequenceService/GetSequence", target.grpc_address)
     )
-    begun_grpc = (b"", PREFACE[:10], PREFACE, OPENING, opened, opened + frame(DATA, 0, 1, b"\0\0\0"), b"\x16\x03\x01")
-    begun_http = (b"", _HTTP_LINE[:8], _HTTP_LINE, _HTTP_LINE + b"X: " + b"y" * 60_000, b"\xff" * 1_000)
-    on_grpc = _slow(GRPC_CONNECTIONS, begun_grpc, opened)
-    on_http = _slow(HTTP_CONNECTIONS, begun_http, _HTTP_LINE + b"X-Slow: " + b"y" * 100)
+    grpc_openings = (
+        b"",
+        PREFACE[:10],
+        PREFACE,
+        OPENING,
+        opened,
+        opened + frame(DATA, 0, 1, b"\0\0\0"),
+        b"\x16\x03\x01",
+    )
+    http_openings = (b"", _HTTP_LINE[:8], _HTTP_LINE, _HTTP_LINE + b"X: " + b"y" * 60_000, b"\xff" * 1_000)
+    on_grpc = _slow(GRPC_CONNECTIONS, grpc_openings, opened)
+    on_http = _slow(HTTP_CONNECTIONS, http_openings, _HTTP_LINE + b"X-Slow: " + b"y" * 100)
     for content in (frame(PING, 0, 0, bytes(8)), frame(SETTINGS, 0, 0, b"\0\x03\0\0\0\x64")):
         on_grpc += [partial(_flood, content)] * (FLOODS // 2)
     return [*on_grpc, _open_and_close], [*on_http, _open_and_close]
 
 
-def _slow(count: int, begun: Sequence[bytes], dripped: bytes) -> list[Attack]:
-    """Return attacks that begin in turn with `begun` and go silent, and one in four that drips."""
+def _slow(count: int, openings: Sequence[bytes], slow_content: bytes) -> list[Attack]:
+    """Return `count` attacks: they send one of `openings` and go silent; every fourth one sends slowly."""
     return [
-        partial(_drip, dripped) if number % 4 == 3 else partial(_hold, begun[number % len(begun)])
+        partial(_drip, slow_content) if number % 4 == 3 else partial(_hold, openings[number % len(openings)])
         for number in range(count)
     ]
 
@@ -125,8 +133,8 @@ async def _connections(target: Target, control: Control, done: Counter[str]) -> 
     on_grpc, on_http = _attacks(target)
     grpc, http = _Port("gRPC", target.grpc_address, done), _Port("HTTP", target.http_address, done)
     control.begin()
-    tasks = [asyncio.create_task(_again(attack, grpc)) for attack in on_grpc]
-    tasks += [asyncio.create_task(_again(attack, http)) for attack in on_http]
+    tasks = [asyncio.create_task(_repeat(attack, grpc)) for attack in on_grpc]
+    tasks += [asyncio.create_task(_repeat(attack, http)) for attack in on_http]
     await asyncio.to_thread(control.wait)
     for task in tasks:
         task.cancel()

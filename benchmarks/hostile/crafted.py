@@ -1,8 +1,8 @@
-"""Record batches that no client library makes, and that a broker takes: what they do is up to whoever reads them.
+"""Malformed record batches that a broker accepts, so that consumers have to handle them.
 
-A broker (Kafka 4.3) checks a batch's checksum, its count and that its records end where they should. It does not
-check a record's offset where nothing is compressed, nor what lies behind compressed records, and it reads some numbers
-otherwise than Python does: Java drops the bits of a varint above 32, and takes a record's attributes for one byte.
+A broker (Kafka 4.3) checks the checksum and the count of a batch, and that its records end where they should. It does
+not check the offsets of uncompressed records, nor the bytes after compressed records. It decodes some numbers
+differently from Python: Java drops the bits of a varint above 32, and reads a record's attributes as one byte.
 """
 
 import gzip
@@ -27,14 +27,14 @@ from benchmarks.hostile.batch import (
 )
 
 BOMB_BYTES: Final = 8 << 20
-"""Of a bomb's value, which is zeros: twice what the topics allow, if it were not compressed."""
+"""Length of a bomb's value, which is zeros: twice the uncompressed limit of the topics."""
 LARGE_BOMB_BYTES: Final = 256 << 20
 _GARBAGE: Final = b"what follows no record"
 _HEADERS: Final = 20_000
 
 
 def lz4(data: bytes) -> bytes:
-    """Return one frame of blocks that do not build on each other, which is all that a broker reads."""
+    """Return one frame of independent blocks, the only kind that a broker reads."""
     compressor = cramjam.lz4.Compressor(level=9, content_checksum=False, block_linked=False)
     compressor.compress(data)
     return bytes(compressor.finish())
@@ -51,9 +51,9 @@ def snappy(data: bytes) -> bytes:
 
 
 def bodies(key: bytes, value: bytes) -> dict[str, bytes]:
-    """Return single records that a broker takes in a batch of one, compressed or not, by what is wrong with them.
+    """Return malformed records that a broker accepts in a batch of one, compressed or not, by their fault.
 
-    `key` and `value` make a good record.
+    `key` and `value` are those of a valid record.
     """
     coded = field(key), field(value)
     parts = {
@@ -81,12 +81,12 @@ def bodies(key: bytes, value: bytes) -> dict[str, bytes]:
 
 
 def plain(key: bytes, value: bytes, timestamp_ms: int) -> dict[str, bytes]:
-    """Return batches that are not compressed, by what is wrong with them."""
+    """Return uncompressed batches, by their fault."""
 
     def at(delta: int) -> bytes:
         return framed(body(field(key), field(value), offset_delta=varint(delta)))
 
-    made = {name: batch(inner, timestamp_ms=timestamp_ms) for name, inner in bodies(key, value).items()}
+    batches = {name: batch(inner, timestamp_ms=timestamp_ms) for name, inner in bodies(key, value).items()}
     for name, records, count in (
         ("an offset behind the batch", at(5), 1),
         ("an offset far behind the batch", at((1 << 31) - 1), 1),
@@ -96,33 +96,33 @@ def plain(key: bytes, value: bytes, timestamp_ms: int) -> dict[str, bytes]:
         ("offsets that descend", at(1) + at(0), 2),
         ("offsets with a gap", at(0) + at(7), 2),
     ):
-        made[name] = batch(records, count, timestamp_ms=timestamp_ms)
+        batches[name] = batch(records, count, timestamp_ms=timestamp_ms)
     good = record(key, value)
-    made["attributes without a meaning"] = batch(good, timestamp_ms=timestamp_ms, attributes=0x7FC0)
-    made["a producer that nobody knows"] = batch(
+    batches["attributes without a meaning"] = batch(good, timestamp_ms=timestamp_ms, attributes=0x7FC0)
+    batches["a producer that nobody knows"] = batch(
         good, timestamp_ms=timestamp_ms, producer=((1 << 63) - 1, (1 << 15) - 1, (1 << 31) - 1)
     )
-    made["a time before 1970"] = batch(good, timestamp_ms=-5)
-    made["half a batch behind it"] = batch(good, timestamp_ms=timestamp_ms) + made["a time before 1970"][:20]
-    return made
+    batches["a time before 1970"] = batch(good, timestamp_ms=-5)
+    batches["half a batch behind it"] = batch(good, timestamp_ms=timestamp_ms) + batches["a time before 1970"][:20]
+    return batches
 
 
 def compressed(key: bytes, value: bytes, timestamp_ms: int) -> dict[str, bytes]:
-    """Return batches whose records are compressed, by what is wrong with them."""
+    """Return compressed batches, by their fault."""
 
     def packed(attributes: int, data: bytes) -> bytes:
         return batch(data, timestamp_ms=timestamp_ms, attributes=attributes)
 
     good, inner = record(key, value), body(field(key), field(value))
-    made = {f"{name}, gzip": packed(GZIP, gzip.compress(one)) for name, one in bodies(key, value).items()}
-    for name, one in (
+    batches = {f"{name}, gzip": packed(GZIP, gzip.compress(content)) for name, content in bodies(key, value).items()}
+    for name, content in (
         ("a record's length is too large", varint(len(inner) + 3) + inner),
         ("a record's length is too small", varint(len(inner) - 1) + inner),
     ):
-        made[f"{name}, gzip"] = packed(GZIP, gzip.compress(one))
-        made[f"{name}, zstd"] = packed(ZSTD, zstd(one))
-        made[f"{name}, snappy"] = packed(SNAPPY, snappy(one))
-    return made | {
+        batches[f"{name}, gzip"] = packed(GZIP, gzip.compress(content))
+        batches[f"{name}, zstd"] = packed(ZSTD, zstd(content))
+        batches[f"{name}, snappy"] = packed(SNAPPY, snappy(content))
+    return batches | {
         "garbage behind a gzip member": packed(GZIP, gzip.compress(good) + _GARBAGE),
         "zeros behind a gzip member": packed(GZIP, gzip.compress(good) + bytes(16)),
         "a record in two gzip members": packed(GZIP, gzip.compress(good[:4]) + gzip.compress(good[4:])),
@@ -134,9 +134,9 @@ def compressed(key: bytes, value: bytes, timestamp_ms: int) -> dict[str, bytes]:
 
 
 def bombs(key: bytes, timestamp_ms: int) -> dict[str, bytes]:
-    """Return batches of one record whose value is zeros, by how they are compressed; it takes a second."""
+    """Return batches of one record whose value is zeros, by codec; it takes a second."""
     large = record(key, bytes(BOMB_BYTES))
-    made: Mapping[str, tuple[int, bytes]] = {
+    batches: Mapping[str, tuple[int, bytes]] = {
         "a bomb, gzip": (GZIP, gzip.compress(large)),
         "a bomb, snappy": (SNAPPY, snappy(large)),
         "a bomb, lz4": (LZ4, lz4(large)),
@@ -144,5 +144,6 @@ def bombs(key: bytes, timestamp_ms: int) -> dict[str, bytes]:
         "a large bomb, zstd": (ZSTD, zstd(record(key, bytes(LARGE_BOMB_BYTES)))),
     }
     return {
-        name: batch(data, timestamp_ms=timestamp_ms, attributes=attributes) for name, (attributes, data) in made.items()
+        name: batch(data, timestamp_ms=timestamp_ms, attributes=attributes)
+        for name, (attributes, data) in batches.items()
     }

@@ -1,4 +1,4 @@
-"""HTTP/2 frames byte by byte, for what no client library sends."""
+"""HTTP/2 frames encoded by hand, so that they can be malformed."""
 
 import struct
 from typing import Final
@@ -15,11 +15,11 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 OPENING: Final = PREFACE + frame(SETTINGS, 0, 0)
-"""What a connection begins with."""
+"""The first bytes of a connection."""
 
 
 def call_headers(path: str, authority: str, *more: tuple[str, str]) -> bytes:
-    """Return the header block of a gRPC call, no name or value longer than 126 bytes, none of them compressed."""
+    """Return the header block of a gRPC call, uncompressed; names and values have at most 126 bytes."""
     fields = (
         (":method", "POST"),
         (":scheme", "http"),
@@ -35,5 +35,5 @@ def call_headers(path: str, authority: str, *more: tuple[str, str]) -> bytes:
 
 
 def message(payload: bytes, *, compressed: bool = False, length: int | None = None) -> bytes:
-    """Return a gRPC message behind its five bytes, which may lie about its length."""
+    """Return a gRPC message with its five-byte prefix, whose length may be wrong."""
     return struct.pack(">BI", compressed, len(payload) if length is None else length) + payload

@@ -1,4 +1,4 @@
-"""The honest side: a producer that keeps what was acknowledged, and a reader that notes how long each read took."""
+"""The honest side: a producer that records acknowledged actions, and a reader that records latencies."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ USERS: Final = 200
 PUBLISHED_PER_S: Final = 500
 READS_PER_S: Final = 100
 FRESH_EVERY: Final = 50
-"""One read in so many demands the newest action that was acknowledged."""
+"""One read of this many demands the newest acknowledged action."""
 TIMEOUT_S: Final = 10.0
 _NEWEST: Final = 100
 _THREADS: Final = 48
@@ -33,34 +33,34 @@ class Read(NamedTuple):
     """One read."""
 
     due: float
-    """When it was to be made, of `time.monotonic`, which all processes share."""
+    """The time at which it was due, by `time.monotonic`, which all processes share."""
     seconds: float
-    """From then until its answer; at least `TIMEOUT_S` of one that failed."""
+    """From the due time to the answer; at least `TIMEOUT_S` if it failed."""
     fresh: bool
     """Whether it demanded the newest action."""
     failure: str
-    """Why it failed; empty otherwise."""
+    """The error; empty if it succeeded."""
 
 
-class Honesty(NamedTuple):
-    """All that the honest side did."""
+class HonestResult(NamedTuple):
+    """The results of the honest side."""
 
     reads: list[Read]
     acknowledged: dict[str, list[int]]
-    """Items of each user: no item comes twice."""
+    """The items of each user's acknowledged actions, all different."""
     ends: dict[int, int]
     """The highest acknowledged offset of each partition."""
     refused: int
-    """Actions that Kafka did not acknowledge: the node has no part in that."""
+    """Actions that Kafka did not acknowledge; the node is not involved in that."""
 
 
 def honest_user(number: int) -> str:
-    """Return a user whom no attack writes."""
+    """Return a user id that no attack uses."""
     return f"honest-{number % USERS:03d}"
 
 
-class _Newest:
-    """What was acknowledged; safe in threads."""
+class _Acknowledged:
+    """Acknowledged actions; thread-safe."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -82,12 +82,12 @@ class _Newest:
             self.newest = user, at.offset
 
 
-def honest(target: Target, control: Control) -> Honesty:
+def honest(target: Target, control: Control) -> HonestResult:
     """Publish and read until the end."""
     kafka = KafkaSettings(
         bootstrap_servers=target.bootstrap_server, actions_topic=target.actions_topic, items_topic=target.items_topic
     )
-    newest = _Newest()
+    newest = _Acknowledged()
     reads: list[Read] = []
     with (
         LifelineProducer(kafka, linger_ms=5) as producer,
@@ -113,7 +113,7 @@ def honest(target: Target, control: Control) -> Honesty:
                 if left_s > 0:
                     client.get_sequence(user, SequenceQuery(newest=_NEWEST), min_offset=min_offset, timeout_s=left_s)
                 else:
-                    failure = "those before it took too long"
+                    failure = "earlier reads took too long"
             except LifelineError as error:
                 failure = str(error)
             seconds = time.monotonic() - due
@@ -128,19 +128,19 @@ def honest(target: Target, control: Control) -> Honesty:
             pool.submit(read, due, user, min_offset)
         publishing.join()
         producer.flush(60)
-    return Honesty(reads, newest.acknowledged, newest.ends, newest.refused)
+    return HonestResult(reads, newest.acknowledged, newest.ends, newest.refused)
 
 
-def lost(honesty: Honesty, address: str, target: Target, timeout_s: float) -> int:
-    """Return how many acknowledged actions a node does not give back, once it has applied them all.
+def lost(result: HonestResult, address: str, target: Target, timeout_s: float) -> int:
+    """Return the number of acknowledged actions that a node does not return once it has applied them all.
 
-    It waits at most `timeout_s`: what cannot be read then is lost.
+    Actions that cannot be read within `timeout_s` count as lost.
     """
     deadline = time.monotonic() + timeout_s
     missing = 0
     with LifelineClient(address, timeout_s=TIMEOUT_S) as client:
-        for user, items in honesty.acknowledged.items():
-            end = honesty.ends[target.partition_of(user.encode())]
+        for user, items in result.acknowledged.items():
+            end = result.ends[target.partition_of(user.encode())]
             missing += len(set(items) - _stored(client, user, end, deadline))
     return missing
 
@@ -155,15 +155,15 @@ def _stored(client: LifelineClient, user: str, min_offset: int, deadline: float)
                 return set()
             time.sleep(0.2)
             continue
-        found = answer.sequences[Kind.EXPLICIT].item_id
-        return set() if found is None else set(found.tolist())
+        item_id = answer.sequences[Kind.EXPLICIT].item_id
+        return set() if item_id is None else set(item_id.tolist())
 
 
 def percentile_ms(reads: Sequence[Read], share: float) -> float:
-    """Return a percentile of how long reads took; where there was none, all the time that they had."""
+    """Return a percentile of the latencies in ms; without reads, the timeout."""
     return 1_000 * (float(np.percentile([read.seconds for read in reads], share)) if reads else TIMEOUT_S)
 
 
 def within(reads: Sequence[Read], start: float, end: float, *, fresh: bool) -> list[Read]:
-    """Return the reads that were due in a span of time, `fresh` ones or the others."""
+    """Return the reads that were due from `start` to `end`, either the fresh ones or the others."""
     return [read for read in reads if start <= read.due < end and read.fresh == fresh]

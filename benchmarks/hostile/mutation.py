@@ -1,4 +1,4 @@
-"""Mutations: bytes that were valid and are not any more, and messages whose fields are at their limits."""
+"""Mutations of valid bytes, and messages with field values at the limits."""
 
 import random
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _HUGE_VARINT: Final = b"\xff" * 9 + b"\x01"
 _OVERLONG_VARINT: Final = b"\xff" * 11
 _DEPTH: Final = 10_000
 _NESTED: Final = b"\x3b" * _DEPTH + b"\x3c" * _DEPTH
-"""Groups of a field that no message has, one within the other."""
+"""Nested groups of an unknown field."""
 _FLOATS: Final = frozenset({FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE})
 _LIMITS: Final = {
     FieldDescriptor.TYPE_BOOL: (0, 2),
@@ -25,7 +25,7 @@ _LIMITS: Final = {
     FieldDescriptor.TYPE_UINT64: (0, 1 << 64),
     FieldDescriptor.TYPE_FIXED64: (0, 1 << 64),
 }
-"""The least number of each type that the protos use, and the first above all."""
+"""The least number of field type in the protos, and the first number above its range."""
 
 
 def _flip(rng: random.Random, data: bytes) -> bytes:
@@ -71,32 +71,32 @@ MUTATIONS: Final[tuple[Callable[[random.Random, bytes], bytes], ...]] = (
 )
 
 
-def mutated(rng: random.Random, data: bytes) -> bytes:
-    """Return `data`, at least one byte, changed in one way of `MUTATIONS`; it may be valid still."""
+def mutate(rng: random.Random, data: bytes) -> bytes:
+    """Return `data`, at least one byte, changed by one of `MUTATIONS`; the result may still be valid."""
     return rng.choice(MUTATIONS)(rng, data)
 
 
-def filled(rng: random.Random, message_type: type[Message], depth: int = 3) -> Message:
-    """Return a message of which most fields are set, many to what is at a limit; `depth` bounds those within it."""
-    made = message_type()
-    for each in message_type.DESCRIPTOR.fields:
-        inner = each.message_type
+def fill_message(rng: random.Random, message_type: type[Message], depth: int = 3) -> Message:
+    """Return a message with most fields set, many to values at a limit; `depth` bounds nested messages."""
+    filled = message_type()
+    for field in message_type.DESCRIPTOR.fields:
+        inner = field.message_type
         if rng.random() < 0.3 or (inner is not None and depth == 0):
             continue
-        count = rng.choice((0, 1, 3, 300)) if each.is_repeated else 1
+        count = rng.choice((0, 1, 3, 300)) if field.is_repeated else 1
         values = [
-            _value(rng, each.type)
+            _value(rng, field.type)
             if inner is None
-            else filled(rng, GetMessageClass(cast("Descriptor", inner)), depth - 1)
+            else fill_message(rng, GetMessageClass(cast("Descriptor", inner)), depth - 1)
             for _ in range(count)
         ]
-        if each.is_repeated:
-            getattr(made, each.name).extend(values)
+        if field.is_repeated:
+            getattr(filled, field.name).extend(values)
         elif inner is not None:
-            getattr(made, each.name).CopyFrom(values[0])
+            getattr(filled, field.name).CopyFrom(values[0])
         else:
-            setattr(made, each.name, values[0])
-    return made
+            setattr(filled, field.name, values[0])
+    return filled
 
 
 def _value(rng: random.Random, kind: int) -> Any:  # noqa: ANN401 - of the field's type

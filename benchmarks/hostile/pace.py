@@ -1,4 +1,4 @@
-"""A steady rate, open loop: what is due is due, however long what came before took."""
+"""A steady rate, open loop: due times do not depend on how long earlier work took."""
 
 import time
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from benchmarks.hostile.child import Control
 
 
 def due_times(per_s: float, control: Control) -> Iterator[float]:
-    """Yield each due time, of `time.monotonic`, once it has come, until the end."""
+    """Yield each due time, by `time.monotonic`, when it has come, until the end."""
     started, number = time.monotonic(), 0
-    while not control.over:
+    while not control.is_over:
         due = started + number / per_s
         if (early := due - time.monotonic()) > 0 and control.wait(early):
             return
@@ -17,10 +17,10 @@ def due_times(per_s: float, control: Control) -> Iterator[float]:
         number += 1
 
 
-def spaced(per_s: float, control: Control) -> Iterator[int]:
-    """Yield 0, 1 and so on at this rate at most: an attack that falls behind does not make up for it."""
+def paced(per_s: float, control: Control) -> Iterator[int]:
+    """Yield 0, 1 and so on, at most at this rate: an attack that falls behind does not catch up."""
     number = 0
-    while not control.over:
+    while not control.is_over:
         began = time.monotonic()
         yield number
         number += 1

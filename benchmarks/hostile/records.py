@@ -1,7 +1,7 @@
-"""Hostile records: mutated actions and items, batches that no library makes, bombs, aborted transactions.
+"""Hostile records: mutated actions and items, malformed batches, decompression bombs, aborted transactions.
 
-Whoever publishes here may write to the topics, and nothing else. Of all records of a partition meanwhile fewer than
-`updater.max_bad_share` are bad: at more the node stops the partition, as it should.
+The attacker can only write to the topics. The share of bad records of a partition stays below `updater.max_bad_share`,
+because above it the node stops the partition by design.
 """
 
 import random
@@ -16,8 +16,8 @@ from kafka.errors import KafkaError
 from benchmarks.hostile.batch import Outcome, RawProducer, batch, record
 from benchmarks.hostile.child import Control
 from benchmarks.hostile.crafted import bombs, compressed, plain
-from benchmarks.hostile.mutation import mutated
-from benchmarks.hostile.pace import spaced
+from benchmarks.hostile.mutation import mutate
+from benchmarks.hostile.pace import paced
 from benchmarks.hostile.target import HOSTILE_USERS, Target, hostile_user
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.v1.action_pb2 import Action
@@ -28,7 +28,7 @@ BOMB_EVERY: Final = 2 * RECORDS_PER_S
 TRANSACTION_EVERY: Final = RECORDS_PER_S
 OVERSIZED_EVERY: Final = RECORDS_PER_S
 ERASURE_EVERY: Final = RECORDS_PER_S // 5
-"""An erasure is a good record, and the dearest: the partition's files are written anew without the user."""
+"""An erasure is a valid record, and the most expensive one: the partition's files are rewritten without the user."""
 CRAFTED_EVERY: Final = 5
 ITEM_EVERY: Final = 7
 OVERSIZED_BYTES: Final = 1 << 20
@@ -40,18 +40,18 @@ Record = tuple[bytes | None, bytes | None]
 
 
 def publish_records(target: Target, control: Control) -> Counter[str]:
-    """Publish until the end; return how many of each sort the broker took, and refused."""
+    """Publish until the end; return the number of records of each sort, accepted and refused."""
     with RawProducer(target.bootstrap_server) as producer:
         attack = _Attack(target, producer)
         control.begin()
-        for number in spaced(RECORDS_PER_S, control):
+        for number in paced(RECORDS_PER_S, control):
             attack.step(number)
         attack.close()
     return attack.done
 
 
 def odd_action(rng: random.Random, user: str, now_ms: int) -> Record:
-    """Return the key and the value of an action that is wrong in some way, or good and unusual."""
+    """Return the key and the value of a malformed action, or of a valid but unusual one."""
     action = Action(user_id=user, item_id=rng.getrandbits(64), timestamp_ms=now_ms, action_type=1 + rng.randrange(5))
     good = action.SerializeToString()
     match rng.randrange(11):
@@ -70,12 +70,12 @@ def odd_action(rng: random.Random, user: str, now_ms: int) -> Record:
         case 6:
             return user.encode(), rng.choice((b"\x00", b"\x00\0\0\0\x2a", b"\x00\0\0\0\x2a\x04", b"")) + good
         case _:
-            return user.encode(), mutated(rng, good)
+            return user.encode(), mutate(rng, good)
     return user.encode(), action.SerializeToString()
 
 
 def odd_item(rng: random.Random) -> Record:
-    """Return the key and the value of an item that is wrong in some way, or good."""
+    """Return the key and the value of a malformed item, or of a valid one."""
     item_id = rng.getrandbits(64)
     size = rng.choice((EMBEDDING_DIM, EMBEDDING_DIM, 0, 31, 33, 100_000))
     item = Item(item_id=item_id, embedding=rng.randbytes(size), embedding_version=rng.getrandbits(32))
@@ -88,24 +88,24 @@ def odd_item(rng: random.Random) -> Record:
         case 2:
             return key, good
         case _:
-            return key, mutated(rng, good)
+            return key, mutate(rng, good)
 
 
 class _Attack:
-    """The records, in turns."""
+    """Publishes the hostile records in turn."""
 
     def __init__(self, target: Target, producer: RawProducer, seed: int = 15) -> None:
         self._target, self._producer = target, producer
         self._rng = random.Random(seed)
         self._bombs = list(bombs(hostile_user(0).encode(), _now_ms()).items())
-        # Made beforehand: it costs more than to publish them.
+        # Built beforehand, because building costs more than publishing.
         users = {self._partition_of(user.encode()): user for user in map(hostile_user, range(HOSTILE_USERS))}
         self._crafted = [(partition, _crafted(user, _now_ms())) for partition, user in sorted(users.items())]
         self._transactions: Any = None
         self.done: Counter[str] = Counter()
 
     def step(self, number: int) -> None:
-        """Publish what comes next."""
+        """Publish record number `number`."""
         user = hostile_user(number)
         if number % BOMB_EVERY == BOMB_EVERY - 1:
             self._publish_bomb(number // BOMB_EVERY)
@@ -143,7 +143,7 @@ class _Attack:
             self._count(name, self._publish(partition, crafted))
 
     def _publish_action(self, name: str, route: bytes, odd: Record) -> None:
-        # One in twenty lies where its key does not belong.
+        # One record in twenty goes to the wrong partition.
         partition = self._rng.randrange(self._target.partitions)
         if self._rng.random() > 0.05:
             partition = self._partition_of(odd[0] or route)
@@ -160,10 +160,10 @@ class _Attack:
         return self._target.partition_of(key)
 
     def _count(self, name: str, outcome: Outcome) -> None:
-        self.done[f"{name}: {'taken' if outcome.accepted else f'refused ({outcome.error})'}"] += 1
+        self.done[f"{name}: {'accepted' if outcome.accepted else f'refused ({outcome.error})'}"] += 1
 
     def _transact(self, *, abort: bool) -> None:
-        """Publish a few actions in a transaction; the markers at its end are records too, which no reader sees."""
+        """Publish a few actions in a transaction; its end marker is a record that consumers do not see."""
         if self._transactions is None:
             self._transactions = KafkaProducer(
                 bootstrap_servers=self._target.bootstrap_server,
@@ -191,7 +191,7 @@ class _Attack:
 
 
 def _crafted(user: str, now_ms: int) -> list[tuple[str, bytes]]:
-    """Return the names and the bytes of all crafted batches, around a good action."""
+    """Return the names and the bytes of all crafted batches, built from a valid action."""
     key = user.encode()
     value = Action(user_id=user, item_id=now_ms, timestamp_ms=now_ms, action_type=1).SerializeToString()
     return [*plain(key, value, now_ms).items(), *compressed(key, value, now_ms).items()]

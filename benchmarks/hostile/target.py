@@ -1,4 +1,4 @@
-"""What is attacked: one node, its topics, and the users that are hostile."""
+"""The target of the attacks: one node, its topics, and the ids of hostile users."""
 
 from typing import Final, NamedTuple
 
@@ -9,7 +9,7 @@ HOSTILE_USERS: Final = 64
 
 
 class Target(NamedTuple):
-    """A node's addresses, and where its records are published; a process can be given it."""
+    """A node's addresses and topics; it can be passed to another process."""
 
     bootstrap_server: str
     actions_topic: str
@@ -21,7 +21,7 @@ class Target(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> "Target":
-        """Return the target that a node with these settings is."""
+        """Return the target for a node with these settings."""
         kafka, node = settings.kafka, settings.node
         return cls(
             kafka.servers[0],
@@ -39,5 +39,5 @@ class Target(NamedTuple):
 
 
 def hostile_user(number: int) -> str:
-    """Return a user that no honest caller writes or reads."""
+    """Return a user id that no honest caller uses."""
     return f"hostile-{number % HOSTILE_USERS:03d}"

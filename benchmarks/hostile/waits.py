@@ -1,4 +1,4 @@
-"""Waits: reads that demand offsets which nobody will ever publish, without a deadline or with a long one."""
+"""Waits: reads with a `min_offset` that is never reached, without a deadline or with a long one."""
 
 import asyncio
 import random
@@ -15,24 +15,24 @@ from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
 
 CONNECTIONS: Final = 4
 CALLS: Final = 300
-"""At once, on all connections together: more than twice what a node takes at once."""
+"""Concurrent calls on all connections: more than twice the limit of a node."""
 FAR: Final = (1 << 63) - 1
 NEAR: Final = 1_000_000
-"""So far behind the log's end: it looks as if it might come, and does not within the time."""
+"""Distance from the log's end: plausible, but not reached in time."""
 LONG_S: Final = 3_600.0
-_AGAIN_S: Final = 6.0
-"""At most, and at random: those that are refused come again a hundred times a second, and not in waves."""
+_RETRY_S: Final = 6.0
+"""The greatest random delay of a retry: together the refused calls retry a hundred times per second, evenly."""
 
 
 def hold_reads(target: Target, control: Control) -> Counter[str]:
-    """Wait until the end; return how many calls were refused, by status."""
+    """Wait until the end; return the number of failed calls by status."""
     done: Counter[str] = Counter()
     asyncio.run(_waits(target, control, done))
     return done
 
 
 async def _waits(target: Target, control: Control, done: Counter[str]) -> None:
-    # Another option each: channels of the same options would share one connection.
+    # Different options, because channels with the same options share one connection.
     channels = [
         grpc.aio.insecure_channel(target.grpc_address, [("lifeline.connection", number)])
         for number in range(CONNECTIONS)
@@ -49,7 +49,7 @@ async def _waits(target: Target, control: Control, done: Counter[str]) -> None:
 
 
 async def _wait(stub: Any, number: int, done: Counter[str]) -> None:  # noqa: ANN401 - generic in its stubs alone
-    """Wait again whenever the node ends the wait."""
+    """Repeat a waiting read whenever the node ends it."""
     user = hostile_user(number)
     while True:
         try:
@@ -61,4 +61,4 @@ async def _wait(stub: Any, number: int, done: Counter[str]) -> None:  # noqa: AN
             await stub.GetSequence(request, timeout=LONG_S if number % 3 else None)
         except grpc.aio.AioRpcError as error:
             done[error.code().name] += 1
-            await asyncio.sleep(random.uniform(0, _AGAIN_S))
+            await asyncio.sleep(random.uniform(0, _RETRY_S))

@@ -1,7 +1,7 @@
-"""What `lifeline bench store` is compared with: other ways to keep every user's list of events.
+"""The peers of `lifeline bench store`: other ways to store every user's list of events.
 
-Each peer holds the same events in the way that its own documentation recommends, and is measured in the same
-minute on the same machine, in an environment of its own (.venv-peers) and a process of its own:
+Each peer stores the same events in the way that its documentation recommends. It is measured in the same run on the
+same machine, in a separate environment (.venv-peers) and process:
 
 - `raw`: RocksDB, one value a user, 50 bytes an event with its embedding inline. Its bytes are the 50;
   `raw_zstd` is what the same values take in RocksDB's files.
@@ -12,9 +12,9 @@ minute on the same machine, in an environment of its own (.venv-peers) and a pro
 - `faust_table`: a Faust table on its RocksDB store; the value is the user's list.
 - `quix_state`: Quix Streams' RocksDB state; the value is the user's list.
 
-They are spared what Lifeline does beside: none drops a repeat, puts a late event in its place, or keeps a
-fingerprint; only `raw` has embeddings. The changelogs of Faust and Quix Streams are left out, and so is what
-their frameworks cost an event before the state is reached.
+The peers do less than Lifeline: none removes duplicates, sorts late events in, or maintains a fingerprint, and only
+`raw` has embeddings. The changelogs of Faust and Quix Streams are not measured, nor is the time that their frameworks
+need per event before the state is updated.
 """
 
 import json
@@ -36,7 +36,7 @@ HISTORY_FILE = "history.npz"
 SIZES_FILE = "sizes.json"
 FIGURES_FILE = "figures.json"
 FIGURE_FILE = "figure.json"
-"""What one live peer writes (live.py)."""
+"""The result file of a live peer (live.py)."""
 _STOP_S = 10.0
 _SHOWN_OF_LOG = 2_000
 
@@ -104,18 +104,18 @@ def measure(
     python = python or PYTHON
     if not python.is_file():
         return None
-    with tempfile.TemporaryDirectory(prefix="lifeline-peers-") as made:
-        place = Path(made)
+    with tempfile.TemporaryDirectory(prefix="lifeline-peers-") as path:
+        directory = Path(path)
         columns = history._replace(user_id=np.array(history.user_id, np.str_))._asdict()  # type: ignore[arg-type]
-        np.savez(place / HISTORY_FILE, **columns)
-        (place / SIZES_FILE).write_text(json.dumps((sizes or PeerSizes())._asdict()))
-        with (place / "log").open("w+b") as log:
-            _run([str(python.absolute()), "-m", "benchmarks.peers.worker", str(place)], log, timeout_s)
-        return PeerFigures(**json.loads((place / FIGURES_FILE).read_text()))
+        np.savez(directory / HISTORY_FILE, **columns)
+        (directory / SIZES_FILE).write_text(json.dumps((sizes or PeerSizes())._asdict()))
+        with (directory / "log").open("w+b") as log:
+            _run([str(python.absolute()), "-m", "benchmarks.peers.worker", str(directory)], log, timeout_s)
+        return PeerFigures(**json.loads((directory / FIGURES_FILE).read_text()))
 
 
 def _run(command: list[str], log: IO[bytes], timeout_s: float) -> None:
-    """Run `command` to its end; whatever happens, nothing of its process group is left."""
+    """Run `command` to its end; its process group is always killed afterwards."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -128,17 +128,17 @@ def _run(command: list[str], log: IO[bytes], timeout_s: float) -> None:
     try:
         code = process.wait(timeout_s)
     except subprocess.TimeoutExpired:
-        raise PeersError(f"the peers took longer than {timeout_s:g} s: run them on a machine with less to do") from None
+        raise PeersError(f"the peers took longer than {timeout_s:g} s: run them on an idle machine") from None
     finally:
         _end_group(process)
     if code != 0:
         log.seek(0)
         shown = log.read().decode(errors="replace")[-_SHOWN_OF_LOG:]
-        raise PeersError(f'the peers\' process exited with {code}: make .venv-peers anew with "make peers"\n{shown}')
+        raise PeersError(f'the peers\' process exited with {code}: create .venv-peers again with "make peers"\n{shown}')
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and what it started: the redis-server is in its group, which bears the process's id."""
+    """End the process and its children: the redis-server is in its process group."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sent)

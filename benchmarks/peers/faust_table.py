@@ -28,9 +28,9 @@ _PARTITION = 0
 class FaustTable(Peer):
     """One table value a user."""
 
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
-        app = faust.App("peers", broker="kafka://", store="rocksdb://", datadir=str(place))
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        app = faust.App("peers", broker="kafka://", store="rocksdb://", datadir=str(directory))
         table = app.Table("histories", default=list, partitions=1, options={"driver": "rocksdict"})
         self._store = table.data
         # The store asks the stream's current event for the partition, and the stream keeps it by a weak reference.

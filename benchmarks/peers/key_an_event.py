@@ -24,8 +24,8 @@ _ORDER = struct.Struct(">QQ")
 class KeyAnEvent(PlainPeer):
     """One key an event."""
 
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
         self._numbers = count()
 
     def extend(self, user: str, events: NDArray[np.void]) -> None:

@@ -49,8 +49,8 @@ class Raw(OneValue):
 
     event_bytes = RAW.itemsize
 
-    def __init__(self, place: Path, embedding_of: Mapping[int, bytes]) -> None:
-        super().__init__(place)
+    def __init__(self, directory: Path, embedding_of: Mapping[int, bytes]) -> None:
+        super().__init__(directory)
         self._embedding_of = embedding_of
 
     def extend(self, user: str, events: NDArray[np.void]) -> None:

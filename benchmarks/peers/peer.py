@@ -29,10 +29,10 @@ class Columns(NamedTuple):
 
 
 class Peer(ABC):
-    """What is measured of each."""
+    """The operations that are measured."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
     @abstractmethod
     def extend(self, user: str, events: NDArray[np.void]) -> None:
@@ -44,7 +44,7 @@ class Peer(ABC):
 
     @abstractmethod
     def read(self, user: str) -> Columns:
-        """Return everything of a user."""
+        """Return all events of a user."""
 
     @abstractmethod
     def settle(self) -> int:
@@ -52,7 +52,7 @@ class Peer(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let everything go."""
+        """Release all resources."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +64,7 @@ class Peer(ABC):
 
 
 class PeerMissingError(Exception):
-    """A peer needs something that this machine lacks; the message says what to do."""
+    """A peer needs a program that this machine lacks; the message says what to do."""
 
 
 def columns_of(events: NDArray[np.void]) -> Columns:

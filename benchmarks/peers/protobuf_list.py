@@ -32,8 +32,8 @@ _FIELDS = {
 class ProtobufList(PlainPeer):
     """One message a user."""
 
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
         self._history = _history_class()
 
     def extend(self, user: str, events: NDArray[np.void]) -> None:

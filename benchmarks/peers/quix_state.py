@@ -24,9 +24,9 @@ _KEY = "events"
 class QuixState(Peer):
     """One state value a user."""
 
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
-        self._store = RocksDBStore(name="histories", stream_id="actions", base_dir=str(place))
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._store = RocksDBStore(name="histories", stream_id="actions", base_dir=str(directory))
         self._path = Path(self._store.assign_partition(_PARTITION).path)
 
     def extend(self, user: str, events: NDArray[np.void]) -> None:

@@ -1,4 +1,4 @@
-"""A peer of replay: how Quix Streams makes a lost state anew, from the changelog topic that it kept of it.
+"""A peer of replay: Quix Streams rebuilds a lost state from its changelog topic.
 
 `python -m benchmarks.peers.recovery BOOTSTRAP TOPIC DIRECTORY SEEDS APPENDS` runs in the peers' environment, over the
 topic of `benchmarks.peers.live`: it takes so many lists and appends, with the framework's defaults, loses its state
@@ -19,13 +19,13 @@ from benchmarks.peers import FIGURE_FILE
 from benchmarks.peers.peer import CAP, EVENT, PACKED
 
 
-def run_until(servers: str, topic: str, place: Path, records: int) -> float:
+def run_until(servers: str, topic: str, directory: Path, records: int) -> float:
     """Process so many records; return the seconds from the start to the first of them."""
     app = Application(
         broker_address=servers,
         consumer_group=f"quix-recovery-{topic}",
         auto_offset_reset="earliest",
-        state_dir=place,
+        state_dir=directory,
         loglevel="ERROR",
     )
     first: list[float] = []

@@ -26,11 +26,11 @@ _COMMANDS = 4_000
 class RedisList(Peer):
     """One list a user."""
 
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
-        place.mkdir(parents=True)
-        socket = place / "redis.sock"
-        options = {"port": "0", "unixsocket": str(socket), "save": "", "appendonly": "no", "dir": str(place)}
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        directory.mkdir(parents=True)
+        socket = directory / "redis.sock"
+        options = {"port": "0", "unixsocket": str(socket), "save": "", "appendonly": "no", "dir": str(directory)}
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         self._server = subprocess.Popen([server_path(), *arguments])
         self._client = redis.Redis(unix_socket_path=str(socket))

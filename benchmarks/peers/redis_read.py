@@ -22,8 +22,8 @@ def measure(events: int, notes: list[str]) -> dict[str, float]:
     if not PYTHON.is_file():
         notes.append(NOT_MEASURED)
         return {}
-    with tempfile.TemporaryDirectory(prefix="lifeline-peers-") as place:
-        command = [str(PYTHON.absolute()), "-m", "benchmarks.peers.redis_read", f"{place}/redis", str(events)]
+    with tempfile.TemporaryDirectory(prefix="lifeline-peers-") as directory:
+        command = [str(PYTHON.absolute()), "-m", "benchmarks.peers.redis_read", f"{directory}/redis", str(events)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         notes.append(f"redis was not measured: {done.stderr.strip()[-300:]}")
@@ -31,7 +31,7 @@ def measure(events: int, notes: list[str]) -> dict[str, float]:
     return {"redis LRANGE ms": float(done.stdout.split()[-1])}
 
 
-def main(place: Path, events: int) -> None:
+def main(directory: Path, events: int) -> None:
     """Fill a list, and read it."""
     from benchmarks.peers.peer import EVENT  # noqa: PLC0415 - the peers' environment alone has what they need
     from benchmarks.peers.redis_list import RedisList  # noqa: PLC0415
@@ -40,7 +40,7 @@ def main(place: Path, events: int) -> None:
     rows = np.zeros(events, EVENT)
     rows["timestamp_ms"] = np.arange(events)
     rows["item_id"] = rng.integers(0, 1 << 63, events)
-    redis = RedisList(place)
+    redis = RedisList(directory)
     try:
         redis.extend("user", rows)
         times = []

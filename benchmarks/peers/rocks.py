@@ -20,9 +20,9 @@ from benchmarks.peers.peer import Peer
 class PlainPeer(Peer):
     """A peer that is RocksDB itself, without a product around it."""
 
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
-        self._database = Rdict(str(place), plain_options())
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._database = Rdict(str(directory), plain_options())
 
     def stored(self, key: bytes) -> bytes:
         """Return a key's value; none for a key that is new."""
@@ -31,8 +31,8 @@ class PlainPeer(Peer):
     def settle(self) -> int:
         """Compact, and return the bytes of the SST files."""
         self._database.close()
-        held = compacted_bytes(self.place, plain_options)
-        self._database = Rdict(str(self.place), plain_options())
+        held = compacted_bytes(self.directory, plain_options)
+        self._database = Rdict(str(self.directory), plain_options())
         return held
 
     def close(self) -> None:

@@ -27,32 +27,32 @@ from benchmarks.peers.redis_list import RedisList
 PACKAGES = ("faust-streaming", "hiredis", "numpy", "orjson", "protobuf", "quixstreams", "redis", "rocksdict")
 MIB = 1 << 20
 _READ_USERS = 4
-# The fewest and the most batches that are timed.
+# The least and the greatest number of timed batches.
 _APPEND_ROUNDS = (3, 500)
 _WARM_EVENTS = 100
 _LEAST_READS = 50
 
-MakePeer = Callable[[Path], Peer]
+PeerFactory = Callable[[Path], Peer]
 
 
-def main(place: Path) -> None:
+def main(directory: Path) -> None:
     """Measure, and write the figures."""
-    with np.load(place / HISTORY_FILE, allow_pickle=False) as arrays:
+    with np.load(directory / HISTORY_FILE, allow_pickle=False) as arrays:
         history = dict(arrays)
-    sizes = PeerSizes(**json.loads((place / SIZES_FILE).read_text()))
-    figures = measure(place, history, sizes)
-    (place / FIGURES_FILE).write_text(json.dumps(figures._asdict()))
+    sizes = PeerSizes(**json.loads((directory / SIZES_FILE).read_text()))
+    figures = measure(directory, history, sizes)
+    (directory / FIGURES_FILE).write_text(json.dumps(figures._asdict()))
 
 
-def measure(place: Path, history: Mapping[str, NDArray[np.generic]], sizes: PeerSizes) -> PeerFigures:
-    """Measure one peer after the other; `place` is where their databases go and are removed again."""
+def measure(directory: Path, history: Mapping[str, NDArray[np.generic]], sizes: PeerSizes) -> PeerFigures:
+    """Measure one peer after the other; `directory` is where their databases go and are removed again."""
     events = np.empty(len(history["user_id"]), EVENT)
     for name in EVENT.names or ():
         events[name] = history[name]
     embedding_of = dict(
         zip(history["embedded_item_id"].tolist(), (row.tobytes() for row in history["embedding"]), strict=True)
     )
-    peers: dict[str, MakePeer] = {
+    peers: dict[str, PeerFactory] = {
         "raw": lambda directory: Raw(directory, embedding_of),
         "one_value": OneValue,
         "key_an_event": KeyAnEvent,
@@ -64,13 +64,13 @@ def measure(place: Path, history: Mapping[str, NDArray[np.generic]], sizes: Peer
     figures = PeerFigures({}, {}, {}, {}, _block_caches(), {name: version(name) for name in PACKAGES}, [])
     for name, make in peers.items():
         try:
-            with _opened(make, place / name) as peer:
+            with _opened(make, directory / name) as peer:
                 figures.bytes_per_event[name] = _bytes(peer, history["user_id"], events)
                 if isinstance(peer, RedisList):
                     figures.versions["redis-server"] = peer.version()
-            with _opened(make, place / name) as peer:
+            with _opened(make, directory / name) as peer:
                 figures.append_per_s[name] = _append_per_s(peer, events, sizes)
-            with _opened(make, place / name) as peer:
+            with _opened(make, directory / name) as peer:
                 times = _read_ms(peer, events, sizes)
         except PeerMissingError as missing:
             figures.notes.append(str(missing))
@@ -82,7 +82,7 @@ def measure(place: Path, history: Mapping[str, NDArray[np.generic]], sizes: Peer
     return figures
 
 
-def _opened(make: MakePeer, directory: Path) -> Peer:
+def _opened(make: PeerFactory, directory: Path) -> Peer:
     shutil.rmtree(directory, ignore_errors=True)
     return make(directory)
 
@@ -104,11 +104,11 @@ def _append_per_s(peer: Peer, events: NDArray[np.void], sizes: PeerSizes) -> flo
     """Return the median events/s over batches, after some events that are not counted."""
     users = [f"user-{number}" for number in range(sizes.append_users)]
     for number, user in enumerate(users):
-        peer.extend(user, _taken(events, number * sizes.append_history, sizes.append_history))
+        peer.extend(user, _slice(events, number * sizes.append_history, sizes.append_history))
     peer.settle()
     batches = _batches(users, events, sizes.append_batch)
     peer.append(next(batches)[:_WARM_EVENTS])
-    _free_the_collector()
+    _freeze_garbage()
     least, most = _APPEND_ROUNDS
     times: list[float] = []
     while len(times) < least or (len(times) < most and sum(times) < sizes.seconds):
@@ -120,20 +120,20 @@ def _append_per_s(peer: Peer, events: NDArray[np.void], sizes: PeerSizes) -> flo
 
 
 def _batches(users: list[str], events: NDArray[np.void], length: int) -> Iterator[list[tuple[str, Row]]]:
-    """Yield batches without end: the history's events, each for one of `users` by chance."""
+    """Yield batches without end: the history's events, each for a random one of `users`."""
     chance = np.random.default_rng(0)
     start = 0
     while True:
         chosen = chance.integers(len(users), size=length).tolist()
-        rows: list[Row] = _taken(events, start, length).tolist()
+        rows: list[Row] = _slice(events, start, length).tolist()
         yield [(users[number], row) for number, row in zip(chosen, rows, strict=True)]
         start += length
 
 
 def _read_ms(peer: Peer, events: NDArray[np.void], sizes: PeerSizes) -> list[float]:
-    """Return how long each read took, from caches that are warm."""
+    """Return the latency of each read in ms, with warm caches."""
     whole = {
-        f"user-{number}": np.sort(_taken(events, number * sizes.read_events, sizes.read_events), order="timestamp_ms")
+        f"user-{number}": np.sort(_slice(events, number * sizes.read_events, sizes.read_events), order="timestamp_ms")
         for number in range(_READ_USERS)
     }
     for user, expected in whole.items():
@@ -141,7 +141,7 @@ def _read_ms(peer: Peer, events: NDArray[np.void], sizes: PeerSizes) -> list[flo
     peer.settle()
     for user, expected in whole.items():
         _check(peer.read(user), columns_of(expected))
-    _free_the_collector()
+    _freeze_garbage()
     times: list[float] = []
     stop = time.perf_counter() + sizes.seconds
     while len(times) < sizes.reads and (len(times) < _LEAST_READS or time.perf_counter() < stop):
@@ -152,20 +152,20 @@ def _read_ms(peer: Peer, events: NDArray[np.void], sizes: PeerSizes) -> list[flo
     return times
 
 
-def _free_the_collector() -> None:
-    """Take what this process holds out of Python's garbage collector, so that no peer's time pays for it."""
+def _freeze_garbage() -> None:
+    """Exclude all present objects from garbage collection, so that it does not slow a peer."""
     gc.collect()
     gc.freeze()
 
 
 def _check(found: Columns, expected: Columns) -> None:
-    given = expected._asdict()
+    wanted = expected._asdict()
     for name, column in found._asdict().items():
-        if column.dtype != given[name].dtype or not np.array_equal(column, given[name]):
-            raise ValueError(f"a peer gave another {name} than it was given: its figures would mean nothing, mend it")
+        if column.dtype != wanted[name].dtype or not np.array_equal(column, wanted[name]):
+            raise ValueError(f"a peer returned a wrong {name}: its figures are invalid, fix the peer")
 
 
-def _taken(events: NDArray[np.void], start: int, length: int) -> NDArray[np.void]:
+def _slice(events: NDArray[np.void], start: int, length: int) -> NDArray[np.void]:
     """Return `length` events from `start` on, from the beginning again after the last."""
     return events[np.arange(start, start + length) % len(events)]
 

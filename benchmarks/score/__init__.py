@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from benchmarks.report import Report, Row
 from benchmarks.score import grpc, kernels, requests
 from benchmarks.score.peers import measure
-from benchmarks.score.world import opened_world
+from benchmarks.score.world import open_world
 from lifeline.cli.console import err
 from lifeline.scorer.kernels.instruction_set import best
 
@@ -24,29 +24,29 @@ PARTS = (*_IN_PROCESS, *_OVER_GRPC)
 
 def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
     """Run all parts, or those that are named: about six minutes, of which four are the peers' and the overload."""
-    chosen = parts or PARTS
+    selected = parts or PARTS
     notes = [f"kernels: {best().label}, {os.cpu_count()} threads"]
     rows: list[Row] = []
     peers: dict[str, float] = {}
-    if {"selection", "encoder"} & set(chosen):
+    if {"selection", "encoder"} & set(selected):
         _say("peers")
         peers = measure(notes)
     with ExitStack() as stack:
-        if set(chosen) & set(_IN_PROCESS):
-            world = stack.enter_context(opened_world())
+        if set(selected) & set(_IN_PROCESS):
+            world = stack.enter_context(open_world())
             tokens, impressions = len(world.history.explicit), len(world.history.impressions)
             notes.append(f"{tokens:,} explicit tokens, {impressions} impressions")
-            for name, measured in _IN_PROCESS.items():
-                if name in chosen:
+            for name, measure_part in _IN_PROCESS.items():
+                if name in selected:
                     _say(name)
-                    rows += measured(world, peers, notes)
+                    rows += measure_part(world, peers, notes)
     with ExitStack() as stack:
-        if set(chosen) & set(_OVER_GRPC):
+        if set(selected) & set(_OVER_GRPC):
             node = stack.enter_context(grpc.start_node(bootstrap_servers, notes))
-            for name, called in _OVER_GRPC.items():
-                if name in chosen:
+            for name, measure_over_grpc in _OVER_GRPC.items():
+                if name in selected:
                     _say(name)
-                    rows += called(node, notes)
+                    rows += measure_over_grpc(node, notes)
     return Report("score", rows, tuple(notes))
 
 

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.peers.redis_read import measure as measure_redis
 from benchmarks.report import Bar, Row
-from benchmarks.score.requests import one_torch_thread
+from benchmarks.score.requests import single_torch_thread
 from benchmarks.score.timing import times_ms
 from benchmarks.score.world import ACTIONS, APART_MS, CANDIDATES
 from benchmarks.stream.environment import rss_mib
@@ -52,7 +52,7 @@ _REQUESTS, _READS = 200, 300
 _READY_S = 300.0
 _ASKED_MS = START_MS + 1_000 * DAY_MS
 _SETTLED_S = 15.0
-"""Seconds under load after which a process has all the memory that it needs."""
+"""Seconds under load after which a process's memory is stable."""
 
 
 class LoadedNode(NamedTuple):
@@ -69,16 +69,16 @@ class LoadedNode(NamedTuple):
 def start_node(bootstrap_servers: str | None, notes: list[str]) -> Iterator[LoadedNode]:
     """Publish the users' actions, and start a node that has them all."""
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
-    given = loaded.settings.kafka.bootstrap_servers if loaded.is_set("kafka.bootstrap_servers") else None
+    configured_servers = loaded.settings.kafka.bootstrap_servers if loaded.is_set("kafka.bootstrap_servers") else None
     history = _history()
     with ExitStack() as stack:
-        servers = stack.enter_context(cluster_or_broker(given))
+        servers = stack.enter_context(cluster_or_broker(configured_servers))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-")))
         flags = {
             "scorer.precision": "bfloat16",
             "scorer.threads": os.cpu_count(),
             "scorer.max_concurrent": 2,
-            # The users do nothing, and every request is to read all the same.
+            # No cache: the users do not act, and every request should read the store.
             "scorer.token_tables_mib": 0,
         }
         suffix = f"-bench-{uuid.uuid4().hex[:8]}"
@@ -106,7 +106,7 @@ def grpc(node: LoadedNode, notes: list[str]) -> list[Row]:
     with LifelineClient(node.process.address, timeout_s=60) as client:
         found = times_ms(lambda: _score(client, node, 0), _REQUESTS)
     p50, p99 = (float(np.quantile(found, share)) for share in (0.5, 0.99))
-    # In turns: what the machine gives drifts.
+    # In turns, because the speed of the machine drifts.
     with _in_process(node) as call:
         rounds = [(_throughput([call] * node.settings.scorer.max_concurrent), _node_throughput(node)) for _ in range(3)]
     inside, together = (
@@ -156,12 +156,12 @@ def overload(node: LoadedNode, notes: list[str]) -> list[Row]:
     ]
     command += ["--address", node.process.address, "--candidates", str(CANDIDATES)]
     command += ["--rate", str(OVERLOAD * capacity), "--seconds", str(OVERLOAD_SECONDS)]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     memory: list[tuple[float, float]] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         reader = ThreadPoolExecutor(1).submit(process.communicate)
         while not reader.done():
-            memory.append((time.perf_counter() - begun, rss_mib(node.process.pid)))
+            memory.append((time.perf_counter() - started, rss_mib(node.process.pid)))
             time.sleep(0.5)
         output, _ = reader.result()
     result: dict[str, Any] = json.loads(output)
@@ -211,17 +211,17 @@ def _throughput(callers: list[Callable[[int], object]]) -> _Throughput:
     def call(number: int) -> list[float]:
         found: list[float] = []
         start.wait()
-        while (begun := time.perf_counter()) < until:
+        while (started := time.perf_counter()) < until:
             callers[number](number + len(callers) * len(found))
-            found.append((time.perf_counter() - begun) * 1_000)
+            found.append((time.perf_counter() - started) * 1_000)
         return found
 
     with ThreadPoolExecutor(len(callers)) as pool:
         futures = [pool.submit(call, number) for number in range(len(callers))]
         start.wait()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         ms = [sample for future in futures for sample in future.result()]
-        return _Throughput(len(ms) / (time.perf_counter() - begun), ms)
+        return _Throughput(len(ms) / (time.perf_counter() - started), ms)
 
 
 def _score(client: LifelineClient, node: LoadedNode, at: int) -> object:
@@ -230,11 +230,11 @@ def _score(client: LifelineClient, node: LoadedNode, at: int) -> object:
 
 @contextmanager
 def _in_process(node: LoadedNode) -> Iterator[Callable[[int], object]]:
-    """Give a function that scores in this process, with the same settings, on the node's own files."""
+    """Yield a function that scores in this process, with the node's settings and files."""
     settings = node.settings
     loaded = weights.load(settings.scorer, settings.vocabulary)
     with (
-        one_torch_thread(),
+        single_torch_thread(),
         closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings,
         open_user_readers(settings) as reader_of,
     ):

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from benchmarks.peers import ROOT
 from benchmarks.score.timing import median_ms
-from benchmarks.score.world import opened_world
+from benchmarks.score.world import open_world
 from lifeline.core.embedding_codec import normalize
 from lifeline.scorer.config import WIDTH
 from lifeline.scorer.feature_snapshot import FeatureSnapshot
@@ -97,7 +97,7 @@ def main(file: Path) -> None:
     warnings.simplefilter("ignore")
     ms: dict[str, float] = {}
     notes: list[str] = []
-    with opened_world() as world:
+    with open_world() as world:
         every = np.concatenate([world.history.explicit.embedding, world.history.impressions.embedding])
         request, selected = FeatureSnapshot.of(
             world.history, world.candidates, world.embedding, world.context, world.model.config
@@ -144,7 +144,7 @@ def _compiled_bf16(sequence: Sequence, given: tuple[Tensor, Tensor]) -> Callable
     """Return the faster of what autocast makes of it, and of the model's own products in bfloat16."""
     cast = torch.compile(sequence, mode="max-autotune")
     reduced = copy.deepcopy(sequence)
-    reduced.model.reduce_precision(reduced=True)
+    reduced.model.use_bfloat16(enabled=True)
     own = torch.compile(reduced, mode="max-autotune")
 
     def by_autocast() -> object:

@@ -12,7 +12,7 @@ from benchmarks.score.timing import times_ms
 from benchmarks.score.world import World
 from lifeline.scorer.backend import backend_of
 from lifeline.scorer.history_cache import HistoryCache
-from lifeline.scorer.kernels.instruction_set import InstructionSet, using
+from lifeline.scorer.kernels.instruction_set import InstructionSet, override
 from lifeline.scorer.precision import Precision
 from lifeline.scorer.scorer import Scorer
 from lifeline.scorer.weights import LoadedModel
@@ -21,20 +21,20 @@ _REQUESTS, _SLOW_REQUESTS = 200, 7
 
 
 def request(world: World, peers: Mapping[str, float], notes: list[str]) -> list[Row]:
-    """Score 256 candidates as a node does, and as the same code does with PyTorch alone; every request reads.
+    """Score 256 candidates with a node's settings, and with PyTorch alone; every request reads the store.
 
-    But for `score_256_again`: there the user has done nothing since the last one.
+    Except `score_256_again`: there the history cache is valid.
     """
     del peers, notes
     rows = []
-    nothing_kept = HistoryCache(0)
-    with using(InstructionSet.NONE):
-        eager = np.median(_latencies(world, _scorer(world, Precision.FLOAT32), nothing_kept, _SLOW_REQUESTS))
-    with one_torch_thread():
+    no_cache = HistoryCache(0)
+    with override(InstructionSet.NONE):
+        eager = np.median(_latencies(world, _scorer(world, Precision.FLOAT32), no_cache, _SLOW_REQUESTS))
+    with single_torch_thread():
         scorer = _scorer(world, Precision.BFLOAT16)
-        found = _latencies(world, scorer, nothing_kept, _REQUESTS)
+        times = _latencies(world, scorer, no_cache, _REQUESTS)
         kept = _latencies(world, scorer, HistoryCache(1 << 26), _REQUESTS)
-    p50, p99 = (float(np.quantile(found, share)) for share in (0.5, 0.99))
+    p50, p99 = (float(np.quantile(times, share)) for share in (0.5, 0.99))
     rows.append(Row("score_256_p50_ms", p50, "ms", Bar("<=", 18.0), {"eager PyTorch ms": float(eager)}))
     rows.append(Row("score_256_p99_ms", p99, "ms", Bar("<=", 30.0)))
     rows.append(Row("score_256_again_p50_ms", float(np.median(kept)), "ms"))
@@ -43,8 +43,8 @@ def request(world: World, peers: Mapping[str, float], notes: list[str]) -> list[
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Leave the cores to the kernels, as a node does."""
+def single_torch_thread() -> Iterator[None]:
+    """Set torch to one thread, as a node does, so that the kernels have the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

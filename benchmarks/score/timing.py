@@ -9,15 +9,15 @@ _WARM = 2
 
 
 def times_ms(work: Callable[[], object], repeats: int) -> list[float]:
-    """Return the milliseconds of each of so many repeats, after two that do not count."""
-    found = []
+    """Return the milliseconds of each repeat, after two warm-up calls."""
+    times = []
     for _ in range(repeats + _WARM):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         work()
-        found.append((time.perf_counter() - begun) * 1_000)
-    return found[_WARM:]
+        times.append((time.perf_counter() - started) * 1_000)
+    return times[_WARM:]
 
 
 def median_ms(work: Callable[[], object], repeats: int) -> float:
-    """Return their median."""
+    """Return the median milliseconds of the repeats."""
     return float(np.median(times_ms(work, repeats)))

@@ -45,7 +45,7 @@ class World(NamedTuple):
 
 
 @contextmanager
-def opened_world() -> Iterator[World]:
+def open_world() -> Iterator[World]:
     """Give the world in a directory that goes with it."""
     simulator = Simulator(SimulatorSettings(users=1, min_actions=ACTIONS, max_actions=ACTIONS))
     user = simulator.user(0)

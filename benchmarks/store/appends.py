@@ -25,7 +25,7 @@ COLD_HISTORY = 20
 COLD_BATCHES = 400
 
 
-class AtCap(NamedTuple):
+class CapAppends(NamedTuple):
     """Appends to users that are full."""
 
     per_s: float
@@ -36,7 +36,7 @@ class AtCap(NamedTuple):
     """The last tenth."""
 
 
-class Cold(NamedTuple):
+class ColdAppends(NamedTuple):
     """Appends of which most miss the head cache."""
 
     per_s: float
@@ -77,16 +77,16 @@ def rails(workload: Workload) -> float:
     return float(np.median(rates))
 
 
-def at_cap(store: PartitionStore, users: int = CAP_USERS, events: int = CAP_EVENTS) -> AtCap:
+def at_cap(store: PartitionStore, users: int = CAP_USERS, events: int = CAP_EVENTS) -> CapAppends:
     """Append `events` to each user, all in turn, 2 % late; what counts begins when all are at their cap."""
     workload = zipf(users, events, late=CAP_LATE)
     times = apply_all(store, workload.batches())
     full = -(-store.contract.max_explicit * users // BATCH) if store.contract else 0
     tenths = [BATCH * len(part) / part.sum() for part in np.array_split(np.array(times[full:]), 10)]
-    return AtCap(float(np.median(tenths)), float(tenths[0]), float(tenths[-1]))
+    return CapAppends(float(np.median(tenths)), float(tenths[0]), float(tenths[-1]))
 
 
-def cold(users: int = COLD_USERS, batches: int = COLD_BATCHES) -> Cold:
+def cold(users: int = COLD_USERS, batches: int = COLD_BATCHES) -> ColdAppends:
     """Append one event to each of 2,000 random users a batch; the head cache holds 15 % of them."""
     # How much memory a head takes follows from what it holds, so a first pass measures it.
     with fresh_store(StoreSettings(head_cache_mib=4_096)) as probe:
@@ -102,4 +102,4 @@ def cold(users: int = COLD_USERS, batches: int = COLD_BATCHES) -> Cold:
         after = store.memory.heads.statistics()
         hits, misses = after.hits - before.hits, after.misses - before.misses
     tenths = [BATCH * len(part) / part.sum() for part in np.array_split(np.array(times), 10)]
-    return Cold(float(np.median(tenths)), hits / (hits + misses))
+    return ColdAppends(float(np.median(tenths)), hits / (hits + misses))

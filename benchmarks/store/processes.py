@@ -75,9 +75,9 @@ def memory() -> Memory:
         return Memory(*json.loads(_output("fill", place)))
 
 
-def cold_appends() -> appends.Cold:
+def cold_appends() -> appends.ColdAppends:
     """Measure cold appends in a process that has not done anything else: what memory it holds decides them."""
-    return appends.Cold(*json.loads(_output("measure_cold")))
+    return appends.ColdAppends(*json.loads(_output("measure_cold")))
 
 
 def measure_cold() -> None:

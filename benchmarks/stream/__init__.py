@@ -45,23 +45,23 @@ def run(bootstrap_servers: str | None, parts: Sequence[str] = ()) -> Report:
     notes = ["broker, nodes and callers share the machine; a node has the default settings"]
     rows: list[Row] = []
     with ExitStack() as stack:
-        about = _Run(stack.enter_context(cluster_or_broker(given)), notes)
+        context = _Run(stack.enter_context(cluster_or_broker(given)), notes)
         for name in parts or PARTS:
             # What an earlier part wrote goes to the disk first, or this one pays for it.
             os.sync()
             err.print(f"{time.strftime('%H:%M:%S')} {name}", highlight=False)
-            rows += PARTS[name](about)
+            rows += PARTS[name](context)
     return Report("stream", rows, tuple(notes))
 
 
-def _ingest(about: _Run) -> list[Row]:
+def _ingest(context: _Run) -> list[Row]:
     history = demo_history()
-    about.notes.append(history.description)
+    context.notes.append(history.description)
     rails = Workload.of_history(history)
-    peers = live_peers(about.servers, history.vocabulary, rails)
-    about.notes.extend(peers.notes)
-    of_rails = ingest(about.servers, history.vocabulary, rails)
-    of_zipf = ingest(about.servers, Vocabulary(), zipf(2_000, 500))
+    peers = live_peers(context.servers, history.vocabulary, rails)
+    context.notes.extend(peers.notes)
+    of_rails = ingest(context.servers, history.vocabulary, rails)
+    of_zipf = ingest(context.servers, Vocabulary(), zipf(2_000, 500))
     return [
         *_ingest_rows("ingest_rails", of_rails, cpu_breakdown(history.vocabulary, rails), peers),
         *_ingest_rows("ingest_zipf", of_zipf, cpu_breakdown(Vocabulary(), zipf(2_000, 500)), peers),
@@ -83,17 +83,17 @@ def _ingest_rows(name: str, measured: Ingest, parts: CpuBreakdown, peers: LivePe
     ]
 
 
-def _metrics(about: _Run) -> list[Row]:
-    measured = metrics_cost(about.servers, Vocabulary(), zipf(2_000, 500))
+def _metrics(context: _Run) -> list[Row]:
+    measured = metrics_cost(context.servers, Vocabulary(), zipf(2_000, 500))
     return [
         Row("metrics_cost_percent", measured.cpu_percent, "% of the node's processor time", Bar("<=", 1)),
         Row("metrics_rate_percent", measured.rate_percent, "% fewer events/s"),
     ]
 
 
-def _freshness(about: _Run) -> list[Row]:
+def _freshness(context: _Run) -> list[Row]:
     per_s = 5_000
-    measured = freshness(about.servers, Vocabulary(), per_s=per_s)
+    measured = freshness(context.servers, Vocabulary(), per_s=per_s)
     return [
         Row("freshness_published_per_s", measured.per_s, "events/s", Bar(">=", 0.99 * per_s)),
         Row("freshness_samples", measured.samples, "calls"),
@@ -102,14 +102,14 @@ def _freshness(about: _Run) -> list[Row]:
     ]
 
 
-def _replay(about: _Run) -> list[Row]:
-    with open_environment(about.servers, Vocabulary()) as environment:
+def _replay(context: _Run) -> list[Row]:
+    with open_environment(context.servers, Vocabulary()) as environment:
         fill(environment, REPLAYED)
         before = restart(environment, REPLAYED)
         measured = replay(environment, REPLAYED)
     history = demo_history()
-    peers = quix_recovery(about.servers, history.vocabulary, Workload.of_history(history))
-    about.notes.extend(peers.notes)
+    peers = quix_recovery(context.servers, history.vocabulary, Workload.of_history(history))
+    context.notes.extend(peers.notes)
     return [
         Row("replay_per_s", measured.per_s, "events/s", Bar(">=", 200_000), peers.per_s),
         Row("replay_fingerprints_equal", float(measured.equal), "bool", Bar("==", 1)),
@@ -117,8 +117,8 @@ def _replay(about: _Run) -> list[Row]:
     ]
 
 
-def _restart(about: _Run) -> list[Row]:
-    with open_environment(about.servers, Vocabulary()) as environment:
+def _restart(context: _Run) -> list[Row]:
+    with open_environment(context.servers, Vocabulary()) as environment:
         fill(environment, RESTARTED)
         measured = restart(environment, RESTARTED)
     return [
@@ -128,18 +128,20 @@ def _restart(about: _Run) -> list[Row]:
     ]
 
 
-def _kills(about: _Run) -> list[Row]:
+def _kills(context: _Run) -> list[Row]:
     return [
-        Row("chaos_kill9_fingerprints_equal", kill9(KILLS, bootstrap_servers=about.servers), "kills", Bar(">=", KILLS))
+        Row(
+            "chaos_kill9_fingerprints_equal", kill9(KILLS, bootstrap_servers=context.servers), "kills", Bar(">=", KILLS)
+        )
     ]
 
 
-def _rolling(about: _Run) -> list[Row]:
-    return [Row("rolling_restart_failed_calls", rolling_restart(about.servers), "calls", Bar("==", 0))]
+def _rolling(context: _Run) -> list[Row]:
+    return [Row("rolling_restart_failed_calls", rolling_restart(context.servers), "calls", Bar("==", 0))]
 
 
-def _soak(about: _Run) -> list[Row]:
-    measured = soak(about.servers, Vocabulary())
+def _soak(context: _Run) -> list[Row]:
+    measured = soak(context.servers, Vocabulary())
     return [
         Row("soak_rss_growth_percent", measured.growth_percent, "%", Bar("<=", 3)),
         Row("soak_rss_mib", measured.rss_mib, "MiB"),

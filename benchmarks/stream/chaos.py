@@ -20,13 +20,12 @@ _log = structlog.get_logger(__name__)
 
 
 def kill9(rounds: int, partitions: int = 4, nodes: int = 2, bootstrap_servers: str | None = None) -> int:
-    """Kill a node of `nodes` with SIGKILL `rounds` times, under load, and return how many times all was right.
+    """Kill a node of `nodes` with SIGKILL `rounds` times, under load, and return the number of successful rounds.
 
-    All is right when each of the dead node's stores has the fingerprint that an independent pass over the log finds
-    at the offset where it stands, and so has each partition at the log's end once the node runs again. The first time
-    that it is not ends the run: what follows cannot be right.
+    A round succeeds if each store of the killed node has the fingerprint that an independent pass over the log computes
+    at its offset, and each partition has that of the log's end after the restart. The first failed round ends the run.
     """
-    # The harness is in a checkout alone, and so are these benchmarks' parts that need it.
+    # The harness exists in a checkout only.
     from tests.support.chaos.kills import kill_rounds  # noqa: PLC0415
     from tests.support.chaos.traffic import Publisher  # noqa: PLC0415
 
@@ -35,7 +34,7 @@ def kill9(rounds: int, partitions: int = 4, nodes: int = 2, bootstrap_servers: s
         for number, wrong in enumerate(kill_rounds(cluster, source, seed=SEED, rounds=rounds, nodes=nodes), start=1):
             equal += not wrong
             if wrong:
-                _log.error("a kill was not made good", round=number, why=wrong)
+                _log.error("the state after a kill is wrong", round=number, why=wrong)
             elif number % 25 == 0:
                 _log.info("kills", done=number, equal=equal, of=rounds)
     return equal

@@ -19,7 +19,7 @@ READY_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Topics that are deleted with it, and a directory."""
+    """Temporary topics and a directory."""
 
     settings: Settings
     path: Path
@@ -33,14 +33,14 @@ class Environment:
         """Return the settings of a node with a group and a directory of its own; a key's dots are ``__`` in `flags`."""
         path = self.path / name
         path.mkdir()
-        mine: dict[str, object] = {
+        defaults: dict[str, object] = {
             "kafka.actions_topic": self.kafka.actions_topic,
             "kafka.items_topic": self.kafka.items_topic,
             "kafka.group_id": f"{self.kafka.group_id}-{name}",
             "kafka.partitions": self.kafka.partitions,
         }
-        given = {key.replace("__", "."): value for key, value in flags.items()}
-        return settings_for(self.kafka.bootstrap_servers, path, self.settings.vocabulary, flags=mine | given)
+        overrides = {key.replace("__", "."): value for key, value in flags.items()}
+        return settings_for(self.kafka.bootstrap_servers, path, self.settings.vocabulary, flags=defaults | overrides)
 
     def node(self, name: str, **flags: object) -> NodeProcess:
         """Return a node over the topics; nothing runs yet."""
@@ -52,16 +52,16 @@ def open_environment(bootstrap_servers: str, vocabulary: Vocabulary, **flags: ob
     """Create topics, and delete them at the end."""
     with ExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifeline-bench-")))
-        given = {key.replace("__", "."): value for key, value in flags.items()}
+        overrides = {key.replace("__", "."): value for key, value in flags.items()}
         suffix = f"-bench-{uuid.uuid4().hex[:8]}"
-        settings = settings_for(bootstrap_servers, path, vocabulary, suffix=suffix, flags=given)
+        settings = settings_for(bootstrap_servers, path, vocabulary, suffix=suffix, flags=overrides)
         create_topics(settings.kafka)
         stack.callback(delete_topics, settings.kafka)
         yield Environment(settings, path)
 
 
 class Moments:
-    """Follows a node's log: when each event and state was logged first, seconds since 1970."""
+    """Follows a node's log: the first time of each event and state, seconds since 1970."""
 
     def __init__(self) -> None:
         self.first: dict[str, float] = {}

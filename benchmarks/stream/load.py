@@ -13,7 +13,7 @@ from lifeline.core.partitioner import partitions_of
 from lifeline.v1.action_pb2 import Action
 
 _BATCH_BYTES = 256 << 10
-_ON_THEIR_WAY = 16
+_MAX_IN_FLIGHT = 16
 
 
 def load(kafka: KafkaSettings, workload: Workload) -> None:
@@ -46,7 +46,7 @@ async def _load(kafka: KafkaSettings, workload: Workload) -> None:
                 if batch.append(key=key, value=value, timestamp=None) is not None:
                     continue
                 waiting.append(await producer.send_batch(batch, kafka.actions_topic, partition=number))
-                if len(waiting) >= _ON_THEIR_WAY:
+                if len(waiting) >= _MAX_IN_FLIGHT:
                     await waiting.pop(0)
                 batch = producer.create_batch()
                 batch.append(key=key, value=value, timestamp=None)

@@ -1,7 +1,7 @@
-"""What metrics cost: nodes that ingest one topic with metrics on and scraped, and off, in turns.
+"""The cost of metrics: nodes ingest one topic in turns, with metrics scraped and without metrics.
 
-The processor time of a node for the same records is compared, for the time by the clock of two runs on a shared machine
-differs by more than any metric costs.
+The CPU time for the same records is compared, because the wall times of two runs on a shared machine differ by more
+than metrics cost.
 """
 
 import threading
@@ -38,19 +38,19 @@ def metrics_cost(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workl
     with open_environment(bootstrap_servers, vocabulary) as environment:
         load(environment.kafka, workload)
         for number in range(pairs):
-            # Who goes first changes with each pair.
+            # The order alternates with each pair.
             for with_metrics in (True, False) if number % 2 else (False, True):
                 node = environment.node(f"metrics-{number}-{with_metrics}", node__metrics=with_metrics)
                 with scraping(node.settings.node.http_address) if with_metrics else _nothing():
                     (on if with_metrics else off).append(ingest_once(node, len(workload)))
-    cpu = [with_.cpu_s / without.cpu_s for with_, without in zip(on, off, strict=True)]
-    rate = [with_.per_s / without.per_s for with_, without in zip(on, off, strict=True)]
+    cpu = [on_run.cpu_s / off_run.cpu_s for on_run, off_run in zip(on, off, strict=True)]
+    rate = [on_run.per_s / off_run.per_s for on_run, off_run in zip(on, off, strict=True)]
     return MetricsCost(100 * (float(np.median(cpu)) - 1), 100 * (1 - float(np.median(rate))))
 
 
 @contextmanager
 def scraping(address: str) -> Iterator[None]:
-    """Ask for /metrics once a second, oftener than Prometheus does."""
+    """Scrape /metrics once per second, more often than Prometheus does."""
     done = threading.Event()
 
     def scrape() -> None:
@@ -59,7 +59,7 @@ def scraping(address: str) -> Iterator[None]:
                 with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
                     answer.read()
             except OSError:
-                # The node has not come as far as to listen, or is gone.
+                # The node does not listen yet, or has stopped.
                 continue
 
     thread = threading.Thread(target=scrape, name="scrape")

@@ -37,28 +37,28 @@ class LivePeers(NamedTuple):
 
 
 def live_peers(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload) -> LivePeers:
-    """Measure each peer for `SECONDS`; empty with a note where their environment is not there."""
-    found = LivePeers({}, [])
-    with _peers_topic(bootstrap_servers, vocabulary, workload, found.notes) as environment:
+    """Measure each peer for `SECONDS`; empty with a note if the peers' environment is missing."""
+    peers = LivePeers({}, [])
+    with _peers_topic(bootstrap_servers, vocabulary, workload, peers.notes) as environment:
         for name in NAMES:
             if environment is None:
                 break
-            figure = _measure(environment, found.notes, f"{name} was", "live", (name,), (_USERS, SECONDS))
+            figure = _measure(environment, peers.notes, f"{name} was", "live", (name,), (_USERS, SECONDS))
             if figure is not None:
-                found.per_s[name] = figure["per_s"]
-    return found
+                peers.per_s[name] = figure["per_s"]
+    return peers
 
 
 def quix_recovery(bootstrap_servers: str, vocabulary: Vocabulary, workload: Workload) -> LivePeers:
-    """Measure how fast Quix Streams makes a lost state anew, in events of the state a second."""
-    found = LivePeers({}, [])
-    with _peers_topic(bootstrap_servers, vocabulary, workload, found.notes) as environment:
+    """Measure how fast Quix Streams rebuilds a lost state, in events of the state per second."""
+    peers = LivePeers({}, [])
+    with _peers_topic(bootstrap_servers, vocabulary, workload, peers.notes) as environment:
         if environment is not None:
             sizes = (_USERS, _APPENDS)
-            figure = _measure(environment, found.notes, "the recovery of quix_streams was", "recovery", (), sizes)
+            figure = _measure(environment, peers.notes, "the recovery of quix_streams was", "recovery", (), sizes)
             if figure is not None:
-                found.per_s["quix_streams"] = (_USERS * HISTORY + _APPENDS) / figure["seconds"]
-    return found
+                peers.per_s["quix_streams"] = (_USERS * HISTORY + _APPENDS) / figure["seconds"]
+    return peers
 
 
 @contextmanager
@@ -117,9 +117,9 @@ def _fill(servers: list[str], topic: str, partitions: int, events: NDArray[np.vo
 def _records(events: NDArray[np.void]) -> Iterator[tuple[str, bytes]]:
     """Yield each user's first list, and then an event for one user after the other."""
     users = [f"user-{number}" for number in range(_USERS)]
-    taken = np.arange(_USERS * HISTORY + _EVENTS) % len(events)
+    order = np.arange(_USERS * HISTORY + _EVENTS) % len(events)
     for number, user in enumerate(users):
-        yield user, events[taken[number * HISTORY : (number + 1) * HISTORY]].tobytes()
-    chance = np.random.default_rng(0).integers(_USERS, size=_EVENTS).tolist()
-    for number, row in zip(chance, events[taken[_USERS * HISTORY :]], strict=True):
+        yield user, events[order[number * HISTORY : (number + 1) * HISTORY]].tobytes()
+    random_users = np.random.default_rng(0).integers(_USERS, size=_EVENTS).tolist()
+    for number, row in zip(random_users, events[order[_USERS * HISTORY :]], strict=True):
         yield users[number], row.tobytes()

@@ -1,4 +1,4 @@
-"""Soak: half an hour of a steady load on users who are all at their cap; what counts is the memory's growth."""
+"""Soak: half an hour of steady load on users at their cap, to measure memory growth."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ _READS_A_SAMPLE = 5
 
 
 class Soak(NamedTuple):
-    """MiB of the node, and what was really published."""
+    """Memory of the node, and the published rate."""
 
     growth_percent: float
     """The median of the last third above that of the middle one."""

@@ -117,7 +117,7 @@ def evaluate(
 
             output.note(f"{time.strftime('%H:%M:%S')} {task.name}")
             comparisons.append(
-                compare_variants(task, rows, seeds or (0, 1), settings, workers=workers, kept=kept, tell=show)
+                compare_variants(task, rows, seeds or (0, 1), settings, workers=workers, cache_dir=kept, on_step=show)
             )
             for task_bar in bars.values():
                 bar.remove_task(task_bar)

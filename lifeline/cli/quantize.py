@@ -45,21 +45,21 @@ def quantize(
         write_report(report_file, section)
 
     def document() -> dict[str, object]:
-        found = measured.found
+        precision = measured.precision
         return {
             "version": measured.manifest.version,
-            "bfloat16": found.bfloat16._asdict(),
-            "int8": None if found.int8_by_kernels is None else found.int8_by_kernels._asdict(),
-            "all_int8": found.int8._asdict(),
-            "mix": sorted(map(str, found.mix)),
-            "mixed": None if found.mixed is None else found.mixed._asdict(),
+            "bfloat16": precision.bfloat16._asdict(),
+            "int8": None if precision.int8_by_kernels is None else precision.int8_by_kernels._asdict(),
+            "all_int8": precision.int8._asdict(),
+            "mix": sorted(map(str, precision.mix)),
+            "mixed": None if precision.mixed is None else precision.mixed._asdict(),
             "products": [
                 {
                     "product": str(sensitivity.product),
                     "operations": sensitivity.operations,
                     **sensitivity.agreement._asdict(),
                 }
-                for sensitivity in found.sensitivities
+                for sensitivity in precision.sensitivities
             ],
         }
 

@@ -117,7 +117,7 @@ def train(
             bar.update(task, completed=at.step, total=at.total, note=note)
 
         plan = TrainingPlan(training, variant, until, checkpoints, curves)
-        with Group.joined() as group:
+        with Group.join() as group:
             if from_topic is not None:
                 if group.rank == 0:
                     update_topic_copy(

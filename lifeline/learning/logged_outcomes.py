@@ -12,7 +12,7 @@ from lifeline.core.sequence import Column, SequenceQuery
 from lifeline.ops.offline import open_user_readers
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.errors import SelectionRecordError
-from lifeline.scorer.selection_log import LoggedRequest, check_selecting, decode
+from lifeline.scorer.selection_log import LoggedRequest, check_selection_settings, decode
 from lifeline.scorer.train.examples import Outcome
 from lifeline.store.reader import SequenceReader
 from lifeline.stream.record import Record
@@ -44,22 +44,22 @@ def join(
 ) -> Iterator[Outcome]:
     """Yield the requests whose outcome is known; skip those of users who are stored elsewhere."""
     for logged in requests:
-        check_selecting(logged, config)
+        check_selection_settings(logged, config)
         reader = reader_of(logged.user_id)
         if reader is None:
             continue
-        asked_ms = logged.selected.context.timestamp_ms
+        asked_ms = logged.snapshot.context.timestamp_ms
         query = SequenceQuery(columns=_COLUMNS, from_timestamp_ms=asked_ms, to_timestamp_ms=asked_ms + window_ms)
         found = reader.read(logged.user_id, query)
         if found.as_of.watermark_ms < asked_ms + window_ms:
             continue
         (events,) = found.sequences.values()
-        done = np.zeros(len(logged.selected.item_id), np.uint64)
+        done = np.zeros(len(logged.snapshot.item_id), np.uint64)
         if events.item_id is not None and events.action_type is not None and len(events.item_id):
             bits = bit_column(events.action_type)
-            for place, item in enumerate(logged.selected.item_id.tolist()):
+            for place, item in enumerate(logged.snapshot.item_id.tolist()):
                 done[place] = np.bitwise_or.reduce(bits[events.item_id == np.uint64(item)], initial=np.uint64(0))
-        yield Outcome(zlib.crc32(logged.user_id.encode()), logged.selected, done, {})
+        yield Outcome(zlib.crc32(logged.user_id.encode()), logged.snapshot, done, {})
 
 
 def _decoded(records: Iterable[Record]) -> Iterator[LoggedRequest]:

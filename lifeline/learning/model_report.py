@@ -230,12 +230,12 @@ def _plots(comparison: Comparison, directory: Path, prefix: str) -> list[str]:
     for variant in shown:
         run = comparison.of(variant)[0]
         found = reliability(comparison.test, run.evaluation, comparison.heads, main.name)
-        calibration.plot(found.foretold, found.came, marker="o", label=variant)
+        calibration.plot(found.predicted, found.observed, marker="o", label=variant)
         steps = [step for step, *_ in run.progress.curve]
         curves.plot(steps, [loss for *_, loss in run.progress.curve], label=variant)
     most = calibration.get_xlim()[1]
     calibration.plot([0, most], [0, most], color="grey", linewidth=0.8)
-    calibration.set(xlabel=f"probability of {main.name} foretold", ylabel="share that came")
+    calibration.set(xlabel=f"predicted probability of {main.name}", ylabel="observed share")
     curves.set(xlabel="step", ylabel="validation loss")
     for axes in (by_length, by_dormancy, calibration, curves):
         if axes.get_legend_handles_labels()[0]:

@@ -10,7 +10,15 @@ from lifeline.config import Settings
 from lifeline.learning.training import histories
 from lifeline.scorer import weights
 from lifeline.scorer.config import ModelConfig
-from lifeline.scorer.evaluate.precision import BFLOAT16, INT8, LEAST_SHARE, Agreement, Bars, Found, find
+from lifeline.scorer.evaluate.precision import (
+    BFLOAT16,
+    INT8,
+    MIN_INT8_SHARE,
+    Agreement,
+    Bars,
+    PrecisionMeasurement,
+    measure_precision,
+)
 from lifeline.scorer.feature_snapshot import FeatureSnapshot
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.corpus import Corpus
@@ -25,13 +33,13 @@ class VersionMeasurement(NamedTuple):
     """The measurement of one version."""
 
     manifest: Manifest
-    found: Found
+    precision: PrecisionMeasurement
     candidates: int
     directory: Path
 
 
 def measure_version(
-    settings: Settings, version: str | None, training: TrainSettings, tell: Callable[[str], None]
+    settings: Settings, version: str | None, training: TrainSettings, progress: Callable[[str], None]
 ) -> VersionMeasurement:
     """Measure a version, or the newest, on held-out requests, and write the result beside it, for nodes to follow.
 
@@ -41,9 +49,9 @@ def measure_version(
     # An earlier measurement may be damaged, and this one replaces it.
     loaded = weights.load(scorer, settings.vocabulary, measured=False)
     manifest = loaded.manifest
-    tell("reading the histories")
+    progress("reading the histories")
     outcomes = _outcomes(settings, training, manifest.config)
-    found = find(loaded.model, outcomes, tell)
+    found = measure_precision(loaded.model, outcomes, progress)
     directory = scorer.models_dir / manifest.name / manifest.version
     weights.save_precision(
         directory,
@@ -66,13 +74,13 @@ def measure_version(
         ),
         found.calibration,
     )
-    candidates = max(len(outcome.selected.item_id) for outcome in outcomes)
+    candidates = max(len(outcome.snapshot.item_id) for outcome in outcomes)
     return VersionMeasurement(manifest, found, candidates, directory)
 
 
 def report(measured: VersionMeasurement, command: str) -> str:
     """Return the section of a Markdown report."""
-    found = measured.found
+    found = measured.precision
     by = "the kernels" if found.by_kernels else "PyTorch, with operands rounded"
     what = (
         f"{measured.manifest.name}/{measured.manifest.version} on {found.bfloat16.requests:,} held-out requests of up "
@@ -93,7 +101,7 @@ def report(measured: VersionMeasurement, command: str) -> str:
     elif found.mixed is not None:
         outcome = []
     else:
-        none = f"No mix with at least {LEAST_SHARE:.0%} of the multiplications in int8 is accepted."
+        none = f"No mix with at least {MIN_INT8_SHARE:.0%} of the multiplications in int8 is accepted."
         outcome = ["", none]
     lines = [
         *(HEADING, "", what, "", f"    {command}", ""),

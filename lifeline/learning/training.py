@@ -15,7 +15,7 @@ from lifeline.scorer.allocator import keep_memory
 from lifeline.scorer.config import ModelConfig, default_heads
 from lifeline.scorer.evaluate.evaluation import measures_of
 from lifeline.scorer.settings import TrainSettings
-from lifeline.scorer.train.model_training import RunOptions, Trained, train, train_on_outcomes
+from lifeline.scorer.train.model_training import RunOptions, TrainingResult, train, train_on_outcomes
 from lifeline.scorer.train.parallel import Group
 from lifeline.scorer.train.trainer import Step
 from lifeline.scorer.variants import variant
@@ -37,25 +37,25 @@ class TrainingPlan(NamedTuple):
 
 
 def train_from_store(
-    settings: Settings, plan: TrainingPlan, tell: Callable[[Step], None] = lambda _: None, group: Group | None = None
-) -> Trained:
+    settings: Settings, plan: TrainingPlan, on_step: Callable[[Step], None] = lambda _: None, group: Group | None = None
+) -> TrainingResult:
     """Train on every user of the data directory, together with the other processes of `group`.
 
     A running node may hold the state: it is read as it is now. Raises StoreError, TrainingDataError, CheckpointError.
     """
     stored = histories(settings, plan.until_timestamp_ms)
-    with _training(settings, plan, tell, group) as run:
+    with _training(settings, plan, on_step, group) as run:
         return train(stored, settings.vocabulary, plan.settings, run.options, run.config)
 
 
 def train_from_log(
-    settings: Settings, plan: TrainingPlan, tell: Callable[[Step], None] = lambda _: None, group: Group | None = None
-) -> Trained:
+    settings: Settings, plan: TrainingPlan, on_step: Callable[[Step], None] = lambda _: None, group: Group | None = None
+) -> TrainingResult:
     """Train on the requests that nodes have logged; the data directory has what their users did next.
 
     Raises StreamError, StoreError, SelectionRecordError, TrainingDataError, CheckpointError.
     """
-    with _training(settings, plan, tell, group) as run:
+    with _training(settings, plan, on_step, group) as run:
         return train_on_outcomes(
             logged_outcomes(settings, run.config, plan.settings.label_window_ms),
             settings.vocabulary,
@@ -65,7 +65,7 @@ def train_from_log(
         )
 
 
-def save_version(settings: Settings, trained: Trained) -> Manifest:
+def save_version(settings: Settings, trained: TrainingResult) -> Manifest:
     """Save a new version for nodes to load, and return its manifest."""
     return weights.save(
         settings.scorer.models_dir,
@@ -93,7 +93,7 @@ class _Run(NamedTuple):
 
 @contextmanager
 def _training(
-    settings: Settings, plan: TrainingPlan, tell: Callable[[Step], None], group: Group | None
+    settings: Settings, plan: TrainingPlan, on_step: Callable[[Step], None], group: Group | None
 ) -> Iterator[_Run]:
     """Give what a run needs whatever the data is; of several processes only the first tells and writes curves."""
     keep_memory()
@@ -105,5 +105,5 @@ def _training(
             from tensorboardX import SummaryWriter  # noqa: PLC0415 - in the extra `train` alone
 
             curves = stack.enter_context(closing(SummaryWriter(str(plan.curves))))
-        tell = tell if first else lambda _: None
-        yield _Run(config, RunOptions(measures_of, tell, plan.checkpoints, curves, group))
+        on_step = on_step if first else lambda _: None
+        yield _Run(config, RunOptions(measures_of, on_step, plan.checkpoints, curves, group))

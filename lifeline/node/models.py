@@ -13,7 +13,7 @@ from lifeline.rpc.model_service import ModelService
 from lifeline.rpc.score_service import ModelHolder
 from lifeline.scorer.errors import ModelNotFoundError
 from lifeline.scorer.kernels.instruction_set import InstructionSet, active
-from lifeline.scorer.versions import directories, no_version
+from lifeline.scorer.versions import directories, no_version_error
 from lifeline.store.gc_tuning import keep_collector_away
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Models:
         """Load a version, or the newest one; raises ScorerError."""
         settings = self._settings.scorer.model_copy(update={"version": version})
         if not directories(settings.models_dir, settings.model):
-            raise no_version(settings.model)
+            raise no_version_error(settings.model)
         import torch  # noqa: PLC0415 - with the first model
 
         from lifeline.scorer import weights  # noqa: PLC0415

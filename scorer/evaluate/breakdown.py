@@ -1,4 +1,4 @@
-"""Breakdowns: properties of requests by which lifts are looked at."""
+"""Breakdowns of lifts by properties of requests."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from lifeline.scorer.selection import Source, similarity_of
 from lifeline.scorer.train.examples import ExampleSet
 
 NEAR = 0.5
-"""From which cosine on a token counts as of the same interest."""
+"""The least cosine of a token that counts as the same interest."""
 _DAY_MS = 86_400_000
 
 
@@ -19,12 +19,12 @@ def history_length(examples: ExampleSet) -> NDArray[np.float64]:
 
 
 def dormancy_days(examples: ExampleSet) -> NDArray[np.float64]:
-    """Return float64[r]: for how many days the interest was asleep that the user acted on.
+    """Return float64[r]: days for which the interest that the user acted on was dormant.
 
-    The time since the newest selected explicit token that is near a candidate with an action; of several the longest.
-    NaN where the user acted on nothing, or on nothing that anything is near to.
+    This is the time since the newest selected explicit token near a candidate with an action; of several candidates,
+    the longest. NaN if the user acted on no candidate, or if no token is near one.
     """
-    found = np.full(len(examples), np.nan)
+    days = np.full(len(examples), np.nan)
     for row in range(len(examples)):
         pairs = examples.pairs_of(row)
         pairs = pairs[examples.action_types[pairs] != 0]
@@ -39,16 +39,16 @@ def dormancy_days(examples: ExampleSet) -> NDArray[np.float64]:
             continue
         age = np.where(near, examples.timestamp_ms[row] - tokens.timestamp_ms[index], np.iinfo(np.int64).max)
         newest = age.min(axis=1)[near.any(axis=1)]
-        found[row] = newest.max() / _DAY_MS
-    return found
+        days[row] = newest.max() / _DAY_MS
+    return days
 
 
 def lift_by(
     column: NDArray[np.float64], ours: list[Evaluation], theirs: list[Evaluation], measure: str, bins: int = 4
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the middles, lifts and standard errors of bins of a property with equally many requests, float64[bins].
+    """Split requests into bins of equal size by a property; return medians, lifts and standard errors.
 
-    The lift is the mean difference of a measure, over all seeds.
+    Each is float64[bins]. The lift is the mean difference of a measure over all seeds.
     """
     difference = np.mean(
         [a.measures[measure] - b.measures[measure] for a, b in zip(ours, theirs, strict=True)],

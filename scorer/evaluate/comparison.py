@@ -1,7 +1,7 @@
-"""A comparison: variants trained with several seeds on one task, side by side with rules that need no training.
+"""A comparison: variants trained with several seeds on one task, beside rules that need no training.
 
-Trainings of one seed begin with weights from that seed alone, and run in threads of one torch thread each, as many as
-asked for: on two cores that is a quarter faster than one training after the other with two threads.
+The initial weights of a run depend on its seed alone. Runs execute in parallel threads with one torch thread each: on
+two cores that is a quarter faster than one run after the other with two torch threads.
 """
 
 import time
@@ -14,37 +14,37 @@ from typing import NamedTuple
 import numpy as np
 
 from lifeline.scorer.config import Head, ModelConfig
-from lifeline.scorer.evaluate.evaluation import Difference, Evaluation, compare, evaluate, ranked
-from lifeline.scorer.evaluate.run_cache import KeptRuns, Run
+from lifeline.scorer.evaluate.evaluation import Difference, Evaluation, compare, evaluate, evaluate_ranking
+from lifeline.scorer.evaluate.run_cache import Run, RunCache
 from lifeline.scorer.evaluate.tasks import Splits, Task
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.examples import ExampleSet
-from lifeline.scorer.train.trainer import Data, Step, fit, seeded
+from lifeline.scorer.train.trainer import Step, TrainingData, fit, seed_torch
 from lifeline.scorer.variants import variant
 
-Tell = Callable[[str, int, Step], None]
-"""Called after each step with the variant, the seed, and what the trainer tells."""
+StepListener = Callable[[str, int, Step], None]
+"""Called after each step with the variant, the seed and the step."""
 
 
 class Comparison(NamedTuple):
-    """What was measured on one task."""
+    """The evaluations of all variants and rules on one task."""
 
     task: str
     heads: tuple[Head, ...]
     rules: dict[str, Evaluation]
-    """By name, the oracle among them where there is one."""
+    """By name; the oracle is one of them if the task has one."""
     runs: list[Run]
     test: ExampleSet
-    """Selected for TransActV2, or for whatever came last."""
+    """The test set, selected for the variant with the longest selection."""
     requests: tuple[int, int, int]
-    """To train on, to stop by, and to measure on."""
+    """Numbers of requests for training, early stopping and test."""
     settings: TrainSettings
-    """How all were trained, but for the seed."""
+    """The training settings of all runs, except the seed."""
 
     @property
     def names(self) -> list[str]:
-        """The variants, in the order that they were asked for."""
+        """The variants, in the requested order."""
         return list(dict.fromkeys(run.variant for run in self.runs))
 
     def of(self, name: str) -> list[Run]:
@@ -52,23 +52,23 @@ class Comparison(NamedTuple):
         return [run for run in self.runs if run.variant == name]
 
     def mean(self, name: str, measure: str) -> float:
-        """Return the mean over the seeds of a variant, or what a rule gives."""
+        """Return the mean of a measure: over the seeds of a variant, or of a rule."""
         if name in self.rules:
             return self.rules[name].mean(measure)
         return float(np.mean([run.evaluation.mean(measure) for run in self.of(name)]))
 
     def differences(self, ours: str, theirs: str, measure: str) -> list[Difference]:
         """Compare two variants seed by seed, or a variant with a rule."""
-        found = []
+        differences = []
         for run in self.of(ours):
             other = self.rules.get(theirs)
             if other is None:
-                other = next(one.evaluation for one in self.of(theirs) if one.seed == run.seed)
-            found.append(compare(run.evaluation, other, measure))
-        return found
+                other = next(reference.evaluation for reference in self.of(theirs) if reference.seed == run.seed)
+            differences.append(compare(run.evaluation, other, measure))
+        return differences
 
     def gap_closed(self, name: str, measure: str, *, base: str = "none") -> float:
-        """Return the share of the way from a base to the oracle that a variant goes."""
+        """Return the share of the gap between a base and the oracle that a variant closes."""
         low, high = self.mean(base, measure), self.mean("oracle", measure)
         return (self.mean(name, measure) - low) / (high - low)
 
@@ -80,37 +80,41 @@ def compare_variants(
     settings: TrainSettings,
     *,
     workers: int = 2,
-    kept: Path | None = None,
-    tell: Tell = lambda *_: None,
+    cache_dir: Path | None = None,
+    on_step: StepListener = lambda *_: None,
 ) -> Comparison:
-    """Train each variant with each seed, and measure all on the same requests.
+    """Train each variant with each seed, and evaluate all on the same requests.
 
-    Runs that are in the directory `kept` are not made again, and what is made is left there. Raises ValueError where no
-    variant is named, and KeptRunError.
+    Runs in `cache_dir` are reused, and new ones are written there. Raises RunCacheError, and ValueError without a
+    variant.
     """
     configs = {name: variant(name, task.heads) for name in names}
-    store = KeptRuns(kept, task.identity, settings) if kept is not None else None
-    # Those that select alike share their examples; the longest come last, and are at hand when all is measured.
-    by_selection = sorted(names, key=lambda name: (configs[name].selected, configs[name].selecting, names.index(name)))
+    cache = RunCache(cache_dir, task.identity, settings) if cache_dir is not None else None
+    # Variants with equal selection settings share examples. The longest come last: their test set is in the comparison.
+    by_selection = sorted(
+        names, key=lambda name: (configs[name].selection_length, configs[name].selection_settings, names.index(name))
+    )
     runs: list[Run] = []
     splits: Splits | None = None
-    with seeded(settings):
-        for _, alike in groupby(by_selection, key=lambda name: configs[name].selecting):
-            group = list(alike)
-            wanted = [(name, seed) for name in group for seed in seeds]
-            found = [store.find(name, seed, configs[name]) if store is not None else None for name, seed in wanted]
-            runs += [run for run in found if run is not None]
-            missing = [job for job, run in zip(wanted, found, strict=True) if run is None]
+    with seed_torch(settings):
+        for _, variants in groupby(by_selection, key=lambda name: configs[name].selection_settings):
+            group = list(variants)
+            requested = [(name, seed) for name in group for seed in seeds]
+            cached = [cache.get(name, seed, configs[name]) if cache is not None else None for name, seed in requested]
+            runs += [run for run in cached if run is not None]
+            missing = [job for job, run in zip(requested, cached, strict=True) if run is None]
             if not missing and group[-1] != by_selection[-1]:
                 continue
             splits = task.splits(configs[group[0]])
-            for run in _train_all(task, splits, [(*job, configs[job[0]]) for job in missing], settings, workers, tell):
-                if store is not None:
-                    store.keep(run, configs[run.variant])
+            for run in _train_all(
+                task, splits, [(*job, configs[job[0]]) for job in missing], settings, workers, on_step
+            ):
+                if cache is not None:
+                    cache.put(run, configs[run.variant])
                 runs.append(run)
     if splits is None:
-        raise ValueError("there is no variant: name one at least")
-    rules = {name: ranked(splits.test, score, task.heads) for name, score in splits.test.rankings.items()}
+        raise ValueError("there is no variant: name at least one")
+    rules = {name: evaluate_ranking(splits.test, score, task.heads) for name, score in splits.test.rankings.items()}
     order = {name: place for place, name in enumerate(names)}
     return Comparison(
         task.name,
@@ -129,26 +133,26 @@ def _train_all(
     jobs: list[tuple[str, int, ModelConfig]],
     settings: TrainSettings,
     workers: int,
-    tell: Tell,
+    on_step: StepListener,
 ) -> Iterator[Run]:
-    def train_one(name: str, seed: int, model: TransAct) -> Run:
-        own = settings.model_copy(update={"seed": seed})
+    def train(name: str, seed: int, model: TransAct) -> Run:
+        run_settings = settings.model_copy(update={"seed": seed})
         last: list[Step] = []
-        begun = time.monotonic()
+        started = time.monotonic()
 
         def note(step: Step) -> None:
             last[:] = [step]
-            tell(name, seed, step)
+            on_step(name, seed, step)
 
-        data = Data(splits.training, splits.validation if len(splits.validation) else None, task.positive_types)
-        progress = fit(model, data, own, tell=note)
-        seconds = time.monotonic() - begun
+        data = TrainingData(splits.training, splits.validation if len(splits.validation) else None, task.positive_types)
+        progress = fit(model, data, run_settings, on_step=note)
+        seconds = time.monotonic() - started
         return Run(name, seed, evaluate(model, splits.test), progress, seconds, last[-1].examples_per_s)
 
-    made = []
+    models = []
     for name, seed, config in jobs:
-        # What is drawn for the weights comes from a generator that all threads share: so it is drawn here.
-        with seeded(settings.model_copy(update={"seed": seed})):
-            made.append((name, seed, TransAct(config)))
+        # The threads share one random generator, so the initial weights are drawn here, before they start.
+        with seed_torch(settings.model_copy(update={"seed": seed})):
+            models.append((name, seed, TransAct(config)))
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(lambda job: train_one(*job), made)
+        yield from pool.map(lambda job: train(*job), models)

@@ -1,8 +1,8 @@
-"""Kept runs: what was measured of a training, in a file of its own, so that an evaluation of hours can be gone on with.
+"""The run cache: one file for each evaluated run, so that an evaluation of several hours can resume.
 
-A file is named after what its run depends on: the task, the model's configuration, and how it was trained. A directory
-that is shared by several evaluations gives each what it asks for, and nothing else; of one that another version of this
-code filled, nobody can say that. The files are NumPy's npz, written aside and renamed into place.
+The file name contains a hash of all that the run depends on: the task, the model's configuration and the training
+settings. So several evaluations can share a directory. The hash does not cover the code: use a new directory after the
+code has changed. The files are NumPy's npz, and are replaced atomically.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lifeline.core.atomic_files import replacement
 from lifeline.scorer.config import ModelConfig
-from lifeline.scorer.errors import KeptRunError
+from lifeline.scorer.errors import RunCacheError
 from lifeline.scorer.evaluate.evaluation import Evaluation
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.checkpoint import Progress
@@ -26,7 +26,7 @@ _MEASURE = "measure."
 
 
 class Run(NamedTuple):
-    """One training, measured on the task's test."""
+    """One trained model, evaluated on the test set of a task."""
 
     variant: str
     seed: int
@@ -34,31 +34,31 @@ class Run(NamedTuple):
     progress: Progress
     seconds: float
     examples_per_s: float
-    """Training pairs, whole steps."""
+    """Training pairs, by the time of whole steps."""
 
 
-class KeptRuns:
-    """The runs of one task in a directory."""
+class RunCache:
+    """The cached runs of one task in a directory."""
 
     def __init__(self, directory: Path, task: str, settings: TrainSettings) -> None:
-        """`task` tells all that the task's requests depend on; the seed in `settings` does not count."""
+        """`task` is `Task.identity`; the seed in `settings` is ignored."""
         self._directory = directory
-        self._of_all = {"task": task, "settings": settings.model_dump(mode="json", exclude={"seed", "threads"})}
+        self._common_key = {"task": task, "settings": settings.model_dump(mode="json", exclude={"seed", "threads"})}
 
-    def find(self, variant: str, seed: int, config: ModelConfig) -> Run | None:
-        """Return a run that was kept, or None; raises KeptRunError for a damaged file."""
+    def get(self, variant: str, seed: int, config: ModelConfig) -> Run | None:
+        """Return a cached run, or None; raises RunCacheError for a damaged file."""
         path = self._path(variant, seed, config)
         if not path.exists():
             return None
         try:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
             return _run(variant, seed, columns)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise KeptRunError(f"{path} cannot be read ({error}): remove it, and it is made again") from error
+            raise RunCacheError(f"{path} cannot be read ({error}): remove it, and the run is repeated") from error
 
-    def keep(self, run: Run, config: ModelConfig) -> None:
-        """Write a run down."""
+    def put(self, run: Run, config: ModelConfig) -> None:
+        """Write a run."""
         evaluation, progress = run.evaluation, run.progress
         columns: dict[str, NDArray[np.generic]] = {
             "user": evaluation.user,
@@ -75,13 +75,13 @@ class KeptRuns:
             np.savez(file, allow_pickle=False, **columns)
 
     def _path(self, variant: str, seed: int, config: ModelConfig) -> Path:
-        depends_on = {**self._of_all, "config": config.model_dump(mode="json"), "seed": seed}
+        depends_on = {**self._common_key, "config": config.model_dump(mode="json"), "seed": seed}
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
         return self._directory / f"{variant}-{seed}-{key}.npz"
 
 
 def _run(variant: str, seed: int, columns: Mapping[str, NDArray[np.generic]]) -> Run:
-    step, best_step, best_loss = columns["progress"].tolist()
+    last_step, best_step, best_loss = columns["progress"].tolist()
     seconds, examples_per_s = columns["speed"].tolist()
     measures = {
         name.removeprefix(_MEASURE): column.astype(np.float64)
@@ -89,12 +89,12 @@ def _run(variant: str, seed: int, columns: Mapping[str, NDArray[np.generic]]) ->
         if name.startswith(_MEASURE)
     }
     probability = columns["probability"].astype(np.float32) if "probability" in columns else None
-    curve = [(int(at), float(train), float(held)) for at, train, held in columns["curve"].tolist()]
+    curve = [(int(step), float(train), float(validation)) for step, train, validation in columns["curve"].tolist()]
     return Run(
         variant,
         seed,
         Evaluation(columns["user"].astype(np.int64), measures, probability),
-        Progress(int(step), int(best_step), float(best_loss), curve),
+        Progress(int(last_step), int(best_step), float(best_loss), curve),
         float(seconds),
         float(examples_per_s),
     )

@@ -1,4 +1,4 @@
-"""Items of the simulator: each belongs to a topic, and its embedding lies about the topic's centre."""
+"""Items of the simulator: each belongs to a topic, and its embedding is near the topic's centre."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """m items, those of a topic side by side."""
+    """m items; those of a topic are consecutive."""
 
     item_id: NDArray[np.uint64]
     """uint64[m]."""
@@ -27,14 +27,14 @@ class Items:
     vector: Floats
     """float64[m, 32], of length 1."""
     embedding: NDArray[np.int8]
-    """int8[m, 32]: the same, quantized."""
+    """int8[m, 32]: `vector`, quantized."""
     centre: Floats
     """float64[topics, 32], of length 1."""
     popularity: Floats
     """float64[items of a topic]: cumulative probability within the topic."""
 
     def draw(self, rng: np.random.Generator, topic: Ints) -> Ints:
-        """Return an item (its row) of each of the topics, of any shape, by popularity."""
+        """Return one item (its row) for each of the topics, an array of any shape, by popularity."""
         within = np.searchsorted(self.popularity, rng.random(topic.shape), side="right")
         return topic * len(self.popularity) + np.minimum(within, len(self.popularity) - 1)
 
@@ -49,6 +49,6 @@ def make_items(seed: int, topics: int, items_per_topic: int) -> Items:
     vector = centre[topic] + SPREAD / np.sqrt(EMBEDDING_DIM) * rng.standard_normal((count, EMBEDDING_DIM))
     vector /= np.linalg.norm(vector, axis=1, keepdims=True)
     weight = 1 / (np.arange(items_per_topic) + _POPULARITY_OFFSET)
-    # Distinct by construction, and without any order that a model could use.
+    # Distinct by construction, and in no order that a model could exploit.
     item_id = rng.permutation(count).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
     return Items(item_id, topic, vector, quantize(vector), centre, np.cumsum(weight / weight.sum()))

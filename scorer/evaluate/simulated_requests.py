@@ -1,4 +1,4 @@
-"""The simulator's requests in the form that models are trained and measured on."""
+"""The simulator's requests in the form that training and evaluation read."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from lifeline.core.sequence import Sequence
 from lifeline.core.vocabulary import Role
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.evaluate.simulator import KINDS, SimulatedUser, Simulator
-from lifeline.scorer.features import History, RequestContext, tokenise
+from lifeline.scorer.features import History, RequestContext, tokenize
 from lifeline.scorer.train.request import Request
 
 
@@ -19,9 +19,9 @@ def requests_of(
 ) -> Iterator[Request]:
     """Yield a user's requests of the training or of the test period, oldest first.
 
-    Among their rankings is the `oracle`: the score of who knows the user's state.
+    Their ranking `oracle` is the score of a ranker that knows the user's state.
     """
-    explicit, impressions = tokenise(_sequences(simulator, user), config.visit_gap_ms)
+    explicit, impressions = tokenize(_sequences(simulator, user), config.visit_gap_ms)
     utility = np.array([head.utility for head in config.heads])
     heads_of_kind = [
         [
@@ -33,23 +33,23 @@ def requests_of(
     ]
     kind_utility = np.array([utility[places].sum() for places in heads_of_kind])
     bits = np.array([bits_of([simulator.vocabulary.action_types[kind].id]) for kind in KINDS], np.uint64)
-    asked = user.requests
-    for row in np.flatnonzero(asked.is_test == test).tolist():
-        at = int(asked.timestamp_ms[row])
+    requests = user.requests
+    for row in np.flatnonzero(requests.is_test == test).tolist():
+        at = int(requests.timestamp_ms[row])
         history = History.of(
             explicit.take(slice(0, int(np.searchsorted(explicit.timestamp_ms, at)))),
             impressions.take(slice(0, int(np.searchsorted(impressions.timestamp_ms, at)))),
             config,
         )
-        item = asked.item[row]
+        item = requests.item[row]
         yield Request(
             number,
             history,
-            RequestContext(at, int(asked.surface[row])),
+            RequestContext(at, int(requests.surface[row])),
             simulator.items.item_id[item],
             simulator.items.embedding[item],
-            (asked.done[row] * bits).sum(axis=1).astype(np.uint64),
-            {"oracle": (asked.oracle[row] @ kind_utility).astype(np.float32)},
+            (requests.done[row] * bits).sum(axis=1).astype(np.uint64),
+            {"oracle": (requests.oracle[row] @ kind_utility).astype(np.float32)},
         )
 
 
@@ -57,12 +57,12 @@ def _sequences(simulator: Simulator, user: SimulatedUser) -> dict[Kind, Sequence
     events = user.events
     impression = np.isin(
         events.action_type,
-        [one.id for one in simulator.vocabulary.action_types.values() if one.role is Role.IMPRESSION],
+        simulator.vocabulary.ids_with_role(Role.IMPRESSION),
     )
-    found = {}
+    sequences = {}
     for kind, rows in ((Kind.EXPLICIT, ~impression), (Kind.IMPRESSION, impression)):
         item = events.item[rows]
-        found[kind] = Sequence(
+        sequences[kind] = Sequence(
             len(item),
             len(item),
             events.timestamp_ms[rows],
@@ -71,4 +71,4 @@ def _sequences(simulator: Simulator, user: SimulatedUser) -> dict[Kind, Sequence
             events.surface[rows],
             simulator.items.embedding[item],
         )
-    return found
+    return sequences

@@ -19,7 +19,7 @@ session's, an interest, and current (an active interest, or the short-term topic
 the same probabilities, averaged over what the session's topics may be when it sees the one candidate. No model that
 looks at one candidate at a time can do better.
 
-Every user is drawn from a generator of its own, seeded by the simulator's seed and the user's number: the same seed
+Every user is drawn from a generator of its own, seed_torch by the simulator's seed and the user's number: the same seed
 gives the same bytes, for any subset of users, in any order.
 """
 
@@ -40,7 +40,7 @@ START_MS = 1_672_531_200_000
 """2023-01-01T00:00:00Z: the first day of every simulation."""
 KINDS = ("repin", "click", "closeup", "hide")
 """What a user may do with a candidate, in the order of the columns of `Requests`."""
-TAKEN_BY_TASTE = 4
+CHOICES_PER_ACTION = 4
 """Items among which a user chooses for each action."""
 CANDIDATE_MIX = {
     "session": 5,
@@ -57,7 +57,7 @@ CANDIDATES = sum(CANDIDATE_MIX.values())
 _SHORT_TERM, _ACTIVE, _INTEREST, _ANY = 0.30, 0.35, 0.30, 0.05
 _TWO_TOPICS = 0.4
 _HIDING_SESSIONS = 0.12
-_ACTIONS_A_SESSION, _IMPRESSIONS_A_SESSION = 20, 12
+_ACTIONS_PER_SESSION, _IMPRESSIONS_PER_SESSION = 20, 12
 _SHORT_TERM_DAYS = 14.0
 _PAUSE_MS = 20_000
 # Logits of what is done with a candidate: always; for a topic of the session, an interest, a current topic; for each
@@ -233,7 +233,7 @@ class Simulator:
         """Return int64[s] starts, ascending, and int64[s, 2] topics (the same one twice for sessions on one)."""
         settings = self.settings
         actions = np.clip(rng.lognormal(8.4, 0.6), settings.min_actions, settings.max_actions)
-        count = max(1, round(actions / _ACTIONS_A_SESSION))
+        count = max(1, round(actions / _ACTIONS_PER_SESSION))
         starts = np.sort(START_MS + (rng.random(count) * settings.days * DAY_MS).astype(np.int64))
         share = np.cumsum(state.topic_share(starts.astype(np.float64), settings.topics), axis=1)
         marks = rng.random((count, 2)) * share[:, -1:]
@@ -244,7 +244,7 @@ class Simulator:
     def _events(
         self, rng: np.random.Generator, state: _State, starts: Ints, topics: Ints, surface: NDArray[np.uint8]
     ) -> Events:
-        acts = 1 + rng.poisson(_ACTIONS_A_SESSION - 1, len(starts))
+        acts = 1 + rng.poisson(_ACTIONS_PER_SESSION - 1, len(starts))
         session = np.repeat(np.arange(len(starts)), acts)
         topic = topics[session, rng.integers(0, 2, len(session))]
         item = self._chosen(rng, state, topic)
@@ -257,7 +257,7 @@ class Simulator:
         hiding = np.repeat(np.flatnonzero(rng.random(len(starts)) < _HIDING_SESSIONS), 2)
         hidden = self.items.draw(rng, rng.choice(state.disliked, len(hiding)))
 
-        shown = np.repeat(np.arange(len(starts)), _IMPRESSIONS_A_SESSION)
+        shown = np.repeat(np.arange(len(starts)), _IMPRESSIONS_PER_SESSION)
         mark = rng.random(len(shown))
         seen_topic = np.select(
             [mark < 0.35, mark < 0.50],
@@ -267,7 +267,7 @@ class Simulator:
         seen = self.items.draw(rng, seen_topic)
 
         every = np.concatenate([session, hiding, shown])
-        times = starts[every] + 1 + (rng.random(len(every)) * _PAUSE_MS * _ACTIONS_A_SESSION).astype(np.int64)
+        times = starts[every] + 1 + (rng.random(len(every)) * _PAUSE_MS * _ACTIONS_PER_SESSION).astype(np.int64)
         columns = (
             times,
             np.concatenate([item, hidden, seen]),
@@ -285,8 +285,8 @@ class Simulator:
 
     def _chosen(self, rng: np.random.Generator, state: _State, topic: Ints) -> Ints:
         """Return for each topic the best by taste of a few items."""
-        proposed = self.items.draw(rng, np.repeat(topic[:, None], TAKEN_BY_TASTE, axis=1))
-        liking = np.stack([_taste_of(state, self.items, proposed[:, at]) for at in range(TAKEN_BY_TASTE)], axis=1)
+        proposed = self.items.draw(rng, np.repeat(topic[:, None], CHOICES_PER_ACTION, axis=1))
+        liking = np.stack([_taste_of(state, self.items, proposed[:, at]) for at in range(CHOICES_PER_ACTION)], axis=1)
         chosen: Ints = proposed[np.arange(len(topic)), liking.argmax(axis=1)]
         return chosen
 
@@ -312,7 +312,7 @@ class Simulator:
             else np.empty((0, CANDIDATES), np.int64)
         )
         topic = self.items.topic[item]
-        user = _Standing(
+        user = _Affinity(
             interest=np.isin(topic, state.interest),
             current=np.take_along_axis(state.current(at_ms, settings.topics), topic, axis=1),
             liking=_taste_of(state, self.items, item),
@@ -379,7 +379,7 @@ class Simulator:
         return rng.permutation(rows)
 
 
-class _Standing(NamedTuple):
+class _Affinity(NamedTuple):
     """How a user stands to candidates, whatever the session; all of one shape."""
 
     interest: NDArray[np.bool_]

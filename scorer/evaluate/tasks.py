@@ -1,7 +1,7 @@
-"""Tasks: requests whose outcome is known, split into what to train on, what to stop by, and what to measure on.
+"""Tasks: requests with known outcomes, split into a training set, an early-stopping set and a test set.
 
-The three never share a request. Training and measuring are apart in time, with a gap; the users to stop by are never
-trained on, and settings are chosen on them alone.
+The three sets never share a request. A gap in time separates training from test. Users of the early-stopping set are
+never trained on, and settings are tuned on them alone.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _LAST, _MANY = 10, 64
 
 
 class Splits(NamedTuple):
-    """The examples of a task, selected for one kind of model."""
+    """The examples of a task, selected for the models of one configuration."""
 
     training: ExampleSet
     validation: ExampleSet
@@ -40,24 +40,24 @@ class Splits(NamedTuple):
 
 
 class Task(Protocol):
-    """Something to be judged on."""
+    """A set of requests to train and evaluate models on."""
 
     name: str
     identity: str
-    """Tells all that its requests depend on."""
+    """A text that contains everything that the requests depend on; the run cache uses it as a key."""
     heads: tuple[Head, ...]
     positive_types: list[int]
-    """Ids of action types that next actions may be of."""
+    """Ids of the action types that count as positive next actions."""
 
     def splits(self, config: ModelConfig) -> Splits:
-        """Select for a model; the requests are the same for every model."""
+        """Select tokens for a model; the requests are the same for every model."""
 
 
 class SimulatedTask:
-    """The simulator's own requests, with its oracle among the rankings."""
+    """The simulator's requests, with the oracle as one of the rankings."""
 
     def __init__(self, simulator: Simulator, settings: TrainSettings) -> None:
-        """Simulate every user once, to count how popular the items are before the test."""
+        """Simulate every user once, to count the popularity of the items before the test."""
         self.name = f"simulator, world {simulator.settings.seed}"
         self.identity = f"{simulator.settings.model_dump_json()} {sorted(simulator.vocabulary.action_types)}"
         self.heads = default_heads(simulator.vocabulary)
@@ -65,17 +65,17 @@ class SimulatedTask:
         self._simulator, self._settings = simulator, settings
         self._until_ms = START_MS + (simulator.settings.test_from_day - _GAP_DAYS) * DAY_MS
         self._popularity = np.zeros(len(simulator.items.item_id), np.float32)
-        impressions = [one.id for one in simulator.vocabulary.action_types.values() if one.role is Role.IMPRESSION]
+        impressions = simulator.vocabulary.ids_with_role(Role.IMPRESSION)
         for user in simulator.users():
             events = user.events
             counted = (events.timestamp_ms < self._until_ms) & ~np.isin(events.action_type, impressions)
             self._popularity += np.bincount(events.item[counted], minlength=len(self._popularity))
 
     def splits(self, config: ModelConfig) -> Splits:
-        """Select for a model; the requests are the same for every model."""
+        """Select tokens for a model; the requests are the same for every model."""
         numbers = np.arange(self._simulator.settings.users)
-        only_stops = is_validation_user(numbers, self._settings)
-        training, stopping = numbers[~only_stops].tolist(), numbers[only_stops].tolist()
+        for_stopping = is_validation_user(numbers, self._settings)
+        training, stopping = numbers[~for_stopping].tolist(), numbers[for_stopping].tolist()
         return Splits(
             ExampleSet.of(self._requests(training, config, test=False), config),
             ExampleSet.of(self._requests(stopping, config, test=False), config),
@@ -96,7 +96,7 @@ class SimulatedTask:
 
 
 class HistoryTask:
-    """Requests made from real histories: what a user touches next, among what others touch."""
+    """Requests built from real histories: the items that a user acts on next, among items that others act on."""
 
     def __init__(
         self,
@@ -107,23 +107,23 @@ class HistoryTask:
         *,
         visit_gap_ms: int = ModelConfig.model_fields["visit_gap_ms"].default,
     ) -> None:
-        """Raise TrainingDataError where the histories give too few requests."""
+        """Build the corpus; raises TrainingDataError if the histories give too few requests."""
         self.name = name
         self.heads = default_heads(vocabulary)
         self.positive_types = vocabulary.ids_with_role(Role.POSITIVE)
         self._settings = settings
         self._corpus = Corpus.of(histories, ModelConfig(heads=self.heads, visit_gap_ms=visit_gap_ms))
         split = split_requests(self._corpus, settings)
-        # No more than are read once.
-        most = settings.steps * settings.requests_per_step
-        chosen = np.random.default_rng([settings.seed, 6]).permutation(len(split.training))[:most]
-        self._split = split._replace(training=split.training[np.sort(chosen)])
+        # At limit as many as training reads once.
+        limit = settings.steps * settings.requests_per_step
+        sampled = np.random.default_rng([settings.seed, 6]).permutation(len(split.training))[:limit]
+        self._split = split._replace(training=split.training[np.sort(sampled)])
         self._until_ms = int(self._corpus.timestamp_ms[self._split.training[-1]])
         self.identity = f"{name} {_hash_of(self._corpus)} {visit_gap_ms} {settings.model_dump_json()}"
 
     def splits(self, config: ModelConfig) -> Splits:
-        """Select for a model; the requests are the same for every model."""
-        # Tokens are merged already: the visit gap of the model's own configuration has no say here.
+        """Select tokens for a model; the requests are the same for every model."""
+        # Tokens are merged already, so the visit gap of this configuration has no effect.
         corpus = replace(self._corpus, config=config)
 
         def requests(rows: NDArray[np.int64], *, test: bool) -> Iterator[Request]:
@@ -143,35 +143,35 @@ class HistoryTask:
 
 
 def cosine_rankings(explicit: Tokens, candidates: NDArray[np.int8]) -> dict[str, NDArray[np.float32]]:
-    """Return what cosines with the explicit history alone say of int8[c, 32] candidates, as float32[c] by name."""
-    found = cosines(candidates, explicit.embedding)
-    if found.shape[1] == 0:
-        found = np.zeros((len(candidates), 1), np.float32)
-    many = min(_MANY, found.shape[1])
-    newest = found[:, -_LAST:]
+    """Return rankings of int8[c, 32] candidates by their cosines with the explicit history, float32[c] by name."""
+    similarity = cosines(candidates, explicit.embedding)
+    if similarity.shape[1] == 0:
+        similarity = np.zeros((len(candidates), 1), np.float32)
+    many = min(_MANY, similarity.shape[1])
+    newest = similarity[:, -_LAST:]
     return {
         "max_cosine_last_10": newest.max(axis=1),
         "mean_cosine_last_10": newest.mean(axis=1),
-        "max_cosine": found.max(axis=1),
-        "mean_cosine": found.mean(axis=1),
-        "mean_of_top_64": np.partition(found, -many, axis=1)[:, -many:].mean(axis=1),
+        "max_cosine": similarity.max(axis=1),
+        "mean_cosine": similarity.mean(axis=1),
+        "mean_of_top_64": np.partition(similarity, -many, axis=1)[:, -many:].mean(axis=1),
     }
 
 
 def _hash_of(corpus: Corpus) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for column in (
         corpus.explicit.timestamp_ms,
         corpus.explicit.item_id,
         corpus.explicit.action_types,
         corpus.embedding,
     ):
-        found.update(column.tobytes())
-    return found.hexdigest()
+        digest.update(column.tobytes())
+    return digest.hexdigest()
 
 
 def _with_rules(request: Request) -> Request:
-    """Return a request with what the sceptic's rules, which need no training, say of its candidates."""
+    """Return a request with the rankings of rules that need no training."""
     explicit = request.history.explicit
     touched = features.last_touch(explicit, request.item_id).astype(np.float32)
     rules = {"last_touch": touched, **cosine_rankings(explicit, request.embedding)}

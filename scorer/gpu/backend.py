@@ -1,4 +1,4 @@
-"""The GPU backend: selection and encoder by Triton kernels, cross and heads by PyTorch on the processor."""
+"""The GPU backend: Triton kernels select and encode, PyTorch computes cross and heads on the CPU."""
 
 from importlib.util import find_spec
 
@@ -18,7 +18,7 @@ from lifeline.scorer.settings import Device
 
 
 class GpuBackend:
-    """A `Backend` on a device; PyTorch encodes on the processor for models that the encoder does not support."""
+    """A `Backend` on a device; PyTorch on the CPU encodes for models that the GPU encoder does not support."""
 
     name = "cuda"
 
@@ -33,27 +33,27 @@ class GpuBackend:
         self._encoder = GpuEncoder.of(model, device, precision)
 
     def select(self, history: History, candidates: NDArray[np.int8]) -> Selection:
-        """Select as `Backend` says."""
+        """Implement `Backend.select`."""
         check_candidates(candidates)
         return self._selector.select(history, candidates)
 
     def logits(self, tokens: Tokens, selection: Selection, pairs: Pairs) -> Tensor:
-        """Rank as `Backend` says."""
+        """Implement `Backend.logits`."""
         check_candidates(pairs.embedding)
         check_selection(selection, len(tokens))
         return self._model.heads(cross_input(self._model, self._encoder, tokens, selection, pairs))
 
 
 def gpu_backend(model: TransAct, device: Device, precision: Precision) -> GpuBackend | None:
-    """Prepare a model for the GPU; None where `device` is cpu, or is auto and there is no GPU.
+    """Prepare a model for the GPU; None if `device` is cpu, or if it is auto and there is no GPU.
 
-    Raises KernelsError where `device` is cuda and there is no GPU.
+    Raises KernelsError if `device` is cuda and there is no GPU.
     """
     is_available = torch.cuda.is_available() and find_spec("triton") is not None
     if device == "cuda" and not is_available:
         raise KernelsError(
             "scorer.device is cuda, and this machine has no GPU that torch can use, or no Triton: set it to auto, or "
-            "install the extra where there is one: pip install 'lifeline-store[gpu]'"
+            "install the GPU extra: pip install 'lifeline-store[gpu]'"
         )
     if device == "cpu" or not is_available:
         return None

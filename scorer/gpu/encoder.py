@@ -25,7 +25,7 @@ _BLOCK = 64
 
 
 class GpuEncoder:
-    """A model's `SequenceEncoder` on a device; any thread may call it, and requests run one at a time."""
+    """A `SequenceEncoder` on a device; safe to use from any thread, and requests run one at a time."""
 
     def __init__(self, model: TransAct, encoder: Encoder, device: torch.device, precision: Precision) -> None:
         self._config, self._device, self._is_bfloat16 = model.config, device, precision is not Precision.FLOAT32
@@ -33,33 +33,33 @@ class GpuEncoder:
             weights = {name: torch.from_numpy(array) for name, array in encoder_weights(model, encoder).items()}
             self._tokens = TokenEmbedding(model.config).to(device)
             self._tokens.load_state_dict(encoder.tokens.state_dict())
-        # Triton needs a power of two; the padding is zero on either side.
+        # Triton needs a power of two; the padding channels are zero in both matrices.
         missing = capacity(weights["widen"].shape[2], 16) - weights["widen"].shape[2]
         weights["widen"] = functional.pad(weights["widen"], (0, missing))
         weights["narrow"] = functional.pad(weights["narrow"], (0, 0, 0, missing))
         self._weights = {name: array.contiguous().to(device) for name, array in weights.items()}
-        self._padded = -(-self._config.selected // _BLOCK) * _BLOCK
+        self._padded = -(-self._config.selection_length // _BLOCK) * _BLOCK
         self._graphs = DeviceGraphs(self._build)
 
     @classmethod
     def of(cls, model: TransAct, device: torch.device, precision: Precision) -> Self | None:
-        """Prepare a model; None where the kernels do not support it."""
+        """Prepare a model; None if the kernels do not support it."""
         if not isinstance(model.encoder, Encoder) or not is_supported(model):
             return None
         return cls(model, model.encoder, device, precision)
 
     @property
     def config(self) -> ModelConfig:
-        """The model's."""
+        """The configuration of the model."""
         return self._config
 
     def parts(
         self, tokens: Tokens, selection: Selection, candidates: NDArray[np.int8], request_ms: int
     ) -> list[Tensor]:
-        """Encode as `SequenceEncoder` says."""
+        """Implement `SequenceEncoder.parts`."""
         count, length = selection.index.shape
         with self._graphs.acquire(len(tokens), count) as graph:
-            inputs = {name: side.host.numpy() for name, side in graph.inputs.items()}
+            inputs = {name: buffer.host.numpy() for name, buffer in graph.inputs.items()}
             inputs["embedding"][: len(tokens)] = normalize(tokens.embedding)
             inputs["action_types"][: len(tokens)] = tokens.action_types.view(np.int64)
             inputs["surface"][: len(tokens)] = tokens.surface
@@ -78,7 +78,7 @@ class GpuEncoder:
         return [read_out, torch.from_numpy(newest_outputs(outputs, selection.source == Source.RECENT, newest))]
 
     def _build(self, tokens: int, candidates: int) -> DeviceGraph:
-        length, blocks = self._config.selected, self._padded // _BLOCK
+        length, blocks = self._config.selection_length, self._padded // _BLOCK
         make = partial(buffer, device=self._device)
         inputs: dict[str, Buffer] = {
             "embedding": make((tokens, EMBEDDING_DIM), torch.float32),
@@ -93,27 +93,27 @@ class GpuEncoder:
         outputs = {"read_out": make((candidates, WIDTH), torch.float32)}
         if self._config.newest_outputs:
             outputs["outputs"] = make((candidates, self._padded, WIDTH), torch.float32)
-        on = {name: side.device for name, side in inputs.items()}
-        between = [torch.zeros((candidates, self._padded, WIDTH), device=self._device) for _ in range(2)]
+        on_device = {name: buffer.device for name, buffer in inputs.items()}
+        layer_outputs = [torch.zeros((candidates, self._padded, WIDTH), device=self._device) for _ in range(2)]
         best = torch.zeros((candidates, blocks, WIDTH), device=self._device)
         layers = self._config.layers
         weights = self._weights
 
         def work() -> None:
             with torch.inference_mode():
-                x = self._tokens.table(on["embedding"], on["action_types"], on["surface"])
-                aged = self._tokens.of_age(functional.pad(on["age_s"], (0, 1)))
-                if aged is not None:
-                    x = x + aged
+                x = self._tokens.table(on_device["embedding"], on_device["action_types"], on_device["surface"])
+                age = self._tokens.age_embedding(functional.pad(on_device["age_s"], (0, 1)))
+                if age is not None:
+                    x = x + age
                 for layer in range(layers):
-                    out = between[layer % 2]
+                    out = layer_outputs[layer % 2]
                     kernels.encode_layer[(candidates, blocks)](
                         x,
-                        on["index"],
-                        on["similarity"],
-                        on["counts"],
+                        on_device["index"],
+                        on_device["similarity"],
+                        on_device["counts"],
                         weights["position"],
-                        on["candidates"],
+                        on_device["candidates"],
                         weights["similarity"],
                         tokens,
                         *(weights[name][layer] for name in ("match", "value", "widen", "narrow")),

@@ -1,4 +1,4 @@
-"""Work on a device between fixed buffers: on a GPU captured once as a CUDA graph, its inputs in pinned memory."""
+"""Work on a device with fixed buffers: on a GPU a CUDA graph, captured once, with inputs in pinned memory."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -28,9 +28,9 @@ def buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 
 class DeviceGraph:
-    """`run` copies the inputs to the device, works, copies the outputs back, and waits.
+    """Copies inputs to the device, runs the work, copies outputs to the host, and waits.
 
-    For one caller at a time: every run uses the same buffers.
+    Only one caller may use it at a time, because every run uses the same buffers.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class DeviceGraph:
             self._graph = self._capture(device)
 
     def run(self) -> None:
-        """Run it; the outputs are on the host when it returns."""
+        """Run once; the outputs are on the host when it returns."""
         if self._graph is None:
             self._steps()
             return
@@ -63,7 +63,7 @@ class DeviceGraph:
                 buffer.host.copy_(buffer.device, non_blocking=True)
 
     def _capture(self, device: torch.device) -> torch.cuda.CUDAGraph:
-        # Warm-up runs compile kernels and allocate memory, which a capture must not do.
+        # Warm-up runs compile kernels and allocate memory, which is not allowed during capture.
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
@@ -88,7 +88,7 @@ class DeviceGraphs:
 
     @contextmanager
     def acquire(self, tokens: int, candidates: int) -> Iterator[DeviceGraph]:
-        """Give a graph with the capacity for so many, to this caller alone."""
+        """Give exclusive use of a graph with at least this capacity."""
         key = (capacity(tokens, _MIN_TOKENS), capacity(candidates, _MIN_CANDIDATES))
         with self._lock:
             if key not in self._graphs:
@@ -97,5 +97,5 @@ class DeviceGraphs:
 
 
 def capacity(count: int, least: int) -> int:
-    """Return the next power of two, or `least`: few shapes are captured."""
+    """Return the next power of two, at least `least`, so that few shapes are captured."""
     return max(least, 1 << max(0, count - 1).bit_length())

@@ -1,35 +1,35 @@
-"""The kernels. Shapes are in `scorer.gpu.selection` and `scorer.gpu.encoder`, which launch them.
+"""The Triton kernels. `scorer.gpu.selection` and `scorer.gpu.encoder` launch them, and document the shapes.
 
-Selection: a program a candidate. The cosines of a whole pool are held in registers, as integers that ascend as they do;
-the cut is found by bisection on them, and what lies above it is written in the order of the tokens, so nothing is
-sorted. Encoder: a program for 64 tokens of a candidate, a launch a layer. Keys are the inputs themselves, the products
-with Q K^T are made once for the queries; and the shares are summed over the inputs before they are multiplied with V,
-so that a block of earlier tokens is read once and multiplied twice.
+Selection: one program per candidate. Registers hold the cosines of a whole pool, as integers in the same order.
+Bisection finds the smallest selected key, and the tokens from it on are written in their order, so nothing is sorted.
+Encoder: one program for 64 tokens of a candidate, one launch per layer. The keys are the inputs themselves, because the
+product Q K^T is applied to the queries. The softmax weights sum the inputs first, and V is applied to the sum, so a
+block of earlier tokens is read once and serves both products.
 """
 
 import triton
 import triton.language as tl
 
 LIFELONG, RECENT, REAL_TIME, IMPRESSION = (tl.constexpr(number) for number in (1, 2, 3, 4))
-_NOTHING = tl.constexpr(-(1 << 31))
-_MOST = tl.constexpr((1 << 31) - 1)
+_MIN_KEY = tl.constexpr(-(1 << 31))
+_MAX_KEY = tl.constexpr((1 << 31) - 1)
 _EPSILON = tl.constexpr(1e-5)
 
 
 @triton.jit
 def _cosines(tokens, stride, norms, candidate, own_norm, start, stop, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
-    """Return places, cosines and which of them are known, of tokens start..stop; tokens are [CHANNELS][stride]."""
+    """Return places, cosines, and which cosines are known, of tokens start..stop; tokens are [CHANNELS][stride]."""
     place = start + tl.arange(0, BLOCK)
-    there = place < stop
+    is_valid = place < stop
     dot = tl.zeros((BLOCK,), tl.int32)
     for channel in range(CHANNELS):
-        one = tl.load(candidate + channel).to(tl.int32)
-        dot += one * tl.load(tokens + channel * stride + place, mask=there, other=0).to(tl.int32)
-    norm = tl.load(norms + place, mask=there, other=0.0)
-    # Rounded after each product, as everywhere; -0 is 0.
+        factor = tl.load(candidate + channel).to(tl.int32)
+        dot += factor * tl.load(tokens + channel * stride + place, mask=is_valid, other=0).to(tl.int32)
+    norm = tl.load(norms + place, mask=is_valid, other=0.0)
+    # Rounded after each product, like the other backends; -0 becomes 0.
     cosine = (dot.to(tl.float32) * own_norm) * norm
     cosine = tl.where(cosine == 0, 0.0, cosine)
-    # Of a token that is not there, and of a zero vector, the norm is 0.
+    # The norm is 0 for a missing token and for a zero vector.
     return place, cosine, norm * own_norm > 0
 
 
@@ -45,13 +45,13 @@ def _nearest(
     tokens, stride, norms, candidate, own_norm, start, stop, wanted, used,
     index, similarity, source, kind, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Write the nearest of a pool behind those that are used, oldest first; return how many are used then."""
+    """Write the nearest of a pool after the first `used` places, oldest first; return the new `used`."""
     place, cosine, known = _cosines(tokens, stride, norms, candidate, own_norm, start, stop, BLOCK, CHANNELS)
     bits = cosine.to(tl.int32, bitcast=True)
-    key = tl.where(known, bits ^ ((bits >> 31) & 0x7FFFFFFF), _NOTHING)
-    # The greatest key that `wanted` reach; the least there is where they are fewer.
-    low = tl.full((), _NOTHING + 1, tl.int64)
-    high = tl.full((), _MOST, tl.int64)
+    key = tl.where(known, bits ^ ((bits >> 31) & 0x7FFFFFFF), _MIN_KEY)
+    # Bisection for the greatest key that `wanted` tokens reach; the least key if there are fewer tokens.
+    low = tl.full((), _MIN_KEY + 1, tl.int64)
+    high = tl.full((), _MAX_KEY, tl.int64)
     for _ in range(32):
         middle = low + (high - low + 1) // 2
         enough = tl.sum((key >= middle).to(tl.int32)) >= wanted
@@ -59,7 +59,7 @@ def _nearest(
         high = tl.where(enough, high, middle - 1)
     equal = (key == low).to(tl.int32)
     too_many = tl.maximum(tl.sum((key >= low).to(tl.int32)) - wanted, 0)
-    # Of equals the newer ones.
+    # Of equal keys, keep the newer tokens.
     kept = known & ((key > low) | ((equal > 0) & (tl.cumsum(equal, 0) > too_many)))
     rank = tl.cumsum(kept.to(tl.int32), 0)
     _put(index, similarity, source, used + rank - 1, place, cosine, kept, kind)
@@ -73,7 +73,7 @@ def select(
     wanted_lifelong, wanted_real_time, wanted_impressions,
     LENGTH: tl.constexpr, POOL: tl.constexpr, SMALL: tl.constexpr, FILL: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Select for one candidate from three pools, and the newest. `bounds` are where pools end: int32[4]."""
+    """Select for one candidate from three pools, and the recent tokens; `bounds`, int32[4], are the pool ends."""
     row = tl.program_id(0)
     candidate = candidates + row * CHANNELS
     own_norm = tl.load(candidate_norms + row)
@@ -105,7 +105,7 @@ def _norm(x, WIDTH: tl.constexpr):
 
 @triton.jit
 def _dot(a, b, LOW: tl.constexpr):
-    """Return the product, of float32 or of bfloat16; the sums are float32."""
+    """Return a matrix product with operands of float32 or bfloat16; the sums are float32."""
     if LOW:
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
     return tl.dot(a, b, input_precision="ieee")
@@ -116,25 +116,25 @@ def _load_x(
     x, index, similarity, position, candidate, knots, neutral, at, count,
     FIRST: tl.constexpr, KNOTS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Return a layer's inputs, float32[BLOCK, WIDTH]: of the first layer gathered and summed."""
+    """Return a layer's inputs, float32[BLOCK, WIDTH]; those of the first layer are gathered and summed here."""
     channel = tl.arange(0, WIDTH)
-    there = at < count
+    is_valid = at < count
     if not FIRST:
-        return tl.load(x + at[:, None] * WIDTH + channel[None, :], mask=there[:, None], other=0.0)
-    row = tl.load(index + at, mask=there, other=-1)
+        return tl.load(x + at[:, None] * WIDTH + channel[None, :], mask=is_valid[:, None], other=0.0)
+    row = tl.load(index + at, mask=is_valid, other=-1)
     row = tl.where(row < 0, neutral, row)
-    made = tl.load(x + row[:, None] * WIDTH + channel[None, :])
-    made += tl.load(position + at[:, None] * WIDTH + channel[None, :], mask=there[:, None], other=0.0)
-    made += tl.load(candidate + channel)[None, :]
+    inputs = tl.load(x + row[:, None] * WIDTH + channel[None, :])
+    inputs += tl.load(position + at[:, None] * WIDTH + channel[None, :], mask=is_valid[:, None], other=0.0)
+    inputs += tl.load(candidate + channel)[None, :]
     if KNOTS:
-        cosine = tl.load(similarity + at, mask=there, other=0.0)
-        where = tl.minimum(tl.maximum((cosine + 1) / 2, 0.0), 1.0) * (KNOTS - 1)
-        low = tl.minimum(where.to(tl.int32), KNOTS - 2)
-        share = (where - low.to(tl.float32))[:, None]
+        cosine = tl.load(similarity + at, mask=is_valid, other=0.0)
+        knot = tl.minimum(tl.maximum((cosine + 1) / 2, 0.0), 1.0) * (KNOTS - 1)
+        low = tl.minimum(knot.to(tl.int32), KNOTS - 2)
+        share = (knot - low.to(tl.float32))[:, None]
         below = tl.load(knots + low[:, None] * WIDTH + channel[None, :])
         above = tl.load(knots + (low + 1)[:, None] * WIDTH + channel[None, :])
-        made += (1 - share) * below + share * above
-    return made
+        inputs += (1 - share) * below + share * above
+    return inputs
 
 
 @triton.jit
@@ -145,7 +145,7 @@ def encode_layer(
     LENGTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, FFN: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, KNOTS: tl.constexpr, LOW: tl.constexpr,
 ):  # fmt: skip
-    """Encode BLOCK tokens of one candidate; of the last layer also the greatest of each channel of the read-out."""
+    """Encode BLOCK tokens of one candidate; the last layer also max-pools the read-out."""
     row, block = tl.program_id(0), tl.program_id(1)
     count = tl.load(counts + row)
     if FIRST:
@@ -159,21 +159,21 @@ def encode_layer(
     at = block * BLOCK + inner
     own = _load_x(x, index, similarity, position, candidates, knots, neutral, at, count, FIRST, KNOTS, WIDTH)
     query = _dot(own, tl.load(match + square), LOW)
-    most = tl.full((BLOCK,), -1e30, tl.float32)
+    greatest = tl.full((BLOCK,), -1e30, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
-    seen = tl.zeros((BLOCK, WIDTH), tl.float32)
+    attended = tl.zeros((BLOCK, WIDTH), tl.float32)
     for earlier in range(block + 1):
         keys = earlier * BLOCK + inner
         other = _load_x(x, index, similarity, position, candidates, knots, neutral, keys, count, FIRST, KNOTS, WIDTH)
         score = _dot(query, tl.trans(other), LOW)
         score = tl.where((keys[None, :] <= at[:, None]) & (keys < count)[None, :], score, -1e30)
-        higher = tl.maximum(most, tl.max(score, 1))
-        share = tl.exp2(score - higher[:, None])
-        fade = tl.exp2(most - higher)
-        total = total * fade + tl.sum(share, 1)
-        seen = seen * fade[:, None] + _dot(share, other, LOW)
-        most = higher
-    y = _norm(own + _dot(seen / total[:, None], tl.load(value + square), LOW), WIDTH)
+        higher = tl.maximum(greatest, tl.max(score, 1))
+        weight = tl.exp2(score - higher[:, None])
+        rescale = tl.exp2(greatest - higher)
+        total = total * rescale + tl.sum(weight, 1)
+        attended = attended * rescale[:, None] + _dot(weight, other, LOW)
+        greatest = higher
+    y = _norm(own + _dot(attended / total[:, None], tl.load(value + square), LOW), WIDTH)
     up = tl.load(widen + channel[:, None] * FFN + wide[None, :])
     down = tl.load(narrow + wide[:, None] * WIDTH + channel[None, :])
     y = _norm(y + _dot(tl.maximum(_dot(y, up, LOW), 0.0), down, LOW), WIDTH)

@@ -1,4 +1,4 @@
-"""Selection on a device: what `scorer.selection` defines, to the bit."""
+"""Selection on a device, equal to `scorer.selection` to the bit."""
 
 from functools import partial
 
@@ -16,19 +16,19 @@ from lifeline.scorer.selection import Selection
 
 
 class GpuSelector:
-    """Selects for one configuration; any thread may call it, and requests run one at a time."""
+    """Selects for one configuration; safe to use from any thread, and requests run one at a time."""
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self._config, self._device = config, device
         self._graphs = DeviceGraphs(self._build)
 
     def select(self, history: History, candidates: NDArray[np.int8]) -> Selection:
-        """Return S_all for int8[c, 32] candidates, at length `config.selected`."""
+        """Return S_all for int8[c, 32] candidates, at length `config.selection_length`."""
         count, tokens = len(candidates), len(history.explicit) + len(history.impressions)
         rows = np.concatenate([history.explicit.embedding, history.impressions.embedding])
         recent_from = max(0, len(history.explicit) - self._config.recent_kept)
         with self._graphs.acquire(tokens, count) as graph:
-            inputs = {name: side.host.numpy() for name, side in graph.inputs.items()}
+            inputs = {name: buffer.host.numpy() for name, buffer in graph.inputs.items()}
             inputs["tokens"][:, :tokens] = rows.T
             inputs["norms"][:tokens] = inverse_norm(rows)
             inputs["candidates"][:count] = candidates
@@ -36,7 +36,7 @@ class GpuSelector:
             inputs["candidate_norms"][:count] = inverse_norm(candidates)
             inputs["bounds"][:] = (history.real_time_from, recent_from, len(history.explicit), tokens)
             graph.run()
-            outputs = {name: side.host.numpy()[:count].copy() for name, side in graph.outputs.items()}
+            outputs = {name: buffer.host.numpy()[:count].copy() for name, buffer in graph.outputs.items()}
         index = outputs["index"].astype(np.int64)
         valid = index >= 0
         valid[:, 0] = True
@@ -53,9 +53,9 @@ class GpuSelector:
             "bounds": make((4,), torch.int32),
         }
         outputs: dict[str, Buffer] = {
-            "index": make((candidates, config.selected), torch.int32),
-            "similarity": make((candidates, config.selected), torch.float32),
-            "source": make((candidates, config.selected), torch.uint8),
+            "index": make((candidates, config.selection_length), torch.int32),
+            "similarity": make((candidates, config.selection_length), torch.float32),
+            "source": make((candidates, config.selection_length), torch.uint8),
         }
         small = max(config.real_time_length, config.impression_length, config.recent_kept)
 
@@ -64,14 +64,14 @@ class GpuSelector:
                 inputs["tokens"].device,
                 tokens,
                 *(inputs[name].device for name in ("norms", "candidates", "candidate_norms", "bounds")),
-                *(side.device for side in outputs.values()),
+                *(output.device for output in outputs.values()),
                 config.lifelong_selected,
                 config.real_time_selected,
                 config.impressions_selected,
-                LENGTH=config.selected,
+                LENGTH=config.selection_length,
                 POOL=tokens,
                 SMALL=capacity(small, 16),
-                FILL=capacity(config.selected, 16),
+                FILL=capacity(config.selection_length, 16),
                 CHANNELS=EMBEDDING_DIM,
             )
 

@@ -76,7 +76,7 @@ class Tokens(ctypes.Structure):
         ("surfaces", _POINTER),
         ("ms", _POINTER),
         ("count", _INT64),
-        ("asked_ms", _INT64),
+        ("request_ms", _INT64),
     )
 
 

@@ -1,7 +1,7 @@
-"""The gate to C++: no array passes whose dtype or shape is not what the kernels read.
+"""Checks of arrays before they are passed to C++.
 
-Of a request's arrays that is all that is looked at here; where they hold indices, the kernels compare each with its
-bound as they go by it. Of a model's arrays, which are prepared once, every number is looked at.
+For a request's arrays, only dtype and shape are checked here; the kernels check each index against its bound. For a
+model's arrays, which are prepared once, every number is checked.
 """
 
 from typing import Any, TypeVar
@@ -14,37 +14,37 @@ from lifeline.scorer.errors import KernelInputError
 _T = TypeVar("_T", bound=np.generic)
 
 
-def checked(name: str, array: NDArray[Any], dtype: type[_T], *shape: int | None) -> NDArray[_T]:
-    """Return an array as the kernels read it: contiguous and aligned. `None` in the shape is any length.
+def check_array(name: str, array: NDArray[Any], dtype: type[_T], *shape: int | None) -> NDArray[_T]:
+    """Return a contiguous and aligned array of this dtype and shape; `None` in the shape is any length.
 
-    Raises KernelInputError where dtype or shape are others.
+    Raises KernelInputError if the dtype or the shape differs.
     """
     if (
         array.dtype != dtype
         or array.ndim != len(shape)
-        or any(wanted is not None and wanted != length for wanted, length in zip(shape, array.shape, strict=True))
+        or any(expected is not None and expected != length for expected, length in zip(shape, array.shape, strict=True))
     ):
-        sizes = ", ".join("n" if wanted is None else str(wanted) for wanted in shape)
+        sizes = ", ".join("n" if expected is None else str(expected) for expected in shape)
         raise KernelInputError(
             f"{name} is {array.dtype}{list(array.shape)}, and the kernels read {np.dtype(dtype)}[{sizes}]: give that"
         )
     return array if array.flags.c_contiguous and array.flags.aligned else array.copy()
 
 
-def checked_numbers(name: str, array: NDArray[Any], *shape: int | None, positive: bool = False) -> NDArray[np.float32]:
-    """Return a float32 array of a model as `checked` does.
+def check_weights(name: str, array: NDArray[Any], *shape: int | None, positive: bool = False) -> NDArray[np.float32]:
+    """Return a float32 array of a model, as `check_array` does.
 
-    Raises KernelInputError also where a number is not finite, or not above 0 though it is to be positive.
+    Raises KernelInputError also if a number is not finite, or with `positive` not above 0.
     """
-    found = checked(name, array, np.float32, *shape)
-    if not np.isfinite(found).all():
+    numbers = check_array(name, array, np.float32, *shape)
+    if not np.isfinite(numbers).all():
         raise KernelInputError(f"{name} holds numbers that are not finite: use another version, or train again")
-    if positive and not (found > 0).all():
+    if positive and not (numbers > 0).all():
         raise KernelInputError(f"{name} holds a scale that is not above 0: run lifeline quantize again")
-    return found
+    return numbers
 
 
 def check_range(name: str, value: float, least: float, most: float) -> None:
-    """Raise KernelInputError where a number is not from `least` to `most`."""
+    """Raise KernelInputError if a number is outside `least` to `most`."""
     if not least <= value <= most:
         raise KernelInputError(f"{name} is {value}, and the kernels take {least} to {most}: give one of those")

@@ -1,6 +1,6 @@
-"""Builds the kernels with the C++ compiler of the machine; without one there are none, and PyTorch does their work.
+"""Builds the kernels with the C++ compiler of the machine. Without a compiler, PyTorch does their work.
 
-`python scorer/kernels/build.py` builds them in place; the package's own build does the same. CXX names a compiler.
+`python scorer/kernels/build.py` builds them in place, as the build of the package does. CXX selects a compiler.
 """
 
 import os
@@ -42,34 +42,34 @@ SOURCES = {
     "encoder_bf16.cpp": _BF16,
     "encoder_int8.cpp": _BF16,
 }
-"""Each source and the instruction set that it may use."""
+"""Each source file and the compiler flags of its instruction set."""
 
 
 def build(library: Path = LIBRARY, extra: tuple[str, ...] = ()) -> str | None:
-    """Compile and link; returns why not, or None. `extra` are further flags of the compiler."""
-    compiler = shlex.split(os.environ.get("CXX", "")) or [_found() or ""]
+    """Compile and link; returns None, or why that failed. `extra` are further compiler flags."""
+    compiler = shlex.split(os.environ.get("CXX", "")) or [_find_compiler() or ""]
     if not compiler[0] or shutil.which(compiler[0]) is None:
         return "there is no C++ compiler (Debian: apt-get install g++, or name one in CXX)"
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as objects:
 
-        def compile_one(name: str) -> str:
-            made = str(Path(objects) / f"{name}.o")
-            _run([*compiler, *_COMMON, *SOURCES[name], *extra, "-c", str(HERE / "src" / name), "-o", made])
-            return made
+        def compile_source(name: str) -> str:
+            compiled = str(Path(objects) / f"{name}.o")
+            _run([*compiler, *_COMMON, *SOURCES[name], *extra, "-c", str(HERE / "src" / name), "-o", compiled])
+            return compiled
 
         try:
             with ThreadPoolExecutor() as pool:
-                made = list(pool.map(compile_one, SOURCES))
+                object_files = list(pool.map(compile_source, SOURCES))
             linked = Path(objects) / library.name
-            _run([*compiler, "-shared", "-pthread", *extra, *made, "-o", str(linked)])
+            _run([*compiler, "-shared", "-pthread", *extra, *object_files, "-o", str(linked)])
         except subprocess.CalledProcessError as error:
             return f"{shlex.join(error.cmd)} failed: {error.stderr.strip()[-2000:]}"
-        # Processes that have the one before mapped keep it.
+        # Processes that have mapped the earlier library keep it.
         linked.replace(library)
     return None
 
 
-def _found() -> str | None:
+def _find_compiler() -> str | None:
     return next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
 
 

@@ -1,6 +1,6 @@
 """Instruction sets of the processor, and the one that this process uses.
 
-LIFELINE_KERNELS forces one. It is read once, at the first use: a node uses one for as long as it runs.
+LIFELINE_KERNELS forces one. It is read once, at the first use, and holds for the life of the process.
 """
 
 import os
@@ -17,7 +17,7 @@ VARIABLE = "LIFELINE_KERNELS"
 
 
 class InstructionSet(IntEnum):
-    """Each includes those before it; the numbers are those of the C ABI."""
+    """Each one includes the previous ones; the numbers are those of the C ABI."""
 
     NONE = 0
     """No kernels: PyTorch does their work."""
@@ -30,7 +30,7 @@ class InstructionSet(IntEnum):
 
     @property
     def label(self) -> str:
-        """What LIFELINE_KERNELS and `lifeline model` call it."""
+        """Its name in LIFELINE_KERNELS and `lifeline model`."""
         return _LABELS[self]
 
 
@@ -44,16 +44,16 @@ _LABELS = {
 
 @cache
 def best() -> InstructionSet:
-    """Return the best that this processor has: NONE where the kernels were not built.
+    """Return the best instruction set of this processor; NONE if the kernels were not built.
 
-    Raises KernelsError where the library's ABI has another version.
+    Raises KernelsError if the ABI of the library has another version.
     """
     library = load()
     return InstructionSet.NONE if library is None else InstructionSet(library.lifeline_instruction_set())
 
 
-def requested(environment: Mapping[str, str]) -> InstructionSet:
-    """Return what LIFELINE_KERNELS forces, or else the best; raises KernelsError where it is not available."""
+def from_environment(environment: Mapping[str, str]) -> InstructionSet:
+    """Return the value of LIFELINE_KERNELS, by default the best; raises KernelsError if it is not available."""
     label = environment.get(VARIABLE, "").lower()
     if not label:
         return best()
@@ -73,22 +73,22 @@ class _Process:
 
 
 def active() -> InstructionSet:
-    """Return the instruction set that this process uses; raises KernelsError as `requested` does."""
+    """Return the instruction set that this process uses; raises KernelsError as `from_environment` does."""
     if _Process.active is None:
-        _Process.active = requested(os.environ)
+        _Process.active = from_environment(os.environ)
     return _Process.active
 
 
 @contextmanager
-def using(instruction_set: InstructionSet) -> Iterator[None]:
-    """Use another instruction set in the whole process: for benchmarks and tests, not while requests are served."""
-    before, _Process.active = _Process.active, instruction_set
+def override(instruction_set: InstructionSet) -> Iterator[None]:
+    """Use another instruction set in the whole process: only for benchmarks and tests."""
+    previous, _Process.active = _Process.active, instruction_set
     try:
         yield
     finally:
-        _Process.active = before
+        _Process.active = previous
 
 
-def unavailable(instruction_set: InstructionSet) -> KernelsError:
+def unavailable_error(instruction_set: InstructionSet) -> KernelsError:
     """Return the error of a call whose instruction set the processor lacks."""
     return KernelsError(f"this processor has no {instruction_set.label}: leave {VARIABLE} unset")

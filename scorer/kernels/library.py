@@ -1,4 +1,4 @@
-"""The kernels' shared library: loaded once, its ABI version checked. Calls release the interpreter's lock."""
+"""The shared library of the kernels, loaded once after a check of its ABI version. Calls release the GIL."""
 
 import ctypes
 import weakref
@@ -13,7 +13,7 @@ PATH = Path(__file__).resolve().parent / "lifeline_kernels.so"
 
 @cache
 def load() -> ctypes.CDLL | None:
-    """Return the library, or None where it was not built; raises KernelsError where its ABI has another version."""
+    """Return the library, or None if it was not built; raises KernelsError if its ABI has another version."""
     try:
         library = ctypes.CDLL(str(PATH))
     except OSError:
@@ -29,20 +29,20 @@ def load() -> ctypes.CDLL | None:
     return library
 
 
-def loaded() -> ctypes.CDLL:
-    """Return the library; raises KernelsError where it was not built."""
+def require_library() -> ctypes.CDLL:
+    """Return the library; raises KernelsError if it was not built."""
     library = load()
     if library is None:
         raise KernelsError("the kernels were not built: install the package where there is a C++ compiler")
     return library
 
 
-def out_of_memory() -> MemoryError:
+def memory_error() -> MemoryError:
     """Return the error of a call with status OUT_OF_MEMORY."""
     return MemoryError("the kernels could not allocate memory: score fewer candidates at once")
 
 
-def own(owner: object, handle: int, free: str) -> int:
-    """Return a handle that the library's function `free` releases when its owner is collected."""
-    weakref.finalize(owner, getattr(loaded(), free), handle)
+def free_with_owner(owner: object, handle: int, free: str) -> int:
+    """Return `handle`; the library's function `free` releases it when the owner is garbage-collected."""
+    weakref.finalize(owner, getattr(require_library(), free), handle)
     return handle

@@ -1,4 +1,4 @@
-"""Tokens from events by the kernels: what `scorer.features` defines."""
+"""Tokens from events by the CPU kernels, as `scorer.features` defines them."""
 
 import ctypes
 from typing import NamedTuple, Self
@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifeline.scorer.kernels import abi
-from lifeline.scorer.kernels.arrays import checked
-from lifeline.scorer.kernels.library import loaded, out_of_memory
+from lifeline.scorer.kernels.arrays import check_array
+from lifeline.scorer.kernels.library import memory_error, require_library
 from lifeline.store.id_hash import SEED, HashSeed
 
 
@@ -22,27 +22,27 @@ class EventColumns(NamedTuple):
     action_type: NDArray[np.uint8]
     """uint8[n]: ids from 1."""
 
-    def checked(self) -> Self:
-        """Return the columns as the kernels read them; raises KernelInputError."""
+    def check(self) -> Self:
+        """Return the columns, contiguous and aligned; raises KernelInputError."""
         count = len(self.timestamp_ms)
         return type(self)(
-            checked("timestamp_ms", self.timestamp_ms, np.int64, count),
-            checked("item_id", self.item_id, np.uint64, count),
-            checked("action_type", self.action_type, np.uint8, count),
+            check_array("timestamp_ms", self.timestamp_ms, np.int64, count),
+            check_array("item_id", self.item_id, np.uint64, count),
+            check_array("action_type", self.action_type, np.uint8, count),
         )
 
 
 def merge(events: EventColumns, gap_ms: int, seed: HashSeed = SEED) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Return the newest event of each token, int64[k] ascending, and the bits of its action types, uint64[k].
 
-    Raises KernelsError where the kernels were not built, KernelInputError and MemoryError.
+    Raises KernelsError if the kernels were not built, KernelInputError and MemoryError.
     """
     newest, types, _ = _merge(events, gap_ms, seed)
     return newest, types
 
 
 def probes(items: NDArray[np.uint64], seed: HashSeed = SEED) -> int:
-    """Return how often `merge`, of one visit with uint64[n] items, finds another item in the place of one.
+    """Return how many hash slots `merge` of one visit with uint64[n] items probes after an item's first.
 
     Raises as `merge` does.
     """
@@ -51,39 +51,39 @@ def probes(items: NDArray[np.uint64], seed: HashSeed = SEED) -> int:
 
 
 def _merge(events: EventColumns, gap_ms: int, seed: HashSeed) -> tuple[NDArray[np.int64], NDArray[np.uint64], int]:
-    columns = events.checked()
+    columns = events.check()
     newest, types = np.empty(len(columns[0]), np.int64), np.empty(len(columns[0]), np.uint64)
     merged = abi.Merged(newest.ctypes.data, types.ctypes.data)
-    if loaded().lifeline_merge(ctypes.byref(_events(columns)), gap_ms, _seed(seed), ctypes.byref(merged)):
-        raise out_of_memory()
+    if require_library().lifeline_merge(ctypes.byref(_events(columns)), gap_ms, _seed(seed), ctypes.byref(merged)):
+        raise memory_error()
     return newest[: merged.count], types[: merged.count], merged.probes
 
 
 def engaged(shown: EventColumns, acted: EventColumns, gap_ms: int, seed: HashSeed = SEED) -> NDArray[np.bool_]:
-    """Return bool[n] of n events `shown`: which stand in a visit with an event of `acted` on the same item.
+    """Return bool[n]: which of n events `shown` are in a visit with an event of `acted` on the same item.
 
-    Raises KernelsError where the kernels were not built, KernelInputError and MemoryError.
+    Raises KernelsError if the kernels were not built, KernelInputError and MemoryError.
     """
-    sides = shown.checked(), acted.checked()
-    found = np.empty(len(shown.timestamp_ms), np.bool_)
-    of_shown, of_acted = map(_events, sides)
-    if loaded().lifeline_engaged(
-        ctypes.byref(of_shown), ctypes.byref(of_acted), gap_ms, _seed(seed), found.ctypes.data
+    engaged = np.empty(len(shown.timestamp_ms), np.bool_)
+    shown_columns, acted_columns = shown.check(), acted.check()
+    shown_events, acted_events = _events(shown_columns), _events(acted_columns)
+    if require_library().lifeline_engaged(
+        ctypes.byref(shown_events), ctypes.byref(acted_events), gap_ms, _seed(seed), engaged.ctypes.data
     ):
-        raise out_of_memory()
-    return found
+        raise memory_error()
+    return engaged
 
 
 def last_touch(tokens: NDArray[np.uint64], items: NDArray[np.uint64], seed: HashSeed = SEED) -> NDArray[np.int64]:
-    """Return the newest of uint64[n] tokens on each of uint64[c] items, int64[c]; -1 where there is none.
+    """Return the row of the newest of uint64[n] tokens on each of uint64[c] items, int64[c]; -1 without one.
 
-    Raises KernelsError where the kernels were not built, KernelInputError and MemoryError.
+    Raises KernelsError if the kernels were not built, KernelInputError and MemoryError.
     """
-    sides = [checked(name, side, np.uint64, None) for name, side in (("tokens", tokens), ("items", items))]
+    arrays = [check_array(name, array, np.uint64, None) for name, array in (("tokens", tokens), ("items", items))]
     newest = np.empty(len(items), np.int64)
-    arguments = [argument for side in sides for argument in (side.ctypes.data, len(side))]
-    if loaded().lifeline_last_touch(*arguments, _seed(seed), newest.ctypes.data):
-        raise out_of_memory()
+    arguments = [argument for array in arrays for argument in (array.ctypes.data, len(array))]
+    if require_library().lifeline_last_touch(*arguments, _seed(seed), newest.ctypes.data):
+        raise memory_error()
     return newest
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints: all that a training run needs to go on as if it had never stopped.
+"""Checkpoints: the complete state of a training run, to resume it exactly.
 
-One safetensors file: weights, the optimiser's two moments, and the best weights so far, by name; and in its metadata,
-as JSON, how far the run is and which run it is. It is written aside and renamed into place.
+One safetensors file: weights, the optimizer's two moments, and the best weights so far, by name; and in its metadata,
+as JSON, the progress and the identity of the run. It is replaced atomically.
 """
 
 import json
@@ -22,29 +22,29 @@ _META = "lifeline"
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     step: int = 0
     """Steps done."""
     best_step: int = 0
     """The step after which validation was best; 0 before the first."""
     best_loss: float = float("inf")
-    """The loss on validation users then."""
+    """The validation loss at that step."""
     curve: list[tuple[int, float, float]] = field(default_factory=list)
     """At each validation: the step, the mean training loss since the last one, and the validation loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What one file holds."""
+    """The content of one file."""
 
     run: str
-    """Names settings, configuration and data: another run's checkpoint is of no use."""
+    """Identity of settings, configuration and data: only the same run can resume."""
     progress: Progress
     tensors: dict[str, Tensor]
 
     def write(self, directory: Path) -> None:
-        """Write it, or replace the one before."""
+        """Write the file, replacing an earlier one."""
         directory.mkdir(parents=True, exist_ok=True)
         meta = json.dumps({"run": self.run, "progress": asdict(self.progress)})
         with replacement(directory / FILE) as temporary:
@@ -52,7 +52,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, directory: Path, run: str) -> "Checkpoint | None":
-        """Return what is there; None for nothing. Raises CheckpointError for another run's, or a damaged one."""
+        """Return the checkpoint of a directory, or None; raises CheckpointError if it is damaged or of another run."""
         path = directory / FILE
         if not path.exists():
             return None
@@ -60,14 +60,16 @@ class Checkpoint:
             with safe_open(path, "pt") as file:
                 meta: dict[str, Any] = json.loads((file.metadata() or {})[_META])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            found = Progress(**meta["progress"])
-            found.curve = [(int(step), float(train), float(held)) for step, train, held in found.curve]
-            theirs = str(meta["run"])
+            progress = Progress(**meta["progress"])
+            progress.curve = [
+                (int(step), float(training), float(validation)) for step, training, validation in progress.curve
+            ]
+            saved_run = str(meta["run"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}): remove it and train from the start") from error
-        if theirs != run:
+        if saved_run != run:
             raise CheckpointError(
-                f"{path} is of another run, with other settings, another configuration or other data: resume with "
-                "what it began with, or remove it"
+                f"{path} belongs to a run with other settings, another configuration or other data: "
+                "resume with those of that run, or remove it"
             )
-        return cls(theirs, found, tensors)
+        return cls(saved_run, progress, tensors)

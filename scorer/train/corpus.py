@@ -1,11 +1,11 @@
-"""Corpus: requests made from histories, correct at their point in time.
+"""Corpus: point-in-time correct training requests, built from histories.
 
-A request is made when a visit (of events of either kind) begins, and sees only what happened before. Its
-candidates are items acted on in that visit, and negatives drawn from what was known by then, by configuration in
-another proportion: of the newest events of all users (`recent`, and over a longer time `older`), as often as they were
-acted on (`popular`), any (`random`), the user's own old ones (`own`), and items of the surface where the user acts
-(`surface`). Every candidate has an embedding, somebody acted on it before, and nobody ended it since, so that none of
-that gives the answer away.
+A request is made when a visit (of events of both kinds) begins, and reads only events before it. Its candidates are
+items that the user acted on in the visit, and negatives. Negatives are drawn, in configurable proportions, from
+the newest events of all users (`recent`, and `older` over a longer time), by popularity (`popular`), uniformly
+(`random`), from the user's earlier items (`own`), and from the items of the surface that the user acts on (`surface`).
+Every candidate has an embedding, had an action before the request, and was not ended since, so that none of these
+properties reveals the answer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,53 +20,53 @@ from lifeline.core.actions import Kind
 from lifeline.core.sequence import Sequence
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.errors import TrainingDataError
-from lifeline.scorer.features import History, RequestContext, Tokens, tokenise, visits
+from lifeline.scorer.features import History, RequestContext, Tokens, tokenize, visits
 from lifeline.scorer.settings import Negatives, TrainSettings
 from lifeline.scorer.train.request import Request
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """All users' tokens, user after user, about 100 bytes a token; and the items and requests in them."""
+    """All users' tokens, user after user, about 100 bytes per token; and their items and requests."""
 
     config: ModelConfig
     explicit: Tokens
     impressions: Tokens
     impressions_from: NDArray[np.int64]
-    """int64[users + 1]: where each user's impressions begin."""
+    """int64[users + 1]: row of each user's first impression."""
     item: NDArray[np.int64]
     """int64[n]: the item of each explicit token."""
     item_id: NDArray[np.uint64]
     """uint64[m]: ids of the items."""
     embedding: NDArray[np.int8]
-    """int8[m, 32]: embeddings of the items; zeros where there is none."""
-    embedded: NDArray[np.bool_]
+    """int8[m, 32]: embeddings of the items; zeros if unknown."""
+    has_embedding: NDArray[np.bool_]
     """bool[m]: whether the item has an embedding."""
     first_seen_ms: NDArray[np.int64]
-    """int64[m]: when somebody first acted on the item."""
+    """int64[m]: time of the first action on the item."""
     stream: tuple[NDArray[np.int64], NDArray[np.int64]]
-    """int64[n] times and items of all users' explicit tokens, oldest first."""
+    """int64[n] times and int64[n] items of all users' explicit tokens, oldest first."""
     events: tuple[NDArray[np.int64], NDArray[np.uint64]]
-    """int64[n] item * n + place in `stream`, ascending, and uint64[n] action types: each item's events by time."""
-    births: tuple[NDArray[np.int64], NDArray[np.int64]]
-    """int64[m] times and items, in the order of their first sight."""
-    births_at: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]
-    """The same of the items that were first acted on at each surface."""
+    """int64[n] keys, item * n + row of `stream`, ascending; and uint64[n] action types: each item's events by time."""
+    appearances: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """int64[m] times of the items' first actions, ascending, and int64[m] the items."""
+    appearances_by_surface: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]
+    """By surface: `appearances` of the items whose first action was on it."""
     user: NDArray[np.int64]
-    """int64[r]: whose request it is."""
+    """int64[r]: the user of each request."""
     user_from: NDArray[np.int64]
-    """int64[r]: where that user's explicit tokens begin."""
-    acts_from: NDArray[np.int64]
-    """int64[r + 1]: where the tokens of the request's own visit begin; they end where the next's begin."""
+    """int64[r]: row of the user's first explicit token."""
+    visit_from: NDArray[np.int64]
+    """int64[r + 1]: row of the first explicit token of the request's visit, which ends at the next entry."""
     timestamp_ms: NDArray[np.int64]
-    """int64[r]: when the request is made."""
+    """int64[r]: time of the request."""
 
     @classmethod
     def of(cls, histories: Iterable[Mapping[Kind, Sequence]], config: ModelConfig) -> Self:
-        """Read every user's sequences, with all columns; raises TrainingDataError without one event."""
+        """Read every user's sequences, with all columns; raises TrainingDataError if there is no explicit event."""
         explicit, impressions, starts = [], [], []
         for sequences in histories:
-            tokens, ignored = tokenise(sequences, config.visit_gap_ms)
+            tokens, ignored = tokenize(sequences, config.visit_gap_ms)
             explicit.append(tokens)
             impressions.append(ignored)
             starts.append(_visit_start(sequences, tokens, config.visit_gap_ms))
@@ -80,11 +80,11 @@ class Corpus:
         embedding[item[known]] = every.embedding[known]
         by_time = np.argsort(every.timestamp_ms, kind="stable")
         stream = (every.timestamp_ms[by_time], item[by_time])
-        _, newborn = np.unique(stream[1], return_index=True)
-        first_seen_ms, first_surface = stream[0][newborn], every.surface[by_time[newborn]]
-        by_birth = np.argsort(first_seen_ms, kind="stable")
-        births = (first_seen_ms[by_birth], by_birth)
-        born_at = first_surface[by_birth]
+        _, first_events = np.unique(stream[1], return_index=True)
+        first_seen_ms, first_surface = stream[0][first_events], every.surface[by_time[first_events]]
+        by_appearance = np.argsort(first_seen_ms, kind="stable")
+        appearances = (first_seen_ms[by_appearance], by_appearance)
+        surfaces_of_appearance = first_surface[by_appearance]
         by_item = np.argsort(stream[1], kind="stable")
 
         user = np.repeat(np.arange(len(lengths)), lengths)
@@ -102,10 +102,13 @@ class Corpus:
             first_seen_ms,
             stream,
             (stream[1][by_item] * len(every) + by_item, every.action_types[by_time[by_item]]),
-            births,
+            appearances,
             {
-                surface: (births[0][born_at == surface], births[1][born_at == surface])
-                for surface in np.unique(born_at).tolist()
+                surface: (
+                    appearances[0][surfaces_of_appearance == surface],
+                    appearances[1][surfaces_of_appearance == surface],
+                )
+                for surface in np.unique(surfaces_of_appearance).tolist()
             },
             user[begins],
             (np.cumsum(lengths) - lengths)[user[begins]],
@@ -113,22 +116,22 @@ class Corpus:
             start[begins],
         )
 
-    def usable(self, settings: TrainSettings) -> NDArray[np.int64]:
-        """Return the requests to learn from and to measure on, oldest first, as int64."""
-        asked_at = np.repeat(self.timestamp_ms, np.diff(self.acts_from))
-        positive = np.logical_or.reduceat(self._known(self.item, asked_at, settings), self.acts_from[:-1])
-        history = self.acts_from[:-1] - self.user_from >= settings.min_history
-        few = True if settings.max_acts is None else np.diff(self.acts_from) <= settings.max_acts
+    def usable_requests(self, settings: TrainSettings) -> NDArray[np.int64]:
+        """Return the requests to train and measure on, int64, oldest first."""
+        request_ms = np.repeat(self.timestamp_ms, np.diff(self.visit_from))
+        positive = np.logical_or.reduceat(self._known(self.item, request_ms, settings), self.visit_from[:-1])
+        history = self.visit_from[:-1] - self.user_from >= settings.min_history
+        is_short = True if settings.max_acts is None else np.diff(self.visit_from) <= settings.max_acts
         from_ms = settings.from_timestamp_ms
-        late = True if from_ms is None else self.timestamp_ms >= from_ms
-        rows = np.flatnonzero(positive & history & few & late)
+        is_late = True if from_ms is None else self.timestamp_ms >= from_ms
+        rows = np.flatnonzero(positive & history & is_short & is_late)
         return rows[np.argsort(self.timestamp_ms[rows], kind="stable")]
 
     def request(self, row: int, settings: TrainSettings, rng: np.random.Generator) -> Request:
-        """Build one request; what it draws depends on `rng` alone."""
+        """Build one request; its random draws depend on `rng` alone."""
         at = int(self.timestamp_ms[row])
         user, begin = int(self.user[row]), int(self.user_from[row])
-        acts = slice(int(self.acts_from[row]), int(self.acts_from[row + 1]))
+        acts = slice(int(self.visit_from[row]), int(self.visit_from[row + 1]))
         shown = slice(int(self.impressions_from[user]), int(self.impressions_from[user + 1]))
         impressions = self.impressions.take(shown)
         history = History.of(
@@ -136,29 +139,29 @@ class Corpus:
             impressions.take(slice(0, int(np.searchsorted(impressions.timestamp_ms, at)))),
             self.config,
         )
-        acted, inverse = np.unique(self.item[acts], return_inverse=True)
-        action_types = np.zeros(len(acted), np.uint64)
+        visit_items, inverse = np.unique(self.item[acts], return_inverse=True)
+        action_types = np.zeros(len(visit_items), np.uint64)
         np.bitwise_or.at(action_types, inverse, self.explicit.action_types[acts])
-        chosen = np.flatnonzero(self._known(acted, at, settings))
+        positives = np.flatnonzero(self._known(visit_items, at, settings))
         most = min(settings.max_positives, settings.candidates - 1)
-        if len(chosen) > most:
-            chosen = rng.choice(chosen, most, replace=False)
+        if len(positives) > most:
+            positives = rng.choice(positives, most, replace=False)
         drawn = self._draw(row, 8 * settings.candidates, settings, rng)
-        drawn = drawn[self._known(drawn, at, settings) & ~np.isin(drawn, acted)]
-        drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])][: settings.candidates - len(chosen)]
-        item = np.concatenate([acted[chosen], drawn])
+        drawn = drawn[self._known(drawn, at, settings) & ~np.isin(drawn, visit_items)]
+        drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])][: settings.candidates - len(positives)]
+        item = np.concatenate([visit_items[positives], drawn])
         return Request(
             user,
             history,
-            # Histories do not say where a visit's items were shown before the user acted: the surface is unknown.
+            # Histories do not contain the surface on which a visit's items were shown: it is unknown.
             RequestContext(at),
             self.item_id[item],
             self.embedding[item],
-            np.concatenate([action_types[chosen], np.zeros(len(drawn), np.uint64)]),
+            np.concatenate([action_types[positives], np.zeros(len(drawn), np.uint64)]),
         )
 
     def popularity(self, item_id: NDArray[np.uint64], until_ms: int) -> NDArray[np.float32]:
-        """Return how often all users acted on items of the corpus up to a time, as float32[c]."""
+        """Return the number of actions of all users on items of the corpus up to a time, float32[c]."""
         times, items = self.stream
         counts = np.bincount(items[: np.searchsorted(times, until_ms, side="right")], minlength=len(self.item_id))
         return counts[np.searchsorted(self.item_id, item_id)].astype(np.float32)
@@ -166,31 +169,31 @@ class Corpus:
     def _known(
         self, item: NDArray[np.int64], at_ms: int | NDArray[np.int64], settings: TrainSettings
     ) -> NDArray[np.bool_]:
-        """Return whether an item has an embedding, and somebody acted on it before a time, and did not end it."""
-        known = self.embedded[item] & (self.first_seen_ms[item] < at_ms)
+        """Return whether each item has an embedding, had an action before a time, and was not ended by then."""
+        known = self.has_embedding[item] & (self.first_seen_ms[item] < at_ms)
         if settings.ending_types:
             ends = np.uint64(bits_of(settings.ending_types))
             keys, action_types = self.events
             past = np.searchsorted(self.stream[0], at_ms, side="left")
-            # What is known has an event before that place, so the one found is the item's own.
+            # A known item has an event before `past`, so the event found is the item's own.
             newest = np.searchsorted(keys, item * len(keys) + past, side="left") - 1
             known &= action_types[newest] & ends == 0
         return known
 
     def _draw(self, row: int, least: int, settings: TrainSettings, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return so many items known before a request, or some more, of the configured kinds in turn."""
+        """Return at least `least` items that had an action before a request, of the configured kinds in turn."""
         shares = settings.negatives
         rounds = -(-least // sum(shares.values()))
-        drawn = [self._drawn(kind, row, rounds * share, settings, rng) for kind, share in shares.items()]
-        turns = [(np.arange(rounds * share) + 0.5) / share for share in shares.values()]
-        return np.concatenate(drawn)[np.argsort(np.concatenate(turns), kind="stable")]
+        drawn = [self._draw_of_kind(kind, row, rounds * share, settings, rng) for kind, share in shares.items()]
+        order_keys = [(np.arange(rounds * share) + 0.5) / share for share in shares.values()]
+        return np.concatenate(drawn)[np.argsort(np.concatenate(order_keys), kind="stable")]
 
-    def _drawn(
+    def _draw_of_kind(
         self, kind: Negatives, row: int, count: int, settings: TrainSettings, rng: np.random.Generator
     ) -> NDArray[np.int64]:
         times, items = self.stream
-        asked_at = self.timestamp_ms[row]
-        past = int(np.searchsorted(times, asked_at))
+        request_ms = self.timestamp_ms[row]
+        past = int(np.searchsorted(times, request_ms))
         match kind:
             case "recent":
                 return items[rng.integers(max(0, past - settings.recent_events), past, count)]
@@ -199,34 +202,34 @@ class Corpus:
             case "popular":
                 return items[rng.integers(past, size=count)]
             case "random":
-                return _born(self.births, int(asked_at), count, rng)
+                return _draw_appeared(self.appearances, int(request_ms), count, rng)
             case "own":
-                return self.item[rng.integers(int(self.user_from[row]), int(self.acts_from[row + 1]), count)]
+                return self.item[rng.integers(int(self.user_from[row]), int(self.visit_from[row + 1]), count)]
             case "surface":
-                acts = self.explicit.surface[self.acts_from[row] : self.acts_from[row + 1]]
+                acts = self.explicit.surface[self.visit_from[row] : self.visit_from[row + 1]]
                 drawn, counts = np.unique(rng.choice(acts, count), return_counts=True)
-                found = [
-                    _born(self._births_before(int(asked_at), surface), int(asked_at), number, rng)
+                draws = [
+                    _draw_appeared(self._appearances_before(int(request_ms), surface), int(request_ms), number, rng)
                     for surface, number in zip(drawn.tolist(), counts.tolist(), strict=True)
                 ]
-                return rng.permutation(np.concatenate(found))
+                return rng.permutation(np.concatenate(draws))
 
-    def _births_before(self, at_ms: int, surface: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the births at a surface, and where there was none before a time, those at all."""
-        births = self.births_at.get(surface, self.births)
-        return births if births[0][0] < at_ms else self.births
+    def _appearances_before(self, at_ms: int, surface: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the appearances on a surface; those on all surfaces if it had none before the time."""
+        appearances = self.appearances_by_surface.get(surface, self.appearances)
+        return appearances if appearances[0][0] < at_ms else self.appearances
 
 
-def _born(
-    births: tuple[NDArray[np.int64], NDArray[np.int64]], before_ms: int, count: int, rng: np.random.Generator
+def _draw_appeared(
+    appearances: tuple[NDArray[np.int64], NDArray[np.int64]], before_ms: int, count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Return so many of the items that were born before a time, of which there is one at least."""
-    times, items = births
+    """Return `count` random items that appeared before a time; at least one did."""
+    times, items = appearances
     return items[rng.integers(int(np.searchsorted(times, before_ms)), size=count)]
 
 
 def _visit_start(sequences: Mapping[Kind, Sequence], tokens: Tokens, gap_ms: int) -> NDArray[np.int64]:
-    """Return when the visit of each explicit token began; here visits are runs of events of both kinds."""
+    """Return the start of each explicit token's visit; here visits are runs of events of both kinds."""
     times = [np.empty(0, np.int64)]
     times += [events.timestamp_ms for events in sequences.values() if events.timestamp_ms is not None]
     every = np.sort(np.concatenate(times))

@@ -28,7 +28,7 @@ from lifeline.scorer.train.examples import CorpusSource, ExampleSet, Outcome
 from lifeline.scorer.train.parallel import Group
 from lifeline.scorer.train.request import Request
 from lifeline.scorer.train.split import split_by_time, split_requests
-from lifeline.scorer.train.trainer import Data, Place, ScalarWriter, Step, fit, seeded
+from lifeline.scorer.train.trainer import RunFiles, ScalarWriter, Step, TrainingData, fit, seed_torch
 from lifeline.scorer.weights import DataRange
 
 Measure = Callable[[TransAct, ExampleSet], dict[str, float]]
@@ -39,7 +39,7 @@ class RunOptions(NamedTuple):
     """How a run executes; none of it changes the weights."""
 
     measure: Measure
-    tell: Callable[[Step], None] = lambda _: None
+    on_step: Callable[[Step], None] = lambda _: None
     """Called after every step."""
     checkpoints: Path | None = None
     """A directory: the run resumes from its checkpoint, and writes the next ones there."""
@@ -49,7 +49,7 @@ class RunOptions(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingResult:
     """A trained model, and how it was trained."""
 
     model: TransAct
@@ -67,7 +67,7 @@ def train(
     settings: TrainSettings,
     options: RunOptions,
     config: ModelConfig | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train a model on users' sequences, read with all columns, and measure it.
 
     Without `config`: the published model with `default_heads`. Raises TrainingDataError where the histories give too
@@ -76,7 +76,7 @@ def train(
     config = config or ModelConfig(heads=default_heads(vocabulary))
     corpus = Corpus.of(histories, config)
     split = split_requests(corpus, settings)
-    with seeded(settings):
+    with seed_torch(settings):
         model = TransAct(config)
         validation = None
         if len(split.validation):
@@ -86,11 +86,11 @@ def train(
             )
             validation = ExampleSet.of(requests, config)
         training = CorpusSource(corpus, split.training, config, settings)
-        data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
+        data = TrainingData(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
         tokens = corpus.explicit
         run = _run_of((tokens.timestamp_ms, tokens.item_id, tokens.action_types), settings, config)
-        place = Place(options.checkpoints, run, options.curves)
-        progress = fit(model, data, settings, tell=options.tell, place=place, group=options.group)
+        files = RunFiles(options.checkpoints, run, options.curves)
+        progress = fit(model, data, settings, on_step=options.on_step, files=files, group=options.group)
         rng = np.random.default_rng([settings.seed, 3])
         until_ms = int(corpus.timestamp_ms[split.training[-1]])
         held_out = ExampleSet.of(
@@ -100,8 +100,8 @@ def train(
         metrics = options.measure(model, held_out)
     times = corpus.explicit.timestamp_ms
     counts = {"train_requests": float(len(split.training)), "held_out_requests": float(len(split.held_out))}
-    seen = DataRange(from_timestamp_ms=times.min(), to_timestamp_ms=times.max())
-    return Trained(model, metrics | counts, seen, progress)
+    data_range = DataRange(from_timestamp_ms=times.min(), to_timestamp_ms=times.max())
+    return TrainingResult(model, metrics | counts, data_range, progress)
 
 
 def train_on_outcomes(
@@ -110,14 +110,14 @@ def train_on_outcomes(
     settings: TrainSettings,
     options: RunOptions,
     config: ModelConfig,
-) -> Trained:
+) -> TrainingResult:
     """Train a model on logged requests with a known outcome: tokens were selected when they were served.
 
     They are split like those of histories. Raises TrainingDataError where there are too few, and CheckpointError.
     """
-    ordered = sorted(outcomes, key=lambda one: (one.selected.context.timestamp_ms, one.user))
-    times = np.array([one.selected.context.timestamp_ms for one in ordered], np.int64)
-    users = np.array([one.user for one in ordered], np.int64)
+    ordered = sorted(outcomes, key=lambda outcome: (outcome.snapshot.context.timestamp_ms, outcome.user))
+    times = np.array([outcome.snapshot.context.timestamp_ms for outcome in ordered], np.int64)
+    users = np.array([outcome.user for outcome in ordered], np.int64)
     split = split_by_time(np.arange(len(ordered)), times, users, settings)
     if len(split.training) == 0:
         raise TrainingDataError(
@@ -127,18 +127,18 @@ def train_on_outcomes(
     def examples(rows: NDArray[np.int64]) -> ExampleSet:
         return ExampleSet.of_outcomes(ordered[row] for row in rows.tolist())
 
-    with seeded(settings):
+    with seed_torch(settings):
         model = TransAct(config)
         training = examples(split.training)
         validation = examples(split.validation) if len(split.validation) else None
-        data = Data(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
+        data = TrainingData(training, validation, vocabulary.ids_with_role(Role.POSITIVE))
         run = _run_of((times, training.item_id, training.action_types), settings, config)
-        place = Place(options.checkpoints, run, options.curves)
-        progress = fit(model, data, settings, tell=options.tell, place=place, group=options.group)
+        files = RunFiles(options.checkpoints, run, options.curves)
+        progress = fit(model, data, settings, on_step=options.on_step, files=files, group=options.group)
         metrics = options.measure(model, examples(split.held_out))
     counts = {"train_requests": float(len(split.training)), "held_out_requests": float(len(split.held_out))}
-    seen = DataRange(from_timestamp_ms=int(times[0]), to_timestamp_ms=int(times[-1]))
-    return Trained(model, metrics | counts, seen, progress)
+    data_range = DataRange(from_timestamp_ms=int(times[0]), to_timestamp_ms=int(times[-1]))
+    return TrainingResult(model, metrics | counts, data_range, progress)
 
 
 def _run_of(columns: Iterable[NDArray[np.generic]], settings: TrainSettings, config: ModelConfig) -> str:

@@ -1,4 +1,4 @@
-"""The Next Action Loss: the encoder's output at a recent token should point at what the user did next.
+"""The Next Action Loss: the encoder's output at a recent token predicts the embedding of the next action's item.
 
     L(u, t) = -log( exp<u_t, p_{t+1}> / ( exp<u_t, p_{t+1}> + sum_n exp<u_t, n> ) )
 
@@ -25,36 +25,36 @@ from lifeline.scorer.selection import Source
 
 @dataclass(frozen=True, slots=True)
 class NextActions:
-    """The positions of one row of a selection that have a next positive action."""
+    """The positions of a row of a selection that are followed by a positive action."""
 
     user: int
-    """Whose they are: negatives of a batch come from others."""
+    """The number of the user: in-batch negatives come from other users."""
     position: NDArray[np.int64]
     """int64[p]: columns of the row."""
     target: NDArray[np.float32]
-    """float32[p, 32]: the embedding of the next item, at length 1."""
+    """float32[p, 32]: L2-normalised embedding of the next item."""
     ignored: NDArray[np.float32]
-    """float32[m, 32]: embeddings of the user's impressions that have one, at length 1."""
+    """float32[m, 32]: L2-normalised embeddings of the user's impressions, those without one left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Next actions of a batch, as negatives of each other's users."""
+    """The targets of a batch, which are in-batch negatives for other users."""
 
     target: NDArray[np.float32]
     """float32[q, 32]."""
     user: NDArray[np.int64]
-    """int64[q]: whose each is."""
+    """int64[q]: the number of each target's user."""
 
     @classmethod
     def of(cls, batch: Sequence[NextActions]) -> "Pool":
         """Return all targets of a batch."""
         users = [np.full(len(actions.target), actions.user, np.int64) for actions in batch]
         targets = [actions.target for actions in batch]
-        return cls(np.concatenate([np.empty((0, 32), np.float32), *targets]), np.concatenate([_NOBODY, *users]))
+        return cls(np.concatenate([np.empty((0, 32), np.float32), *targets]), np.concatenate([_NO_USERS, *users]))
 
 
-_NOBODY = np.empty(0, np.int64)
+_NO_USERS = np.empty(0, np.int64)
 
 
 def next_actions(
@@ -102,8 +102,8 @@ def next_action_losses(
             continue
         drawn = rng.integers(len(negatives), size=(len(actions.position), config.nal_negatives))
         u = projected[row, torch.from_numpy(actions.position)]
-        towards = (u * torch.from_numpy(actions.target)).sum(dim=1, keepdim=True)
-        away = torch.einsum("pd,pnd->pn", u, torch.from_numpy(negatives[drawn]))
-        losses.append(torch.cat([towards, away], dim=1).logsumexp(dim=1) - towards[:, 0])
-    # Without any, what follows still reaches the weights, with gradients of zero.
+        positive_logit = (u * torch.from_numpy(actions.target)).sum(dim=1, keepdim=True)
+        negative_logits = torch.einsum("pd,pnd->pn", u, torch.from_numpy(negatives[drawn]))
+        losses.append(torch.cat([positive_logit, negative_logits], dim=1).logsumexp(dim=1) - positive_logit[:, 0])
+    # Without losses, an empty slice keeps the graph connected: the gradients are zero.
     return torch.cat(losses) if losses else projected.reshape(-1)[:0]

@@ -1,8 +1,8 @@
-"""Data-parallel training: the processes that `torchrun` starts, each with its share of every batch.
+"""Data-parallel training: `torchrun` starts several processes, and each one takes a share of every batch.
 
-Every process holds the whole model and draws the same batches; it computes the gradients of its share alone, and those
-are summed. So the weights stay the same everywhere, and are those that one process would give, but for the order of
-summation.
+Every process holds the whole model and draws the same batches. It computes the gradients of its share, and the
+gradients of all processes are summed. So all processes have the same weights; they equal those of one process except
+for the order of summation.
 """
 
 import os
@@ -25,8 +25,8 @@ class Group:
 
     @classmethod
     @contextmanager
-    def joined(cls) -> Iterator["Group"]:
-        """Join the processes that torchrun started, over gloo; a process that was started alone is one of one."""
+    def join(cls) -> Iterator["Group"]:
+        """Join the processes that torchrun started, over gloo; without torchrun, the group has one process."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             yield cls()
             return
@@ -37,45 +37,47 @@ class Group:
             distributed.destroy_process_group()
 
     def share(self, count: int) -> NDArray[np.int64]:
-        """Return which of so many requests of a batch are this process's."""
+        """Return this process's share of `count` requests of a batch, as their places."""
         return np.arange(self.rank, count, self.size)
 
     def add(self, *numbers: float) -> list[float]:
-        """Return the sums of every process's numbers."""
+        """Return the sums of each number over all processes."""
         if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(total)
-        found: list[float] = total.tolist()
-        return found
+        totals: list[float] = total.tolist()
+        return totals
 
     def add_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Give every process the sum of all gradients."""
+        """Replace each gradient by its sum over all processes."""
         if self.size == 1:
             return
-        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
+        ]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         distributed.all_reduce(flat)
         at = 0
-        for one in parameters:
-            one.grad = flat[at : at + one.numel()].view_as(one)
-            at += one.numel()
+        for parameter in parameters:
+            parameter.grad = flat[at : at + parameter.numel()].view_as(parameter)
+            at += parameter.numel()
 
     def gather(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return every process's rows, float32[n, d] of any n, one below the other."""
+        """Return the rows of all processes, float32[n, d], concatenated; n may differ."""
         if self.size == 1:
             return rows
         counts = torch.zeros(self.size, dtype=torch.int64)
         counts[self.rank] = len(rows)
         distributed.all_reduce(counts)
-        most = int(counts.max())
-        padded = torch.zeros(most, rows.shape[1])
+        longest = int(counts.max())
+        padded = torch.zeros(longest, rows.shape[1])
         padded[: len(rows)] = torch.from_numpy(rows)
-        every = [torch.empty_like(padded) for _ in range(self.size)]
-        distributed.all_gather(every, padded)
-        return np.concatenate([one[: int(count)].numpy() for one, count in zip(every, counts, strict=True)])
+        gathered = [torch.empty_like(padded) for _ in range(self.size)]
+        distributed.all_gather(gathered, padded)
+        return np.concatenate([part[: int(count)].numpy() for part, count in zip(gathered, counts, strict=True)])
 
     def wait(self) -> None:
-        """Return once every process is here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             distributed.barrier()

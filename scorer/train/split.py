@@ -11,7 +11,7 @@ from lifeline.scorer.train.corpus import Corpus
 
 
 class Split(NamedTuple):
-    """Requests of a corpus, by their numbers, oldest first."""
+    """Numbers of a corpus's requests, oldest first; `validation` is the early-stopping set."""
 
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -19,13 +19,13 @@ class Split(NamedTuple):
 
 
 def split_requests(corpus: Corpus, settings: TrainSettings) -> Split:
-    """Return what to train on, to stop by, and to measure on; raises TrainingDataError for too little."""
-    rows = corpus.usable(settings)
+    """Split the requests of a corpus; raises TrainingDataError if there are too few to train on."""
+    rows = corpus.usable_requests(settings)
     split = split_by_time(rows, corpus.timestamp_ms[rows], corpus.user[rows], settings)
     if len(split.training) == 0:
         raise TrainingDataError(
-            f"{len(rows)} visits to learn from are too few: a visit counts when its user has {settings.min_history} "
-            "earlier actions and acts in it on an item that has an embedding and was known before. Publish embeddings "
+            f"{len(rows)} usable visits are too few: a visit is usable if its user has {settings.min_history} "
+            "earlier actions, and acts in it on an item with an embedding and an earlier action. Publish embeddings "
             "(lifeline produce --items FILE.npz), or longer histories"
         )
     return split
@@ -34,23 +34,23 @@ def split_requests(corpus: Corpus, settings: TrainSettings) -> Split:
 def split_by_time(
     rows: NDArray[np.int64], timestamp_ms: NDArray[np.int64], user: NDArray[np.int64], settings: TrainSettings
 ) -> Split:
-    """Split requests, int64[r] and oldest first; there may be none to train on."""
+    """Split requests, int64[r] oldest first; the training set may be empty."""
     cut = max(0, len(rows) - max(1, round(len(rows) * settings.held_out)))
     held_out = rows[cut:]
     before = np.zeros(len(rows), np.bool_)
     if len(held_out):
         before = timestamp_ms < timestamp_ms[cut] - settings.gap_ms
-    only_stops = is_validation_user(user, settings)
+    for_stopping = is_validation_user(user, settings)
     rng = np.random.default_rng([settings.seed, 2])
     return Split(
-        rows[before & ~only_stops],
-        np.sort(rng.permutation(rows[before & only_stops])[: settings.max_validated]),
+        rows[before & ~for_stopping],
+        np.sort(rng.permutation(rows[before & for_stopping])[: settings.max_validated]),
         np.sort(rng.permutation(held_out)[: settings.max_held_out]),
     )
 
 
 def is_validation_user(user: NDArray[np.int64], settings: TrainSettings) -> NDArray[np.bool_]:
-    """Return which users only say when to stop: the same ones for every seed."""
+    """Return bool[n]: which users are in the early-stopping set; they are the same for every seed."""
     mixed = user.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)
     share: NDArray[np.bool_] = mixed < settings.validation_users * (1 << 24)
     return share

@@ -1,10 +1,10 @@
-"""The trainer: steps of AdamW on L = L_CE + nal_weight * L_NAL, until they are done or validation gets worse.
+"""The trainer: steps of AdamW on L = L_CE + nal_weight * L_NAL, until the last step or early stopping.
 
     L_CE = sum_h -w_h [ y_h log f_h + (1 - y_h) log(1 - f_h) ]
 
-What a step draws depends on the seed and the step's number alone. So a run that resumes from a checkpoint, and one that
-is shared by several processes, does what one that ran through in one process does; but with `max_seconds` the learning
-rate follows the clock, and two runs differ.
+The random draws of a step depend on the seed and the step's number alone. So a run that resumes from a checkpoint, or
+is shared by several processes, equals an uninterrupted run in one process. With `max_seconds` runs are not
+reproducible, because the learning rate follows the clock.
 """
 
 import math
@@ -29,72 +29,72 @@ from lifeline.scorer.train.next_action import Pool, next_action_losses
 from lifeline.scorer.train.parallel import Group
 
 ORDER, DRAW, VALIDATE = 0, 1, 2
-"""What the generators of a seed are for."""
+"""Purposes of the random generators of a seed."""
 _SMOOTHED = 50
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Step(NamedTuple):
-    """What is told after each step."""
+    """The progress after a step."""
 
     step: int
     total: int
-    """With `max_seconds` an estimate."""
+    """The number of steps; an estimate with `max_seconds`."""
     loss: float
-    """Mean of the last steps."""
+    """Mean of the last 50 steps."""
     examples_per_s: float
-    """Pairs, of all processes."""
+    """Pairs per second, over all processes."""
 
 
 class ScalarWriter(Protocol):
-    """Where curves go: TensorBoard's SummaryWriter fits."""
+    """Receives the training curves; TensorBoard's SummaryWriter is one."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
-        """Note one point."""
+        """Add one point."""
 
 
-class Data(NamedTuple):
-    """What to train on, and what to stop by."""
+class TrainingData(NamedTuple):
+    """The training set and the early-stopping set."""
 
     training: ExampleSource
     validation: ExampleSource | None
-    """Of other users; without it every step is done, and the last weights count."""
+    """The early-stopping set, of other users; None: all steps are done, and the last weights are kept."""
     positive_types: list[int]
-    """Ids of action types that next actions may be of."""
+    """Ids of the action types that count as positive next actions."""
 
 
-class Place(NamedTuple):
-    """Where a run leaves what is left of it."""
+class RunFiles(NamedTuple):
+    """The outputs of a run besides the model."""
 
     checkpoints: Path | None = None
-    """Directory; a checkpoint that is there is gone on from."""
+    """A directory; the run resumes from an existing checkpoint."""
     run: str = ""
-    """Names settings, configuration and data."""
+    """Identity of settings, configuration and data."""
     curves: ScalarWriter | None = None
 
 
 @dataclass(slots=True)
 class _Run:
     model: TransAct
-    optimiser: torch.optim.AdamW
+    optimizer: torch.optim.AdamW
     progress: Progress
     best: dict[str, Tensor] | None = None
 
 
 def fit(
     model: TransAct,
-    data: Data,
+    data: TrainingData,
     settings: TrainSettings,
     *,
-    tell: Callable[[Step], None] = lambda _: None,
-    place: Place | None = None,
+    on_step: Callable[[Step], None] = lambda _: None,
+    files: RunFiles | None = None,
     group: Group | None = None,
 ) -> Progress:
     """Train a model in place, and leave it in evaluation mode with its best weights; the same in every process.
 
-    Raises CheckpointError, and ValueError where there are more processes than requests in a step.
+    Raises CheckpointError, and ValueError if there are more processes than requests in a step.
     """
-    place, group = place or Place(), group or Group()
+    files, group = files or RunFiles(), group or Group()
     if settings.requests_per_step < group.size:
         raise ValueError(
             f"{settings.requests_per_step} requests a step are too few for {group.size} processes: raise "
@@ -105,42 +105,42 @@ def fit(
         torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
         Progress(),
     )
-    if place.checkpoints is not None and (found := Checkpoint.read(place.checkpoints, place.run)) is not None:
-        _restore(run, found)
-    begun, seen = time.monotonic(), 0.0
+    if files.checkpoints is not None and (checkpoint := Checkpoint.read(files.checkpoints, files.run)) is not None:
+        _restore(run, checkpoint)
+    started, trained_pairs = time.monotonic(), 0.0
     recent: list[float] = []
     order = _Order(len(data.training), settings)
     model.train()
-    model.reduce_precision(reduced=settings.precision == "bfloat16")
-    done = _done(run.progress, settings, begun, group)
+    model.use_bfloat16(enabled=settings.precision == "bfloat16")
+    done = _done(run.progress, settings, started, group)
     while done < 1 and not _is_stale(run.progress, settings):
         share = one_cycle(done, settings.warm_up)
-        for param_group in run.optimiser.param_groups:
+        for param_group in run.optimizer.param_groups:
             param_group["lr"] = settings.learning_rate * share
         loss, pairs = _step(run, data, order.rows(run.progress.step), settings, group)
         run.progress.step += 1
         step = run.progress.step
-        done = _done(run.progress, settings, begun, group)
+        done = _done(run.progress, settings, started, group)
         recent.append(loss)
-        seen += pairs
-        rate = seen / max(time.monotonic() - begun, 1e-9)
-        tell(Step(step, max(step, round(step / done)), float(np.mean(recent[-_SMOOTHED:])), rate))
-        if place.curves is not None and group.rank == 0:
-            place.curves.add_scalar("loss/training", loss, step)
-            place.curves.add_scalar("learning_rate", settings.learning_rate * share, step)
-            place.curves.add_scalar("examples_per_s", rate, step)
+        trained_pairs += pairs
+        rate = trained_pairs / max(time.monotonic() - started, 1e-9)
+        on_step(Step(step, max(step, round(step / done)), float(np.mean(recent[-_SMOOTHED:])), rate))
+        if files.curves is not None and group.rank == 0:
+            files.curves.add_scalar("loss/training", loss, step)
+            files.curves.add_scalar("learning_rate", settings.learning_rate * share, step)
+            files.curves.add_scalar("examples_per_s", rate, step)
         if step % settings.validate_every == 0 or done >= 1:
-            _validate(run, data, settings, float(np.mean(recent)), place, group)
+            _validate(run, data, settings, float(np.mean(recent)), files, group)
             recent.clear()
     if run.best is not None:
         model.load_state_dict(run.best)
     model.eval()
-    model.reduce_precision(reduced=False)
+    model.use_bfloat16(enabled=False)
     return run.progress
 
 
 def validation_loss(model: TransAct, source: ExampleSource, settings: TrainSettings, group: Group) -> float:
-    """Return the mean L_CE over a source, each of its requests once."""
+    """Return the mean L_CE over all requests of a source."""
     draw = Draw(model.config.heads, None, ())
     total, pairs = 0.0, 0.0
     model.eval()
@@ -160,15 +160,15 @@ def validation_loss(model: TransAct, source: ExampleSource, settings: TrainSetti
 
 
 def one_cycle(done: float, warm_up: float) -> float:
-    """Return the learning rate's share of its peak: up in a straight line, down as a cosine."""
+    """Return the learning rate as a share of its peak: a linear warm-up, then a cosine decay."""
     if done < warm_up:
         return max(0.04, done / warm_up)
     return 0.5 + 0.5 * math.cos(math.pi * (done - warm_up) / (1 - warm_up))
 
 
 @contextmanager
-def seeded(settings: TrainSettings) -> Iterator[None]:
-    """Seed torch and set its threads, and put both back afterwards."""
+def seed_torch(settings: TrainSettings) -> Iterator[None]:
+    """Seed torch and set its number of threads; restore both afterwards."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -179,39 +179,41 @@ def seeded(settings: TrainSettings) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _done(progress: Progress, settings: TrainSettings, begun: float, group: Group) -> float:
-    """Return the share of the run that is done; 1 and more at its end."""
+def _done(progress: Progress, settings: TrainSettings, started: float, group: Group) -> float:
+    """Return the share of the run that is done; at least 1 at its end."""
     done = progress.step / settings.steps
     if settings.max_seconds:
-        # One clock for all: every process has to take the same steps.
-        elapsed = sum(group.add(time.monotonic() - begun)) / group.size
+        # The mean of all clocks, because every process has to do the same steps.
+        elapsed = sum(group.add(time.monotonic() - started)) / group.size
         done = max(done, elapsed / settings.max_seconds)
     return done
 
 
 class _Order:
-    """Which requests each step reads: every one once, in another order, before any comes again."""
+    """The requests of each step: each epoch is a random permutation of all requests."""
 
     def __init__(self, count: int, settings: TrainSettings) -> None:
         self._count, self._settings = count, settings
-        self._known: dict[int, NDArray[np.int64]] = {}
+        self._permutations: dict[int, NDArray[np.int64]] = {}
 
     def rows(self, step: int) -> NDArray[np.int64]:
         places = step * self._settings.requests_per_step + np.arange(self._settings.requests_per_step)
         epochs = places // self._count
         for epoch in np.unique(epochs).tolist():
-            if epoch not in self._known:
+            if epoch not in self._permutations:
                 rng = np.random.default_rng([self._settings.seed, ORDER, epoch])
-                self._known[epoch] = rng.permutation(self._count)
-        for old in [epoch for epoch in self._known if epoch < epochs[0]]:
-            del self._known[old]
+                self._permutations[epoch] = rng.permutation(self._count)
+        for old in [epoch for epoch in self._permutations if epoch < epochs[0]]:
+            del self._permutations[old]
         return np.array(
-            [self._known[int(epoch)][place % self._count] for epoch, place in zip(epochs, places, strict=True)]
+            [self._permutations[int(epoch)][place % self._count] for epoch, place in zip(epochs, places, strict=True)]
         )
 
 
-def _step(run: _Run, data: Data, rows: NDArray[np.int64], settings: TrainSettings, group: Group) -> tuple[float, float]:
-    """Take one step; return the loss, and the pairs of all processes."""
+def _step(
+    run: _Run, data: TrainingData, rows: NDArray[np.int64], settings: TrainSettings, group: Group
+) -> tuple[float, float]:
+    """Do one step; return the loss, and the number of pairs of all processes."""
     model, config = run.model, run.model.config
     own = group.share(len(rows))
     rngs = [np.random.default_rng([settings.seed, DRAW, run.progress.step, int(place)]) for place in own]
@@ -222,23 +224,23 @@ def _step(run: _Run, data: Data, rows: NDArray[np.int64], settings: TrainSetting
     entropy = _cross_entropy(model, batch, encoded)
     pairs, *_ = group.add(float(len(batch.labels)))
     loss = entropy / pairs
-    told = entropy.item() / pairs
+    reported_loss = entropy.item() / pairs
     if config.nal_weight and encoded is not None:
-        pool = _gathered(
-            Pool.of(batch.next_actions), np.repeat(own, [len(one.target) for one in batch.next_actions]), group
+        pool = _gather_pools(
+            Pool.of(batch.next_actions), np.repeat(own, [len(actions.target) for actions in batch.next_actions]), group
         )
         projected = model.next_action(encoded[torch.from_numpy(batch.first)])
         nal = next_action_losses(projected, batch.next_actions, pool, config, rngs)
         positions, *_ = group.add(float(len(nal)))
         weighted = config.nal_weight * nal.sum() / max(positions, 1.0)
-        loss, told = loss + weighted, told + weighted.item()
-    run.optimiser.zero_grad()
+        loss, reported_loss = loss + weighted, reported_loss + weighted.item()
+    run.optimizer.zero_grad()
     torch.autograd.backward(loss)
     parameters = list(model.parameters())
     group.add_gradients(parameters)
     torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-    run.optimiser.step()
-    total, *_ = group.add(told)
+    run.optimizer.step()
+    total, *_ = group.add(reported_loss)
     return total, pairs
 
 
@@ -251,9 +253,9 @@ def _cross_entropy(model: TransAct, batch: Batch, encoded: Tensor | None) -> Ten
     return (losses * weight).sum()
 
 
-def _gathered(pool: Pool, place: NDArray[np.int64], group: Group) -> Pool:
-    """Return the pools of all processes, in the order of the requests; `place` is that of each row's request."""
-    # A user's number is exact in two float32 halves.
+def _gather_pools(pool: Pool, place: NDArray[np.int64], group: Group) -> Pool:
+    """Return the pools of all processes, in the order of the requests; `place` is the place of each row's request."""
+    # Two 16-bit halves of a user's number are exact in float32.
     columns = [pool.target, pool.user & 0xFFFF, pool.user >> 16, place]
     rows = group.gather(np.column_stack(columns).astype(np.float32))
     rows = rows[np.argsort(rows[:, -1], kind="stable")]
@@ -261,20 +263,22 @@ def _gathered(pool: Pool, place: NDArray[np.int64], group: Group) -> Pool:
     return Pool(np.ascontiguousarray(rows[:, :-3]), low | (high << 16))
 
 
-def _validate(run: _Run, data: Data, settings: TrainSettings, training_loss: float, place: Place, group: Group) -> None:
+def _validate(
+    run: _Run, data: TrainingData, settings: TrainSettings, training_loss: float, files: RunFiles, group: Group
+) -> None:
     progress = run.progress
     if data.validation is not None:
         loss = validation_loss(run.model, data.validation, settings, group)
         progress.curve.append((progress.step, training_loss, loss))
-        if place.curves is not None and group.rank == 0:
-            place.curves.add_scalar("loss/validation", loss, progress.step)
+        if files.curves is not None and group.rank == 0:
+            files.curves.add_scalar("loss/validation", loss, progress.step)
         if loss < progress.best_loss:
             progress.best_loss, progress.best_step = loss, progress.step
             run.best = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     else:
         progress.curve.append((progress.step, training_loss, math.nan))
-    if place.checkpoints is not None and group.rank == 0:
-        Checkpoint(place.run, replace(progress), _tensors(run)).write(place.checkpoints)
+    if files.checkpoints is not None and group.rank == 0:
+        Checkpoint(files.run, replace(progress), _tensors(run)).write(files.checkpoints)
     group.wait()
 
 
@@ -287,12 +291,12 @@ def _is_stale(progress: Progress, settings: TrainSettings) -> bool:
 
 
 def _tensors(run: _Run) -> dict[str, Tensor]:
-    found = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
-    found |= {f"best.{name}": tensor for name, tensor in (run.best or {}).items()}
+    tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in (run.best or {}).items()}
     for name, parameter in run.model.named_parameters():
         for moment in _MOMENTS:
-            found[f"{moment}.{name}"] = run.optimiser.state[parameter][moment]
-    return found
+            tensors[f"{moment}.{name}"] = run.optimizer.state[parameter][moment]
+    return tensors
 
 
 def _restore(run: _Run, checkpoint: Checkpoint) -> None:
@@ -305,7 +309,7 @@ def _restore(run: _Run, checkpoint: Checkpoint) -> None:
     run.best = of("best.") or None
     moments = {moment: of(f"{moment}.") for moment in _MOMENTS}
     for name, parameter in run.model.named_parameters():
-        run.optimiser.state[parameter] = {
+        run.optimizer.state[parameter] = {
             "step": torch.tensor(float(checkpoint.progress.step)),
             **{moment: moments[moment][name] for moment in _MOMENTS},
         }

@@ -16,10 +16,10 @@ from grpc_reflection.v1alpha import reflection
 from benchmarks.hostile import Attack, Run, Span, _bars, calls, crafted, times_x
 from benchmarks.hostile.batch import RawProducer, batch, overflowing_varint, record, varint
 from benchmarks.hostile.frame import HEADERS, call_headers, frame, message
-from benchmarks.hostile.honest import TIMEOUT_S, Honesty, Read, percentile_ms, within
-from benchmarks.hostile.mutation import MUTATIONS, filled
+from benchmarks.hostile.honest import TIMEOUT_S, HonestResult, Read, percentile_ms, within
+from benchmarks.hostile.mutation import MUTATIONS, fill_message
 from benchmarks.hostile.records import odd_action, odd_item
-from benchmarks.hostile.survival import Death, Memory, Survival
+from benchmarks.hostile.supervisor import Death, Memory, NodeSupervisor
 from benchmarks.hostile.target import hostile_user
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import create_topics, delete_topics
@@ -115,7 +115,7 @@ def test_messages_of_every_method_are_made(path: str) -> None:
     rng = random.Random(2)
     made = GetMessageClass(calls.methods()[path].input_type)
     for _ in range(20):
-        assert made.FromString(filled(rng, made).SerializeToString()).IsInitialized()
+        assert made.FromString(fill_message(rng, made).SerializeToString()).IsInitialized()
 
 
 def test_odd_requests_are_of_several_sorts() -> None:
@@ -168,7 +168,7 @@ def test_reads_belong_to_the_phase_in_which_they_were_due() -> None:
     assert len(within(reads(9, start=1.5, fresh=True), 1.0, 3.0, fresh=True)) == 1
 
 
-class _Lived(Survival):
+class _Lived(NodeSupervisor):
     """One that followed a node, without the node."""
 
     def __init__(self, deaths: list[Death], memory: list[Memory]) -> None:
@@ -180,7 +180,7 @@ def test_the_rows_that_have_to_hold() -> None:
     quiet, first, second, settled = (Span(start, start + 100) for start in (0.0, 100.0, 200.0, 300.0))
     slow = [1.0] * 90 + [5.0] * 10
     failed = Read(150.5, TIMEOUT_S, fresh=False, failure="why")
-    honesty = Honesty(
+    honesty = HonestResult(
         [*reads(*[2.0] * 100), *reads(*[2.0] * 100, start=100), *reads(*slow, start=200), failed], {}, {}, 0
     )
     memory = [Memory(at, 100.0) for at in range(50)] + [Memory(at, 200.0) for at in range(50, 350)]

@@ -54,9 +54,9 @@ def test_from_a_nodes_log_another_model_is_trained(fresh_topics: KafkaSettings, 
     for record in records:
         logged = decode(record.value or b"")
         assert record.key == logged.user_id.encode()
-        assert logged.selected.item_id.tolist() == [3, 7, 999]
-        assert logged.selecting == config.selecting
-        expected = answers[logged.user_id, logged.selected.context.timestamp_ms]
+        assert logged.snapshot.item_id.tolist() == [3, 7, 999]
+        assert logged.selection_settings == config.selection_settings
+        expected = answers[logged.user_id, logged.snapshot.context.timestamp_ms]
         np.testing.assert_allclose(logged.probability, expected, atol=1e-6)
 
     outcomes = logged_outcomes(node.settings, config, DAY)
@@ -64,7 +64,7 @@ def test_from_a_nodes_log_another_model_is_trained(fresh_topics: KafkaSettings, 
     assert all(one.action_types.tolist() == [1, 0, 0] for one in outcomes)
     # The last request's outcome is open as long as three days may still bring something.
     assert len(logged_outcomes(node.settings, config, 3 * DAY + 1)) == USERS * (DAYS - 1)
-    with pytest.raises(SelectionRecordError, match="train one that selects alike"):
+    with pytest.raises(SelectionRecordError, match="train a model with the logged settings"):
         logged_outcomes(node.settings, variant("v1", config.heads), DAY)
 
     training = TrainSettings(steps=3, requests_per_step=4, validation_users=0.2)

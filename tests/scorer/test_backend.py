@@ -14,7 +14,7 @@ from lifeline.scorer.cpu_backend import CpuBackend
 from lifeline.scorer.errors import KernelInputError, KernelsError, PrecisionError
 from lifeline.scorer.gpu.backend import GpuBackend
 from lifeline.scorer.int8 import calibrate
-from lifeline.scorer.kernels.instruction_set import InstructionSet, best, using
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best, override
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.precision import Precision
 from lifeline.scorer.torch_backend import TorchBackend
@@ -148,7 +148,7 @@ def logits(backend: Backend, request: Encoding) -> torch.Tensor:
 def test_the_fastest_backend_is_chosen() -> None:
     model = loaded(model_of(SMALL))
     assert isinstance(backend_of(model), TorchBackend if best() is InstructionSet.NONE else CpuBackend)
-    with using(InstructionSet.NONE):
+    with override(InstructionSet.NONE):
         assert isinstance(backend_of(model), TorchBackend)
 
 
@@ -159,7 +159,7 @@ def test_a_backend_is_named_by_its_products() -> None:
     names = {precision: backend_of(model._replace(calibration=calibration), precision).name for precision in Precision}
     assert names == {Precision.FLOAT32: "avx512", Precision.BFLOAT16: "bf16", Precision.INT8: "int8"}
     # Without such products they are float32.
-    with using(InstructionSet.AVX2):
+    with override(InstructionSet.AVX2):
         assert backend_of(model, Precision.BFLOAT16).name == "avx2"
     assert backend_of(loaded(model_of(CONFIGS["bst"]))).name == "torch"
 

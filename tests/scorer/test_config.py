@@ -7,7 +7,7 @@ from tests.support.scorer_factories import HEADS, SMALL
 
 
 def test_the_published_model_reads_192_tokens() -> None:
-    assert ModelConfig(heads=HEADS).selected == 192
+    assert ModelConfig(heads=HEADS).selection_length == 192
 
 
 def test_each_type_but_impressions_has_a_head_with_the_utility_of_its_role() -> None:

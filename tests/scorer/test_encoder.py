@@ -66,7 +66,7 @@ def test_with_matching_initialisation_attention_starts_with_the_tokens_that_matc
     for weight in encoder.parameters():
         if weight.dim() > 1:
             torch.nn.init.zeros_(weight)
-    encoder.start_matching()
+    encoder.init_matching()
     inputs, _ = made_inputs(rng, history(rng, 40, 9, config), embeddings(rng, 2), config)
     (block, _) = encoder.blocks
     assert isinstance(block, EncoderBlock)
@@ -101,9 +101,9 @@ def test_reduced_precision_is_near_and_float32_comes_back() -> None:
     inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 5))
     with torch.inference_mode():
         exact = model(inputs)
-        model.reduce_precision(reduced=True)
+        model.use_bfloat16(enabled=True)
         near = model(inputs)
-        model.reduce_precision(reduced=False)
+        model.use_bfloat16(enabled=False)
         again = model(inputs)
     assert torch.equal(exact, again)
     assert not torch.equal(exact, near)
@@ -113,7 +113,7 @@ def test_reduced_precision_is_near_and_float32_comes_back() -> None:
 def test_reduced_precision_is_causal_too() -> None:
     rng = np.random.default_rng(5)
     model = made_model()
-    model.reduce_precision(reduced=True)
+    model.use_bfloat16(enabled=True)
     inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 2))
     assert model.encoder is not None
     index = inputs.index.clone()

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import Sequence
 from lifeline.scorer import features
-from lifeline.scorer.features import History, RequestContext, Tokens, read_history, tokenise
+from lifeline.scorer.features import History, RequestContext, Tokens, read_history, tokenize
 from lifeline.scorer.kernels import tokens as kernels
-from lifeline.scorer.kernels.instruction_set import InstructionSet, best, using
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best, override
 from tests.support.scorer_factories import DAY, HOUR, MINUTE, SMALL, sequence, tokens
 
 GAP = 30 * MINUTE
@@ -32,7 +32,7 @@ KERNELS = pytest.param(
 @pytest.fixture(params=[InstructionSet.NONE, KERNELS], scope="module", autouse=True)
 def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
     """Do everything with NumPy, and with the kernels."""
-    with using(request.param):
+    with override(request.param):
         yield
 
 
@@ -64,7 +64,7 @@ def seen(found: Tokens) -> list[tuple[int, int, frozenset[int], int]]:
 
 @given(EVENTS)
 def test_a_visits_events_on_one_item_are_one_token(rows: list[Row]) -> None:
-    explicit, _ = tokenise({Kind.EXPLICIT: sequence(rows)}, GAP)
+    explicit, _ = tokenize({Kind.EXPLICIT: sequence(rows)}, GAP)
     assert seen(explicit) == plain_tokens(rows)
 
 
@@ -75,26 +75,26 @@ def test_impressions_engaged_with_in_their_visit_are_dropped(acts: list[Row], sh
     visit_of = dict(zip([at for at, _ in every], plain_visits([at for at, _ in every]), strict=True))
     acted = {(visit_of[row[0]], row[1]) for row in acts}
     expected = [token for token in plain_tokens(shown) if (visit_of[token[0]], token[1]) not in acted]
-    _, found = tokenise({Kind.EXPLICIT: sequence(acts), Kind.IMPRESSION: sequence(shown)}, GAP)
+    _, found = tokenize({Kind.EXPLICIT: sequence(acts), Kind.IMPRESSION: sequence(shown)}, GAP)
     assert seen(found) == expected
 
 
 @given(EVENTS, EVENTS)
 def test_impressions_never_change_explicit_tokens(acts: list[Row], shown: list[Row]) -> None:
-    both, _ = tokenise({Kind.EXPLICIT: sequence(acts), Kind.IMPRESSION: sequence(shown)}, GAP)
-    alone, _ = tokenise({Kind.EXPLICIT: sequence(acts)}, GAP)
+    both, _ = tokenize({Kind.EXPLICIT: sequence(acts), Kind.IMPRESSION: sequence(shown)}, GAP)
+    alone, _ = tokenize({Kind.EXPLICIT: sequence(acts)}, GAP)
     assert seen(both) == seen(alone)
 
 
 def test_a_token_has_the_embedding_of_its_item() -> None:
     vector = {3: np.full(32, 7, np.int8)}
-    found, _ = tokenise({Kind.EXPLICIT: sequence([(0, 3, 1, 0), (1, 4, 1, 0), (2, 3, 2, 0)], vector)}, GAP)
+    found, _ = tokenize({Kind.EXPLICIT: sequence([(0, 3, 1, 0), (1, 4, 1, 0), (2, 3, 2, 0)], vector)}, GAP)
     assert found.item_id.tolist() == [4, 3]
     assert found.embedding.any(axis=1).tolist() == [False, True]
 
 
 def test_action_type_64_has_a_bit() -> None:
-    found, _ = tokenise({Kind.EXPLICIT: sequence([(0, 3, 64, 0), (1, 3, 1, 0)])}, GAP)
+    found, _ = tokenize({Kind.EXPLICIT: sequence([(0, 3, 64, 0), (1, 3, 1, 0)])}, GAP)
     assert found.action_types.tolist() == [(1 << 63) | 1]
 
 

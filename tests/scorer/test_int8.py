@@ -8,7 +8,7 @@ from lifeline.scorer import int8
 from lifeline.scorer.encoder import EncoderBlock
 from lifeline.scorer.errors import PrecisionError
 from lifeline.scorer.inputs import Inputs
-from lifeline.scorer.int8 import Calibration, Product, calibrate, operations, products, quantized
+from lifeline.scorer.int8 import Calibration, Product, calibrate, operations, products, quantize_model
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.variants import variant
 from tests.support.models import made_inputs
@@ -45,20 +45,20 @@ def test_each_product_in_int8_changes_a_little_and_all_of_them_more() -> None:
     model, inputs = made()
     calibration = calibrate(model, [inputs])
     wanted = outputs(model, inputs)
-    low = outputs(quantized(model, frozenset(), calibration), inputs)
+    low = outputs(quantize_model(model, frozenset(), calibration), inputs)
     assert 0 < (low - wanted).abs().max() < 0.05
     for product in products(model):
-        found = outputs(quantized(model, frozenset({product}), calibration), inputs)
+        found = outputs(quantize_model(model, frozenset({product}), calibration), inputs)
         assert not torch.equal(found, low), product
         assert (found - wanted).abs().max() < 0.15, product
-    every = outputs(quantized(model, frozenset(products(model)), calibration), inputs)
+    every = outputs(quantize_model(model, frozenset(products(model)), calibration), inputs)
     assert (low - wanted).abs().mean() < (every - wanted).abs().mean() < 0.05
 
 
 def test_the_model_itself_stays_as_it_is() -> None:
     model, inputs = made()
     before = outputs(model, inputs)
-    quantized(model, frozenset(products(model)), calibrate(model, [inputs]))
+    quantize_model(model, frozenset(products(model)), calibrate(model, [inputs]))
     assert torch.equal(outputs(model, inputs), before)
 
 
@@ -68,7 +68,9 @@ def test_a_block_is_the_encoders_but_for_the_rounding(monkeypatch: pytest.Monkey
     monkeypatch.setattr(int8, "_int8", lambda values, _: values)
     monkeypatch.setattr(int8, "_bfloat16", lambda values: values)
     wanted = outputs(model, inputs)
-    torch.testing.assert_close(outputs(quantized(model, frozenset(), calibration), inputs), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        outputs(quantize_model(model, frozenset(), calibration), inputs), wanted, rtol=0, atol=1e-5
+    )
 
 
 def test_weights_have_a_scale_for_each_output_channel() -> None:
@@ -104,7 +106,7 @@ def test_calibration_takes_the_greatest_of_all_requests() -> None:
 
 def test_without_requests_or_such_an_encoder_nothing_can_be_measured() -> None:
     model, _ = made()
-    with pytest.raises(PrecisionError, match="give some"):
+    with pytest.raises(PrecisionError, match="store longer histories"):
         calibrate(model, [])
     with pytest.raises(PrecisionError, match="measure a model with transact"):
         products(TransAct(variant("bst", HEADS)))

@@ -119,7 +119,7 @@ def test_a_later_token_never_changes_an_earlier_output() -> None:
     model = made_model()
     inputs, _ = made_inputs(rng, history(rng, 40, 9), embeddings(rng, 4))
     before = encode(model, inputs)
-    for place in (1, 5, SMALL.selected - 1):
+    for place in (1, 5, SMALL.selection_length - 1):
         index = inputs.index.clone()
         index[:, place] = (index[:, place] + 1) % len(inputs.embedding)
         after = encode(model, replace(inputs, index=index))
@@ -133,7 +133,7 @@ def test_padding_changes_nothing(name: str) -> None:
     config = small(name)
     model = made_model(config)
     inputs, selection = made_inputs(rng, history(rng, 2, 1, config), embeddings(rng, 3), config)
-    if config.selected == 1:
+    if config.selection_length == 1:
         assert inputs.valid.all()
         return
     expected = forward(model, inputs)

@@ -127,7 +127,7 @@ def test_a_contribution_is_what_the_score_loses_without_the_token(scorer: Scorer
 
 def without(scores: Scores, row: int, column: int) -> float:
     """Return what a candidate's score loses when its row is selected anew, token by token, without one."""
-    request = scores.selected
+    request = scores.snapshot
     own = request.selection()
     left = [at for at in range(own.index.shape[1]) if at != column and own.index[row, at] >= 0]
     length = max(1, len(left))

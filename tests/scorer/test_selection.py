@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.features import History
-from lifeline.scorer.kernels.instruction_set import InstructionSet, best, using
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best, override
 from lifeline.scorer.selection import CANDIDATES_AT_ONCE, Selection, Source, cosines, select, similarity_of
 from tests.support.scorer_factories import HEADS, SMALL, embeddings, history, tokens
 
@@ -20,7 +20,7 @@ VECTOR = st.lists(st.integers(-1, 1), min_size=3, max_size=3)
 @pytest.fixture(scope="module", autouse=True, params=sorted({InstructionSet.NONE, best()}), ids=lambda it: it.label)
 def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
     """Select with PyTorch, and with the best kernels."""
-    with using(request.param):
+    with override(request.param):
         yield
 
 
@@ -76,7 +76,7 @@ def test_it_is_the_exact_top_k_with_ties_to_the_newer(
     a.embedding[:], b.embedding[:] = spread(explicit), spread(shown)
     h, c = History.of(a, b, SMALL), spread(candidates)
     selection = select(h, c, SMALL)
-    assert selection.index.shape == (len(c), SMALL.selected)
+    assert selection.index.shape == (len(c), SMALL.selection_length)
     for row in range(len(c)):
         assert chosen(selection, row) == plain_selection(h, c[row], SMALL)
 
@@ -145,7 +145,7 @@ def test_candidates_do_not_know_each_other() -> None:
 
 def test_no_candidates_give_no_rows() -> None:
     selection = select(history(np.random.default_rng(7), 9, 2), np.empty((0, 32), np.int8), SMALL)
-    assert selection.index.shape == (0, SMALL.selected)
+    assert selection.index.shape == (0, SMALL.selection_length)
 
 
 def test_similarities_are_the_same_to_the_bit_when_they_are_worked_out_again() -> None:

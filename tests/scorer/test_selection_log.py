@@ -12,7 +12,7 @@ from lifeline.scorer.inputs import Inputs, Pairs
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.scorer import Scorer
 from lifeline.scorer.selection import Selection
-from lifeline.scorer.selection_log import LoggedRequest, check_selecting, decode, encode
+from lifeline.scorer.selection_log import LoggedRequest, check_selection_settings, decode, encode
 from lifeline.scorer.train.examples import Draw, ExampleSet, Outcome
 from lifeline.v1 import selection_pb2
 from tests.support.embedding_tables import Table
@@ -24,7 +24,7 @@ def logged(sizes: tuple[int, int, int] = (40, 9, 5)) -> LoggedRequest:
     (request,) = made_requests(np.random.default_rng(0), [sizes])
     selected, _ = FeatureSnapshot.of(request.history, request.item_id, request.embedding, request.context, SMALL)
     probability = np.random.default_rng(1).random((sizes[2], 4)).astype(np.float32)
-    return LoggedRequest("ann", "transact", "7", SMALL.selecting, selected, probability)
+    return LoggedRequest("ann", "transact", "7", SMALL.selection_settings, selected, probability)
 
 
 def same(one: FeatureSnapshot, other: FeatureSnapshot) -> bool:
@@ -43,7 +43,7 @@ def test_what_is_logged_comes_back(sizes: tuple[int, int, int]) -> None:
     wanted = logged(sizes)
     found = decode(encode(wanted))
     assert found[:4] == wanted[:4]
-    assert same(found.selected, wanted.selected)
+    assert same(found.snapshot, wanted.snapshot)
     np.testing.assert_array_equal(found.probability, wanted.probability)
 
 
@@ -63,8 +63,10 @@ def test_a_model_sees_the_same_tensors_from_the_log_as_at_serving(monkeypatch: p
     history = read_history(population(0)[0], SMALL)
     items = np.array([3, 50, 9_999], np.uint64)
     answer = scorer.score(history, items, RequestContext(500 * DAY, 1))
-    record = encode(LoggedRequest("ann", "transact", "7", SMALL.selecting, answer.selected, answer.probabilities))
-    selected = decode(record).selected
+    record = encode(
+        LoggedRequest("ann", "transact", "7", SMALL.selection_settings, answer.snapshot, answer.probabilities)
+    )
+    selected = decode(record).snapshot
     outcome = Outcome(0, selected, np.array([1, 0, 2], np.uint64), {})
     batch = ExampleSet.of_outcomes([outcome]).batch(np.array([0]), rngs(1), Draw(HEADS, None, (1, 2)))
     for name, tensor in gathered(batch.inputs).items():
@@ -77,7 +79,7 @@ def test_a_model_sees_the_same_tensors_from_the_log_as_at_serving(monkeypatch: p
 
 
 def test_a_record_of_something_else_is_refused() -> None:
-    with pytest.raises(SelectionRecordError, match=r"no lifeline.v1.SelectionRecord: see what publishes"):
+    with pytest.raises(SelectionRecordError, match=r"not a lifeline.v1.SelectionRecord: check what publishes"):
         decode(b"\xff\xff\xff")
 
 
@@ -92,10 +94,10 @@ def test_a_record_whose_columns_do_not_fit_is_refused(part: str) -> None:
 
 def test_an_index_beyond_the_tokens_is_refused() -> None:
     made = logged()
-    index = made.selected.index.copy()
-    index[0, 0] = len(made.selected.tokens)
-    with pytest.raises(SelectionRecordError, match="points at tokens that it does not hold"):
-        decode(encode(made._replace(selected=replace(made.selected, index=index))))
+    index = made.snapshot.index.copy()
+    index[0, 0] = len(made.snapshot.tokens)
+    with pytest.raises(SelectionRecordError, match="its index points outside its tokens"):
+        decode(encode(made._replace(snapshot=replace(made.snapshot, index=index))))
 
 
 def test_an_empty_record_is_refused() -> None:
@@ -105,6 +107,6 @@ def test_an_empty_record_is_refused() -> None:
 
 def test_another_selection_cannot_be_trained_from() -> None:
     made = logged()
-    check_selecting(made, SMALL)
+    check_selection_settings(made, SMALL)
     with pytest.raises(SelectionRecordError, match=r"recent_kept 3, and the model to be trained has 2"):
-        check_selecting(made, SMALL.model_copy(update={"recent_kept": 2}))
+        check_selection_settings(made, SMALL.model_copy(update={"recent_kept": 2}))

@@ -3,7 +3,7 @@ import pytest
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.int8 import calibrate, tensors_of
 from lifeline.scorer.model import TransAct
-from lifeline.scorer.shapes import calibration_shapes, numbers, weight_shapes
+from lifeline.scorer.shapes import calibration_shapes, element_count, weight_shapes
 from lifeline.scorer.variants import NAMES, variant
 from tests.support.scorer_factories import HEADS, SMALL, encoding
 
@@ -19,7 +19,7 @@ CONFIGS = {name: variant(name, HEADS) for name in NAMES} | {
 def test_the_shapes_are_those_of_the_model(config: ModelConfig) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in TransAct(config).state_dict().items()}
     assert weight_shapes(config) == wanted
-    assert numbers(wanted) == sum(tensor.numel() for tensor in TransAct(config).state_dict().values())
+    assert element_count(wanted) == sum(tensor.numel() for tensor in TransAct(config).state_dict().values())
 
 
 def test_the_shapes_are_those_of_a_calibration() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from lifeline.scorer.tensor_file import most_bytes, read_tensors
+from lifeline.scorer.tensor_file import max_bytes, read_tensors
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 
@@ -30,7 +30,7 @@ def test_what_is_saved_is_read() -> None:
     found = read_tensors(made(), SHAPES)
     assert found.keys() == SHAPES.keys()
     assert torch.equal(found["b"], torch.arange(4.0))
-    assert len(made()) <= most_bytes(SHAPES)
+    assert len(made()) <= max_bytes(SHAPES)
     assert read_tensors(with_header(GOOD), SHAPES).keys() == SHAPES.keys()
 
 
@@ -47,15 +47,15 @@ def test_what_is_saved_is_read() -> None:
         (with_header({"a": {}}), "header is damaged"),
         (with_header({"a": entry([-2, 3], 0, 24)}), "header is damaged"),
         (with_header({"a": entry([1 << 62], 0, 24)}), "header is damaged"),
-        (with_header({"a": GOOD["a"]}), "does not fit its manifest's config in b"),
-        (with_header(GOOD | {"c": entry([0], 40, 40)}), "holds a tensor that the model has not"),
-        (with_header(GOOD | {"a": entry([3, 2], 0, 24)}), r"in a: that is float32\[2, 3\]"),
-        (with_header(GOOD | {"a": entry([2, 3], 0, 24, "I32")}), r"in a: that is float32\[2, 3\]"),
+        (with_header({"a": GOOD["a"]}), "does not fit its manifest's config: b should be"),
+        (with_header(GOOD | {"c": entry([0], 40, 40)}), "holds a tensor that the model does not have"),
+        (with_header(GOOD | {"a": entry([3, 2], 0, 24)}), r"config: a should be float32\[2, 3\]"),
+        (with_header(GOOD | {"a": entry([2, 3], 0, 24, "I32")}), r"config: a should be float32\[2, 3\]"),
         (with_header(GOOD, bytes(39)), "cut short"),
         (with_header(GOOD, bytes(44)), "too long"),
         (with_header(GOOD | {"b": entry([4], 20, 36)}), "offsets are damaged"),
         (with_header(GOOD | {"b": entry([4], 1 << 60, (1 << 60) + 16)}), "offsets are damaged"),
-        (made(a=torch.ones(2, 3, dtype=torch.float64)), "in a"),
+        (made(a=torch.ones(2, 3, dtype=torch.float64)), "config: a should be"),
         (made(b=torch.tensor([0, torch.inf, 0, 0])), "b holds numbers that are not finite"),
         (made(b=torch.tensor([0, torch.nan, 0, 0])), "b holds numbers that are not finite"),
     ],

@@ -9,7 +9,7 @@ from tests.support.scorer_factories import HEADS
 def test_the_published_rows_are_there_and_v2_is_the_default() -> None:
     assert set(PUBLISHED) < set(NAMES)
     assert variant("v2", HEADS) == ModelConfig(heads=HEADS)
-    assert variant("v2", HEADS).selected == 192
+    assert variant("v2", HEADS).selection_length == 192
 
 
 def test_published_rows_use_nothing_that_was_not_published() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lifeline.scorer.kernels.instruction_set import InstructionSet, using
+from lifeline.scorer.kernels.instruction_set import InstructionSet, override
 from tests.support.fuzzed_models import fuzz
 from tests.support.sanitizers import Sanitised
 
@@ -37,5 +37,5 @@ def test_damaged_models_are_refused_or_answer_under_the_address_sanitizer(
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_damaged_models_are_refused_or_answer_by_pytorch(tmp_path: Path) -> None:
-    with using(InstructionSet.NONE):
+    with override(InstructionSet.NONE):
         assert_both(fuzz(tmp_path, seed=1, seconds=1, least=40))

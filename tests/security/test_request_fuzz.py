@@ -148,7 +148,7 @@ def long(number: int, content: bytes) -> bytes:
     return tag(number, 2) + varint(len(content)) + content
 
 
-def filled(unit: bytes, size: int = LIMIT // 4) -> bytes:
+def fill_message(unit: bytes, size: int = LIMIT // 4) -> bytes:
     return unit * (size // len(unit))
 
 
@@ -158,10 +158,10 @@ def bombs(of: Descriptor | None) -> Iterator[bytes]:
         number = field.number
         match field.type:
             case FieldDescriptor.TYPE_STRING | FieldDescriptor.TYPE_BYTES:
-                yield long(number, filled(b"a"))
-                yield filled(long(number, b""))
+                yield long(number, fill_message(b"a"))
+                yield fill_message(long(number, b""))
             case FieldDescriptor.TYPE_MESSAGE:
-                yield filled(long(number, b""))
+                yield fill_message(long(number, b""))
                 # Unpacked it is nested a thousand times.
                 inner = b""
                 for _ in range(1_000):
@@ -171,19 +171,19 @@ def bombs(of: Descriptor | None) -> Iterator[bytes]:
                     yield long(number, below)
             case _:
                 # A packed array, and one entry after another: of a field that is not repeated too.
-                yield long(number, filled(b"\x01"))
-                yield long(number, filled(b"\xff" * 9 + b"\x01"))
-                yield filled(tag(number, 0) + b"\x01")
-                yield filled(tag(number, 1) + bytes(8))
+                yield long(number, fill_message(b"\x01"))
+                yield long(number, fill_message(b"\xff" * 9 + b"\x01"))
+                yield fill_message(tag(number, 0) + b"\x01")
+                yield fill_message(tag(number, 1) + bytes(8))
     unknown = 19
-    yield filled(tag(unknown, 0) + b"\x01")
-    yield filled(long(unknown, b""))
-    yield long(unknown, filled(b"\x00"))
+    yield fill_message(tag(unknown, 0) + b"\x01")
+    yield fill_message(long(unknown, b""))
+    yield long(unknown, fill_message(b"\x00"))
     # Groups: opened and never closed, and opened and closed.
-    yield filled(tag(unknown, 3))
-    yield filled(tag(unknown, 3) + tag(unknown, 4))
-    yield filled(b"\xff")
-    yield filled(b"\x00")
+    yield fill_message(tag(unknown, 3))
+    yield fill_message(tag(unknown, 3) + tag(unknown, 4))
+    yield fill_message(b"\xff")
+    yield fill_message(b"\x00")
     yield bytes(LIMIT + 1)
 
 
@@ -218,7 +218,7 @@ def sensible(of: Descriptor | None, rng: random.Random) -> Any:
     return message
 
 
-def mutated(payload: bytes, rng: random.Random) -> bytes:
+def mutate(payload: bytes, rng: random.Random) -> bytes:
     """Return the payload with a few bytes changed, cut out or put twice."""
     changed = bytearray(payload or b"\x00")
     for _ in range(rng.randint(0, 4)):
@@ -247,7 +247,7 @@ def test_no_request_that_is_small_on_the_wire_costs_more(channel: grpc.Channel) 
     for to in methods(channel):
         # Four million entries in 4 KB, of a field that may have several, if there is one.
         numbers = [one.number for one in to.input_type.fields if one.is_repeated]
-        packed = long(next(iter(numbers), 1), filled(b"\x01", LIMIT - 64))
+        packed = long(next(iter(numbers), 1), fill_message(b"\x01", LIMIT - 64))
         assert check(channel, to, packed, grpc.Compression.Gzip) == "RESOURCE_EXHAUSTED"
 
 
@@ -269,6 +269,6 @@ def test_every_call_ends_in_a_known_status(channel: grpc.Channel, first_seed: in
         for _ in range(LONG_ROUNDS if is_long else ROUNDS):
             payload = sensible(to.input_type, rng).SerializeToString()
             seen.add(check(channel, to, payload))
-            seen.add(check(channel, to, mutated(payload, rng)))
+            seen.add(check(channel, to, mutate(payload, rng)))
             seen.add(check(channel, to, rng.randbytes(rng.randint(1, 64))))
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= seen

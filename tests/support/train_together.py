@@ -8,7 +8,7 @@ import torch
 
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.train.parallel import Group
-from lifeline.scorer.train.trainer import Data, Step, fit, seeded
+from lifeline.scorer.train.trainer import Step, TrainingData, fit, seed_torch
 from tests.support.scorer_factories import SMALL
 from tests.support.training_sets import SETTINGS, made_set
 
@@ -16,14 +16,14 @@ from tests.support.training_sets import SETTINGS, made_set
 def main(directory: Path) -> None:
     config = SMALL.model_copy(update={"nal_source": "in_batch"})
     told: list[Step] = []
-    with Group.joined() as group, seeded(SETTINGS):
+    with Group.join() as group, seed_torch(SETTINGS):
         assert group.size == 2
         model = TransAct(config)
         progress = fit(
             model,
-            Data(made_set(0, 10, config), made_set(1, 6, config), [1, 2]),
+            TrainingData(made_set(0, 10, config), made_set(1, 6, config), [1, 2]),
             SETTINGS,
-            tell=told.append,
+            on_step=told.append,
             group=group,
         )
         np.savez(

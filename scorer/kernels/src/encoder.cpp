@@ -1,4 +1,4 @@
-// The encoder of scorer/encoder.py, from a user's tokens to the greatest of each channel of the read-out.
+// The encoder of scorer/encoder.py: from a user's tokens to the read-out, max-pooled over the tokens.
 
 #include "encoder.h"
 
@@ -23,7 +23,7 @@ struct Encoder {
     const EncoderFunctions &functions;
 };
 
-// Null where the processor lacks the instruction set, or that has no products of the precision.
+// Null if the processor lacks the instruction set, or if that has no products of the precision.
 const EncoderFunctions *functions_of(int32_t instruction_set, int32_t precision) {
     if (instruction_set < LIFELINE_AVX2 || instruction_set > lifeline_instruction_set()) return nullptr;
     if (precision == LIFELINE_FLOAT32) return instruction_set == LIFELINE_AVX2 ? &AVX2_ENCODER : &AVX512_ENCODER;
@@ -48,17 +48,17 @@ void embed(const int8_t *row, float scale, float *to) {
     for (int channel = 0; channel < EMBEDDING; channel++) to[channel] = static_cast<float>(row[channel]) * length * scale;
 }
 
-// A selection that is not one of the tokens beside it.
+// A selection that does not fit its tokens.
 struct OutOfRange {};
 
 // Rows of the tokens that were selected for any candidate.
 class Rows {
   public:
-    static constexpr int64_t AT_ONCE = 42 * ROWS;
+    static constexpr int64_t CHUNK = 42 * ROWS;
 
     Rows(const Encoder &encoder, const lifeline_tokens &tokens, const lifeline_encoding &job)
         : encoder_(encoder), tokens_(tokens), stride_(encoder.functions.token_row), place_(tokens.count + 1, -1) {
-        // The neutral token, -1, stands behind the last.
+        // The neutral token, -1, has the last place.
         const auto count = static_cast<int64_t>(place_.size());
         for (int64_t at = 0; at < job.candidate_count * job.length; at++) {
             if (job.index[at] >= tokens.count) throw OutOfRange();
@@ -109,7 +109,7 @@ void encode_one(const Encoder &encoder, const Rows &rows, const lifeline_encodin
                              scratch);
 }
 
-// Rows of 64 channels, [count][64], with their products beside them: [count][3][64].
+// Rows of 64 channels, [count][64], followed by their two products: [count][3][64].
 std::vector<float> completed(const EncoderFunctions &functions, const Prepared &prepared, const float *from, int count) {
     std::vector<float> made(static_cast<size_t>(count + ROWS) * ROW);
     for (int row = 0; row < count; row++) std::copy_n(from + row * WIDTH, WIDTH, made.data() + row * ROW);
@@ -117,8 +117,8 @@ std::vector<float> completed(const EncoderFunctions &functions, const Prepared &
     return made;
 }
 
-// The matrices [in][64] without the mean of each row: what they add to a token then has none either, which a layer norm
-// would only take away again.
+// Subtracts the mean of each row from matrices [in][64], so that what they add to a token has mean 0. The layer norm
+// would subtract it anyway.
 std::vector<float> centred(const float *matrices, size_t rows) {
     std::vector<float> made(matrices, matrices + rows * WIDTH);
     for (size_t row = 0; row < rows; row++) {
@@ -129,11 +129,11 @@ std::vector<float> centred(const float *matrices, size_t rows) {
     return made;
 }
 
-// A matrix [in][out] in int8, with a scale an output channel. `step` is what one step of the input is worth, of which 128
-// have been added where it is `shifted`.
-Scaled scaled(const float *matrix, int in, int out, float step, bool shifted) {
-    Scaled made{std::vector<float>(static_cast<size_t>(in) / 4 * out), std::vector<float>(out), std::vector<float>(out)};
-    int8_t *bytes = reinterpret_cast<int8_t *>(made.words.data());
+// Quantizes a matrix [in][out] to int8, with a scale for each output channel. `step` is the value of one step of the
+// input; a `shifted` input has 128 steps added.
+Int8Matrix quantize(const float *matrix, int in, int out, float step, bool shifted) {
+    Int8Matrix result{std::vector<float>(static_cast<size_t>(in) / 4 * out), std::vector<float>(out), std::vector<float>(out)};
+    int8_t *bytes = reinterpret_cast<int8_t *>(result.words.data());
     for (int column = 0; column < out; column++) {
         float greatest = 1e-9f;
         for (int row = 0; row < in; row++) greatest = std::max(greatest, std::abs(matrix[row * out + column]));
@@ -143,10 +143,10 @@ Scaled scaled(const float *matrix, int in, int out, float step, bool shifted) {
             bytes[(row / 4 * out + column) * 4 + row % 4] = value;
             sum += value;
         }
-        made.scale[column] = step * greatest / 127;
-        made.offset[column] = shifted ? -128.0f * static_cast<float>(sum) * made.scale[column] : 0.0f;
+        result.scale[column] = step * greatest / 127;
+        result.offset[column] = shifted ? -128.0f * static_cast<float>(sum) * result.scale[column] : 0.0f;
     }
-    return made;
+    return result;
 }
 
 // `value` and `narrow` are those of one layer, centred.
@@ -154,9 +154,9 @@ ByteWeights byte_weights(const lifeline_weights &weights, int layer, const float
     const int ffn = weights.ffn;
     const float *values = weights.values + layer * WIDTH, *wides = weights.wides + static_cast<size_t>(layer) * ffn;
     const float input = weights.inputs[layer], middle = weights.middles[layer];
-    ByteWeights made{scaled(weights.match + layer * WIDTH * WIDTH, WIDTH, WIDTH, input / 127, true),
-                     scaled(value, WIDTH, WIDTH, input / 127, true),
-                     scaled(weights.widen + static_cast<size_t>(layer) * WIDTH * ffn, WIDTH, ffn, middle / 127, true),
+    ByteWeights made{quantize(weights.match + layer * WIDTH * WIDTH, WIDTH, WIDTH, input / 127, true),
+                     quantize(value, WIDTH, WIDTH, input / 127, true),
+                     quantize(weights.widen + static_cast<size_t>(layer) * WIDTH * ffn, WIDTH, ffn, middle / 127, true),
                      {}, input, middle, std::vector<float>(WIDTH), std::vector<float>(WIDTH), std::vector<float>(ffn)};
     for (int channel = 0; channel < WIDTH; channel++) {
         made.value_scales[channel] = 127 / values[channel];
@@ -168,7 +168,7 @@ ByteWeights byte_weights(const lifeline_weights &weights, int layer, const float
         made.wide_scales[channel] = 255 / wides[channel];
         for (int column = 0; column < WIDTH; column++) read[channel * WIDTH + column] *= wides[channel];
     }
-    made.narrow = scaled(read.data(), ffn, WIDTH, 1.0f / 255, false);
+    made.narrow = quantize(read.data(), ffn, WIDTH, 1.0f / 255, false);
     return made;
 }
 
@@ -215,7 +215,7 @@ LIFELINE_API int32_t lifeline_encode(const void *prepared, const lifeline_tokens
                     encode_one(encoder, rows, *job, number, pointers, scratch.data());
             };
         };
-        Phase making(rows.count(), Rows::AT_ONCE, [&] { return [&](int64_t from, int64_t to) { rows.make(from, to); }; });
+        Phase making(rows.count(), Rows::CHUNK, [&] { return [&](int64_t from, int64_t to) { rows.make(from, to); }; });
         Phase encoding(job->candidate_count, 1, worker);
         return in_threads(threads, making, encoding) ? LIFELINE_OK : LIFELINE_OUT_OF_MEMORY;
     } catch (const OutOfRange &) {

@@ -230,12 +230,12 @@ void make_rows(const Prepared &weights, const lifeline_tokens &tokens, const int
                 for (uint64_t types = tokens.types[at]; types; types &= types - 1)
                     add(weights.action.data() + std::countr_zero(types) * WIDTH, 1.0f);
                 add(weights.surface.data() + tokens.surfaces[at] * WIDTH, 1.0f);
-                age_s = static_cast<double>(std::max<int64_t>(tokens.asked_ms - tokens.ms[at], 0)) / 1000;
+                age_s = static_cast<double>(std::max<int64_t>(tokens.request_ms - tokens.ms[at], 0)) / 1000;
             }
             if (weights.age_knots) {
                 const int last = weights.age_knots - 1;
                 const float place =
-                    shared(std::log1p(static_cast<float>(age_s)) / weights.age_span) * static_cast<float>(last);
+                    clamp_unit(std::log1p(static_cast<float>(age_s)) / weights.age_span) * static_cast<float>(last);
                 const int low = std::min(static_cast<int>(place), last - 1);
                 add(weights.age.data() + low * WIDTH, 1.0f - (place - static_cast<float>(low)));
                 add(weights.age.data() + (low + 1) * WIDTH, place - static_cast<float>(low));

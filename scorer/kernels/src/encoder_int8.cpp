@@ -10,8 +10,8 @@ namespace {
 constexpr int BYTE_WORDS = WIDTH / 4;  // of a token
 
 struct Bytes {
-    // Unsigned words of rows, signed vectors of columns. As an instruction: where g++ is to take a register for another
-    // type, it puts each sum into memory at every step.
+    // Unsigned words of rows, signed vectors of columns. Inline assembly, because with the intrinsic and its casts g++
+    // spills every sum to memory at every step.
     static inline __attribute__((always_inline)) Vector dot(Vector a, Vector b, Vector sum) {
         __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.lanes) : "v"(a.lanes), "v"(b.lanes));
         return sum;
@@ -28,7 +28,7 @@ inline Vector number(Vector sum) { return {_mm512_cvtepi32_ps(_mm512_castps_si51
 inline Vector whole(Vector value) { return {_mm512_castsi512_ps(_mm512_cvtps_epi32(value.lanes))}; }
 inline Vector magnitude(Vector value) { return {_mm512_abs_ps(value.lanes)}; }
 
-// Sixteen whole numbers as bytes; what does not fit is the nearest that does.
+// Stores sixteen integers as bytes, saturated.
 inline void put_unsigned(Vector wholes, uint8_t *to) {
     const __m512i above = _mm512_max_epi32(_mm512_castps_si512(wholes.lanes), _mm512_setzero_si512());
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtusepi32_epi8(above));
@@ -36,7 +36,7 @@ inline void put_unsigned(Vector wholes, uint8_t *to) {
 inline void put_signed(Vector wholes, int8_t *to) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtsepi32_epi8(_mm512_castps_si512(wholes.lanes)));
 }
-// The same of numbers, with 128 added.
+// Rounds sixteen numbers, adds 128 and stores them as bytes.
 inline void put_shifted(Vector value, uint8_t *to) {
     const __m512i sum = _mm512_add_epi32(_mm512_cvtps_epi32(value.lanes), _mm512_set1_epi32(128));
     put_unsigned({_mm512_castsi512_ps(sum)}, to);
@@ -52,12 +52,12 @@ class Int8Layers {
     static size_t scratch(const Prepared &weights) {
         const size_t length = padded(weights.length);
         return length * WIDTH                    // x
-               + length * WIDTH / 2              // what the read-out reads, of bfloat16
+               + length * WIDTH / 2              // the read-out's inputs, in bfloat16
                + 4 * length * BYTE_WORDS         // x as words, K, Q and V by rows
                + length * BYTE_WORDS + 4 * WIDTH // V
-               + length                          // what a query's steps are worth
+               + length                          // the step of each query
                + 2 * ROWS * length               // scores
-               + ROWS * length / 4               // shares
+               + ROWS * length / 4               // probabilities
                + 2 * ROWS * weights.ffn / 4      // the wide layer
                + 16 * 16;
     }
@@ -166,7 +166,7 @@ class Int8Layers {
 
     // Converts sums of a product with words of x to float32.
     template <int C>
-    static void finish(const Sums<Bytes, ROWS, C> &sums, const Scaled &matrix, int from, Sums<Bfloat16, ROWS, C> &to) {
+    static void finish(const Sums<Bytes, ROWS, C> &sums, const Int8Matrix &matrix, int from, Sums<Bfloat16, ROWS, C> &to) {
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < C; column++) {
                 const int at = from + column * Vector::LANES;

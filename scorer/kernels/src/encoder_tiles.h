@@ -111,7 +111,7 @@ void gather_tile(const Prepared &weights, const Candidate &candidate, int first,
         Vector share = Vector::zero(), rest = Vector::zero();
         if (weights.similarity_knots) {
             const int last = weights.similarity_knots - 1;
-            const float place = shared((candidate.similarity[token] + 1) / 2) * static_cast<float>(last);
+            const float place = clamp_unit((candidate.similarity[token] + 1) / 2) * static_cast<float>(last);
             const int knot = std::min(static_cast<int>(place), last - 1);
             low = weights.similarity.data() + knot * ROW;
             share = Vector::broadcast(place - static_cast<float>(knot));

@@ -15,29 +15,29 @@ struct Heads {
     HeadsFunction function;
 };
 
-int rounded(int columns) { return (columns + HEAD_COLUMNS - 1) / HEAD_COLUMNS * HEAD_COLUMNS; }
+int round_up(int columns) { return (columns + HEAD_COLUMNS - 1) / HEAD_COLUMNS * HEAD_COLUMNS; }
 
 Linear linear(const float *matrix, const float *bias, int in, int out) {
-    const int columns = rounded(out);
-    Linear made{in, out, columns, std::vector<float>(static_cast<size_t>(in) * columns), std::vector<float>(columns)};
+    const int columns = round_up(out);
+    Linear layer{in, out, columns, std::vector<float>(static_cast<size_t>(in) * columns), std::vector<float>(columns)};
     for (int row = 0; row < in; row++)
-        std::copy_n(matrix + static_cast<size_t>(row) * out, out, made.matrix.data() + static_cast<size_t>(row) * columns);
-    std::copy_n(bias, out, made.bias.data());
-    return made;
+        std::copy_n(matrix + static_cast<size_t>(row) * out, out, layer.matrix.data() + static_cast<size_t>(row) * columns);
+    std::copy_n(bias, out, layer.bias.data());
+    return layer;
 }
 
 }  // namespace
 
-LIFELINE_API void *lifeline_heads_new(const lifeline_heads *given, int32_t instruction_set) {
+LIFELINE_API void *lifeline_heads_new(const lifeline_heads *weights, int32_t instruction_set) {
     if (instruction_set < LIFELINE_AVX2 || instruction_set > lifeline_instruction_set()) return nullptr;
     try {
-        HeadsPrepared prepared{given->width, rounded(given->width), {}, {}};
+        HeadsPrepared prepared{weights->width, round_up(weights->width), {}, {}};
         int number = 0;
-        for (; number < given->cross_layers; number++)
-            prepared.cross.push_back(linear(given->matrices[number], given->biases[number], given->width, given->width));
-        for (int in = given->width, layer = 0; layer < given->mlp_layers; layer++, number++) {
-            const int out = given->sizes[layer];
-            prepared.mlp.push_back(linear(given->matrices[number], given->biases[number], in, out));
+        for (; number < weights->cross_layers; number++)
+            prepared.cross.push_back(linear(weights->matrices[number], weights->biases[number], weights->width, weights->width));
+        for (int in = weights->width, layer = 0; layer < weights->mlp_layers; layer++, number++) {
+            const int out = weights->sizes[layer];
+            prepared.mlp.push_back(linear(weights->matrices[number], weights->biases[number], in, out));
             prepared.stride = std::max(prepared.stride, prepared.mlp.back().columns);
             in = out;
         }
@@ -49,8 +49,8 @@ LIFELINE_API void *lifeline_heads_new(const lifeline_heads *given, int32_t instr
 
 LIFELINE_API void lifeline_heads_free(void *heads) { delete static_cast<Heads *>(heads); }
 
-LIFELINE_API int32_t lifeline_logits(const void *given, const float *inputs, int64_t count, float *logits, int32_t threads) {
-    const Heads &heads = *static_cast<const Heads *>(given);
+LIFELINE_API int32_t lifeline_logits(const void *handle, const float *inputs, int64_t count, float *logits, int32_t threads) {
+    const Heads &heads = *static_cast<const Heads *>(handle);
     const HeadsPrepared &prepared = heads.prepared;
     try {
         const auto worker = [&] {

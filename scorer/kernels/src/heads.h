@@ -6,13 +6,13 @@
 
 #include "kernels.h"
 
-constexpr int HEAD_ROWS = 6;      // candidates at once, for which there are registers
-constexpr int HEAD_BLOCK = 24;    // and so many for one look at a matrix
-constexpr int HEAD_COLUMNS = 16;  // matrices have columns of zeros behind theirs, up to a multiple of it
+constexpr int HEAD_ROWS = 6;      // candidates whose sums fit into the registers
+constexpr int HEAD_BLOCK = 24;    // candidates for which a matrix is read once
+constexpr int HEAD_COLUMNS = 16;  // matrices are padded with columns of zeros to a multiple of this
 
 // y = x W + b.
 struct Linear {
-    int in, out, columns;  // columns: out rounded up
+    int in, out, columns;       // columns: `out` rounded up to HEAD_COLUMNS
     std::vector<float> matrix;  // [in][columns]
     std::vector<float> bias;    // [columns]
 };

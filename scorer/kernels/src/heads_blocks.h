@@ -1,4 +1,4 @@
-// Cross and heads over vectors of an instruction set, which the file that includes this has chosen.
+// Cross and heads. The file that includes this one chooses the instruction set by its `Vector`.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace {
 
-// Of HEAD_ROWS rows COUNT vectors of columns: to = from W + b.
+// to = from W + b for HEAD_ROWS rows and COUNT vectors of columns.
 template <int COUNT>
 void product(const Linear &linear, const float *from, size_t stride, int column, float *to) {
     Vector sum[HEAD_ROWS][COUNT];
@@ -64,13 +64,13 @@ void heads_of(const HeadsPrepared &heads, const float *inputs, int rows, float *
     for (const Linear &layer : heads.cross) {
         apply(layer, x, rows, stride, next);
         each(next, rows, stride, layer.columns,
-             [&](Vector made, size_t at) { return Vector::fma(Vector::load(first + at), made, Vector::load(x + at)); });
+             [&](Vector value, size_t at) { return Vector::fma(Vector::load(first + at), value, Vector::load(x + at)); });
         std::swap(x, next);
     }
     for (const Linear &layer : heads.mlp) {
         apply(layer, x, rows, stride, next);
         if (&layer != &heads.mlp.back())
-            each(next, rows, stride, layer.columns, [](Vector made, size_t) { return Vector::max(made, Vector::zero()); });
+            each(next, rows, stride, layer.columns, [](Vector value, size_t) { return Vector::max(value, Vector::zero()); });
         std::swap(x, next);
     }
     const int out = heads.mlp.back().out;

@@ -33,7 +33,7 @@ enum lifeline_status : int32_t {
     LIFELINE_OUT_OF_RANGE = 3,   // an index is outside its array
 };
 
-// The seed of the hash of item ids, unknown to whoever chooses the ids. See store/id_hash.py.
+// The secret seed of the hash of item ids. See store/id_hash.py.
 struct lifeline_seed {
     uint64_t mask;
     uint64_t first;
@@ -80,9 +80,9 @@ struct lifeline_tokens {
     const int8_t *rows;        // [count][32]
     const uint64_t *types;     // [count]: bit id - 1 for each action type
     const uint8_t *surfaces;   // [count]
-    const int64_t *ms;         // [count]: when
+    const int64_t *ms;         // [count]: milliseconds since 1970
     int64_t count;
-    int64_t asked_ms;          // the time of the request
+    int64_t request_ms;          // the time of the request
 };
 
 // The weights of an encoder, by the names of scorer/model.py. Matrices are [in][out]; d = 64.
@@ -139,26 +139,29 @@ struct lifeline_heads {
 LIFELINE_API int32_t lifeline_abi_version(void);
 // The best instruction set that the processor has.
 LIFELINE_API int32_t lifeline_instruction_set(void);
-// A visit's events on one item as one token; a pause longer than `gap_ms` starts a visit. OK or OUT_OF_MEMORY.
+// Merges the events of a visit on one item into one token; a pause longer than `gap_ms` starts a visit. OK or
+// OUT_OF_MEMORY.
 LIFELINE_API int32_t lifeline_merge(const lifeline_events *events, int64_t gap_ms, const lifeline_seed *seed,
                                     lifeline_merged *merged);
-// Sets for each of `shown` whether a visit, of both, holds it and one of `acted` on the same item. OK or OUT_OF_MEMORY.
+// Sets for each event of `shown` whether an event of `acted` on the same item is in the same visit; here visits are runs
+// of events of both kinds. OK or OUT_OF_MEMORY.
 LIFELINE_API int32_t lifeline_engaged(const lifeline_events *shown, const lifeline_events *acted, int64_t gap_ms,
                                       const lifeline_seed *seed, uint8_t *engaged);
-// The weights, packed for an instruction set and a precision; null where the processor lacks the instruction set, that
-// has no products of the precision, or memory is short.
+// Packs the weights for an instruction set and a precision. Null if the processor lacks the instruction set, if that has
+// no products of the precision, or if memory ran out.
 LIFELINE_API void *lifeline_encoder_new(const lifeline_weights *weights, int32_t instruction_set, int32_t precision);
 LIFELINE_API void lifeline_encoder_free(void *encoder);
-// OK, OUT_OF_MEMORY, or OUT_OF_RANGE: an index is not that of a token, or a candidate's first place is not valid.
+// Encodes every candidate's selection. OK, OUT_OF_MEMORY, or OUT_OF_RANGE: an index is not that of a token, or a
+// candidate's position 0 is not valid.
 LIFELINE_API int32_t lifeline_encode(const void *encoder, const lifeline_tokens *tokens, const lifeline_encoding *job,
                                      int32_t threads);
-// Null where the processor lacks the instruction set, or memory is short.
+// Null if the processor lacks the instruction set, or if memory ran out.
 LIFELINE_API void *lifeline_heads_new(const lifeline_heads *heads, int32_t instruction_set);
 LIFELINE_API void lifeline_heads_free(void *heads);
-// [count][heads] logits from [count][width] inputs. OK or OUT_OF_MEMORY.
+// Computes [count][heads] logits from [count][width] inputs. OK or OUT_OF_MEMORY.
 LIFELINE_API int32_t lifeline_logits(const void *heads, const float *inputs, int64_t count, float *logits, int32_t threads);
-// The newest of `count` tokens on each of `item_count` items, or -1. OK or OUT_OF_MEMORY.
+// Finds the newest of `count` tokens on each of `item_count` items; -1 if there is none. OK or OUT_OF_MEMORY.
 LIFELINE_API int32_t lifeline_last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count,
                                          const lifeline_seed *seed, int64_t *newest);
-// OK, UNAVAILABLE or OUT_OF_MEMORY.
+// Selects S_all for every candidate. OK, UNAVAILABLE or OUT_OF_MEMORY.
 LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t instruction_set, int32_t threads);

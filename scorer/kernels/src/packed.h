@@ -7,9 +7,9 @@
 constexpr int CHANNELS = 32;
 constexpr int BLOCK = 16;
 constexpr int BLOCK_BYTES = BLOCK * CHANNELS;
-constexpr int TILE = 8;  // candidates at once
+constexpr int TILE = 8;  // candidates that one pass over the tokens serves
 
-// Tokens that stand together in the history, packed. What the last block has too much is never selected.
+// Consecutive tokens of the history, packed. The padding of the last block is never selected.
 struct Pool {
     const uint8_t *blocks = nullptr;
     const float *inverse_norm = nullptr;  // NaN for a zero vector, and behind the last token
@@ -19,40 +19,40 @@ struct Pool {
     int64_t block_count() const { return (count + BLOCK - 1) / BLOCK; }
 };
 
-// Candidates side by side; those behind the last repeat it.
+// TILE candidates; the last one is repeated if there are fewer.
 struct Tile {
     int32_t words[TILE][CHANNELS / 4];  // the signed channels, four a word
     int32_t offset[TILE];               // -128 times the sum of the channels
     float inverse_norm[TILE];
 };
 
-// Tokens that one candidate keeps, and their cosines; there is room for 16 more than are kept.
+// Tokens kept for one candidate, and their cosines. The arrays have room for 16 more, because whole registers are stored.
 struct Kept {
     int32_t *place;
     float *value;
     int64_t count;
 };
 
-// What an instruction set brings.
+// The kernels of one instruction set.
 struct Functions {
     // out[candidate * stride + token] = (dot * inverse norm of the candidate) * inverse norm of the token.
     void (*cosines)(const uint8_t *blocks, const float *inverse_norm, int64_t block_count, const Tile &tile, float *out,
                     size_t stride);
-    // Appends those tokens of which the same is at least the candidate's threshold.
+    // Appends the tokens whose cosine is at least the candidate's threshold.
     void (*keep)(const Pool &pool, const Tile &tile, const float *threshold, Kept *kept);
-    // How many are at least the threshold.
+    // Returns how many values are at least the threshold.
     int64_t (*count_above)(const float *values, int64_t count, float threshold);
     int64_t (*count_keys_above)(const int32_t *keys, int64_t count, int32_t threshold);
-    // Makes `key_of` each value; sets the least and the greatest.
+    // Computes `key_of` each value, and the least and the greatest key.
     void (*keys)(const float *values, int64_t count, int32_t *keys, int32_t *least, int32_t *most);
-    // Writes the tokens whose key is at least `lowest`, but for the first `older` that equal it; returns how many. Their
-    // indices are their places and `first`.
+    // Writes the tokens whose key is at least `lowest`, except the first `older` whose key equals it; returns how many it
+    // wrote. The index of a token is its place plus `first`.
     int64_t (*pick)(const Kept &kept, int32_t lowest, int64_t older, int64_t first, int64_t *index, float *similarity);
-    // Sets the inverse norm of every `step`th row, of which there are `count`; NaN for a zero vector.
+    // Computes the inverse norms of `count` rows, every `step`th; NaN for a zero vector.
     void (*norms)(const int8_t *rows, int64_t step, int64_t count, float *inverse_norm);
 };
 
-// Bits that ascend as the number does. Zero has one form: -0 is added to 0 first.
+// An integer that orders as the number does. -0 and 0 have the same key.
 static inline int32_t key_of(float value) {
     const float sum = value + 0.0f;
     int32_t bits;
@@ -60,7 +60,7 @@ static inline int32_t key_of(float value) {
     return bits ^ ((bits >> 31) & 0x7FFFFFFF);
 }
 
-// As `inverse_norm` has it, many at a time.
+// `inverse_norm` of many rows, written so that the compiler vectorizes it; NaN for a zero vector.
 static inline void norms_of(const int8_t *rows, int64_t step, int64_t count, float *inverse_norm) {
     constexpr int64_t AT_ONCE = 64;
     for (int64_t first = 0; first < count; first += AT_ONCE) {
@@ -82,11 +82,11 @@ static inline void norms_of(const int8_t *rows, int64_t step, int64_t count, flo
 static inline int64_t pick_of(const Kept &kept, int32_t lowest, int64_t older, int64_t first, int64_t *index,
                               float *similarity) {
     int64_t picked = 0;
-    for (int64_t one = 0; one < kept.count; one++) {
-        const int32_t key = key_of(kept.value[one]);
+    for (int64_t number = 0; number < kept.count; number++) {
+        const int32_t key = key_of(kept.value[number]);
         if (key < lowest || (key == lowest && older-- > 0)) continue;
-        index[picked] = first + kept.place[one];
-        similarity[picked++] = kept.value[one] + 0.0f;
+        index[picked] = first + kept.place[number];
+        similarity[picked++] = kept.value[number] + 0.0f;
     }
     return picked;
 }

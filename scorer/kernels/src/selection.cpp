@@ -1,8 +1,9 @@
 // S_all of every candidate, exact: what scorer/selection.py defines, to the bit.
 //
-// The lifelong pool is large and few of it are wanted. So the cosines of a sample, every nth token, say above which
-// threshold about three times as many lie as are wanted; one pass over the pool keeps those, and the cut is made among
-// them. Where fewer lie above it than are wanted, the sample has misled, and all cosines are looked at.
+// The lifelong pool is large, and only few of its tokens are selected. So a sample, every nth token, gives a threshold
+// that about three times the requested number of tokens should reach. One pass over the pool keeps the tokens above the
+// threshold, and the exact top K is taken from those. If fewer than K tokens reach it, the estimate was too high, and a
+// second pass keeps all tokens.
 
 #include <algorithm>
 #include <bit>
@@ -20,10 +21,10 @@
 
 namespace {
 
-constexpr int64_t SAMPLED = 1024;
-constexpr int KEPT_PER_WANTED = 3;
-constexpr int64_t FILLED_AT_ONCE = 64;  // blocks
-constexpr float NEVER = std::numeric_limits<float>::quiet_NaN();
+constexpr int64_t SAMPLE_SIZE = 1024;
+constexpr int KEPT_PER_SELECTED = 3;
+constexpr int64_t FILL_BLOCKS = 64;  // blocks that a thread packs at a time
+constexpr float NOT_A_NUMBER = std::numeric_limits<float>::quiet_NaN();
 
 enum Source : uint8_t { NONE, LIFELONG, RECENT, REAL_TIME, IMPRESSION };
 
@@ -40,7 +41,7 @@ Array<T> array(size_t count) {
 }
 
 // A pool and its memory.
-struct Packed {
+struct PackedPool {
     Pool pool;
     Array<uint8_t> blocks;
     Array<float> norms;
@@ -48,28 +49,28 @@ struct Packed {
     const int8_t *rows;
     int64_t step;
 
-    // Every `step`th of so many rows, of which the first has a given index. It is to be filled.
-    Packed(const Functions &given, const int8_t *from, int64_t count, int64_t first, int64_t every = 1)
-        : functions(given), rows(from), step(every) {
+    // Allocates for every `interval`th of `count` rows; `first` is the index of the first row. Call `fill` before use.
+    PackedPool(const Functions &kernels, const int8_t *from, int64_t count, int64_t first, int64_t interval = 1)
+        : functions(kernels), rows(from), step(interval) {
         pool.count = (count + step - 1) / step;
         pool.first = first;
-        blocks = array<uint8_t>(all() * BLOCK_BYTES);
-        norms = array<float>(all() * BLOCK);
+        blocks = array<uint8_t>(allocated_blocks() * BLOCK_BYTES);
+        norms = array<float>(allocated_blocks() * BLOCK);
         pool.blocks = blocks.get();
         pool.inverse_norm = norms.get();
     }
 
-    // One block more than there is: blocks are read in pairs.
-    int64_t all() const { return pool.block_count() + 1; }
+    // Blocks of memory: one more than the pool has, because blocks are read in pairs.
+    int64_t allocated_blocks() const { return pool.block_count() + 1; }
 
-    // Fills blocks, from one up to another.
+    // Packs the blocks from `from` to before `to`.
     void fill(int64_t from, int64_t to) const {
         const int64_t first = from * BLOCK, end = std::min(to * BLOCK, pool.count);
         if (first < end) functions.norms(rows + first * step * CHANNELS, step, end - first, norms.get() + first);
         for (int64_t token = first; token < to * BLOCK; token++) {
             uint8_t *words = blocks.get() + token / BLOCK * BLOCK_BYTES + token % BLOCK * 4;
             if (token >= pool.count) {
-                norms[token] = NEVER;
+                norms[token] = NOT_A_NUMBER;
                 for (int word = 0; word < CHANNELS / 4; word++) std::memset(words + word * BLOCK * 4, 128, 4);
                 continue;
             }
@@ -84,18 +85,18 @@ struct Packed {
     }
 };
 
-// What one thread works with; none of it is set, for most of it is never needed.
+// The memory of one thread, uninitialized, because most of it is never used.
 struct Scratch {
     Array<float> values, cosines;
     Array<int32_t> places, keys;
     Kept kept[TILE];
 
-    // For pools of so many tokens, and cosines of so many at once.
-    Scratch(int64_t most, int64_t at_once)
-        : values(array<float>(TILE * (at_once + 2 * BLOCK))), cosines(array<float>(TILE * (most + BLOCK))),
-          places(array<int32_t>(TILE * (most + BLOCK))), keys(array<int32_t>(most)) {
+    // For pools of at most `pool_size` tokens, and for the cosines of at most `cosine_count` tokens.
+    Scratch(int64_t pool_size, int64_t cosine_count)
+        : values(array<float>(TILE * (cosine_count + 2 * BLOCK))), cosines(array<float>(TILE * (pool_size + BLOCK))),
+          places(array<int32_t>(TILE * (pool_size + BLOCK))), keys(array<int32_t>(pool_size)) {
         for (int row = 0; row < TILE; row++)
-            kept[row] = {places.get() + row * (most + BLOCK), cosines.get() + row * (most + BLOCK), 0};
+            kept[row] = {places.get() + row * (pool_size + BLOCK), cosines.get() + row * (pool_size + BLOCK), 0};
     }
 };
 
@@ -109,11 +110,11 @@ class Selector {
           recent_(functions, job.explicit_rows + recent_from_ * CHANNELS, job.explicit_count - recent_from_, recent_from_),
           impressions_(functions, job.impression_rows, job.impression_count, job.explicit_count),
           length_(job.lifelong_selected + job.recent_kept + job.real_time_selected + job.impressions_selected) {
-        for (const Packed *pool : {&sample_, &real_time_, &recent_, &impressions_}) pool->fill(0, pool->all());
+        for (const PackedPool *pool : {&sample_, &real_time_, &recent_, &impressions_}) pool->fill(0, pool->allocated_blocks());
     }
 
-    // The largest pool, which is left to be filled before anything is selected.
-    const Packed &lifelong() const { return lifelong_; }
+    // The largest pool. The caller fills it, in several threads, before the first `select`.
+    const PackedPool &lifelong() const { return lifelong_; }
 
     int64_t tiles() const { return (job_.candidate_count + TILE - 1) / TILE; }
 
@@ -121,8 +122,8 @@ class Selector {
         return std::max({lifelong_.pool.count, real_time_.pool.count, impressions_.pool.count});
     }
 
-    // Of how many tokens all cosines are wanted at once.
-    int64_t at_once() const { return std::max(sample_.pool.count, recent_.pool.count); }
+    // The most tokens whose cosines are all computed at once.
+    int64_t cosine_count() const { return std::max(sample_.pool.count, recent_.pool.count); }
 
     void select(int64_t number, Scratch &scratch) const {
         Tile tile;
@@ -135,7 +136,7 @@ class Selector {
             for (int channel = 0; channel < CHANNELS; channel++) sum += own[channel];
             tile.offset[row] = -128 * sum;
             const float norm = inverse_norm(own);
-            tile.inverse_norm[row] = norm > 0 ? norm : NEVER;
+            tile.inverse_norm[row] = norm > 0 ? norm : NOT_A_NUMBER;
         }
         int64_t used[TILE] = {};
         for (int row = 0; row < rows; row++) {
@@ -146,7 +147,7 @@ class Selector {
             std::fill_n(job_.valid + at, length_, 0);
         }
         nearest(tile, begin, rows, lifelong_.pool, &sample_.pool, job_.lifelong_selected, LIFELONG, used, scratch);
-        all(tile, begin, rows, used, scratch);
+        select_recent(tile, begin, rows, used, scratch);
         nearest(tile, begin, rows, real_time_.pool, nullptr, job_.real_time_selected, REAL_TIME, used, scratch);
         nearest(tile, begin, rows, impressions_.pool, nullptr, job_.impressions_selected, IMPRESSION, used, scratch);
         for (int row = 0; row < rows; row++) {
@@ -156,19 +157,19 @@ class Selector {
     }
 
   private:
-    int64_t step() const { return std::max<int64_t>(1, job_.real_time_from / SAMPLED); }
+    int64_t step() const { return std::max<int64_t>(1, job_.real_time_from / SAMPLE_SIZE); }
 
-    // Keeps what is at least a row's threshold.
+    // Keeps for each row the tokens whose cosine is at least the row's threshold.
     void keep(const Tile &tile, const Pool &pool, const float *threshold, Scratch &scratch) const {
         for (Kept &own : scratch.kept) own.count = 0;
         functions_.keep(pool, tile, threshold, scratch.kept);
     }
 
-    // Sets thresholds that some more than `wanted` of the pool are expected to reach.
-    void guess(const Tile &tile, int rows, const Pool &sample, int64_t of, int wanted, float *threshold,
+    // Sets thresholds that about KEPT_PER_SELECTED times `wanted` of the `of` tokens of the pool should reach.
+    void estimate_thresholds(const Tile &tile, int rows, const Pool &sample, int64_t of, int wanted, float *threshold,
                Scratch &scratch) const {
         const size_t stride = sample.count + 2 * BLOCK;
-        const double share = static_cast<double>(KEPT_PER_WANTED) * wanted / static_cast<double>(of);
+        const double share = static_cast<double>(KEPT_PER_SELECTED) * wanted / static_cast<double>(of);
         const auto rank = static_cast<int64_t>(std::ceil(share * static_cast<double>(sample.count)));
         functions_.cosines(sample.blocks, sample.inverse_norm, sample.block_count(), tile, scratch.values.get(), stride);
         for (int row = 0; row < rows; row++) {
@@ -182,40 +183,41 @@ class Selector {
         }
     }
 
-    // Selects the nearest of a pool: the newer of equals, oldest first.
+    // Selects the nearest tokens of a pool and writes them oldest first. Of equal cosines the newer one is selected.
     void nearest(const Tile &tile, int64_t begin, int rows, const Pool &pool, const Pool *sample, int wanted,
                  Source source, int64_t *used, Scratch &scratch) const {
         if (wanted == 0 || pool.count == 0) return;
         float threshold[TILE];
         std::fill_n(threshold, TILE, std::numeric_limits<float>::infinity());
         std::fill_n(threshold, rows, -std::numeric_limits<float>::infinity());
-        const bool guessed = sample != nullptr && pool.count >= 2 * SAMPLED && pool.count >= 8 * wanted;
-        if (guessed) guess(tile, rows, *sample, pool.count, wanted, threshold, scratch);
+        const bool estimated = sample != nullptr && pool.count >= 2 * SAMPLE_SIZE && pool.count >= 8 * wanted;
+        if (estimated) estimate_thresholds(tile, rows, *sample, pool.count, wanted, threshold, scratch);
         keep(tile, pool, threshold, scratch);
-        if (guessed) {
-            bool misled = false;
+        if (estimated) {
+            bool too_few = false;
             for (int row = 0; row < rows; row++) {
                 if (scratch.kept[row].count < wanted) {
                     threshold[row] = -std::numeric_limits<float>::infinity();
-                    misled = true;
+                    too_few = true;
                 }
             }
-            if (misled) keep(tile, pool, threshold, scratch);
+            if (too_few) keep(tile, pool, threshold, scratch);
         }
-        for (int row = 0; row < rows; row++) cut(begin + row, row, pool, wanted, source, used[row], scratch);
+        for (int row = 0; row < rows; row++) select_nearest(begin + row, row, pool, wanted, source, used[row], scratch);
     }
 
-    void cut(int64_t candidate, int row, const Pool &pool, int wanted, Source source, int64_t &used,
+    // Selects the `wanted` nearest of a row's kept tokens.
+    void select_nearest(int64_t candidate, int row, const Pool &pool, int wanted, Source source, int64_t &used,
              Scratch &scratch) const {
         const Kept &kept = scratch.kept[row];
         const int64_t found = kept.count;
         int32_t lowest = std::numeric_limits<int32_t>::min();
-        int64_t older = 0;  // of those that equal the lowest, how many are too old
+        int64_t older = 0;  // tokens with the lowest key that are too old to be selected
         if (found > wanted) {
             int32_t *keys = scratch.keys.get();
             int32_t least, most;
             functions_.keys(kept.value, found, keys, &least, &most);
-            // The greatest key that `wanted` of them reach.
+            // Bisection for the greatest key that `wanted` tokens reach.
             int64_t low = least, high = most;
             while (low < high) {
                 const int64_t middle = low + (high - low + 1) / 2;
@@ -233,8 +235,8 @@ class Selector {
         used += picked;
     }
 
-    // Selects the newest, whatever their cosine.
-    void all(const Tile &tile, int64_t begin, int rows, int64_t *used, Scratch &scratch) const {
+    // Selects the newest tokens, whatever their cosine.
+    void select_recent(const Tile &tile, int64_t begin, int rows, int64_t *used, Scratch &scratch) const {
         const Pool &pool = recent_.pool;
         const size_t stride = pool.count + 2 * BLOCK;
         functions_.cosines(pool.blocks, pool.inverse_norm, pool.block_count(), tile, scratch.values.get(), stride);
@@ -252,7 +254,7 @@ class Selector {
     const lifeline_selection &job_;
     const Functions &functions_;
     const int64_t recent_from_;
-    const Packed lifelong_, sample_, real_time_, recent_, impressions_;
+    const PackedPool lifelong_, sample_, real_time_, recent_, impressions_;
     const int64_t length_;
 };
 
@@ -286,12 +288,12 @@ LIFELINE_API int32_t lifeline_select(const lifeline_selection *job, int32_t inst
     try {
         const Selector selector(*job, *functions);
         const auto worker = [&] {
-            return [&, scratch = Scratch(selector.largest(), selector.at_once())](int64_t from, int64_t to) mutable {
+            return [&, scratch = Scratch(selector.largest(), selector.cosine_count())](int64_t from, int64_t to) mutable {
                 for (int64_t tile = from; tile < to; tile++) selector.select(tile, scratch);
             };
         };
-        const Packed &lifelong = selector.lifelong();
-        Phase filling(lifelong.all(), FILLED_AT_ONCE, [&] { return [&](int64_t from, int64_t to) { lifelong.fill(from, to); }; });
+        const PackedPool &lifelong = selector.lifelong();
+        Phase filling(lifelong.allocated_blocks(), FILL_BLOCKS, [&] { return [&](int64_t from, int64_t to) { lifelong.fill(from, to); }; });
         Phase selecting(selector.tiles(), 1, worker);
         return in_threads(threads, filling, selecting) ? LIFELINE_OK : LIFELINE_OUT_OF_MEMORY;
     } catch (const std::bad_alloc &) {

@@ -11,7 +11,7 @@ static void cosines(const uint8_t *blocks, const float *inverse_norm, int64_t bl
             const __m256 own = _mm256_set1_ps(tile.inverse_norm[row]);
             const __m256i offset = _mm256_set1_epi32(tile.offset[row]);
             for (int half = 0; half < 2; half++) {
-                // Two partial sums a token, and four tokens a register.
+                // Each register holds four tokens with two partial sums each.
                 __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
                 for (int word = 0; word < CHANNELS / 4; word++) {
                     const __m256i candidate =
@@ -21,7 +21,7 @@ static void cosines(const uint8_t *blocks, const float *inverse_norm, int64_t bl
                     high = _mm256_add_epi32(
                         high, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(part + 1)), candidate));
                 }
-                // The horizontal sum leaves the middle quarters in each other's place.
+                // The horizontal sum swaps the two middle quarters of the register; the permutation swaps them back.
                 const __m256i both = _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), _MM_SHUFFLE(3, 1, 2, 0));
                 const __m256 dot = _mm256_cvtepi32_ps(_mm256_add_epi32(both, offset));
                 const int64_t at = block * BLOCK + half * 8;

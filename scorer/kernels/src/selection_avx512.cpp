@@ -1,4 +1,4 @@
-// Selection with AVX-512 as its first processors had it: pairs of 16-bit products.
+// Selection with AVX-512 without VNNI: sums of pairs of 16-bit products.
 #include "avx512.h"
 
 static inline void dots(const uint8_t *block, const Tile &tile, __m512i (&sum)[TILE][2]) {
@@ -7,7 +7,7 @@ static inline void dots(const uint8_t *block, const Tile &tile, __m512i (&sum)[T
     for (int half = 0; half < 2; half++) {
         const uint8_t *words = block + half * BLOCK_BYTES;
         for (int row = 0; row < TILE; row++) {
-            // Two partial sums a token: of channels 0 and 1, and of 2 and 3, of every word.
+            // Two partial sums for each token: of channels 0 and 1 of every word, and of channels 2 and 3.
             __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
             for (int word = 0; word < CHANNELS / 4; word++) {
                 const __m512i candidate = _mm512_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(tile.words[row][word])));

@@ -1,4 +1,4 @@
-// Selection with VNNI: four products of bytes and their sum in one instruction.
+// Selection with VNNI: one instruction adds four products of bytes.
 #include "avx512.h"
 
 static inline void dots(const uint8_t *block, const Tile &tile, __m512i (&sum)[TILE][2]) {

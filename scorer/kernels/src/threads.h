@@ -1,4 +1,4 @@
-// Work that is divided among threads; the caller's own is one of them.
+// Divides work among threads. The calling thread does its share.
 #pragma once
 
 #include <pthread.h>
@@ -13,11 +13,11 @@
 
 namespace {
 
-// How threads begin that are to work beside their maker: on another processor than its own. Left to itself the system
-// often lets both begin on one, as soon as anybody else was awake on the other, and takes milliseconds to part them.
-class Beside {
+// The attributes of helper threads: they may run on every allowed processor but the caller's. Without this, Linux often
+// starts a helper on the caller's processor, and takes milliseconds to migrate it.
+class HelperAttributes {
   public:
-    Beside() : ready_(pthread_attr_init(&attributes_) == 0) {
+    HelperAttributes() : ready_(pthread_attr_init(&attributes_) == 0) {
 #ifdef __GLIBC__
         cpu_set_t allowed;
         const int own = sched_getcpu();
@@ -26,23 +26,23 @@ class Beside {
         if (CPU_COUNT(&allowed) > 0) pthread_attr_setaffinity_np(&attributes_, sizeof allowed, &allowed);
 #endif
     }
-    Beside(const Beside &) = delete;
-    ~Beside() {
+    HelperAttributes(const HelperAttributes &) = delete;
+    ~HelperAttributes() {
         if (ready_) pthread_attr_destroy(&attributes_);
     }
-    const pthread_attr_t *attributes() const { return ready_ ? &attributes_ : nullptr; }
+    const pthread_attr_t *get() const { return ready_ ? &attributes_ : nullptr; }
 
   private:
     pthread_attr_t attributes_;
     bool ready_;
 };
 
-// A thread that is joined where it goes out of scope. Where the system gives none, others do its work.
+// A thread that is joined by its destructor. If the system cannot start it, the other threads do its work.
 template <class Run>
 class Helper {
   public:
-    Helper(const Run &run, const Beside &beside)
-        : started_(pthread_create(&thread_, beside.attributes(), &Helper::call,
+    Helper(const Run &run, const HelperAttributes &attributes)
+        : started_(pthread_create(&thread_, attributes.get(), &Helper::call,
                                   const_cast<void *>(static_cast<const void *>(&run))) == 0) {}
     Helper(const Helper &) = delete;
     ~Helper() {
@@ -58,43 +58,44 @@ class Helper {
     bool started_;
 };
 
-// The work of each number below `count`, so many at once; `work()` gives each thread what does it.
+// Work on the numbers below `count`, in chunks that threads take one after the other. `work()` is called once in each
+// thread; it returns the function that processes a chunk.
 template <class Work>
 class Phase {
   public:
-    Phase(int64_t count, int64_t at_once, Work work) : count_(count), at_once_(at_once), work_(std::move(work)) {}
+    Phase(int64_t count, int64_t chunk, Work work) : count_(count), chunk_(chunk), work_(std::move(work)) {}
 
-    int64_t shares() const { return (count_ + at_once_ - 1) / at_once_; }
+    int64_t chunks() const { return (count_ + chunk_ - 1) / chunk_; }
 
-    // Does what no other thread has taken.
+    // Processes chunks until none is left.
     void run() {
         try {
-            auto one = work_();
-            for (int64_t from; (from = next_.fetch_add(at_once_)) < count_;) {
-                const int64_t to = std::min(from + at_once_, count_);
+            auto process = work_();
+            for (int64_t from; (from = next_.fetch_add(chunk_)) < count_;) {
+                const int64_t to = std::min(from + chunk_, count_);
                 const Done done{done_, to - from};
-                one(from, to);
+                process(from, to);
             }
         } catch (const std::bad_alloc &) {
-            // Whoever waits is not to wait for what nobody does.
+            // Stops the threads that wait: nobody will process this thread's chunk.
             short_of_memory_ = true;
         }
     }
 
-    // Returns once the others have done what they took, which is not long; false where memory was short.
+    // Waits until all chunks are done, which takes at most the time of one chunk; false if memory ran out.
     bool wait() const {
-        for (int turn = 0; done_ < count_ && !short_of_memory_;)
-            if (turn < PATIENCE)
-                turn++;
+        for (int spins = 0; done_ < count_ && !short_of_memory_;)
+            if (spins < MAX_SPINS)
+                spins++;
             else
                 sched_yield();
         return !short_of_memory_;
     }
 
-    bool was_done() const { return !short_of_memory_; }
+    bool succeeded() const { return !short_of_memory_; }
 
   private:
-    static constexpr int PATIENCE = 2'000;
+    static constexpr int MAX_SPINS = 2'000;
 
     struct Done {
         std::atomic<int64_t> &counter;
@@ -102,7 +103,7 @@ class Phase {
         ~Done() { counter += count; }
     };
 
-    const int64_t count_, at_once_;
+    const int64_t count_, chunk_;
     const Work work_;
     std::atomic<int64_t> next_{0}, done_{0};
     std::atomic<bool> short_of_memory_{false};
@@ -119,20 +120,20 @@ void run_all(First &first, Rest &...rest) {
     if (first.wait()) run_all(rest...);
 }
 
-// Does phases one after the other in so many threads; false where memory was short.
+// Runs phases one after the other in at most `threads` threads; false if memory ran out.
 template <class... Phases>
 bool in_threads(int32_t threads, Phases &...phases) {
     const auto run = [&] { run_all(phases...); };
-    const int64_t helpers = std::min<int64_t>(threads, std::max({phases.shares()...})) - 1;
+    const int64_t helpers = std::min<int64_t>(threads, std::max({phases.chunks()...})) - 1;
     if (helpers > 0) {
-        const Beside beside;
+        const HelperAttributes attributes;
         std::deque<Helper<decltype(run)>> others;
-        for (int64_t number = 0; number < helpers; number++) others.emplace_back(run, beside);
+        for (int64_t number = 0; number < helpers; number++) others.emplace_back(run, attributes);
         run();
     } else {
         run();
     }
-    return (phases.was_done() && ...);
+    return (phases.succeeded() && ...);
 }
 
 }  // namespace

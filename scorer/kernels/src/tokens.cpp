@@ -1,4 +1,4 @@
-// Tokens from events: what scorer/features.py defines, each event looked at once.
+// Tokens from events, as scorer/features.py defines them, in one pass over the events.
 
 #include <algorithm>
 #include <bit>
@@ -10,7 +10,8 @@
 
 namespace {
 
-// Of an item: its upper bits are a place in a table. One long product mixes as well as the two of store/id_hash.py.
+// The hash of an item id; its upper bits are a slot of the hash table. One 128-bit product mixes as well as the two
+// 64-bit products of store/id_hash.py.
 class Hash {
   public:
     explicit Hash(const lifeline_seed &seed) : seed_(seed) {}
@@ -24,36 +25,36 @@ class Hash {
     const lifeline_seed seed_;
 };
 
-// The items of a visit, and a number for each.
-class Items {
+// A hash table of the items of a visit, with a number for each item.
+class VisitItems {
   public:
-    explicit Items(const Hash &hash) : hash_(hash) {}
+    explicit VisitItems(const Hash &hash) : hash_(hash) {}
 
-    // Forgets all, for a visit of at most so many.
-    void begin(int64_t most) {
+    // Removes all items, and makes room for a visit of at most `count` items.
+    void begin(int64_t count) {
         visit_++;
-        const uint64_t size = std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(most, 8)) * 2);
-        // No larger than the largest visit: it stays near.
+        const uint64_t size = std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(count, 8)) * 2);
+        // The table grows with the largest visit only, so that it stays in the cache.
         if (size <= slots_.size()) return;
         slots_.assign(size, {});
         shift_ = 64 - std::countr_zero(size);
     }
 
-    // The number of an item, to be set where `fresh` says that it has none yet.
-    int64_t &number(uint64_t item, bool &fresh) {
+    // The number of an item. `is_new` is set if the item was not in the table: the caller then assigns the number.
+    int64_t &number(uint64_t item, bool &is_new) {
         Slot &slot = slot_of(item);
-        fresh = slot.visit != visit_;
-        if (fresh) slot = {item, visit_, 0};
+        is_new = slot.visit != visit_;
+        if (is_new) slot = {item, visit_, 0};
         return slot.number;
     }
 
-    // The number of an item; null where it has none.
+    // The number of an item; null if it is not in the table.
     const int64_t *find(uint64_t item) {
         const Slot &slot = slot_of(item);
         return slot.visit == visit_ ? &slot.number : nullptr;
     }
 
-    // Places that were looked at behind an item's own.
+    // Slots that were probed after an item's first one.
     int64_t probes() const { return probes_; }
 
   private:
@@ -79,15 +80,15 @@ class Items {
     int64_t visit_ = 0, probes_ = 0;
 };
 
-// Tells of most items at once that they are none of so many: a bit of 256 is set for each.
-class Sieve {
+// A Bloom filter with one hash: about 256 bits for each item, so that most other items are rejected at once.
+class BloomFilter {
   public:
-    Sieve(const Hash &hash, int64_t count)
+    BloomFilter(const Hash &hash, int64_t count)
         : hash_(hash), words_(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(count, 1)) * 4)),
           shift_(64 - 6 - std::countr_zero(words_.size())) {}
 
     void add(uint64_t item) { words_[place(item) / 64] |= bit(item); }
-    bool may_have(uint64_t item) const { return words_[place(item) / 64] & bit(item); }
+    bool may_contain(uint64_t item) const { return words_[place(item) / 64] & bit(item); }
 
   private:
     uint64_t place(uint64_t item) const { return hash_(item) >> shift_; }
@@ -99,17 +100,18 @@ class Sieve {
 };
 
 void merge(const lifeline_events &events, int64_t gap_ms, const Hash &hash, lifeline_merged &merged) {
-    Items visit(hash);
+    VisitItems visit(hash);
     int64_t at = events.count;
-    // From the newest on: the first event that is met of an item is its newest. Filled from the back, tokens ascend.
+    // From the newest event to the oldest: the first event of an item that is met is its newest. The output is filled from
+    // its end, so that tokens ascend.
     for (int64_t end = events.count; end > 0;) {
         int64_t first = end - 1;
         while (first > 0 && events.ms[first] - events.ms[first - 1] <= gap_ms) first--;
         visit.begin(end - first);
         for (int64_t event = end; event-- > first;) {
-            bool fresh;
-            int64_t &token = visit.number(events.items[event], fresh);
-            if (fresh) {
+            bool is_new;
+            int64_t &token = visit.number(events.items[event], is_new);
+            if (is_new) {
                 token = --at;
                 merged.newest[at] = event;
                 merged.types[at] = 0;
@@ -127,12 +129,12 @@ void merge(const lifeline_events &events, int64_t gap_ms, const Hash &hash, life
 void engaged(const lifeline_events &shown, const lifeline_events &acted, int64_t gap_ms, const Hash &hash,
              uint8_t *found) {
     if (shown.count == 0) return;
-    // What was acted on before the first visit in which anything was shown is passed over.
+    // Skips the actions before the first visit that has an impression.
     int64_t next_shown = 0, next_acted = std::lower_bound(acted.ms, acted.ms + acted.count, shown.ms[0]) - acted.ms;
     for (int64_t ms = shown.ms[0]; next_acted > 0 && ms - acted.ms[next_acted - 1] <= gap_ms;) ms = acted.ms[--next_acted];
-    Items visit(hash);
+    VisitItems visit(hash);
     while (next_shown < shown.count) {
-        // A visit: its events of either kind, in the order of their times.
+        // One visit: its events of both kinds, by time.
         const int64_t first_shown = next_shown, first_acted = next_acted;
         int64_t end_ms = 0;
         for (bool begun = false;; begun = true) {
@@ -144,35 +146,35 @@ void engaged(const lifeline_events &shown, const lifeline_events &acted, int64_t
             end_ms = ms;
             ++(of_shown ? next_shown : next_acted);
         }
-        bool fresh;
+        bool is_new;
         visit.begin(next_acted - first_acted);
-        for (int64_t event = first_acted; event < next_acted; event++) visit.number(acted.items[event], fresh);
+        for (int64_t event = first_acted; event < next_acted; event++) visit.number(acted.items[event], is_new);
         for (int64_t event = first_shown; event < next_shown; event++) found[event] = visit.find(shown.items[event]) != nullptr;
     }
 }
 
 void last_touch(const uint64_t *tokens, int64_t count, const uint64_t *items, int64_t item_count, const Hash &hash,
                 int64_t *newest) {
-    Items wanted(hash);
-    Sieve sieve(hash, item_count);
-    wanted.begin(item_count);
+    VisitItems numbers(hash);
+    BloomFilter filter(hash, item_count);
+    numbers.begin(item_count);
     std::vector<int64_t> found;
-    bool fresh;
+    bool is_new;
     for (int64_t item = 0; item < item_count; item++) {
-        int64_t &number = wanted.number(items[item], fresh);
-        if (!fresh) continue;
+        int64_t &number = numbers.number(items[item], is_new);
+        if (!is_new) continue;
         number = static_cast<int64_t>(found.size());
         found.push_back(-1);
-        sieve.add(items[item]);
+        filter.add(items[item]);
     }
     for (int64_t token = count, missing = static_cast<int64_t>(found.size()); token-- > 0 && missing;) {
-        if (!sieve.may_have(tokens[token])) continue;
-        const int64_t *number = wanted.find(tokens[token]);
+        if (!filter.may_contain(tokens[token])) continue;
+        const int64_t *number = numbers.find(tokens[token]);
         if (number == nullptr || found[*number] >= 0) continue;
         found[*number] = token;
         missing--;
     }
-    for (int64_t item = 0; item < item_count; item++) newest[item] = found[wanted.number(items[item], fresh)];
+    for (int64_t item = 0; item < item_count; item++) newest[item] = found[numbers.number(items[item], is_new)];
 }
 
 }  // namespace

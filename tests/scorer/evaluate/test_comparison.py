@@ -7,7 +7,7 @@ from lifeline.scorer.evaluate.simulator import Simulator, SimulatorSettings
 from lifeline.scorer.evaluate.tasks import HistoryTask, SimulatedTask, Splits
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.settings import TrainSettings
-from lifeline.scorer.train.trainer import Data, fit, seeded
+from lifeline.scorer.train.trainer import TrainingData, fit, seed_torch
 from lifeline.scorer.variants import variant
 from tests.support.scorer_factories import VOCABULARY, population
 
@@ -58,9 +58,9 @@ def test_a_run_is_what_the_trainer_gives_alone(task: SimulatedTask, comparison: 
     config = variant("v1", task.heads)
     own = SETTINGS.model_copy(update={"seed": 1})
     splits = task.splits(config)
-    with seeded(own):
+    with seed_torch(own):
         model = TransAct(config)
-        fit(model, Data(splits.training, splits.validation, task.positive_types), own)
+        fit(model, TrainingData(splits.training, splits.validation, task.positive_types), own)
         alone = evaluate(model, splits.test)
     found = comparison.of("v1")[1].evaluation
     for measure, column in alone.measures.items():
@@ -88,5 +88,5 @@ def test_a_history_is_a_task_too() -> None:
 
 
 def test_no_variant_is_refused(task: SimulatedTask) -> None:
-    with pytest.raises(ValueError, match="name one at least"):
+    with pytest.raises(ValueError, match="name at least one"):
         compare_variants(task, [], [0], SETTINGS)

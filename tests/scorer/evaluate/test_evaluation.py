@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lifeline.scorer.evaluate.evaluation import Evaluation, compare, evaluate, ranked, reliability, summary
+from lifeline.scorer.evaluate.evaluation import Evaluation, compare, evaluate, evaluate_ranking, reliability, summary
 from lifeline.scorer.evaluate.metrics import auc, hit_at
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.train.examples import ExampleSet
@@ -48,7 +48,7 @@ def test_a_model_is_measured_request_by_request() -> None:
 def test_a_ranking_is_measured_alike_and_the_right_answer_is_best() -> None:
     examples = made_set(6, 30)
     wanted = labels(examples.action_types, HEADS)[:, :3].any(axis=1)
-    perfect, worst = (summary(ranked(examples, sign * wanted.astype(float), HEADS)) for sign in (1, -1))
+    perfect, worst = (summary(evaluate_ranking(examples, sign * wanted.astype(float), HEADS)) for sign in (1, -1))
     assert perfect["auc"] == 1
     assert worst["auc"] == 0
     assert perfect["hit_at_3"] > worst["hit_at_3"]
@@ -97,7 +97,7 @@ def test_requests_without_an_answer_are_left_out() -> None:
     ours, theirs = of_users([0, 1, 2], [1.0, nan, 0.5]), of_users([0, 1, 2], [0.5, nan, 0.25])
     assert ours.mean("hit") == 0.75
     assert compare(ours, theirs, "hit").difference == pytest.approx(0.375)
-    with pytest.raises(ValueError, match="measure on more"):
+    with pytest.raises(ValueError, match="evaluate on more requests"):
         compare(of_users([0, 1], [1.0, nan]), of_users([0, 1], [1.0, nan]), "hit")
 
 
@@ -109,7 +109,7 @@ def test_reliability_tells_what_came_of_what_was_foretold() -> None:
     honest = np.clip(true * 0.9 + 0.05 + 1e-3 * rng.random(true.shape), 0, 1).astype(np.float32)
     of_honest = reliability(examples, found._replace(probability=honest), HEADS, "click")
     assert of_honest.error < 0.06
-    assert (np.diff(of_honest.foretold) >= 0).all()
+    assert (np.diff(of_honest.predicted) >= 0).all()
     far = reliability(examples, found._replace(probability=1 - honest), HEADS, "click")
     assert far.error > 0.8
     with pytest.raises(ValueError, match="evaluate a model"):

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lifeline.scorer.errors import KeptRunError
+from lifeline.scorer.errors import RunCacheError
 from lifeline.scorer.evaluate.comparison import compare_variants
 from lifeline.scorer.evaluate.evaluation import Evaluation
-from lifeline.scorer.evaluate.run_cache import KeptRuns, Run
+from lifeline.scorer.evaluate.run_cache import Run, RunCache
 from lifeline.scorer.evaluate.simulator import Simulator, SimulatorSettings
 from lifeline.scorer.evaluate.tasks import SimulatedTask
 from lifeline.scorer.settings import TrainSettings
@@ -33,13 +33,13 @@ RUN = Run(
 )
 
 
-def kept(directory: Path, task: str = "a task", settings: TrainSettings = SETTINGS) -> KeptRuns:
-    return KeptRuns(directory, task, settings)
+def kept(directory: Path, task: str = "a task", settings: TrainSettings = SETTINGS) -> RunCache:
+    return RunCache(directory, task, settings)
 
 
 def test_a_run_is_read_as_it_was_kept(tmp_path: Path) -> None:
-    kept(tmp_path).keep(RUN, CONFIG)
-    found = kept(tmp_path).find("v2", 1, CONFIG)
+    kept(tmp_path).put(RUN, CONFIG)
+    found = kept(tmp_path).get("v2", 1, CONFIG)
     assert found is not None
     assert found.evaluation.measures.keys() == RUN.evaluation.measures.keys()
     for name, column in RUN.evaluation.measures.items():
@@ -53,24 +53,24 @@ def test_a_run_is_read_as_it_was_kept(tmp_path: Path) -> None:
 
 
 def test_a_run_is_taken_for_no_other(tmp_path: Path) -> None:
-    kept(tmp_path).keep(RUN, CONFIG)
+    kept(tmp_path).put(RUN, CONFIG)
     longer = SETTINGS.model_copy(update={"steps": 3})
-    assert kept(tmp_path).find("v2", 0, CONFIG) is None
-    assert kept(tmp_path).find("v2", 1, CONFIG.model_copy(update={"input_scale": 2.0})) is None
-    assert kept(tmp_path, "another").find("v2", 1, CONFIG) is None
-    assert kept(tmp_path, settings=longer).find("v2", 1, CONFIG) is None
+    assert kept(tmp_path).get("v2", 0, CONFIG) is None
+    assert kept(tmp_path).get("v2", 1, CONFIG.model_copy(update={"input_scale": 2.0})) is None
+    assert kept(tmp_path, "another").get("v2", 1, CONFIG) is None
+    assert kept(tmp_path, settings=longer).get("v2", 1, CONFIG) is None
     # How many threads made it does not count.
-    assert kept(tmp_path, settings=SETTINGS.model_copy(update={"threads": 2, "seed": 9})).find("v2", 1, CONFIG)
+    assert kept(tmp_path, settings=SETTINGS.model_copy(update={"threads": 2, "seed": 9})).get("v2", 1, CONFIG)
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda _: b"", lambda _: b"PK nonsense"])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: object) -> None:
     assert callable(damage)
-    kept(tmp_path).keep(RUN, CONFIG)
+    kept(tmp_path).put(RUN, CONFIG)
     (path,) = tmp_path.iterdir()
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(KeptRunError, match=rf"{path.name} cannot be read .* remove it"):
-        kept(tmp_path).find("v2", 1, CONFIG)
+    with pytest.raises(RunCacheError, match=rf"{path.name} cannot be read .* remove it"):
+        kept(tmp_path).get("v2", 1, CONFIG)
 
 
 def test_a_comparison_goes_on_from_what_was_kept(tmp_path: Path) -> None:
@@ -82,16 +82,16 @@ def test_a_comparison_goes_on_from_what_was_kept(tmp_path: Path) -> None:
         if at.step == at.total:
             trained.append((name, seed))
 
-    once = compare_variants(task, ["none", "v1"], [0], SETTINGS, kept=tmp_path, tell=tell)
+    once = compare_variants(task, ["none", "v1"], [0], SETTINGS, cache_dir=tmp_path, on_step=tell)
     assert sorted(trained) == [("none", 0), ("v1", 0)]
     trained.clear()
-    again = compare_variants(task, ["none", "v1", "hand"], [0, 1], SETTINGS, kept=tmp_path, tell=tell)
+    again = compare_variants(task, ["none", "v1", "hand"], [0, 1], SETTINGS, cache_dir=tmp_path, on_step=tell)
     assert sorted(trained) == [("hand", 0), ("hand", 1), ("none", 1), ("v1", 1)]
     for name in ("none", "v1"):
         for measure, column in once.of(name)[0].evaluation.measures.items():
             np.testing.assert_array_equal(again.of(name)[0].evaluation.measures[measure], column)
     trained.clear()
-    whole = compare_variants(task, ["none", "v1", "hand"], [0, 1], SETTINGS, kept=tmp_path, tell=tell)
+    whole = compare_variants(task, ["none", "v1", "hand"], [0, 1], SETTINGS, cache_dir=tmp_path, on_step=tell)
     assert not trained
     assert [(run.variant, run.seed) for run in whole.runs] == [(run.variant, run.seed) for run in again.runs]
     assert whole.rules.keys() == again.rules.keys()

@@ -68,7 +68,7 @@ def test_without_a_library_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(library, "PATH", tmp_path / "kernels.so")
     assert library.load() is None
     with pytest.raises(KernelsError, match="were not built"):
-        library.loaded()
+        library.require_library()
 
 
 def test_sizes_are_those_of_c() -> None:

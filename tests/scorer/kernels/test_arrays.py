@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lifeline.scorer.errors import KernelInputError
 from lifeline.scorer.kernels import heads, selection, tokens
-from lifeline.scorer.kernels.arrays import checked, checked_numbers
+from lifeline.scorer.kernels.arrays import check_array, check_weights
 from lifeline.scorer.kernels.encoder import CALIBRATION, WEIGHTS, Encoder, TokenColumns
 from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from lifeline.scorer.precision import Precision
@@ -58,9 +58,9 @@ def encoder(
 
 def test_an_array_passes_as_the_kernels_read_it() -> None:
     rows = np.arange(24, dtype=np.int64).reshape(4, 6)
-    assert checked("rows", rows, np.int64, None, 6) is rows
+    assert check_array("rows", rows, np.int64, None, 6) is rows
     for other in (rows[:, ::2], np.frombuffer(b"x" + rows.tobytes(), np.int64, offset=1, count=24).reshape(4, 6)):
-        found = checked("rows", other, np.int64, 4, None)
+        found = check_array("rows", other, np.int64, 4, None)
         assert np.array_equal(found, other)
         assert found.flags.c_contiguous
         assert found.flags.aligned
@@ -73,17 +73,17 @@ def test_an_array_passes_as_the_kernels_read_it() -> None:
 )
 def test_another_array_does_not(array: NDArray[Any]) -> None:
     with pytest.raises(KernelInputError, match=r"rows is .*, and the kernels read int64\[n, 6\]: give that"):
-        checked("rows", array, np.int64, None, 6)
+        check_array("rows", array, np.int64, None, 6)
 
 
 def test_numbers_of_a_model_are_finite_and_scales_above_zero() -> None:
     for value in (np.nan, np.inf, -np.inf):
         with pytest.raises(KernelInputError, match="w holds numbers that are not finite"):
-            checked_numbers("w", np.array([1, value], np.float32), 2)
+            check_weights("w", np.array([1, value], np.float32), 2)
     for value in (0, -1):
-        assert len(checked_numbers("w", np.array([1, value], np.float32), 2)) == 2
+        assert len(check_weights("w", np.array([1, value], np.float32), 2)) == 2
         with pytest.raises(KernelInputError, match="w holds a scale that is not above 0"):
-            checked_numbers("w", np.array([1, value], np.float32), 2, positive=True)
+            check_weights("w", np.array([1, value], np.float32), 2, positive=True)
 
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, INT8])
@@ -215,7 +215,7 @@ def test_a_selection_stays_within_its_tokens() -> None:
 
     def made(
         explicit: NDArray[Any] = rows, candidates: NDArray[Any] = rows[:2], start: int = 4, counts: Any = (2, 3, 1, 1)
-    ) -> selection.Selected:
+    ) -> selection.SelectionArrays:
         return selection.select(
             explicit, rows[:3], candidates, start, counts, instruction_set=InstructionSet.AVX2, threads=1
         )

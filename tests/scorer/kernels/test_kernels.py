@@ -16,8 +16,8 @@ from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.cpu_backend import CpuEncoder, CpuHeads
 from lifeline.scorer.feature_snapshot import FeatureSnapshot
 from lifeline.scorer.features import History, RequestContext
-from lifeline.scorer.int8 import calibrate, of_kernels, quantized
-from lifeline.scorer.kernels.instruction_set import InstructionSet, best, using
+from lifeline.scorer.int8 import calibrate, kernel_mix, quantize_model
+from lifeline.scorer.kernels.instruction_set import InstructionSet, best, override
 from lifeline.scorer.model import TransAct
 from lifeline.scorer.precision import Precision
 from lifeline.scorer.selection import Selection, select
@@ -41,7 +41,7 @@ PUBLISHED = ModelConfig(heads=HEADS)
 @pytest.fixture(params=INSTRUCTION_SETS)
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[InstructionSet]:
     """Use one instruction set."""
-    with using(request.param):
+    with override(request.param):
         yield request.param
 
 
@@ -254,7 +254,7 @@ def test_a_sharp_attention_neither_overflows_nor_loses_its_place(form: Form) -> 
 def test_int8_is_as_far_off_as_its_rounding_makes_it(name: str, explicit: int, impressions: int) -> None:
     made = encoding(SMALL if name == "small" else variant(name, HEADS), explicit, impressions, 7)
     calibration = calibrate(made.model, [made.inputs])
-    exact, wanted = made.by(made.model), made.by(quantized(made.model, of_kernels(made.model), calibration))
+    exact, wanted = made.by(made.model), made.by(quantize_model(made.model, kernel_mix(made.model), calibration))
     given = made.parts(CpuEncoder.of(made.model, best(), Precision.INT8, 2, calibration))
     for one, other, whole in zip(given, wanted, exact, strict=True):
         assert one.isfinite().all()

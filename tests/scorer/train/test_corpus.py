@@ -4,7 +4,7 @@ import pytest
 from lifeline.core.actions import Kind
 from lifeline.core.sequence import Sequence
 from lifeline.scorer.errors import TrainingDataError
-from lifeline.scorer.features import History, tokenise
+from lifeline.scorer.features import History, tokenize
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.corpus import Corpus
 from lifeline.scorer.train.request import Request, labels
@@ -21,14 +21,14 @@ def test_a_request_sees_what_happened_before_it_and_nothing_else() -> None:
     histories = population(0)
     vectors = vectors_of(histories)
     corpus = Corpus.of(histories, SMALL)
-    for row in corpus.usable(SETTINGS)[::7]:
+    for row in corpus.usable_requests(SETTINGS)[::7]:
         request = drawn(corpus, int(row))
         at = request.context.timestamp_ms
         before = {
             kind: sequence([row for row in rows_of(events) if row[0] < at], vectors)
             for kind, events in histories[request.user].items()
         }
-        expected = History.of(*tokenise(before, SMALL.visit_gap_ms), SMALL)
+        expected = History.of(*tokenize(before, SMALL.visit_gap_ms), SMALL)
         for found, wanted in (
             (request.history.explicit, expected.explicit),
             (request.history.impressions, expected.impressions),
@@ -41,7 +41,7 @@ def test_a_request_sees_what_happened_before_it_and_nothing_else() -> None:
 
 def test_the_future_changes_nothing_but_the_labels() -> None:
     whole = Corpus.of(population(1), SMALL)
-    rows = whole.usable(SETTINGS)
+    rows = whole.usable_requests(SETTINGS)
     row = int(rows[len(rows) // 2])
     at, user = int(whole.timestamp_ms[row]), int(whole.user[row])
     # Everything that comes more than a visit later is gone; what the user did in the visit stays.
@@ -65,7 +65,7 @@ def test_every_candidate_was_known_and_has_an_embedding(max_positives: int) -> N
             assert s.item_id is not None
             s.embedding[s.item_id == 3] = 0
     corpus = Corpus.of(histories, SMALL)
-    rows = corpus.usable(settings)
+    rows = corpus.usable_requests(settings)
     assert len(rows) > 50
     assert (np.diff(corpus.timestamp_ms[rows]) >= 0).all()
     for row in rows:
@@ -79,7 +79,7 @@ def test_every_candidate_was_known_and_has_an_embedding(max_positives: int) -> N
         positives = int((request.action_types != 0).sum())
         assert 1 <= positives <= settings.max_positives
         # What the user did in the visit is never a negative.
-        acts = slice(corpus.acts_from[row], corpus.acts_from[row + 1])
+        acts = slice(corpus.visit_from[row], corpus.visit_from[row + 1])
         assert not set(corpus.item[acts].tolist()) & set(item[positives:].tolist())
 
 
@@ -88,7 +88,7 @@ def test_labels_follow_the_heads() -> None:
     rows = [(day * DAY, 1 + day % 2, 2, 0) for day in range(10)]
     rows += [(20 * DAY, 1, 1, 0), (20 * DAY + MINUTE, 1, 4, 0), (20 * DAY + MINUTE, 2, 3, 0)]
     corpus = Corpus.of([{Kind.EXPLICIT: sequence(rows, item)}], SMALL)
-    request = drawn(corpus, int(corpus.usable(SETTINGS)[-1]))
+    request = drawn(corpus, int(corpus.usable_requests(SETTINGS)[-1]))
     by_item = dict(zip(request.item_id.tolist(), labels(request.action_types, SMALL.heads).tolist(), strict=True))
     assert [head.name for head in SMALL.heads] == ["repin", "click", "closeup", "hide"]
     assert by_item == {1: [1, 0, 0, 1], 2: [0, 0, 1, 0]}
@@ -100,7 +100,7 @@ def test_a_request_is_made_when_a_visit_begins_with_an_impression() -> None:
     acts.append((20 * DAY, 1, 2, 0))
     shown = [(20 * DAY - 20 * MINUTE, 1, 5, 0), (20 * DAY - 20 * MINUTE, 2, 5, 0)]
     corpus = Corpus.of([{Kind.EXPLICIT: sequence(acts, item), Kind.IMPRESSION: sequence(shown, item)}], SMALL)
-    request = drawn(corpus, int(corpus.usable(SETTINGS)[-1]))
+    request = drawn(corpus, int(corpus.usable_requests(SETTINGS)[-1]))
     assert request.context.timestamp_ms == 20 * DAY - 20 * MINUTE
     # The impressions belong to the request's own visit: it has not seen them.
     assert len(request.history.impressions) == 0
@@ -109,8 +109,8 @@ def test_a_request_is_made_when_a_visit_begins_with_an_impression() -> None:
 def test_requests_before_the_window_of_the_embeddings_are_not_used() -> None:
     corpus = Corpus.of(population(3), SMALL)
     at = int(np.median(corpus.timestamp_ms))
-    rows = corpus.usable(SETTINGS.model_copy(update={"from_timestamp_ms": at}))
-    assert 0 < len(rows) < len(corpus.usable(SETTINGS))
+    rows = corpus.usable_requests(SETTINGS.model_copy(update={"from_timestamp_ms": at}))
+    assert 0 < len(rows) < len(corpus.usable_requests(SETTINGS))
     assert (corpus.timestamp_ms[rows] >= at).all()
 
 
@@ -124,7 +124,7 @@ def test_nothing_to_learn_from_is_refused() -> None:
 def negatives_of(corpus: Corpus, settings: TrainSettings) -> tuple[Corpus, list[tuple[int, list[int]]]]:
     """Return each usable request, and the items of its candidates that the user did not act on."""
     found = []
-    for row in corpus.usable(settings):
+    for row in corpus.usable_requests(settings):
         request = drawn(corpus, int(row), settings)
         item = np.searchsorted(corpus.item_id, request.item_id)
         found.append((int(row), item[request.action_types == 0].tolist()))
@@ -138,7 +138,7 @@ def test_an_item_that_somebody_ended_is_no_candidate_until_somebody_acts_on_it_a
     columns = (corpus.explicit.timestamp_ms, corpus.item, corpus.explicit.action_types)
     every = sorted(zip(*(column.tolist() for column in columns), strict=True))
     ended = 0
-    for row in corpus.usable(settings):
+    for row in corpus.usable_requests(settings):
         at = int(corpus.timestamp_ms[row])
         newest = {item: types for moment, item, types in every if moment < at}
         gone = {item for item, types in newest.items() if types & 1 << (ending - 1)}
@@ -146,7 +146,7 @@ def test_an_item_that_somebody_ended_is_no_candidate_until_somebody_acts_on_it_a
         candidates = np.searchsorted(corpus.item_id, drawn(corpus, int(row), settings).item_id)
         assert not gone & set(candidates.tolist())
     assert ended > 0
-    assert 0 < len(corpus.usable(settings)) <= len(corpus.usable(SETTINGS))
+    assert 0 < len(corpus.usable_requests(settings)) <= len(corpus.usable_requests(SETTINGS))
 
 
 @pytest.mark.parametrize(("kind", "within"), [("recent", 5), ("older", 9)])
@@ -170,13 +170,17 @@ def test_negatives_of_a_surface_were_first_acted_on_there() -> None:
             assert events.surface is not None
             events.surface[:] = 1 + user % 2
     corpus, found = negatives_of(Corpus.of(histories, SMALL), settings)
-    born_at = {item: surface for surface, (_, born) in corpus.births_at.items() for item in born.tolist()}
+    born_at = {item: surface for surface, (_, born) in corpus.appearances_by_surface.items() for item in born.tolist()}
     own = 0
     for row, negatives in found:
         at = corpus.timestamp_ms[row]
-        surfaces = set(corpus.explicit.surface[corpus.acts_from[row] : corpus.acts_from[row + 1]].tolist())
+        surfaces = set(corpus.explicit.surface[corpus.visit_from[row] : corpus.visit_from[row + 1]].tolist())
         # Where nothing was born at one of the surfaces before, any item stands in.
-        if all(corpus.births_at[surface][0][0] < at for surface in surfaces if surface in corpus.births_at):
+        if all(
+            corpus.appearances_by_surface[surface][0][0] < at
+            for surface in surfaces
+            if surface in corpus.appearances_by_surface
+        ):
             assert {born_at[item] for item in negatives} <= surfaces
             own += len(negatives)
     assert own > 0
@@ -190,7 +194,7 @@ def test_negatives_take_turns_in_their_proportion() -> None:
     corpus = Corpus.of(histories, SMALL)
     owned = of_all = 0
     for row, negatives in negatives_of(corpus, settings)[1]:
-        own = set(corpus.item[corpus.user_from[row] : corpus.acts_from[row]].tolist())
+        own = set(corpus.item[corpus.user_from[row] : corpus.visit_from[row]].tolist())
         owned += sum(item in own for item in negatives)
         of_all += len(negatives)
     # Three of four are own, and of the random ones some; repeats of own items are dropped.
@@ -199,6 +203,6 @@ def test_negatives_take_turns_in_their_proportion() -> None:
 
 def test_a_visit_on_many_items_is_no_request() -> None:
     corpus = Corpus.of(population(8), SMALL)
-    rows = corpus.usable(SETTINGS.model_copy(update={"max_acts": 2}))
-    assert 0 < len(rows) < len(corpus.usable(SETTINGS))
-    assert (np.diff(corpus.acts_from)[rows] <= 2).all()
+    rows = corpus.usable_requests(SETTINGS.model_copy(update={"max_acts": 2}))
+    assert 0 < len(rows) < len(corpus.usable_requests(SETTINGS))
+    assert (np.diff(corpus.visit_from)[rows] <= 2).all()

@@ -88,7 +88,7 @@ def test_next_actions_have_all_impressions_whether_or_not_they_were_selected() -
 def test_a_corpus_is_selected_as_it_is_drawn() -> None:
     settings = TrainSettings(min_history=5, candidates=8)
     corpus = Corpus.of(population(0), SMALL)
-    rows = corpus.usable(settings)[:3]
+    rows = corpus.usable_requests(settings)[:3]
     source = CorpusSource(corpus, rows, SMALL, settings)
     assert len(source) == 3
     batch = source.batch(np.array([1, 2]), rngs(2), ALL)
@@ -100,7 +100,7 @@ def test_a_corpus_is_selected_as_it_is_drawn() -> None:
 
 
 def test_no_request_is_refused() -> None:
-    with pytest.raises(ValueError, match="make some first"):
+    with pytest.raises(ValueError, match="store longer histories"):
         ExampleSet.of([], SMALL)
 
 

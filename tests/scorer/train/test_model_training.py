@@ -12,7 +12,7 @@ from lifeline.scorer.errors import TrainingDataError
 from lifeline.scorer.evaluate.evaluation import measures_of
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train import model_training
-from lifeline.scorer.train.model_training import RunOptions, Trained
+from lifeline.scorer.train.model_training import RunOptions, TrainingResult
 from lifeline.scorer.train.trainer import Step
 from tests.support.scorer_factories import DAY, SMALL, VOCABULARY, population, rows_of, sequence, vectors_of
 
@@ -25,7 +25,7 @@ def train(
     settings: TrainSettings,
     config: ModelConfig | None = None,
     tell: Callable[[Step], None] = lambda _: None,
-) -> Trained:
+) -> TrainingResult:
     return model_training.train(histories, vocabulary, settings, RunOptions(measures_of, tell), config)
 
 

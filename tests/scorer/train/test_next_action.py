@@ -56,7 +56,7 @@ def test_a_short_history_has_no_target(explicit: int) -> None:
     h = history(rng, explicit, 3)
     found = of_first_row(0, h, select(h, embeddings(rng, 1), SMALL), [1, 2, 3, 4])
     assert len(found.position) == 0
-    projected = torch.zeros(1, SMALL.selected, 32, requires_grad=True)
+    projected = torch.zeros(1, SMALL.selection_length, 32, requires_grad=True)
     assert next_action_loss(projected, [found], CONFIG, rng) == 0
 
 

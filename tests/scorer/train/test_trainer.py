@@ -15,7 +15,7 @@ from lifeline.scorer.model import TransAct
 from lifeline.scorer.settings import TrainSettings
 from lifeline.scorer.train.checkpoint import FILE, Checkpoint, Progress
 from lifeline.scorer.train.parallel import Group
-from lifeline.scorer.train.trainer import Data, Place, Step, fit, seeded, validation_loss
+from lifeline.scorer.train.trainer import RunFiles, Step, TrainingData, fit, seed_torch, validation_loss
 from tests.support.scorer_factories import SMALL
 from tests.support.training_sets import SETTINGS, made_set
 
@@ -23,14 +23,14 @@ from tests.support.training_sets import SETTINGS, made_set
 def trained(
     settings: TrainSettings = SETTINGS,
     config: ModelConfig = SMALL,
-    place: Place | None = None,
+    files: RunFiles | None = None,
     steps_told: list[Step] | None = None,
 ) -> tuple[TransAct, Progress]:
-    with seeded(settings):
+    with seed_torch(settings):
         model = TransAct(config)
-        data = Data(made_set(0, 10, config), made_set(1, 6, config), [1, 2])
+        data = TrainingData(made_set(0, 10, config), made_set(1, 6, config), [1, 2])
         told = [] if steps_told is None else steps_told
-        progress = fit(model, data, settings, tell=told.append, place=place)
+        progress = fit(model, data, settings, on_step=told.append, files=files)
     return model, progress
 
 
@@ -58,9 +58,9 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path: Path, n
     config = SMALL.model_copy(update={"nal_source": nal_source})
     whole, progress = trained(config=config)
     with pytest.raises(InterruptedRunError):
-        trained(config=config, place=Place(tmp_path, "run", Curves(fail_at=7)))
+        trained(config=config, files=RunFiles(tmp_path, "run", Curves(fail_at=7)))
     steps: list[Step] = []
-    resumed, again = trained(config=config, place=Place(tmp_path, "run"), steps_told=steps)
+    resumed, again = trained(config=config, files=RunFiles(tmp_path, "run"), steps_told=steps)
     # The checkpoint was made after step 4.
     assert [at.step for at in steps] == list(range(5, 13))
     assert again == progress
@@ -69,9 +69,9 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path: Path, n
 
 
 def test_a_run_that_is_done_is_not_done_again(tmp_path: Path) -> None:
-    model, _ = trained(place=Place(tmp_path, "run"))
+    model, _ = trained(files=RunFiles(tmp_path, "run"))
     steps: list[Step] = []
-    again, _ = trained(place=Place(tmp_path, "run"), steps_told=steps)
+    again, _ = trained(files=RunFiles(tmp_path, "run"), steps_told=steps)
     assert steps == []
     for name, weight in weights(model).items():
         assert torch.equal(weight, weights(again)[name]), name
@@ -89,7 +89,7 @@ def test_the_weights_that_validation_liked_best_are_kept_and_it_stops_when_none_
 
 def test_curves_are_written(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
-    trained(place=Place(curves=writer))
+    trained(files=RunFiles(curves=writer))
     writer.close()
     (path,) = tmp_path.glob("events.out.tfevents.*")
     found: dict[str, list[int]] = {}
@@ -110,9 +110,9 @@ def test_curves_are_written(tmp_path: Path) -> None:
 
 
 def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
-    trained(place=Place(tmp_path, "run"))
-    with pytest.raises(CheckpointError, match="resume with what it began with"):
-        trained(place=Place(tmp_path, "another"))
+    trained(files=RunFiles(tmp_path, "run"))
+    with pytest.raises(CheckpointError, match="resume with those of that run"):
+        trained(files=RunFiles(tmp_path, "another"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"nonsense" * 10])
@@ -127,8 +127,8 @@ def test_without_a_checkpoint_it_begins() -> None:
 
 
 def test_more_processes_than_requests_are_refused() -> None:
-    with seeded(SETTINGS), pytest.raises(ValueError, match="raise requests_per_step, or start fewer"):
-        fit(TransAct(SMALL), Data(made_set(0, 4), None, []), SETTINGS, group=Group(0, 5))
+    with seed_torch(SETTINGS), pytest.raises(ValueError, match="raise requests_per_step, or start fewer"):
+        fit(TransAct(SMALL), TrainingData(made_set(0, 4), None, []), SETTINGS, group=Group(0, 5))
 
 
 @pytest.mark.slow

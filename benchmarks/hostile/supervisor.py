@@ -1,4 +1,4 @@
-"""Survival: a node is started again whenever it ends, and its deaths and its memory are counted."""
+"""A supervisor: restarts a node whenever it ends, and records its deaths and its memory."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from benchmarks.stream.environment import rss_mib
 from lifeline.core.errors import NodeProcessError
 from lifeline.dev.node_process import Event, NodeProcess
 
-_LOOK_S: Final = 0.25
+_POLL_S: Final = 0.25
 _SAMPLE_S: Final = 0.5
 _RESTART_S: Final = 1.0
 _TROUBLE: Final = frozenset({"error", "critical"})
@@ -24,21 +24,21 @@ class Death(NamedTuple):
     """One end of the node's process."""
 
     at: float
-    """Of `time.monotonic`."""
+    """By `time.monotonic`."""
     why: str
     """The last line of its log."""
 
 
 class Memory(NamedTuple):
-    """One sample."""
+    """One memory sample."""
 
     at: float
-    """Of `time.monotonic`."""
+    """By `time.monotonic`."""
     mib: float
 
 
-class Survival:
-    """Follows a node that runs, and starts it again, until it is left."""
+class NodeSupervisor:
+    """Follows a running node, and restarts it; a context manager."""
 
     def __init__(self, node: NodeProcess) -> None:
         self._node = node
@@ -47,23 +47,23 @@ class Survival:
         self.deaths: list[Death] = []
         self.memory: list[Memory] = []
         self.errors: Counter[str] = Counter()
-        """How often the node's log has an error, by its words."""
+        """The number of log records of each error, by message."""
 
     def median_mib(self, start: float, end: float) -> float:
-        """Return the median of the memory in a span of time; where the node did not run, the most that it ever had."""
-        found = [sample.mib for sample in self.memory if start <= sample.at < end]
-        return float(np.median(found)) if found else self.peak_mib
+        """Return the median memory from `start` to `end`; the peak if there is no sample."""
+        mib = [sample.mib for sample in self.memory if start <= sample.at < end]
+        return float(np.median(mib)) if mib else self.peak_mib
 
     @property
     def peak_mib(self) -> float:
-        """The most memory that it had in any sample."""
+        """The greatest memory of all samples."""
         return max((sample.mib for sample in self.memory), default=0.0)
 
     def _follow(self) -> None:
         sampled = 0.0
         while not self._over.is_set():
             try:
-                event = self._node.next_event(_LOOK_S)
+                event = self._node.next_event(_POLL_S)
                 while event is not None and not self._over.is_set():
                     self._note(event)
                     event = self._node.next_event(0)
@@ -78,14 +78,14 @@ class Survival:
     def _note(self, event: Event) -> None:
         if event.get("level") in _TROUBLE:
             trace = str(event.get("exception", "")).strip().rpartition("\n")[2]
-            said = (event.get("event"), event.get("state"), event.get("why"), trace)
-            self.errors[": ".join(str(part)[:200] for part in said if part)] += 1
+            parts = (event.get("event"), event.get("state"), event.get("why"), trace)
+            self.errors[": ".join(str(part)[:200] for part in parts if part)] += 1
 
     def _sample(self) -> None:
         try:
             self.memory.append(Memory(time.monotonic(), rss_mib(self._node.pid)))
         except (OSError, RuntimeError):
-            # It has just ended, which the next look tells.
+            # The process has just ended; the next poll reports it.
             return
 
     def __enter__(self) -> Self:
@@ -100,7 +100,7 @@ class Survival:
 
 
 def wait_ready(http_address: str, timeout_s: float) -> bool:
-    """Return whether a node says within `timeout_s` that it is ready."""
+    """Return whether a node becomes ready within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
@@ -109,5 +109,5 @@ def wait_ready(http_address: str, timeout_s: float) -> bool:
                     return True
         except (urllib.error.URLError, OSError):
             pass
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     return False
