@@ -67,7 +67,7 @@ class HistoryCache:
     def history(self, reader: SequenceReader, user_id: str, config: ModelConfig) -> tuple[AsOf, History]:
         """Return the state and a user's history in it. Raises as `SequenceReader.read` does."""
         records = reader.records(user_id, QUERY)
-        stamp = (reader.store.number, records.stamp)
+        stamp = (reader.store.instance, records.stamp)
         embeddings = reader.embeddings
         # Read before the embeddings, so that the next request notices a change in between.
         embeddings_stamp = None if embeddings is None else embeddings.stamp()

@@ -1,7 +1,7 @@
-"""What one batch changes in the sequences of a partition, until it is written.
+"""The changes that one batch makes to the sequences of a partition, collected until they are written.
 
-Most sequences of a batch only get new events at the end of their head: those are edited as packed records, all at
-once (`_append`). A `SequenceEditor` edits each of the others.
+In most sequences of a batch, new events are only appended to the head; `_append` edits all their packed records at
+once. A `SequenceEditor` edits each of the other sequences.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from lifeline.store.errors import CorruptRecordError
 from lifeline.store.expiry import AgeLimits
 from lifeline.store.grouping import GroupedBatch
 from lifeline.store.head import Head
-from lifeline.store.head_cache import HeadShare, Remembered
+from lifeline.store.head_cache import DecodedParts, HeadShare
 from lifeline.store.packed_heads import PackedHeads
 from lifeline.store.rocksdb import get_many, keys_between
 from lifeline.store.segment import EVENT_BYTES, pack_events
@@ -32,8 +32,8 @@ from lifeline.store.settings import StoreSettings
 _NO_HEAD = Head().pack()
 
 
-class Rules:
-    """What the settings say about sequences: their shape by kind, and how long events are kept."""
+class SequenceRules:
+    """The settings of sequences: the shape by kind, and the maximum ages."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self.shapes: dict[int, Shape] = {
@@ -51,16 +51,15 @@ class Rules:
         self.ages = AgeLimits(settings)
 
 
-class Inserted(NamedTuple):
-    """The events that an insert added."""
+class EventSum(NamedTuple):
+    """A number of events and the sum of their hashes."""
 
     events: int = 0
     hashes: int = 0
-    """The sum of their hashes."""
 
 
-class Outcome(NamedTuple):
-    """What the edits of a batch came to."""
+class EditResult(NamedTuple):
+    """The effect of the edits of a batch."""
 
     trimmed_events: int
     """Events that the cap or their age removed."""
@@ -72,7 +71,7 @@ class Outcome(NamedTuple):
 
 @dataclass(slots=True)
 class _Position:
-    """The sequence that is being edited."""
+    """The sequence that is currently edited."""
 
     prefix: bytes = b""
 
@@ -80,23 +79,23 @@ class _Position:
 class BatchEditor:
     """Edits the sequences of one partition; one writer at a time uses it."""
 
-    def __init__(self, database: PartitionDatabase, heads: HeadShare, rules: Rules) -> None:
+    def __init__(self, database: PartitionDatabase, heads: HeadShare, rules: SequenceRules) -> None:
         self._database, self._heads, self._rules = database, heads, rules
         self._records: dict[bytes, bytes] = {}
         """Head records, by prefix."""
-        self._remembered: dict[bytes, Remembered] = {}
+        self._decoded: dict[bytes, DecodedParts] = {}
         self._editors: dict[bytes, SequenceEditor] = {}
         self._rows: dict[bytes, bytes | None] = {}
         self._chunks: dict[bytes, bytes | None] = {}
         self._meta: dict[bytes, bytes | None] = {}
 
     def expire(self, before_ms: int, watermark_ms: int) -> int:
-        """Remove what expires as the watermark moves from `before_ms` to `watermark_ms`; returns how many events."""
+        """Remove the events that expire as the watermark moves from `before_ms` to `watermark_ms`; returns how many."""
         ages = self._rules.ages
-        passed = ages.horizons(before_ms)
+        old_horizons = ages.horizons(before_ms)
         expired = 0
         for kind, horizon in ages.horizons(watermark_ms).items():
-            if passed.get(kind) == horizon:
+            if old_horizons.get(kind) == horizon:
                 continue
             due = keys_between(self._database.meta, *keys.expiry_due(kind, keys.hour_of(horizon)))
             self._take_heads([keys.expiry_prefix(key) for key in due])
@@ -104,7 +103,7 @@ class BatchEditor:
                 for key in due:
                     position.prefix = keys.expiry_prefix(key)
                     if position.prefix not in self._records:
-                        raise CorruptRecordError("a sequence that is to expire has no head")
+                        raise CorruptRecordError("a sequence with an expiry key has no head")
                     editor = self._editor(position.prefix)
                     editor.expire(horizon)
                     expired += sum(part.n for part in editor.trimmed)
@@ -112,8 +111,8 @@ class BatchEditor:
                     editor.head.expiry_hour = None
         return expired
 
-    def insert(self, batch: ActionBatch) -> Inserted:
-        """Insert a batch that is not empty into its sequences."""
+    def insert(self, batch: ActionBatch) -> EventSum:
+        """Insert the events of a batch, which must not be empty."""
         columns, database = GroupedBatch.of(batch), self._database
         ordinals = database.items.add(columns.item_id).astype(np.uint32)
         events = EventColumns(columns.timestamp_ms, ordinals, columns.code)
@@ -137,10 +136,10 @@ class BatchEditor:
             columns.kind[inserted],
             columns.code[inserted],
         )
-        return Inserted(int(inserted.sum()), fp.total(*hashes))
+        return EventSum(int(inserted.sum()), fp.total(*hashes))
 
     def _append(self, columns: GroupedBatch, packed: bytes) -> list[int]:
-        """Append to every sequence in which only the head changes; returns the indices of the other sequences.
+        """Append to the sequences in which only the head changes; returns the indices of the other sequences.
 
         `packed` is 14 bytes for each row.
         """
@@ -152,7 +151,7 @@ class BatchEditor:
         kinds = columns.kind[starts]
         shape = rules.shapes[Kind.EXPLICIT]
         fits = (
-            heads.sound
+            heads.valid
             & (np.array(columns.first_ms) > heads.newest_ms)
             & (heads.inline + counts <= shape.inline_events)
             & (heads.unsealed + counts < shape.chunk_events + shape.keep_unsealed)
@@ -177,8 +176,8 @@ class BatchEditor:
         others: list[int] = np.flatnonzero(~fits).tolist()
         return others
 
-    def finish(self) -> Outcome:
-        """Collect the records of all edited sequences."""
+    def finish(self) -> EditResult:
+        """Finish all edits and collect the changed records."""
         trimmed: list[tuple[bytes, EventColumns]] = []
         sealed = late = 0
         ages = self._rules.ages
@@ -197,54 +196,54 @@ class BatchEditor:
                     self._records.pop(prefix, None)
                     continue
                 self._records[prefix] = record
-                if editor.remembered:
-                    self._remembered[prefix] = editor.remembered
-        return Outcome(sum(part.n for _, part in trimmed), self._sum_hashes(trimmed), sealed, late)
+                if editor.decoded:
+                    self._decoded[prefix] = editor.decoded
+        return EditResult(sum(part.n for _, part in trimmed), self._sum_hashes(trimmed), sealed, late)
 
     def put(self, write: WriteBatch) -> None:
         """Add all records to the write batch, and the heads to the cache."""
         handles = self._database.handles
         for name, records in (("rows", self._rows), ("chunks", self._chunks), ("meta", self._meta)):
             handle = handles[name]
-            # Sorted keys reach the memtable's skip list in order, which is a fifth faster.
+            # Inserting sorted keys into the memtable's skip list is a fifth faster.
             for key in sorted(records):
                 data = records[key]
                 if data is None:
                     write.delete(key, handle)
                 else:
                     write.put(key, data, handle)
-        self._heads.put_many(self._records, self._remembered)
+        self._heads.put_many(self._records, self._decoded)
 
-    def erase(self, user_id: bytes, write: WriteBatch) -> Inserted:
-        """Delete every record of a user in the write batch; returns what the user's events came to."""
+    def erase(self, user_id: bytes, write: WriteBatch) -> EventSum:
+        """Add the deletion of a user's records to the write batch; returns the sum of the user's events."""
         events = hashes = 0
         handles = self._database.handles
         self._take_heads([keys.sequence_prefix(user_id, kind) for kind in Kind])
         with self._naming_sequence() as position:
             for position.prefix in self._records:
                 editor = self._editor(position.prefix)
-                everything = editor.all_events()
-                events += everything.n
-                hashes += self._sum_hashes([(position.prefix, everything)])
+                retained = editor.all_events()
+                events += retained.n
+                hashes += self._sum_hashes([(position.prefix, retained)])
                 if editor.head.expiry_hour is not None:
                     write.delete(keys.expiry_key(position.prefix, editor.head.expiry_hour), handles["meta"])
         user = keys.user_prefix(user_id)
         for name in ("rows", "chunks"):
-            write.delete_range(user, keys.after(user), handles[name])
-        return Inserted(events, hashes)
+            write.delete_range(user, keys.prefix_end(user), handles[name])
+        return EventSum(events, hashes)
 
     def _take_heads(self, prefixes: list[bytes]) -> None:
-        """Bring the head records that exist into `_records`, from the cache or from disk."""
+        """Load the existing head records into `_records`, from the cache or from disk."""
         taken = self._heads.take_many(prefixes)
         self._records.update(taken.records)
-        self._remembered.update(taken.remembered)
+        self._decoded.update(taken.decoded)
         if len(taken.records) < len(prefixes):
             missing = [prefix for prefix in prefixes if prefix not in taken.records]
             stored = zip(missing, get_many(self._database.rows, missing), strict=True)
             self._records.update((prefix, data) for prefix, data in stored if data is not None)
 
     def _editor(self, prefix: bytes) -> SequenceEditor:
-        """Return the editor of a sequence whose head has been taken; raises CorruptRecordError."""
+        """Return the editor of a sequence whose head is loaded; raises CorruptRecordError."""
         editor = self._editors.get(prefix)
         if editor is None:
             record, database = self._records.get(prefix), self._database
@@ -255,7 +254,7 @@ class BatchEditor:
             editor = self._editors[prefix] = SequenceEditor(
                 prefix,
                 head,
-                self._remembered.pop(prefix, None) if self._remembered else None,
+                self._decoded.pop(prefix, None) if self._decoded else None,
                 self._rules.shapes[keys.kind_of(prefix)],
                 database.rows,
                 database.chunks,
@@ -268,7 +267,7 @@ class BatchEditor:
 
     @contextmanager
     def _naming_sequence(self) -> Iterator[_Position]:
-        """Add the partition and the user at the current position to a CorruptRecordError."""
+        """Add the partition and the current user to a CorruptRecordError."""
         position = _Position()
         try:
             yield position

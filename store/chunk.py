@@ -15,8 +15,8 @@ Layout, little-endian::
       32+T     I  pco standalone, uint32[n]: ordinals
     32+T+I     -  pco standalone, uint16[n]: action_type << 8 | surface
 
-Whole seconds are common (logs, imports), and pco cannot see through the factor: it costs 10 bits an event.
-pco has no checksum of its own and decodes most flipped bits without complaint: ours covers every byte.
+Timestamps in whole seconds are common (logs, imports), but pco does not detect the factor of 1,000, which costs 10 bits
+an event: hence the unit. pco has no checksum and decodes most corrupt data without an error: ours covers every byte.
 """
 
 import struct
@@ -41,8 +41,8 @@ _CHECKED_HEADER_BYTES = 24
 _FLAG_OFFSETS, _FLAG_SECONDS = 1, 2
 _SECOND_MS = 1_000
 _MAX_OFFSET = (1 << 32) - 1
-# Fixed specifications: looking for the best one at every chunk costs three times the encoding. First
-# differences suit timestamps; second ones grow on human timestamps.
+# Fixed specifications: searching for the best one for each chunk takes three times as long as the encoding. Deltas of
+# order 1 suit timestamps; deltas of order 2 are larger on the timestamps of human actions.
 _TIMESTAMP = ChunkConfig(compression_level=8, mode_spec=ModeSpec.classic(), delta_spec=DeltaSpec.try_consecutive(1))
 _PLAIN = ChunkConfig(compression_level=8, mode_spec=ModeSpec.classic(), delta_spec=DeltaSpec.no_op())
 
@@ -53,7 +53,7 @@ class EventColumns(NamedTuple):
     timestamp_ms: NDArray[np.int64]
     """int64[n], milliseconds since 1970."""
     ordinal: NDArray[np.uint32]
-    """uint32[n], the partition's number of the item."""
+    """uint32[n], the item's number in the partition."""
     code: NDArray[np.uint16]
     """uint16[n], action_type << 8 | surface."""
 
@@ -68,7 +68,7 @@ class EventColumns(NamedTuple):
 
     @classmethod
     def empty(cls, n: int = 0) -> Self:
-        """Return columns of n events whose values are to be written."""
+        """Return uninitialized columns of n events."""
         return cls(np.empty(n, np.int64), np.empty(n, np.uint32), np.empty(n, np.uint16))
 
     @classmethod
@@ -109,7 +109,7 @@ def encode(events: EventColumns) -> bytes:
 
 
 class Chunk(NamedTuple):
-    """A chunk whose every byte has been checked and whose columns are still encoded."""
+    """A chunk whose checksum has been verified and whose columns are still encoded."""
 
     data: bytes
     n: int
@@ -126,7 +126,7 @@ class Chunk(NamedTuple):
 
     @property
     def header(self) -> bytes:
-        """The header's bytes, with the checksum of all others."""
+        """The bytes of the header, which include the checksum of the rest."""
         return self.data[: _HEADER.size]
 
     @property
@@ -136,7 +136,7 @@ class Chunk(NamedTuple):
 
     @property
     def encoding(self) -> str:
-        """How the timestamps are held, for people."""
+        """The encoding of the timestamps, for people."""
         if not self.flags & _FLAG_OFFSETS:
             return "int64 ms"
         return "uint32 s" if self.flags & _FLAG_SECONDS else "uint32 ms"
@@ -148,11 +148,11 @@ class Chunk(NamedTuple):
             raise CorruptRecordError(f"a chunk of {len(data)} bytes is shorter than its header")
         version, flags, n, timestamp_bytes, ordinal_bytes, first, last, checksum = _HEADER.unpack_from(data)
         if xxhash.xxh3_64_intdigest(data[:_CHECKED_HEADER_BYTES] + data[_HEADER.size :]) != checksum:
-            raise CorruptRecordError("a chunk's checksum does not fit its bytes")
+            raise CorruptRecordError("a chunk's checksum does not match its bytes")
         if version != VERSION or flags > (_FLAG_OFFSETS | _FLAG_SECONDS):
             raise FormatVersionError("a chunk", f"{version} with flags {flags}", VERSION)
         if not 1 <= n <= MAX_EVENTS or _HEADER.size + timestamp_bytes + ordinal_bytes > len(data):
-            raise CorruptRecordError("a chunk's lengths do not fit its bytes")
+            raise CorruptRecordError("a chunk's lengths do not match its bytes")
         return cls(data, n, first, last, flags, timestamp_bytes, ordinal_bytes)
 
     @property
@@ -160,7 +160,7 @@ class Chunk(NamedTuple):
         return _HEADER.size + self.timestamp_bytes
 
     def timestamps_into(self, offsets: NDArray[np.uint32], into: NDArray[np.int64]) -> int:
-        """Decode the timestamps into one of uint32[n], int64[n]; returns the unit of the offsets in ms, or 0.
+        """Decode the timestamps into `offsets` and return their unit in ms, or into `into` and return 0.
 
         Raises CorruptRecordError.
         """
@@ -182,7 +182,7 @@ class Chunk(NamedTuple):
 
 
 class ColumnSelection(NamedTuple):
-    """Which columns are to be decoded; the others are left as they were."""
+    """The columns to decode; the others are not written."""
 
     timestamps: bool = True
     ordinals: bool = True
@@ -192,18 +192,18 @@ class ColumnSelection(NamedTuple):
 ALL_COLUMNS = ColumnSelection()
 
 
-def decode_all(chunks: Sequence[Chunk], into: EventColumns, wanted: ColumnSelection = ALL_COLUMNS) -> None:
-    """Decode chunks one behind the other into the first rows of `into`; raises CorruptRecordError."""
+def decode_all(chunks: Sequence[Chunk], into: EventColumns, columns: ColumnSelection = ALL_COLUMNS) -> None:
+    """Decode chunks one after the other into the first rows of `into`; raises CorruptRecordError."""
     if not chunks:
         return
     ends = list(accumulate(chunk.n for chunk in chunks))
     starts = [0, *ends[:-1]]
-    if wanted.timestamps:
+    if columns.timestamps:
         _decode_timestamps(chunks, starts, ends, into.timestamp_ms)
-    if wanted.ordinals:
+    if columns.ordinals:
         for chunk, start, end in zip(chunks, starts, ends, strict=True):
             chunk.ordinals_into(into.ordinal[start:end])
-    if wanted.codes:
+    if columns.codes:
         for chunk, start, end in zip(chunks, starts, ends, strict=True):
             chunk.codes_into(into.code[start:end])
 
@@ -223,7 +223,7 @@ def _decode_timestamps(chunks: Sequence[Chunk], starts: list[int], ends: list[in
         for chunk, start, end in zip(chunks, starts, ends, strict=True)
     ]
     firsts = np.array([chunk.first_timestamp_ms for chunk in chunks])
-    # A few operations over all chunks at once, for a chunk is short and each operation costs a microsecond.
+    # Few operations over all chunks at once: chunks are short, and each NumPy call costs a microsecond.
     if 0 not in units:
         times = into[: ends[-1]]
         counts = [chunk.n for chunk in chunks]
@@ -239,14 +239,14 @@ def _decode_timestamps(chunks: Sequence[Chunk], starts: list[int], ends: list[in
                 into[start:end] += chunk.first_timestamp_ms
     lasts = np.array([chunk.last_timestamp_ms for chunk in chunks])
     if (into[starts] != firsts).any() or (into[np.array(ends) - 1] != lasts).any():
-        raise CorruptRecordError("a chunk's timestamps do not fit its header")
+        raise CorruptRecordError("a chunk's timestamps do not match its header")
 
 
 def _decode(column: bytes, into: NDArray[_T]) -> None:
-    # Nothing is allocated for what the bytes claim: pco fills the array that the checked header asked for.
+    # pco decodes into an array of the size in the verified header, so corrupt bytes cannot cause a large allocation.
     try:
         progress = standalone.simple_decompress_into(column, into)
     except (RuntimeError, TypeError) as error:
         raise CorruptRecordError(f"a chunk's column does not decode: {error}") from error
     if progress.n_processed != len(into) or not progress.finished:
-        raise CorruptRecordError("a chunk's column holds another number of events than its header says")
+        raise CorruptRecordError("a chunk's column has another number of events than its header says")

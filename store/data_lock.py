@@ -1,4 +1,4 @@
-"""The lock of a data directory: one process at a time changes what is in it, and no other user reads it."""
+"""The lock of a data directory: one process at a time may change it, and other users cannot read it."""
 
 import fcntl
 import os
@@ -14,17 +14,17 @@ from lifeline.store.errors import StoreLockedError
 from lifeline.store.snapshots.files import remove_leftovers
 
 SWAP_JOURNAL = "swap.json"
-"""What a swap of partitions (swap.py) is about to do, for as long as it is not done."""
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
-"""What the group and everybody else may do with a file."""
+"""The journal of an unfinished swap of partitions (lifeline/ops/swap.py)."""
+GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+"""The permission bits of a file's group and of all other users."""
 
 _log = structlog.get_logger(__name__)
 
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Have every file that this process and its children make, RocksDB's too, be its own user's alone."""
-    before = os.umask(OTHERS)
+    """Give new files of this process and its children, RocksDB's included, no permissions for other users."""
+    before = os.umask(GROUP_AND_OTHERS)
     try:
         yield
     finally:
@@ -32,29 +32,30 @@ def private_files() -> Iterator[None]:
 
 
 @contextmanager
-def locked(data_dir: Path, *, may_finish_swap: bool = False) -> Iterator[None]:
-    """Hold the data directory: two nodes in one would overwrite each other's embeddings.
+def data_dir_lock(data_dir: Path, *, may_finish_swap: bool = False) -> Iterator[None]:
+    """Lock the data directory: two nodes in one directory would overwrite each other's embeddings.
 
-    It is this user's alone, for keys name users, and so is every file that the process makes meanwhile, here or there.
-    What a killed holder left half done is removed. Raises StoreLockedError, and DataDirError, also after a swap of
-    partitions that was interrupted, unless it is to be finished.
+    The directory, and every file that the process creates while it holds the lock, is readable by this user only,
+    because keys contain user ids. Incomplete snapshots and restores of a killed process are removed. Raises
+    StoreLockedError if another process holds the lock, and DataDirError if the directory cannot be used, or has an
+    interrupted swap of partitions and not `may_finish_swap`.
     """
     with ExitStack() as stack:
         stack.enter_context(private_files())
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
-            _close_to_others(data_dir)
+            _make_private(data_dir)
             lock = stack.enter_context((data_dir / "node.lock").open("w"))
         except OSError as error:
             raise DataDirError(
                 f"{data_dir} cannot be used ({error.strerror}): name another directory with --data-dir, or give this "
-                "user leave to write there"
+                "user write permission"
             ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StoreLockedError(
-                f"{data_dir} belongs to a node that runs: stop it, or name another directory with --data-dir"
+                f"{data_dir} is in use by a running node: stop it, or name another directory with --data-dir"
             ) from error
         if (data_dir / SWAP_JOURNAL).exists() and not may_finish_swap:
             raise DataDirError(
@@ -65,20 +66,24 @@ def locked(data_dir: Path, *, may_finish_swap: bool = False) -> Iterator[None]:
         yield
 
 
-def _close_to_others(data_dir: Path) -> None:
-    """Close a directory that was made before, or by somebody else: what lies in it is shut off with it."""
+def _make_private(data_dir: Path) -> None:
+    """Remove other users' permissions from an existing directory, which also protects the files in it."""
     mode = stat.S_IMODE(data_dir.stat().st_mode)
-    if not mode & OTHERS:
+    if not mode & GROUP_AND_OTHERS:
         return
     try:
-        data_dir.chmod(mode & ~OTHERS)
+        data_dir.chmod(mode & ~GROUP_AND_OTHERS)
     except PermissionError:
-        # A volume's owner is not always the process that it is given to, as with Kubernetes' fsGroup.
+        # A volume may be owned by another user than this process, as with fsGroup in Kubernetes.
         _log.warning(
-            "the data directory is open to other users, and belongs to another one: what is made in it from now on "
-            "is this user's alone; close the directory itself, or give it to this user",
+            "the data directory is open to other users, and this user does not own it: new files in it are private; "
+            "change the mode of the directory itself, or make this user its owner",
             data_dir=str(data_dir),
             mode=f"{mode:04o}",
         )
     else:
-        _log.info("closed the data directory to other users", data_dir=str(data_dir), mode_before=f"{mode:04o}")
+        _log.info(
+            "removed other users' permissions from the data directory",
+            data_dir=str(data_dir),
+            mode_before=f"{mode:04o}",
+        )

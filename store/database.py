@@ -1,11 +1,13 @@
-"""A partition's open database: the part that writers, secondaries and readers share.
+"""An open partition database, which the writer, secondaries and readers share.
 
-1. The column families, and the handles that a write batch names them by.
-2. What is loaded from them: the retention policy, the state, and the item ids.
-3. One lock for everything that moves with a write: a view, a commit and a wait see one moment.
-4. The life: open, failed, closed. Closing waits for the views in use.
+It has:
 
-Keys are in keys.py; the records in head.py, segment.py, chunk.py, retention.py and state.py.
+1. the column families, and their handles for write batches;
+2. the loaded retention policy, state and item ids;
+3. one lock, so that views, commits and waits see a consistent state;
+4. the life cycle: open, failed, closed. Closing waits for open views.
+
+keys.py defines the keys; head.py, segment.py, chunk.py, retention.py and state.py define the records.
 """
 
 import itertools
@@ -37,14 +39,14 @@ from lifeline.store.state import State
 from lifeline.store.statistics import PartitionStatistics, family_statistics, files_in, number
 
 ITEMS_BLOCK = 4_096
-_NUMBERS = itertools.count()
+_INSTANCES = itertools.count()
 
 
 class View(NamedTuple):
-    """Iterators and item ids of one moment of the partition."""
+    """A consistent view of a partition: iterators and item ids of one moment."""
 
     as_of: AsOf
-    """The moment."""
+    """The state that the view shows."""
     rows: RdictIter
     """Heads and segments."""
     chunks: RdictIter
@@ -59,12 +61,12 @@ class PartitionDatabase:
     def __init__(self, db: Rdict, path: Path, partition: int) -> None:
         """Take over an open database; raises CorruptRecordError, FormatVersionError."""
         self.path, self.partition = path, partition
-        self.number = next(_NUMBERS)
+        self.instance = next(_INSTANCES)
         """Unique among all partitions that this process ever opens."""
         lock = threading.RLock()
         self.changed = threading.Condition(lock)
         """Notified when the state, `is_closed` or the failure changes; its lock guards them."""
-        # A condition of its own: a read that ends must not wake the threads that wait for an offset.
+        # A second condition, so that the end of a read does not wake the threads that wait for an offset.
         self._view_closed = threading.Condition(lock)
         self._failure: BaseException | None = None
         self.is_closed = False
@@ -74,13 +76,13 @@ class PartitionDatabase:
         """Applied offset, watermark, events and fingerprint of one moment."""
         self.items = IdIndex()
         self._items_folded = 0
-        self.contract: RetentionPolicy | None = None
+        self.policy: RetentionPolicy | None = None
         self.use(db)
         with self.closed_on_error():
             self.load()
 
     def use(self, db: Rdict) -> None:
-        """Read from this database from now on."""
+        """Use this database from now on."""
         self.db = db
         self.families: Mapping[str, Rdict] = {name: db.get_column_family(name) for name in FAMILIES}
         self.rows, self.chunks, self.meta = self.families.values()
@@ -88,12 +90,12 @@ class PartitionDatabase:
 
     def load(self) -> None:
         """Read the retention policy, the state, and the item ids that are not in memory yet."""
-        contract: bytes | None = self.meta.get(keys.CONTRACT_KEY)
-        self.contract = None if contract is None else RetentionPolicy.unpack(contract)
+        policy: bytes | None = self.meta.get(keys.POLICY_KEY)
+        self.policy = None if policy is None else RetentionPolicy.unpack(policy)
         state = self.meta.get(keys.STATE_KEY)
         if state is not None:
-            if self.contract is None:
-                raise FormatVersionError("the partition", "without a contract", 2)
+            if self.policy is None:
+                raise FormatVersionError("the partition", "older (without a retention policy)", 2)
             self.state = State.unpack(state)
         parts: list[NDArray[np.uint64]] = []
         count = folded = self._items_folded
@@ -149,7 +151,7 @@ class PartitionDatabase:
     @contextmanager
     def view(self) -> Iterator[View]:
         """Give one consistent view: rows, chunks and applied offset of the same moment."""
-        # A RocksDB snapshot covers one column family: the lock keeps writes out while both iterators are made.
+        # A RocksDB iterator covers one column family: the lock keeps writes out until both are created.
         with self.changed:
             self.check_usable()
             state = self.state
@@ -225,7 +227,7 @@ class PartitionDatabase:
             self.changed.notify_all()
 
     def recover(self) -> None:
-        """Serve again after a failure that a later load has repaired; also tells waiters of a new state."""
+        """Allow reads again after a later load has succeeded, and wake the threads that wait for an offset."""
         with self.changed:
             self._failure = None
             self.changed.notify_all()
@@ -242,7 +244,7 @@ class PartitionDatabase:
 
     @contextmanager
     def closed_on_error(self) -> Iterator[None]:
-        """Close the files when the block raises, even while somebody keeps the error."""
+        """Close the files if the block raises, even if the error object stays alive."""
         try:
             yield
         except BaseException:
@@ -250,8 +252,8 @@ class PartitionDatabase:
             raise
 
     def close_handles(self) -> None:
-        """Close RocksDB. The files are unlocked when the last handle and view is gone. Raises StoreError."""
-        # In place: the traceback of an error may hold the mapping, and a handle keeps the files locked.
+        """Close RocksDB; the files are unlocked when the last handle and view is gone. Raises StoreError."""
+        # Clear it in place: an error's traceback may keep the mapping alive, and a handle keeps the files locked.
         self.handles.clear()
         errors: list[Exception] = []
         for handle in (self.rows, self.chunks, self.meta, self.db):
@@ -259,7 +261,7 @@ class PartitionDatabase:
                 handle.close()
             except Exception as error:  # noqa: BLE001 - rocksdict raises bare Exception
                 errors.append(error)
-        # After a failed write closing fails too, and its error says less than the write's.
+        # After a failed write, closing fails too, with a less useful error.
         if errors and self._failure is None:
             raise StoreError(
                 f"{self.path} did not close cleanly ({errors[0]}): check the disk; applied data is not lost"

@@ -1,34 +1,34 @@
-"""Group commit: one thread brings the write-ahead log of a partition to the disk, for many batches at once."""
+"""Group commit: one thread syncs the write-ahead log of a partition to disk, for many batches at once."""
 
 import threading
 from collections.abc import Callable
 
 
 class GroupCommit:
-    """Calls `sync` at most every `every_s` seconds while there is something to bring to the disk."""
+    """Calls `sync` at most once in `every_s` seconds, while requests are pending."""
 
     def __init__(self, sync: Callable[[], None], every_s: float, name: str) -> None:
         self._sync, self._every_s = sync, every_s
-        self._wanted, self._closing = threading.Event(), threading.Event()
-        # A writer that syncs its own batch would hold the interpreter's lock for the length of an fsync.
+        self._requested, self._closing = threading.Event(), threading.Event()
+        # The writer itself does not sync: it would hold the GIL during the fsync.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def request(self) -> None:
-        """Ask for what has been written so far to be synced soon."""
-        self._wanted.set()
+        """Request a sync of everything that has been written so far."""
+        self._requested.set()
 
     def close(self) -> None:
-        """Sync what is left, and stop."""
+        """Serve the last request, and stop."""
         self._closing.set()
-        self._wanted.set()
+        self._requested.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._wanted.wait()
-            self._wanted.clear()
+            self._requested.wait()
+            self._requested.clear()
             self._sync()
             self._closing.wait(self._every_s)
-        if self._wanted.is_set():
+        if self._requested.is_set():
             self._sync()

@@ -1,4 +1,4 @@
-"""The files of an embedding table, memory-mapped: what lies where, and how rows change under those who read them.
+"""The memory-mapped files of an embedding table: their layout, and updates beside concurrent readers.
 
 ``embeddings.bin``, little-endian: a page of header, the pending block, and from byte 299,008 on the matrix::
 
@@ -7,20 +7,21 @@
     matrix   embedding int8[32] of row 0, 1, ...
 
 ``items.bin`` has 16 bytes a row: item_id u64 · version u32 · check u32. Row 0 of the matrix is zeros and stands for
-"no embedding"; row 0 of the items is "LLITEMS" · format u8 · zeros. Both files are longer than their rows.
+"no embedding"; row 0 of the items is "LLITEMS" · format u8 · zeros. Both files have spare space after their rows.
 
-Readers of any process see whole rows, as they are now, and wait for nobody:
+Readers in any process see complete, current rows and never block:
 
-- New rows are written behind the others; then `rows` is raised. Nobody looks beyond it.
-- Rows that change are written to the pending block, ascending; `pending` counts them, and `checksum` is the xxh3_64
-  of their row numbers and embeddings. Then `changes` becomes odd, the rows are written in place, and it becomes even
-  again. Who finds that it moved reads again; who finds it odd takes these rows from the block. So a writer that is
-  killed half-way leaves no half a row, and the next one finishes what is pending.
+- To append, the writer writes the new rows and then raises `rows`. Readers ignore what lies beyond `rows`.
+- To change rows, the writer copies their new values to the pending block, in ascending order. `pending` is their count,
+  and `checksum` the xxh3_64 of their row numbers and embeddings. The writer then makes `changes` odd, writes the rows
+  in place, and makes it even again (a sequence lock). A reader reads again if `changes` moved meanwhile; while it is
+  odd, a reader takes these rows from the pending block. So a writer that is killed halfway leaves no torn row, and the
+  next writer completes the change.
 
-``embeddings.json`` (rows, applied offsets) is replaced once both files are on the disk. A crash of the process loses
-nothing that was written. After a power failure any page that was written since may be there or not: the log from the
-offsets on gives every later record again, and `check` tells which rows behind the json's count are whole. It is the
-upper half of (item_id xor row * 0x9E3779B97F4A7C15) * 0xD6E8FEB86659FD93, with its lowest bit set.
+``embeddings.json`` (rows, applied offsets) is replaced after both files are synced. If the process crashes, no written
+data is lost. After a power failure, each page that was written since the sync may be old or new. The log from those
+offsets on has all later records, and `check` tells which rows after the synced ones are complete: it is the upper
+half of (item_id xor row * 0x9E3779B97F4A7C15) * 0xD6E8FEB86659FD93, with its lowest bit set.
 """
 
 import fcntl
@@ -56,7 +57,7 @@ _READ_AT_ONCE = 1 << 8
 
 
 class SyncPoint(NamedTuple):
-    """What is on the disk whatever happens."""
+    """The rows and offsets that survive a power failure."""
 
     rows: int
     """Rows, not counting row 0."""
@@ -65,7 +66,7 @@ class SyncPoint(NamedTuple):
 
 
 class _Maps(NamedTuple):
-    """Both files, as long as they were; a map stays valid when they grow."""
+    """Maps of both files at their current length. A map stays valid when its file grows."""
 
     header: memoryview
     """The header page as u64s."""
@@ -80,10 +81,13 @@ class _Maps(NamedTuple):
 
 
 class EmbeddingFiles:
-    """The files of one directory: one process opens them to write, and any number to read."""
+    """The files of one directory. One process may open them for writing, any number for reading."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        """Open, or create to write; raises StoreError, StoreLockedError, FormatVersionError, CorruptRecordError."""
+        """Open the files; a writer creates missing ones.
+
+        Raises StoreError, StoreLockedError, FormatVersionError, CorruptRecordError.
+        """
         self.path, self._writable = path, writable
         with ExitStack() as opened:
             if writable:
@@ -93,7 +97,7 @@ class EmbeddingFiles:
             self._matrix_file = opened.enter_context(_open(path / _MATRIX, writable=writable))
             if writable:
                 _lock(self._matrix_file)
-                # Maps hold the file open, and with it the lock, for as long as somebody reads them.
+                # Unlock explicitly: maps keep the file, and so its lock, open until their last reader is done.
                 opened.callback(fcntl.flock, self._matrix_file, fcntl.LOCK_UN)
             self._items_file = opened.enter_context(_open(path / _ITEMS, writable=writable))
             self._mapped = self._map()
@@ -106,11 +110,11 @@ class EmbeddingFiles:
 
     @property
     def changes(self) -> int:
-        """Two for each time that the writer changed published rows; odd while it does."""
+        """The change counter: it grows by two for each change of published rows, and is odd during a change."""
         return int(self._mapped.header[_CHANGES])
 
-    def made_anew(self) -> bool:
-        """Return whether the directory holds another table by now, or none."""
+    def was_replaced(self) -> bool:
+        """Return whether the files on disk are no longer the open ones, or are gone."""
         try:
             return not os.path.samestat((self.path / _MATRIX).stat(), os.fstat(self._matrix_file.fileno()))
         except FileNotFoundError:
@@ -119,21 +123,21 @@ class EmbeddingFiles:
     # Reading, from any thread
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Return int8[n, 32]: the embeddings of rows, each of them whole."""
+        """Return int8[n, 32]: the embeddings of rows, none of them torn."""
         mapped = self._mapped
         changes = mapped.header[_CHANGES]
         embedding = mapped.matrix.take(rows, 0)
         if changes % 2 == 0 and mapped.header[_CHANGES] == changes:
             return embedding
-        return _gather_amid_changes(mapped, rows)
+        return _gather_during_changes(mapped, rows)
 
     def versions(self, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """Return uint32[n]: the version of each row; row 0 has none that means anything."""
+        """Return uint32[n]: the version of each row; undefined for row 0."""
         versions: NDArray[np.uint32] = self._mapped.items["version"][rows]
         return versions
 
     def item_ids(self, first: int) -> NDArray[np.uint64]:
-        """Return the items of the published rows from `first` on, up to a row that a power failure tore."""
+        """Return uint64[n]: the items of the published rows from `first` on, up to the first torn row."""
         rows = self.rows
         if rows >= len(self._mapped.matrix):
             self._mapped = self._map()
@@ -143,7 +147,7 @@ class EmbeddingFiles:
         return item_id[: torn[0]] if len(torn) else item_id
 
     def synced(self) -> SyncPoint:
-        """Return what was synced last; raises FormatVersionError, CorruptRecordError."""
+        """Return the last sync point; raises FormatVersionError, CorruptRecordError."""
         state = self.path / _STATE
         try:
             content = json.loads(state.read_text())
@@ -160,17 +164,17 @@ class EmbeddingFiles:
     # Writing, one thread at a time
 
     def recover(self, rows: int) -> None:
-        """Finish what a writer that was killed had begun, and clear what lies behind the first `rows` rows."""
+        """Complete the change of a killed writer, and clear everything after the first `rows` rows."""
         self._finish(self._mapped)
         self.publish(rows)
-        behind = self._mapped.items[rows + 1 :]
-        if behind["check"].any():
-            # Or the next power failure could bring them back as rows of this time.
-            behind[:] = 0
+        rest = self._mapped.items[rows + 1 :]
+        if rest["check"].any():
+            # Otherwise these old rows could pass for new ones after the next power failure.
+            rest[:] = 0
             os.fsync(self._items_file.fileno())
 
     def append(self, item_id: NDArray[np.uint64], embedding: NDArray[np.int8], version: NDArray[np.uint32]) -> None:
-        """Write new rows behind the published ones; `publish` shows them. Raises StoreError if they do not fit."""
+        """Write new rows after the published ones; `publish` shows them. Raises StoreError if the disk is full."""
         first = self.rows + 1
         end = first + len(item_id)
         self._grow(end)
@@ -179,11 +183,11 @@ class EmbeddingFiles:
         items["item_id"], items["version"], items["check"] = item_id, version, _checks(item_id, first)
 
     def publish(self, rows: int) -> None:
-        """Show the first `rows` rows."""
+        """Make the first `rows` rows visible to readers."""
         self._mapped.header[_ROWS] = rows
 
     def replace(self, rows: NDArray[np.int64], embedding: NDArray[np.int8], version: NDArray[np.uint32]) -> None:
-        """Change published rows, which must be distinct; what is so already is left alone."""
+        """Change published rows, which must be distinct. Rows with equal values are not written."""
         mapped = self._mapped
         self._finish(mapped)
         differs = nonzero_rows(mapped.matrix.take(rows, 0) ^ embedding)
@@ -196,24 +200,24 @@ class EmbeddingFiles:
             self._replace_block(mapped, rows[block], embedding.take(block, 0))
 
     def sync(self, synced: SyncPoint) -> None:
-        """Bring what was written to the disk; `synced` is what had been applied when this was called."""
-        # fsync takes a file's mapped pages with it; mmap.flush would hold the interpreter's lock all the while.
+        """Sync all written data to disk; `synced` is the state at the time of the call."""
+        # fsync includes the mapped pages of a file. mmap.flush would hold the GIL meanwhile.
         os.fsync(self._matrix_file.fileno())
         os.fsync(self._items_file.fileno())
         content = json.dumps({"format": FORMAT, "rows": synced.rows, "offsets": synced.offsets})
         write_durably(self.path / _STATE, content)
 
     def close(self) -> None:
-        """Let go of the files; what is mapped stays readable. Idempotent."""
+        """Close the files; existing maps stay readable. Idempotent."""
         self._opened.close()
 
     def _finish(self, mapped: _Maps) -> None:
-        """Write in place what is pending since a change that did not come to its end."""
+        """Complete an interrupted change from the pending block."""
         if mapped.header[_CHANGES] % 2:
             pending = _pending(mapped)
             if pending is not None:
-                there = pending[0] < len(mapped.matrix)
-                self._put(mapped.matrix, pending[0][there], pending[1][there])
+                in_range = pending[0] < len(mapped.matrix)
+                self._put(mapped.matrix, pending[0][in_range], pending[1][in_range])
             mapped.header[_CHANGES] += 1
 
     def _replace_block(self, mapped: _Maps, rows: NDArray[np.int64], embedding: NDArray[np.int8]) -> None:
@@ -253,13 +257,13 @@ class EmbeddingFiles:
 
 
 def nonzero_rows(embedding: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Return bool[n]: whether a row of int8[n, 32] has anything but zeros."""
+    """Return bool[n]: whether each row of int8[n, 32] has a value other than zero."""
     words = np.ascontiguousarray(embedding).view(np.uint64)
     nonzero: NDArray[np.bool_] = (words[:, 0] | words[:, 1] | words[:, 2] | words[:, 3]) != 0
     return nonzero
 
 
-def _gather_amid_changes(mapped: _Maps, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+def _gather_during_changes(mapped: _Maps, rows: NDArray[np.int64]) -> NDArray[np.int8]:
     while True:
         changes = mapped.header[_CHANGES]
         embedding = mapped.matrix.take(rows, 0)
@@ -267,21 +271,21 @@ def _gather_amid_changes(mapped: _Maps, rows: NDArray[np.int64]) -> NDArray[np.i
         if mapped.header[_CHANGES] == changes:
             if pending is not None:
                 at = pending[0].searchsorted(rows)
-                found = (pending[0].take(at, mode="clip") == rows).nonzero()[0]
-                embedding[found] = pending[1][at[found]]
+                is_pending = (pending[0].take(at, mode="clip") == rows).nonzero()[0]
+                embedding[is_pending] = pending[1][at[is_pending]]
             return embedding
         if len(rows) > _READ_AT_ONCE:
-            # Half the rows take half the time: ever shorter reads get through between two changes.
+            # Split: a shorter read is more likely to fit between two changes.
             halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
-            return np.concatenate([_gather_amid_changes(mapped, half) for half in halves])
+            return np.concatenate([_gather_during_changes(mapped, half) for half in halves])
 
 
 def _pending(mapped: _Maps) -> tuple[NDArray[np.uint32], NDArray[np.int8]] | None:
-    """Return the row numbers and embeddings of the pending block, or None if it is not whole."""
+    """Return the row numbers and embeddings of the pending block, or None if it is empty or incomplete."""
     count = mapped.header[_PENDING]
     rows, embedding = mapped.pending_rows[:count].copy(), mapped.pending_embedding[:count].copy()
-    whole = len(rows) == count and _checksum(rows, embedding) == mapped.header[_CHECKSUM]
-    return (rows, embedding) if whole and count else None
+    is_complete = len(rows) == count and _checksum(rows, embedding) == mapped.header[_CHECKSUM]
+    return (rows, embedding) if is_complete and count else None
 
 
 def _checksum(rows: NDArray[np.uint32], embedding: NDArray[np.int8]) -> int:
@@ -317,7 +321,7 @@ def _create_missing(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     if (path / _MATRIX).exists():
         return
-    # The matrix comes last: where it is, all is.
+    # Create the matrix last: if it exists, the other files do too.
     (path / _STATE).unlink(missing_ok=True)
     for name, size in (
         (_ITEMS, _SMALLEST_ROWS * _ITEM.itemsize),
@@ -331,7 +335,10 @@ def _create_missing(path: Path) -> None:
 
 
 def _reserve(file: FileIO, size: int) -> None:
-    """Make a file longer; raises StoreError if the disk is full, where a mapped hole would kill the process later."""
+    """Allocate space for a file; raises StoreError if the disk is full.
+
+    A sparse file would instead kill the process (SIGBUS) at the first write to its map.
+    """
     present = os.fstat(file.fileno()).st_size
     if size <= present:
         return
@@ -352,6 +359,6 @@ def _open(path: Path, *, writable: bool) -> FileIO:
     head = file.read(len(magic) + 1)
     if head != magic + bytes([FORMAT]):
         file.close()
-        found = head[-1] if head[:-1] == magic else "unknown"
-        raise FormatVersionError(str(path), found, FORMAT)
+        version = head[-1] if head[:-1] == magic else "unknown"
+        raise FormatVersionError(str(path), version, FORMAT)
     return file

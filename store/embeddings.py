@@ -1,7 +1,7 @@
-"""The embedding table: one int8 matrix for all partitions of the process, memory-mapped, fed by the items topic.
+"""The embedding table: one memory-mapped int8 matrix for all partitions of the process, filled from the items topic.
 
-The node writes it (`EmbeddingTable`); other processes read the same pages beside it (`EmbeddingFollower`). The last
-record of the log wins, so reading the same records again changes nothing. embedding_files.py has the layout.
+The node writes it (`EmbeddingTable`), and other processes read the same pages (`SecondaryEmbeddings`). The last record
+of an item wins, so applying the same records again changes nothing. embedding_files.py describes the layout.
 """
 
 import threading
@@ -19,17 +19,17 @@ from lifeline.store.id_index import IdIndex
 
 
 class Embeddings:
-    """Item id to embedding, for those who read. Every method may be called from any thread."""
+    """Read access by item id. Every method may be called from any thread."""
 
     def __init__(self, files: EmbeddingFiles) -> None:
         """Take over open files; raises FormatVersionError, CorruptRecordError."""
         self._files = files
-        # In this order: what is synced is published.
+        # Read the sync point first: its rows are then published.
         self._synced = files.synced()
         item_ids = files.item_ids(1)
         if not 0 <= self._synced.rows <= len(item_ids):
             raise CorruptRecordError(
-                f"the embeddings have {len(item_ids)} rows, and {self._synced.rows} are counted",
+                f"the embeddings have {len(item_ids)} complete rows, and embeddings.json counts {self._synced.rows}",
                 directory=str(files.path),
             )
         self._index = IdIndex(item_ids)
@@ -39,7 +39,7 @@ class Embeddings:
         return len(self._index)
 
     def stamp(self) -> tuple[int, int]:
-        """Return what is another one after any embedding has changed: compare it with an earlier one."""
+        """Return a value that differs from an earlier one if any embedding has changed since."""
         return self._files.changes, len(self._index)
 
     def rows_of(self, item_id: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -49,11 +49,11 @@ class Embeddings:
         return rows
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Return int8[n, 32]: the embeddings of rows, as they are now, and never half of one."""
+        """Return int8[n, 32]: the current embeddings of rows, none of them torn."""
         return self._files.gather(rows)
 
     def lookup(self, item_id: NDArray[np.uint64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-        """Return int8[n, 32], zeros where unknown, and bool[n], whether it is known."""
+        """Return int8[n, 32], zeros for unknown items, and bool[n], whether each is known."""
         embedding = self.gather(self.rows_of(item_id))
         return embedding, nonzero_rows(embedding)
 
@@ -64,12 +64,12 @@ class Embeddings:
         return versions
 
     def close(self) -> None:
-        """Let go of the files. Idempotent."""
+        """Close the files. Idempotent."""
         self._files.close()
 
 
 class EmbeddingTable(Embeddings):
-    """The table for the process that writes it."""
+    """The table in the process that writes it."""
 
     def __init__(self, files: EmbeddingFiles, sync_every_s: float, max_items: int | None) -> None:
         """Use `EmbeddingTable.open`."""
@@ -83,7 +83,7 @@ class EmbeddingTable(Embeddings):
 
     @classmethod
     def open(cls, path: Path, *, sync_every_s: float = 1.0, max_items: int | None = None) -> Self:
-        """Open or create the table in `path`. With `max_items` rows it takes no new item; None has no bound.
+        """Open or create the table in `path`. Once it has `max_items` rows it accepts no new items; None for no limit.
 
         Raises StoreLockedError while another process writes it, StoreError, FormatVersionError, CorruptRecordError.
         """
@@ -107,23 +107,23 @@ class EmbeddingTable(Embeddings):
         partition: int,
         offset: int,
     ) -> int:
-        """Store embeddings (uint64[n], int8[n, 32], uint32[n]); a row of zeros forgets one, later rows win.
+        """Store embeddings (uint64[n], int8[n, 32], uint32[n]); zeros remove one, and later rows win.
 
-        `offset` is the last offset of the items topic's partition that they cover. Returns how many new items were
-        passed over because the table has no room for them; an item that it has is never passed over. Raises StoreError
-        when the disk is full.
+        `offset` is the last offset that they cover in this partition of the items topic. Returns how many new items
+        were skipped because the table is full; existing items are always updated. Raises StoreError if the disk is
+        full.
         """
         with self._lock:
-            last = _last_of_each(item_id)
+            last = _last_rows(item_id)
             item_id, embedding, version = item_id[last], embedding.take(last, 0), version[last]
             rows = self.rows_of(item_id)
             old, new = rows.nonzero()[0], (rows == 0).nonzero()[0]
             room = len(new) if self._max_items is None else max(0, self._max_items - len(self._index))
-            new, too_many = new[:room], max(0, len(new) - room)
+            new, skipped = new[:room], max(0, len(new) - room)
             if len(old):
                 self._files.replace(rows[old], embedding.take(old, 0), version[old])
             if len(new):
-                # Rows are written and mapped before the index names them, for readers look while this goes on.
+                # Write and map the rows before the index refers to them: readers are concurrent.
                 self._files.append(item_id[new], embedding.take(new, 0), version[new])
                 self._index.add(item_id[new])
                 self._files.publish(len(self._index))
@@ -131,12 +131,12 @@ class EmbeddingTable(Embeddings):
             self._changes += 1
         if time.monotonic() - self._synced_at >= self._sync_every_s:
             self.sync()
-        return too_many
+        return skipped
 
     def sync(self) -> None:
-        """Bring the files to the disk, if they are not there, and tell followers what is applied."""
+        """Sync the files to disk if they have changed, and publish the applied offsets to other processes."""
         with self._syncing:
-            # Rows that are written while the disk is busy are more than is said to be there, which does no harm.
+            # Rows that are written during the sync are not counted in it, which is harmless.
             with self._lock:
                 changes, synced = self._changes, SyncPoint(len(self), dict(self._offsets))
             if changes != self._synced_changes:
@@ -152,30 +152,30 @@ class EmbeddingTable(Embeddings):
 
 
 class EmbeddingStaleness(NamedTuple):
-    """How old what a follower shows may be. The embeddings of the items it shows are always as they are now."""
+    """How far a secondary's set of items may be behind the writer's. The embeddings themselves are always current."""
 
     items: int
-    """Items that it shows."""
+    """Items that the secondary has."""
     items_behind: int
     """Items that the writer has added since."""
     offsets: Mapping[int, int]
-    """The offset of each partition of the items topic up to which everything is shown; the writer tells at its sync."""
+    """For each partition of the items topic, an offset up to which all records are included, as of the last sync."""
     seconds: float
-    """Time since it caught up with the writer."""
+    """Seconds since the last catch-up."""
 
 
-class EmbeddingFollower(Embeddings):
-    """The table of another process, read beside it."""
+class SecondaryEmbeddings(Embeddings):
+    """Reads the table that another process writes."""
 
     def __init__(self, files: EmbeddingFiles) -> None:
-        """Use `EmbeddingFollower.open`."""
+        """Use `SecondaryEmbeddings.open`."""
         self._caught_up_at = time.monotonic()
         self._lock = threading.Lock()
         super().__init__(files)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the table in `path` as it is now; raises StoreError, FormatVersionError, CorruptRecordError."""
+        """Open the table in `path`; raises StoreError, FormatVersionError, CorruptRecordError."""
         files = EmbeddingFiles(path, writable=False)
         try:
             return cls(files)
@@ -184,25 +184,27 @@ class EmbeddingFollower(Embeddings):
             raise
 
     def catch_up(self) -> EmbeddingStaleness:
-        """Show the items that the writer has added by now; raises StoreError when it has made the table anew."""
+        """Include the items that the writer has added; raises StoreError if the table was replaced by another."""
         with self._lock:
             started = time.monotonic()
-            if self._files.made_anew():
-                raise StoreError(f"the embeddings in {self._files.path} were made anew: open them again")
+            if self._files.was_replaced():
+                raise StoreError(
+                    f"the embeddings in {self._files.path} were replaced by another table: open them again"
+                )
             synced = self._files.synced()
             self._index.add(self._files.item_ids(len(self) + 1))
             self._synced, self._caught_up_at = synced, started
         return self.staleness()
 
     def staleness(self) -> EmbeddingStaleness:
-        """Say how old what it shows may be."""
+        """Return how far this may be behind the writer."""
         items, synced = len(self), self._synced
-        behind = max(0, self._files.rows - items)
-        return EmbeddingStaleness(items, behind, synced.offsets, time.monotonic() - self._caught_up_at)
+        items_behind = max(0, self._files.rows - items)
+        return EmbeddingStaleness(items, items_behind, synced.offsets, time.monotonic() - self._caught_up_at)
 
 
-def _last_of_each(item_id: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return where each item is for the last time."""
+def _last_rows(item_id: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the row of each item's last occurrence, ascending."""
     ascending = np.sort(item_id)
     if (ascending[1:] != ascending[:-1]).all():
         return np.arange(len(item_id))

@@ -1,13 +1,15 @@
-"""Erasure of bytes: what an erased user leaves in the files, and how it goes.
+"""The scrub: it removes the bytes of erased users from the files.
 
-An erasure removes a user's records at once, but their bytes stay in the write-ahead log, in tables that are
-not compacted yet, in the manifest (it keeps the boundary keys of tables) and in RocksDB's own log of
-compactions. A scrub removes them: every family is flushed, so that the write-ahead log goes; the user's range is
-compacted, so that its tables are written anew, and the old ones go once no view holds them; the manifest is
-written anew each time (rocksdb.py); and RocksDB's log is overwritten where it names the range.
+An erasure deletes a user's records at once, but their bytes stay in the write-ahead log, in tables that are not
+compacted yet, in the manifest (it has the boundary keys of tables) and in RocksDB's info log of compactions. A scrub
 
-The key that remembers the user (keys.py, 'E') is written with the erasure itself and goes last, so a crash at any
-point only leaves the scrub still to be done.
+- flushes every family, so that RocksDB deletes the write-ahead log;
+- compacts the user's key range, so that its tables are rewritten; the old ones are deleted once no view uses them;
+- relies on a new manifest for each of these changes (rocksdb.py);
+- overwrites the user's keys in RocksDB's info log.
+
+The erasure key (keys.py, 'E') is written together with the erasure and removed last, so after a crash at any point the
+scrub starts again.
 """
 
 import re
@@ -24,20 +26,20 @@ from lifeline.store.errors import StoreError
 from lifeline.store.rocksdb import compact_range, keys_between
 from lifeline.store.statistics import files_in, number
 
-# While the keys that name users are being removed, this one says that the files still hold them.
+# Present while erasure keys are being removed: their bytes, which name users, are still in the files.
 _UNFINISHED = b"e"
 _RETRY_S = 60.0
-# RocksDB deletes a file a moment after it has no more use for it.
-_GONE_WITHIN_S = 10.0
-_LOOK_S = 0.01
+# RocksDB deletes an obsolete file with a short delay.
+_DELETE_TIMEOUT_S = 10.0
+_POLL_S = 0.01
 
 _log = structlog.get_logger(__name__)
 
 
 class Scrubber:
-    """Removes the bytes of erased users from the files of one partition, in a thread that lives while it has work.
+    """Removes the bytes of erased users from the files of one partition. Its thread runs only while it has work.
 
-    `wait_for_views` returns when the views that are open now are closed: they keep the tables of their moment.
+    `wait_for_views` must return when the views that are open at its call are closed: they use old tables.
     """
 
     def __init__(
@@ -48,8 +50,8 @@ class Scrubber:
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
-        self._asked = 0
-        self._done = 0
+        self._requests = 0
+        self._completed = 0
         if self._pending() or self._meta.get(_UNFINISHED) is not None:
             self.request()
 
@@ -57,37 +59,37 @@ class Scrubber:
     def busy(self) -> bool:
         """Whether bytes of erased users may still be in the files."""
         with self._changed:
-            return self._done < self._asked
+            return self._completed < self._requests
 
     def request(self) -> None:
-        """Scrub soon: an erasure has been written."""
+        """Start a scrub, after an erasure has been written."""
         with self._changed:
-            self._asked += 1
+            self._requests += 1
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._run, name=f"scrub-{self._partition}", daemon=True)
                 self._thread.start()
 
     def wait(self, timeout_s: float) -> bool:
-        """Return whether all that was asked for so far is done within `timeout_s` seconds."""
+        """Wait up to `timeout_s` seconds for the scrubs requested so far; returns whether they are done."""
         with self._changed:
-            asked = self._asked
-            return self._changed.wait_for(lambda: self._done >= asked, timeout_s)
+            requests = self._requests
+            return self._changed.wait_for(lambda: self._completed >= requests, timeout_s)
 
     def close(self) -> None:
-        """Stop; what is not finished is done when the partition opens again."""
+        """Stop. An unfinished scrub starts again when the partition is opened."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
             thread = self._thread
         if thread is not None:
-            # A compaction under way is waited for: one that is cancelled does not say so.
+            # Do not cancel a running compaction: RocksDB would report no error.
             thread.join()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                asked = self._asked
-                if self._closing or self._done == asked:
+                requests = self._requests
+                if self._closing or self._completed == requests:
                     self._thread = None
                     return
             try:
@@ -96,7 +98,7 @@ class Scrubber:
                 with self._changed:
                     if not self._closing:
                         _log.error(
-                            "erased bytes are still in the files: see to the disk; it is tried again",
+                            "erased bytes are still in the files: check the disk; the scrub is retried",
                             partition=self._partition,
                             why=str(error),
                             again_in_s=_RETRY_S,
@@ -105,11 +107,11 @@ class Scrubber:
                 continue
             if finished:
                 with self._changed:
-                    self._done = asked
+                    self._completed = requests
                     self._changed.notify_all()
 
     def _scrub(self) -> bool:
-        """Remove what is pending; returns False when it was told to stop before the end."""
+        """Remove the bytes of all pending erasures; returns False if `close` stopped it."""
         pending = self._pending()
         users = sorted({keys.erased_user(key) for key in pending})
         self._flush()
@@ -119,11 +121,11 @@ class Scrubber:
             for name in ("rows", "chunks"):
                 if self._closing:
                     return False
-                compact_range(self._families[name], start, keys.after(start))
+                compact_range(self._families[name], start, keys.prefix_end(start))
         if self._errors() > errors:
-            # A compaction that fails does not say so.
+            # compact_range reports no error.
             raise StoreError("a compaction failed: check the disk")
-        # Views keep the tables of their moment; a table in which RocksDB finds no key of the range is left as it is.
+        # Wait for obsolete tables only: RocksDB does not rewrite a table that has no key of the range.
         self._wait_for_views()
         self._wait_until_gone(old - self._live_tables())
         _overwrite_logs(self._path, users)
@@ -137,17 +139,17 @@ class Scrubber:
 
     def _pending(self) -> list[bytes]:
         """Return the erasure keys."""
-        return keys_between(self._meta, keys.ERASURE_PREFIX, keys.after(keys.ERASURE_PREFIX))
+        return keys_between(self._meta, keys.ERASURE_PREFIX, keys.prefix_end(keys.ERASURE_PREFIX))
 
     def _live_tables(self) -> set[Path]:
-        """Return the tables of all families that are part of the state of now."""
+        """Return the tables of all families that the current state uses."""
         return {self._path / table["name"].lstrip("/") for table in self._meta.live_files()}
 
     def _errors(self) -> int:
         return number(self._meta, "background-errors")
 
     def _flush(self) -> None:
-        # A family that has nothing to flush, and is written to before the last one is flushed, keeps the log.
+        # One round may not be enough: a family that was flushed first and then written to keeps the log.
         logs = [file for file, size in files_in(self._path) if file.suffix == ".log" and size]
         for family in self._families.values():
             family.flush()
@@ -157,21 +159,21 @@ class Scrubber:
         self._wait_until_gone(logs)
 
     def _wait_until_gone(self, files: Iterable[Path]) -> None:
-        """Return when RocksDB has deleted the files; raises StoreError when it does not."""
-        deadline = time.monotonic() + _GONE_WITHIN_S
+        """Wait until RocksDB has deleted the files; raises StoreError after a timeout."""
+        deadline = time.monotonic() + _DELETE_TIMEOUT_S
         for file in files:
             while file.exists():
                 if self._closing or time.monotonic() > deadline:
-                    raise StoreError(f"{file} is still there: check the disk")
-                time.sleep(_LOOK_S)
+                    raise StoreError(f"RocksDB has not deleted {file}: check the disk")
+                time.sleep(_POLL_S)
 
 
 def _overwrite_logs(path: Path, users: Iterable[bytes]) -> None:
-    """Overwrite the keys of users in RocksDB's log, which writes the bounds of a compaction in hexadecimal."""
+    """Overwrite the users' keys in RocksDB's info log, which has the bounds of compactions in hexadecimal."""
     names = []
     for user_id in users:
         prefix = keys.user_prefix(user_id)
-        names += [prefix.hex().upper() + "[0-9A-F]*", keys.after(prefix).hex().upper()]
+        names += [prefix.hex().upper() + "[0-9A-F]*", keys.prefix_end(prefix).hex().upper()]
     if not names:
         return
     quoted = re.compile(rf"(?<=')(?:{'|'.join(names)})(?=')".encode())

@@ -1,17 +1,17 @@
-"""What the store raises. Each message ends in what to do."""
+"""The errors of the store. Each message ends with what to do."""
 
 from lifeline.core.errors import ActionableError
 
 
 class StoreError(ActionableError):
-    """Anything the store refuses or cannot do."""
+    """Base class of the store's errors."""
 
 
 class CorruptRecordError(StoreError):
-    """What is on disk does not decode.
+    """Data on disk does not decode.
 
-    Operators: stop the node, set the directory that the message names aside, start again: the state is rebuilt
-    from the topic.
+    Operators: stop the node, set aside the directory that the message names, and start the node again: it rebuilds the
+    state from the topic.
     """
 
     def __init__(
@@ -23,39 +23,39 @@ class CorruptRecordError(StoreError):
         record: str | None = None,
         directory: str | None = None,
     ) -> None:
-        """`record` says which of the user's records it is: a head, a segment, or a chunk by its fence."""
+        """`record` names the user's record: a head, a segment, or a chunk by its fence."""
         self.what, self.partition, self.user, self.record = what, partition, user, record
-        named = (("partition", partition), ("user", user), ("record", record))
-        where = ", ".join(f"{name} {value}" for name, value in named if value is not None)
-        aside = directory or "the partition's directory"
+        location = (("partition", partition), ("user", user), ("record", record))
+        where = ", ".join(f"{name} {value}" for name, value in location if value is not None)
+        target = directory or "the partition's directory"
         super().__init__(
-            f"{what}{f' ({where})' if where else ''}: set {aside} aside and "
+            f"{what}{f' ({where})' if where else ''}: set {target} aside and "
             "start the node again; it rebuilds the state from the topic"
         )
 
 
 class FormatVersionError(StoreError):
-    """Something on disk was written by a format this program does not read.
+    """Data on disk has a format that this version of the program does not read.
 
-    Operators: run the program that wrote it, or set the directory aside and let the node rebuild it.
+    Operators: run the version that wrote it, or set the directory aside and let the node rebuild it.
     """
 
-    def __init__(self, what: str, found: object, reads: int) -> None:
+    def __init__(self, what: str, version: object, supported: int) -> None:
         super().__init__(
-            f"{what} has format {found}, and this program reads format {reads}: run the program that wrote it, or "
-            "set the directory aside, and the node rebuilds it from the topic"
+            f"{what} has format {version}, and this program reads format {supported}: run the version of the program "
+            "that wrote it, or set the directory aside, and the node rebuilds it from the topic"
         )
 
 
-class ContractError(StoreError):
-    """A partition was built with other caps or ages than the settings ask for.
+class RetentionPolicyError(StoreError):
+    """A partition was built with another retention policy (caps, ages) than the settings have.
 
-    Operators: set them back, or set the directory aside and let the node rebuild it from the topic.
+    Operators: restore the old settings, or set the directory aside and let the node rebuild it from the topic.
     """
 
     def __init__(self, differences: str) -> None:
         super().__init__(
-            f"the partition was built with other settings ({differences}): set them back, or set the directory aside, "
+            f"the partition was built with other settings ({differences}): restore them, or set the directory aside, "
             "and the node rebuilds it from the topic"
         )
 
@@ -68,31 +68,31 @@ class StoreLockedError(StoreError):
 
 
 class StoreFailedError(StoreError):
-    """An earlier write failed, so what is in memory may no longer equal what is on disk.
+    """An earlier write failed, so the state in memory may differ from the disk.
 
-    Operators: restart the node; it reads the last consistent state.
+    Operators: restart the node; it loads the last consistent state.
     """
 
 
 class ItemLimitError(StoreError):
-    """A batch has more new items than the process has room for; nothing of it is applied, and reads go on.
+    """A batch has more new items than the process may hold. None of it is applied, and reads continue.
 
     Operators: find the producer that publishes so many new items, or give the node more room.
     """
 
-    def __init__(self, partition: int, used: int, new: int, most: int) -> None:
-        self.partition, self.used, self.new, self.most = partition, used, new, most
+    def __init__(self, partition: int, used: int, new: int, limit: int) -> None:
+        self.partition, self.used, self.new, self.limit = partition, used, new, limit
         super().__init__(
-            f"the partitions of this process hold {used:,} item ids of {most:,} (store.max_items), and the next "
-            f"records of partition {partition} have {new:,} new ones: find out which producer publishes so many; "
-            "then add nodes, or raise store.max_items with memory for them, and restart the node"
+            f"the partitions of this process hold {used:,} item ids of {limit:,} (store.max_items), and the next "
+            f"records of partition {partition} have {new:,} new ones: find out which producer publishes so many, "
+            "then add nodes, or raise store.max_items if there is memory, and restart the node"
         )
 
 
 class NotOwnerError(StoreError):
     """This node does not hold the user's partition.
 
-    Callers: ask the node that does.
+    Callers: send the request to its owner.
     """
 
     def __init__(self, partition: int) -> None:
@@ -104,7 +104,7 @@ class NotOwnerError(StoreError):
 
 
 class CatchingUpError(StoreError):
-    """This node holds the user's partition, and has not yet applied what the log had when it came.
+    """This node holds the user's partition, but is still applying the log that existed at its assignment.
 
     Callers: retry with a back-off.
     """
@@ -112,14 +112,14 @@ class CatchingUpError(StoreError):
     def __init__(self, partition: int) -> None:
         self.partition = partition
         super().__init__(
-            f"partition {partition} catches up with its log: retry, or set updater.serve to stale to have older answers"
+            f"partition {partition} is catching up with its log: retry, or set updater.serve to stale for older answers"
         )
 
 
 class PartitionRefusingError(StoreError):
-    """This node holds the user's partition, and does not serve it, for its state and the log do not meet.
+    """This node holds the user's partition, but does not serve it, because its state does not fit the log.
 
-    Operators: do what the node's log says.
+    Operators: follow the message in the node's log.
     """
 
     def __init__(self, partition: int, why: str) -> None:
@@ -128,28 +128,28 @@ class PartitionRefusingError(StoreError):
 
 
 class NotYetAppliedError(StoreError):
-    """The partition has not reached the offset that a read demands.
+    """The partition has not applied the `min_offset` of a read.
 
     Callers: retry, with a longer deadline where it was short.
     """
 
-    def __init__(self, partition: int, wanted: int, applied: int) -> None:
-        self.partition, self.wanted, self.applied = partition, wanted, applied
+    def __init__(self, partition: int, requested: int, applied: int) -> None:
+        self.partition, self.requested, self.applied = partition, requested, applied
         super().__init__(
-            f"partition {partition} has applied offset {applied}, and {wanted} was asked for: retry (a wait ends at "
-            "the call's deadline, or after node.max_wait_ms), or ask without min_offset"
+            f"partition {partition} has applied offset {applied}, and the call needs {requested}: retry (a wait ends "
+            "at the call's deadline, or after node.max_wait_ms), or leave min_offset out"
         )
 
 
 class SnapshotError(StoreError):
-    """A snapshot cannot be made, listed or restored.
+    """A snapshot cannot be created, listed or restored.
 
-    Operators: do what the message ends in; nothing is left half done.
+    Operators: do what the message says; nothing incomplete is left behind.
     """
 
 
 class SnapshotRefusedError(SnapshotError):
-    """A snapshot is not what was made: parts are missing, or have been changed.
+    """A snapshot is incomplete, damaged or changed.
 
     Operators: restore another one, or let the node rebuild the state from the topic.
     """
@@ -158,5 +158,5 @@ class SnapshotRefusedError(SnapshotError):
         self.partition, self.snapshot, self.reason = partition, snapshot, reason
         super().__init__(
             f"snapshot {snapshot} of partition {partition} is refused: {reason}. Restore another one "
-            "(`lifeline snapshot list` shows them), or start the node without: it rebuilds the state from the topic"
+            "(`lifeline snapshot list` shows them), or start the node without one: it rebuilds the state from the topic"
         )

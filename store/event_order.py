@@ -1,4 +1,4 @@
-"""The order of events within a sequence, and which events two sets share.
+"""The order of events within a sequence, and the intersection of sets of events.
 
 Events ascend by identity: timestamp, item id, code. `ids` is uint64[m] everywhere, the item id of each ordinal.
 """
@@ -22,7 +22,7 @@ def identity_of(events: EventColumns, row: int, ids: NDArray[np.uint64]) -> Iden
 def ascending(events: EventColumns, ids: NDArray[np.uint64]) -> "NDArray[np.int64] | slice":
     """Return the rows in ascending order; raises CorruptRecordError for an ordinal that `ids` lacks."""
     if events.n and int(events.ordinal.max()) >= len(ids):
-        raise CorruptRecordError("an unsealed event names an item that the partition does not have")
+        raise CorruptRecordError("an unsealed event has an item ordinal that the partition does not have")
     times = events.timestamp_ms
     if (times[1:] > times[:-1]).all():
         return slice(None)
@@ -57,20 +57,21 @@ def _count(events: EventColumns, identity: tuple[int, int, int], ids: NDArray[np
     return low
 
 
-def among(values: NDArray[np.int64], pool: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool[n]: which values are in `pool`, which has no order."""
+def isin(values: NDArray[np.int64], pool: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return bool[n]: which values are in the unordered `pool`."""
     if len(values) * len(pool) <= _BROADCAST_CELLS:
-        # Late events come alone: comparing with all of a small pool takes a tenth of a sort.
-        found: NDArray[np.bool_] = (values[:, None] == pool[None, :]).any(axis=1)
-        return found
+        # Late events are few: comparing all pairs takes a tenth of the time of a sort.
+        is_in_pool: NDArray[np.bool_] = (values[:, None] == pool[None, :]).any(axis=1)
+        return is_in_pool
     return np.isin(values, pool)
 
 
-def contained(events: EventColumns, known: EventColumns) -> NDArray[np.bool_]:
-    """Return bool[n]: which of `events` are among `known`."""
-    near = known.take(among(known.timestamp_ms, events.timestamp_ms))
-    if not near.n:
+def isin_events(events: EventColumns, pool: EventColumns) -> NDArray[np.bool_]:
+    """Return bool[n]: which of `events` are in `pool`."""
+    same_time = pool.take(isin(pool.timestamp_ms, events.timestamp_ms))
+    if not same_time.n:
         return np.zeros(events.n, np.bool_)
-    # Compared as bytes: their hash is seeded in each process. The hash of numbers is not, and producers choose them.
-    near_rows, rows = (np.frombuffer(pack_events(part), f"V{EVENT.itemsize}").tolist() for part in (near, events))
-    return np.fromiter(map(set(near_rows).__contains__, rows), np.bool_, events.n)
+    # Compare bytes: Python seeds their hash in each process. It does not seed the hash of integers, so producers could
+    # choose colliding ones.
+    pool_rows, rows = (np.frombuffer(pack_events(part), f"V{EVENT.itemsize}").tolist() for part in (same_time, events))
+    return np.fromiter(map(set(pool_rows).__contains__, rows), np.bool_, events.n)

@@ -1,7 +1,7 @@
-"""Expiry by age, measured by the watermark: which events are too old, and where a sequence's expiry key stands.
+"""Expiry by age, relative to the watermark: the horizon of each kind, and the expiry keys of sequences.
 
-An expiry key names a sequence under an hour at or before the hour of its oldest event, so the sequences that are due
-are one range of keys.
+The expiry key of a sequence starts with an hour at or before the hour of its oldest event, so the sequences that are
+due are one key range.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from lifeline.store.settings import StoreSettings
 
 
 class AgeLimits:
-    """For how many hours events are kept, for the kinds that have a limit."""
+    """The maximum age in hours of each kind that has one."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self.hours: dict[int, int] = {
@@ -23,15 +23,15 @@ class AgeLimits:
         """bool[kinds]."""
 
     def horizons(self, watermark_ms: int) -> dict[int, int]:
-        """Return the time before which events of a kind are expired.
+        """Return the horizon in ms of each kind with a limit: earlier events are expired.
 
-        It moves in whole hours of the watermark: so it is a function of the log, and rarely moves.
+        It is a function of the watermark's hour, so copies agree on it, and it changes once an hour at most.
         """
         hour = keys.hour_of(watermark_ms)
         return {kind: (hour - age) * keys.HOUR_MS for kind, age in self.hours.items() if hour > age}
 
     def update_key(self, editor: SequenceEditor, meta: dict[bytes, bytes | None]) -> None:
-        """Keep the sequence's expiry key at or before the hour of its oldest event; the changes go into `meta`."""
+        """Keep the sequence's expiry key at or before the hour of its oldest event; adds the changes to `meta`."""
         head = editor.head
         if not head.events or keys.kind_of(editor.prefix) not in self.hours:
             return
@@ -48,12 +48,12 @@ class AgeLimits:
 
 def drop_expired(batch: ActionBatch, horizons: dict[int, int]) -> ActionBatch:
     """Return the batch without the actions that are before the horizon of their kind."""
-    old = np.zeros(len(batch), np.bool_)
+    is_expired = np.zeros(len(batch), np.bool_)
     for kind, horizon in horizons.items():
-        old |= (batch.kind == kind) & (batch.timestamp_ms < horizon)
-    if not old.any():
+        is_expired |= (batch.kind == kind) & (batch.timestamp_ms < horizon)
+    if not is_expired.any():
         return batch
-    keep = np.flatnonzero(~old)
+    keep = np.flatnonzero(~is_expired)
     return ActionBatch(
         [batch.user_ids[row] for row in keep.tolist()],
         batch.timestamp_ms[keep],

@@ -1,7 +1,7 @@
 """The fingerprint: a sum, modulo 2^128, of one 128-bit hash for each retained event.
 
-A sum does not depend on the order of arrival, an insert adds to it and a trim subtracts from it, so equal
-sets of events have equal fingerprints and an append never reads history to keep it.
+A sum does not depend on the order of arrival, so equal sets of events have equal fingerprints. An insert adds to it and
+a trim subtracts from it, so updating it never requires reading a history.
 
 The hash of an event is MurmurHash3_x64_128 (Austin Appleby's public-domain algorithm) with seed 0 of the 48
 bytes (little-endian)::
@@ -33,7 +33,7 @@ _MODULUS = 1 << 128
 
 
 def user_hash(user_id: bytes) -> bytes:
-    """Return the 16-byte XXH3-128 of a user id's UTF-8, in its canonical order of bytes."""
+    """Return the 16-byte XXH3-128 of a user id's UTF-8, in its canonical byte order."""
     return xxhash.xxh3_128_digest(user_id)
 
 
@@ -81,7 +81,7 @@ def add(fingerprint: int, amount: int) -> int:
 
 
 def as_text(fingerprint: int) -> str:
-    """Return the 32 hexadecimal digits that people compare."""
+    """Return the fingerprint as 32 hexadecimal digits."""
     return f"{fingerprint:032x}"
 
 
@@ -96,6 +96,6 @@ def _finish(k: U64) -> U64:
 
 
 def _sum(words: U64) -> int:
-    # In halves, so that the exact sum of fewer than 2^32 words fits in 64 bits.
+    # Sum the two halves of the words separately: sums of fewer than 2^32 halves fit in 64 bits.
     low = int((words & np.uint64(0xFFFFFFFF)).sum(dtype=np.uint64))
     return low + (int((words >> np.uint64(32)).sum(dtype=np.uint64)) << 32)

@@ -1,7 +1,7 @@
-"""Python's garbage collector, told to keep out of the way.
+"""Settings of Python's garbage collector for the process of a node.
 
-It goes after cycles, and nothing on the hot paths makes any; but it looks at every object that is alive: the
-heads in memory and the modules of torch cost 2 us for each appended event, and pauses of tens of milliseconds.
+The collector searches for reference cycles, and the hot paths create none. But it visits every live object: with the
+cached heads and the modules of torch, it costs 2 us for each appended event, and pauses of tens of milliseconds.
 """
 
 import gc
@@ -9,10 +9,10 @@ import gc
 _YOUNG, _MIDDLE, _OLD = 50_000, 20, 20
 
 
-def keep_collector_away() -> None:
-    """Take what is alive now out of the collector's sight, and let it look at the rest a hundred times less often.
+def tune_gc() -> None:
+    """Exclude all live objects from collection, and collect the others about a hundred times less often.
 
-    For the process that owns the stores, once it has imported what it needs.
+    Call it in the process that owns the stores, after its imports.
     """
     gc.collect()
     gc.freeze()

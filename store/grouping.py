@@ -1,4 +1,4 @@
-"""A batch brought into the order in which the store works: by user, kind and identity."""
+"""A batch in the order in which the store applies it: by user, kind and identity."""
 
 from typing import NamedTuple, Self
 
@@ -11,10 +11,10 @@ from lifeline.store.fingerprint import user_hash
 
 
 class GroupedBatch(NamedTuple):
-    """A batch sorted by user, kind and identity, without repeats of its own."""
+    """A batch of n events in g sequences, sorted by user, kind and identity, without duplicates."""
 
     prefixes: list[bytes]
-    """``u FF k`` of each of g sequences that the batch touches."""
+    """The prefix ``u FF k`` of each of the g sequences."""
     starts: list[int]
     """The first row of each sequence."""
     ends: list[int]
@@ -36,7 +36,7 @@ class GroupedBatch(NamedTuple):
 
     @classmethod
     def of(cls, batch: ActionBatch) -> Self:
-        """Sort a batch that is not empty, and drop what it repeats."""
+        """Sort a batch that is not empty, and drop its duplicates."""
         numbers = {user_id: number for number, user_id in enumerate(dict.fromkeys(batch.user_ids))}
         number = np.fromiter(map(numbers.__getitem__, batch.user_ids), np.int64, len(batch))
         hashes = [user_hash(user_id) for user_id in numbers]

@@ -1,6 +1,6 @@
-"""Heads: what one record knows of a sequence, and the newest of its events.
+"""Heads: the record that describes a sequence and holds its newest events.
 
-A record is little-endian, and what a short sequence does not need is not there::
+A record is little-endian; fields that a short sequence does not need are left out::
 
     size  field
        1  version, 2
@@ -14,8 +14,8 @@ A record is little-endian, and what a short sequence does not need is not there:
        4  hour of the expiry key, uint32                        flag 8
     14*i  inline events, in order of arrival (segment.py)
 
-An identity is timestamp_ms int64, item_id uint64, code uint16. The first `runs` segments are the outcome of
-merges, the others raw. `skip` counts events of the oldest chunk that have been trimmed and are still inside it.
+An identity is timestamp_ms int64, item_id uint64, code uint16. The first `runs` segments are results of merges, the
+others are raw. `skip` counts the events of the oldest chunk that are trimmed but still stored in it.
 """
 
 import struct
@@ -38,7 +38,7 @@ _SEALED = struct.Struct("<IHqQHqQH")
 _HOUR = struct.Struct("<I")
 NEWEST, HAS_SEGMENTS, HAS_SEALED, HAS_HOUR = 1, 2, 4, 8
 PARTS = (_IDENTITY, _SEGMENTS, _SEALED, _HOUR)
-"""What follows the start of a record, in this order: part n is there when bit n of the flags is set."""
+"""The optional parts after the start of a record, in this order: part n is present if bit n of the flags is set."""
 _ALL_FLAGS = NEWEST | HAS_SEGMENTS | HAS_SEALED | HAS_HOUR
 _NEVER_MS = -(1 << 63)
 LOWEST = (_NEVER_MS, 0, 0)
@@ -46,7 +46,7 @@ LOWEST = (_NEVER_MS, 0, 0)
 
 
 class SealedPart(NamedTuple):
-    """What a head knows of its chunks."""
+    """What a head says about the chunks of its sequence."""
 
     events: int
     """Retained events in all chunks, without the skipped ones."""
@@ -60,18 +60,18 @@ class SealedPart(NamedTuple):
 
 @dataclass(slots=True)
 class Head:
-    """A head record in memory; the writer alone changes it."""
+    """A head record in memory. Only the writer changes it."""
 
     newest_ms: int = _NEVER_MS
     """Timestamp of the newest event."""
     newest_at: int | None = None
-    """Its number among the inline events; None when it is not one of them."""
-    newest_elsewhere: tuple[int, int, int] | None = None
-    """Its identity when it is not one of them."""
+    """The index of the newest event among the inline ones; None if it is not inline."""
+    newest_identity: tuple[int, int, int] | None = None
+    """The identity of the newest event if it is not inline."""
     segments: int = 0
     """Segments, numbered from 0."""
     runs: int = 0
-    """How many of them, from the first on, are the outcome of a merge."""
+    """How many of the segments, the first ones, are results of merges."""
     in_segments: int = 0
     """Events in segments."""
     sealed: SealedPart | None = None
@@ -92,20 +92,20 @@ class Head:
     def newest(self, ids: NDArray[np.uint64]) -> tuple[int, int, int]:
         """Return the newest identity; `ids` is uint64[m], the item id of each ordinal."""
         if self.newest_at is None:
-            return self.newest_elsewhere or LOWEST
+            return self.newest_identity or LOWEST
         timestamp_ms, ordinal, code = ONE_EVENT.unpack_from(self.inline, self.newest_at * EVENT_BYTES)
         return timestamp_ms, ids.item(ordinal), code
 
     def append(self, packed: bytes, newest_ms: int) -> int:
-        """Add inline events, 14 bytes each, of which the last is the sequence's newest; returns `unsealed`."""
+        """Add inline events of 14 bytes; the last becomes the sequence's newest. Returns `unsealed`."""
         self.inline += packed
         inline = len(self.inline) // EVENT_BYTES
         self.newest_ms, self.newest_at = newest_ms, inline - 1
         return self.in_segments + inline
 
-    def put_newest_elsewhere(self, newest: tuple[int, int, int]) -> None:
-        """Remember the newest identity of a sequence in which it is not inline."""
-        self.newest_ms, self.newest_at, self.newest_elsewhere = newest[0], None, newest
+    def set_newest_identity(self, newest: tuple[int, int, int]) -> None:
+        """Set the newest identity of a sequence whose newest event is not inline."""
+        self.newest_ms, self.newest_at, self.newest_identity = newest[0], None, newest
 
     def pack(self) -> bytes:
         """Return the record's bytes."""
@@ -115,7 +115,7 @@ class Head:
         flags, parts = 0, []
         if at is None:
             flags |= NEWEST
-            parts.append(_IDENTITY.pack(*(self.newest_elsewhere or LOWEST)))
+            parts.append(_IDENTITY.pack(*(self.newest_identity or LOWEST)))
         if self.segments:
             flags |= HAS_SEGMENTS
             parts.append(_SEGMENTS.pack(self.segments, self.runs, self.in_segments))
@@ -145,21 +145,21 @@ class Head:
         except struct.error as error:
             raise CorruptRecordError(f"a head of {len(data)} bytes is cut off") from error
         if len(data) != at + inline * EVENT_BYTES:
-            raise CorruptRecordError(f"a head of {len(data)} bytes does not fit its own lengths")
+            raise CorruptRecordError(f"a head of {len(data)} bytes has another length than its fields say")
         head.inline = data[at:]
         if not flags & NEWEST:
             if newest_at >= inline:
-                raise CorruptRecordError(f"a head of {inline} inline events says that its newest is {newest_at}")
+                raise CorruptRecordError(f"a head of {inline} inline events says that number {newest_at} is the newest")
             head.newest_ms, ordinal, _ = ONE_EVENT.unpack_from(data, at + newest_at * EVENT_BYTES)
             if ordinal >= items:
-                raise CorruptRecordError(f"a head names item {ordinal} of {items}")
+                raise CorruptRecordError(f"a head has item ordinal {ordinal}, and the partition has {items} items")
             head.newest_at = newest_at
         return head
 
     def _unpack_parts(self, data: bytes, at: int, flags: int) -> int:
-        """Read what the flags say is there; returns where it ends."""
+        """Read the parts that the flags select; returns the end position."""
         if flags & NEWEST:
-            self.put_newest_elsewhere(_IDENTITY.unpack_from(data, at))
+            self.set_newest_identity(_IDENTITY.unpack_from(data, at))
             at += _IDENTITY.size
         if flags & HAS_SEGMENTS:
             self.segments, self.runs, self.in_segments = _SEGMENTS.unpack_from(data, at)

@@ -1,4 +1,4 @@
-"""The head cache: the heads that all partitions of the process used last, within one budget of bytes."""
+"""The head cache: the most recently used heads of all partitions of a process, within one memory budget."""
 
 import threading
 from collections import OrderedDict
@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from lifeline.store.chunk import EventColumns
 
 ENTRY_BYTES = 300
-"""What a head takes in the cache beside the bytes of its key and of its record: two objects, an entry, and the gaps
-that heads of all sizes leave in memory as they come and go."""
-_REMEMBERED_BYTES = 600
+"""Overhead of a cached head, besides the bytes of its key and record: two objects, an entry, and fragmentation."""
+_DECODED_PARTS_BYTES = 600
 
 
 class HeadCacheStatistics(NamedTuple):
-    """What the cache holds, and how it has done since the process started."""
+    """The size of the cache now, and its hits and misses since the process started."""
 
     heads: int
     bytes: int
@@ -27,36 +26,36 @@ class HeadCacheStatistics(NamedTuple):
 
 
 @dataclass(slots=True)
-class Remembered:
-    """What the writer has read of a sequence and may need again; it is nowhere stored."""
+class DecodedParts:
+    """Decoded parts of a sequence that the writer may need again. They are kept in memory only."""
 
     segment_times: NDArray[np.int64] | None = None
-    """int64[m]: the timestamps in the sequence's segments, in no order."""
+    """int64[m]: the timestamps of the events in segments, unordered."""
     oldest_events: EventColumns | None = None
-    """The events of the oldest chunk, the skipped ones too."""
+    """The events of the oldest chunk, including the skipped ones."""
 
     def __bool__(self) -> bool:
         return self.segment_times is not None or self.oldest_events is not None
 
     @property
     def memory_bytes(self) -> int:
-        """About how much memory it takes."""
+        """Approximate memory use."""
         times = 0 if self.segment_times is None else self.segment_times.nbytes
         oldest = 0 if self.oldest_events is None else sum(column.nbytes for column in self.oldest_events)
-        return _REMEMBERED_BYTES + times + oldest
+        return _DECODED_PARTS_BYTES + times + oldest
 
 
 class CachedHeads(NamedTuple):
-    """Heads out of the cache."""
+    """Heads that were taken out of the cache."""
 
     records: dict[bytes, bytes]
-    """The head record of each prefix that was there."""
-    remembered: dict[bytes, Remembered]
-    """What is remembered of some of them."""
+    """The head records, by prefix."""
+    decoded: dict[bytes, DecodedParts]
+    """The decoded parts of some of them, by prefix."""
 
 
 class HeadCache:
-    """One budget for the shares of all partitions. Whoever goes above it, the largest share gives heads up."""
+    """One memory budget for the shares of all partitions. Above it, heads are evicted from the largest share."""
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
@@ -64,25 +63,25 @@ class HeadCache:
         self._lock = threading.Lock()
 
     def open_share(self) -> "HeadShare":
-        """Return the share of a partition that is being opened."""
+        """Create the share of a partition."""
         with self._lock:
             share = HeadShare(self)
             self._shares.append(share)
             return share
 
     def close_share(self, share: "HeadShare") -> None:
-        """Let go of a share and all it holds."""
+        """Remove a share with all its heads."""
         with self._lock:
             self._shares.remove(share)
 
     def make_room(self) -> None:
-        """Bring all shares together under the budget."""
+        """Evict heads until all shares together fit the budget."""
         with self._lock:
-            while (above := sum(share.bytes for share in self._shares) - self.budget_bytes) > 0:
-                max(self._shares, key=lambda share: share.bytes).give_up(above)
+            while (excess := sum(share.bytes for share in self._shares) - self.budget_bytes) > 0:
+                max(self._shares, key=lambda share: share.bytes).evict(excess)
 
     def statistics(self) -> HeadCacheStatistics:
-        """Return counts of this moment."""
+        """Return the current statistics."""
         with self._lock:
             shares = self._shares
             return HeadCacheStatistics(
@@ -94,59 +93,60 @@ class HeadCache:
 
 
 class HeadShare:
-    """The heads of one partition, the least recently used first.
+    """The cached heads of one partition, least recently used first.
 
-    A head is held as its record's bytes: that is what most batches need of it, and a third of what objects take.
-    `take_many` and `put_many` are the partition's writer's; every other method may be called from any thread.
+    A head is cached as the bytes of its record: most batches need only those, and objects would take three times the
+    memory. Only the partition's writer calls `take_many` and `put_many`; the other methods may be called from any
+    thread.
     """
 
     def __init__(self, cache: HeadCache) -> None:
         self.bytes = self.hits = self.misses = 0
         self._cache = cache
         self._records: OrderedDict[bytes, bytes] = OrderedDict()
-        self._remembered: dict[bytes, Remembered] = {}
+        self._decoded: dict[bytes, DecodedParts] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._records)
 
     def take_many(self, prefixes: Collection[bytes]) -> CachedHeads:
-        """Take out the heads that are here; what is not put back is forgotten."""
-        records, remembered = self._records, self._remembered
+        """Remove the cached heads of `prefixes` and return them; `put_many` puts them back."""
+        records, decoded = self._records, self._decoded
         with self._lock:
-            found = {prefix: record for prefix in prefixes if (record := records.pop(prefix, None)) is not None}
-            known = {prefix: remembered.pop(prefix) for prefix in found if prefix in remembered} if remembered else {}
-            self.bytes -= _bytes(found, known)
-            self.hits += len(found)
-            self.misses += len(prefixes) - len(found)
-        return CachedHeads(found, known)
+            hits = {prefix: record for prefix in prefixes if (record := records.pop(prefix, None)) is not None}
+            parts = {prefix: decoded.pop(prefix) for prefix in hits if prefix in decoded} if decoded else {}
+            self.bytes -= _bytes(hits, parts)
+            self.hits += len(hits)
+            self.misses += len(prefixes) - len(hits)
+        return CachedHeads(hits, parts)
 
-    def put_many(self, records: dict[bytes, bytes], remembered: dict[bytes, Remembered]) -> None:
-        """Hold heads that are not here, as the last used; then let go of what is above the budget."""
+    def put_many(self, records: dict[bytes, bytes], decoded: dict[bytes, DecodedParts]) -> None:
+        """Add heads that are not in the cache, as the most recently used; then evict what exceeds the budget."""
         with self._lock:
             self._records.update(records)
-            self._remembered.update(remembered)
-            self.bytes += _bytes(records, remembered)
+            self._decoded.update(decoded)
+            self.bytes += _bytes(records, decoded)
         self._cache.make_room()
 
-    def give_up(self, wanted: int) -> int:
-        """Let go of at least `wanted` bytes, or of all; returns how many it were."""
-        given, remembered = 0, self._remembered
+    def evict(self, size: int) -> int:
+        """Evict heads of at least `size` bytes, or all heads; returns the bytes that were freed."""
+        freed, decoded = 0, self._decoded
         with self._lock:
-            while self._records and given < wanted:
+            while self._records and freed < size:
                 prefix, record = self._records.popitem(last=False)
-                given += ENTRY_BYTES + len(prefix) + len(record)
-                if prefix in remembered:
-                    given += remembered.pop(prefix).memory_bytes
-            self.bytes -= given
-        return given
+                freed += ENTRY_BYTES + len(prefix) + len(record)
+                if prefix in decoded:
+                    freed += decoded.pop(prefix).memory_bytes
+            self.bytes -= freed
+        return freed
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Remove the share from the cache."""
         self._cache.close_share(self)
 
 
-def _bytes(records: dict[bytes, bytes], remembered: dict[bytes, Remembered]) -> int:
-    """Return about how much memory heads take in the cache."""
+def _bytes(records: dict[bytes, bytes], decoded: dict[bytes, DecodedParts]) -> int:
+    """Return the approximate memory use of heads in the cache."""
     total = ENTRY_BYTES * len(records) + sum(map(len, records)) + sum(map(len, records.values()))
-    return total + sum(known.memory_bytes for known in remembered.values()) if remembered else total
+    return total + sum(parts.memory_bytes for parts in decoded.values()) if decoded else total

@@ -1,13 +1,13 @@
-"""The hash of item ids, of another seed in each process: who chooses ids cannot choose which of them meet.
+"""A hash of item ids with a secret seed for each process, so that nobody can choose ids that collide.
 
     h_k(id) = fold(fold((id ^ mask) * first) * second) * level_k,    fold(x) = x ^ (x >> 32),    modulo 2**64
 
-The multipliers are odd numbers that nobody outside the process knows, and a table of 2**b slots takes the upper b
-bits. Any two ids meet in it with a chance of at most 2 in 2**b (Dietzfelbinger et al., 1997), in each level k by
-another chance. For pairs one product would do, but it crowds ids in even steps under some of the seeds: the folds
-break the steps. scorer/kernels/src/tokens.cpp folds a product of 128 bits instead, once.
+The multipliers are odd random numbers, and a table of 2**b slots uses the upper b bits. Any two ids collide with a
+probability of at most 2 / 2**b (Dietzfelbinger et al., 1997), independently in each level k. One product would be
+enough for this bound, but under some seeds it clusters ids that lie at equal distances; the folds prevent that.
+scorer/kernels/src/tokens.cpp folds one 128-bit product instead.
 
-Nothing that is stored or answered depends on the seed.
+No stored byte and no reply depends on the seed.
 """
 
 import secrets
@@ -20,7 +20,7 @@ LEVELS = 5
 
 
 class HashSeed(NamedTuple):
-    """Numbers of 64 bits, odd."""
+    """Odd 64-bit numbers."""
 
     mask: int
     first: int
@@ -30,17 +30,17 @@ class HashSeed(NamedTuple):
 
     @classmethod
     def draw(cls) -> Self:
-        """Return a seed that nobody can foretell."""
+        """Return a seed from the system's secure random source."""
         mask, first, second, *levels = (secrets.randbits(64) | 1 for _ in range(3 + LEVELS))
         return cls(mask, first, second, tuple(levels))
 
 
 SEED = HashSeed.draw()
-"""That of this process."""
+"""The seed of this process."""
 
 
-def hashed(ids: NDArray[np.uint64], seed: HashSeed, level: int) -> NDArray[np.uint64]:
-    """Return uint64[n]: the hash of uint64[n] ids in a level. The array is the caller's."""
+def hash_ids(ids: NDArray[np.uint64], seed: HashSeed, level: int) -> NDArray[np.uint64]:
+    """Return uint64[n], a new array: the hash of uint64[n] ids for a level."""
     product = ids ^ np.uint64(seed.mask)
     product *= np.uint64(seed.first)
     for factor in (seed.second, seed.levels[level]):

@@ -1,8 +1,8 @@
-"""How many item ids the open partitions of a process may hold in memory, all together.
+"""The limit on the item ids that all open partitions of a process hold in memory.
 
-Ids never leave, for sequences hold their ordinals, and whoever may publish actions can name any number of new items.
-What does not fit is no reason to drop actions: the state is a function of the log, and a node with more room would keep
-them. So a partition takes nothing further, and says why.
+Ids are never removed, because sequences hold their ordinals, and a producer can name any number of new items. Actions
+that do not fit are not dropped: the state is a function of the log, and a node with more memory would keep them.
+Instead the partition stops applying its log, with an error that names the cause.
 """
 
 import threading
@@ -14,35 +14,35 @@ from lifeline.store.errors import ItemLimitError
 from lifeline.store.id_index import IdIndex
 
 ITEM_BYTES = 48
-"""Memory for an id, at most: 24 where a table is full, 48 where it has just grown (id_index.py)."""
+"""Most memory for one id: 24 bytes if its table is full, 48 if it has just grown (id_index.py)."""
 
 
 class ItemBudget:
-    """Counts what the partitions have; every method may be called from any thread."""
+    """Counts the item ids of the open partitions. Every method may be called from any thread."""
 
-    def __init__(self, most: int | None) -> None:
-        """Without `most` there is no bound."""
-        self.most = most
+    def __init__(self, limit: int | None) -> None:
+        """`limit` is the most item ids to hold; None for no limit."""
+        self.limit = limit
         self._used = 0
         self._lock = threading.Lock()
 
     @property
     def used(self) -> int:
-        """Ids that open partitions hold; an item counts once in each partition where somebody acted on it."""
+        """Item ids in memory. An item counts once for each partition that has it."""
         return self._used
 
     def add(self, count: int) -> None:
-        """Count ids that a partition has got, or below 0 those of one that is closed."""
+        """Add `count` ids; a closing partition passes a negative count."""
         with self._lock:
             self._used += count
 
     def check(self, partition: int, known: IdIndex, item_id: NDArray[np.uint64]) -> None:
-        """Raise ItemLimitError where the new ones of these ids have no room. Changes nothing.
+        """Raise ItemLimitError if the ids that `known` lacks do not fit. Reserves nothing.
 
-        Partitions that are checked at the same time may each have what is left.
+        So partitions that check at the same time may exceed the limit together.
         """
-        if self.most is None or self._used + len(item_id) <= self.most:
+        if self.limit is None or self._used + len(item_id) <= self.limit:
             return
         new = len(np.unique(item_id[known.find(item_id) < 0]))
-        if new and self._used + new > self.most:
-            raise ItemLimitError(partition, self._used, new, self.most)
+        if new and self._used + new > self.limit:
+            raise ItemLimitError(partition, self._used, new, self.limit)

@@ -1,15 +1,15 @@
-"""Keys of a partition's database: big-endian, so that their order is the order of what they name.
+"""Keys of a partition's database. Their numbers are big-endian, so that keys sort in the order of these numbers.
 
 ::
 
     rows    u FF k             head
     rows    u FF k n           segment, n uint8
     chunks  u FF k fence       chunk; fence = timestamp_ms + 2^63 uint64, item_id uint64, code uint16
-    meta    'C'                contract
+    meta    'C'                retention policy
     meta    'S'                state
     meta    'I' o              item ids, o uint32 = the ordinal of the first
     meta    'X' k h u          expiry: the sequence (u, k) has no event older than hour h, uint32
-    meta    'E' u FF o         erasure at offset o, uint64: the user's bytes are still to be removed from the files
+    meta    'E' u FF o         erasure at offset o, uint64: a scrub of the user's bytes is pending
 
 u is the user id in UTF-8, which never holds the byte FF, so no key of one user is a prefix of another's; k is
 the kind (one byte).
@@ -19,7 +19,7 @@ import struct
 
 from lifeline.core.actions import Identity
 
-CONTRACT_KEY = b"C"
+POLICY_KEY = b"C"
 STATE_KEY = b"S"
 ITEMS_PREFIX = b"I"
 EXPIRY_PREFIX = b"X"
@@ -55,7 +55,7 @@ def kind_of(prefix: bytes) -> int:
 
 
 def is_head(key: bytes) -> bool:
-    """Say whether a key of rows is that of a head, which is the sequence's prefix itself."""
+    """Return whether a key of rows belongs to a head; it is then the sequence's prefix."""
     return key[-2:-1] == END_OF_USER
 
 
@@ -81,7 +81,7 @@ def chunk_fence(key: bytes) -> Identity:
 
 
 def chunk_name(fence: tuple[int, int, int]) -> str:
-    """Return how messages name a chunk: by its fence."""
+    """Return the name of a chunk in messages, which is made of its fence."""
     return f"chunk {fence[0]}-{fence[1]}-{fence[2]}"
 
 
@@ -97,7 +97,7 @@ def items_first(key: bytes) -> int:
 
 
 def hour_of(timestamp_ms: int) -> int:
-    """Return the whole hours since 1970, within what an expiry key holds."""
+    """Return the whole hours since 1970, limited to the range of an expiry key."""
     return min(max(timestamp_ms // HOUR_MS, 0), _LAST_HOUR)
 
 
@@ -127,7 +127,7 @@ def erased_user(key: bytes) -> bytes:
     return key[len(ERASURE_PREFIX) : -_U64.size - len(END_OF_USER)]
 
 
-def after(prefix: bytes) -> bytes:
+def prefix_end(prefix: bytes) -> bytes:
     """Return the lowest key above every key that starts with `prefix`."""
     number = int.from_bytes(prefix) + 1
     if number >> (8 * len(prefix)):

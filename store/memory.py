@@ -1,6 +1,6 @@
 """The memory that all partitions of a process share.
 
-One block cache, one write-buffer budget inside it, one head cache, and one bound on item ids.
+One block cache, one write-buffer budget inside it, one head cache, and one limit on item ids.
 """
 
 from rocksdict import Cache, WriteBufferManager
@@ -13,11 +13,11 @@ _MIB = 1 << 20
 
 
 class SharedMemory:
-    """Create one in each process, and pass it to every partition."""
+    """Create one instance in each process, and pass it to every partition."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self.cache = Cache(settings.block_cache_mib * _MIB)
-        # Never allow_stall: a stalled write holds the interpreter's lock, so the flush that would end it cannot run.
+        # Never allow_stall: a stalled write holds the GIL, and the flush that would end the stall needs it.
         self.write_buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
             settings.write_buffer_mib * _MIB, False, self.cache
         )

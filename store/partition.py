@@ -1,9 +1,9 @@
-"""The partition store: one RocksDB for one partition of the actions topic, opened for writing.
+"""The partition store: the RocksDB database of one partition of the actions topic, opened for writing.
 
-`apply` writes events, new items, heads, applied offset and fingerprint in one WriteBatch, so after a crash either all
-of a micro-batch is there or nothing of it. With durability `process` the write-ahead log is not synced: a killed
-process loses nothing, and after a power failure Kafka redelivers the missing suffix from the applied offset on. With
-`power` a thread syncs the log (durability.py), and `durable_offset` says how far.
+`apply` writes events, new items, heads, applied offset and fingerprint in one WriteBatch, so a crash leaves all of a
+micro-batch or nothing of it. With durability `process` the write-ahead log is not synced: a killed process loses no
+data, and after a power failure Kafka delivers the lost records again, from the applied offset on. With durability
+`power` a thread syncs the log (durability.py), and `durable_offset` is the last synced offset.
 """
 
 import threading
@@ -20,7 +20,7 @@ from rocksdict import Checkpoint, WriteBatch
 from lifeline.core.actions import ActionBatch
 from lifeline.store import fingerprint as fp
 from lifeline.store import keys
-from lifeline.store.batch_editor import BatchEditor, Inserted, Rules
+from lifeline.store.batch_editor import BatchEditor, EventSum, SequenceRules
 from lifeline.store.database import PartitionDatabase
 from lifeline.store.durability import GroupCommit
 from lifeline.store.erasure import Scrubber
@@ -29,18 +29,18 @@ from lifeline.store.expiry import drop_expired
 from lifeline.store.memory import SharedMemory
 from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.retention import RetentionPolicy
-from lifeline.store.rocksdb import compact_range, open_to_write
+from lifeline.store.rocksdb import compact_range, open_primary
 from lifeline.store.settings import StoreSettings
 from lifeline.store.state import State
 
 
 class ApplyResult(NamedTuple):
-    """What one batch did."""
+    """The effect of one batch, in events unless noted."""
 
     inserted: int = 0
     """Events that were new to their sequence."""
     repeated: int = 0
-    """Events that were in it already, or are older than what it keeps."""
+    """Events that the sequence had already, or that are older than all it keeps."""
     trimmed: int = 0
     """Events that the cap removed."""
     expired: int = 0
@@ -51,7 +51,7 @@ class ApplyResult(NamedTuple):
     """Chunks rewritten for late events."""
 
     def plus(self, other: "ApplyResult") -> "ApplyResult":
-        """Return what two batches did together."""
+        """Return the sum of two results."""
         return ApplyResult(*map(add, self, other))
 
 
@@ -63,11 +63,11 @@ class PartitionStore(ReadablePartition):
         super().__init__(database)
         policy = RetentionPolicy.of(settings)
         with database.closed_on_error():
-            if database.contract is None:
-                database.contract = policy
-                database.meta.put(keys.CONTRACT_KEY, policy.pack())
-            database.contract.check(policy)
-        self._rules = Rules(settings)
+            if database.policy is None:
+                database.policy = policy
+                database.meta.put(keys.POLICY_KEY, policy.pack())
+            database.policy.check(policy)
+        self._rules = SequenceRules(settings)
         self.memory = memory
         self._heads = memory.heads.open_share()
         self._write_lock = threading.Lock()
@@ -78,12 +78,12 @@ class PartitionStore(ReadablePartition):
             else None
         )
         self._durable_offset = self.applied_offset
-        # Counted even above the bound: a partition that exists must stay readable.
+        # Count them even above the limit: an existing partition must stay readable.
         memory.items.add(self.items)
         self.written_bytes = 0
         """Bytes of all batches written since the store was opened."""
         self.totals = ApplyResult()
-        """What all batches did since the store was opened."""
+        """The sum of all results since the store was opened."""
         self.erased_events = 0
         """Events that erasures removed since the store was opened."""
 
@@ -91,14 +91,14 @@ class PartitionStore(ReadablePartition):
     def open(cls, path: Path, *, partition: int, settings: StoreSettings, memory: SharedMemory) -> Self:
         """Open or create the store in `path`.
 
-        Raises StoreLockedError when another process has it, ContractError when it was built with other caps or
+        Raises StoreLockedError when another process has it, RetentionPolicyError when it was built with other caps or
         ages, FormatVersionError, CorruptRecordError, StoreError.
         """
-        return cls(PartitionDatabase(open_to_write(path, memory), path, partition), settings, memory)
+        return cls(PartitionDatabase(open_primary(path, memory), path, partition), settings, memory)
 
     @property
     def durable_offset(self) -> int:
-        """The last offset that survives what the durability setting promises."""
+        """The last offset that survives a crash of the kind that the durability setting names."""
         return self.applied_offset if self._commits is None else self._durable_offset
 
     # Writing
@@ -106,8 +106,8 @@ class PartitionStore(ReadablePartition):
     def apply(self, batch: ActionBatch, *, offset: int) -> ApplyResult:
         """Apply a micro-batch in one atomic write; `offset` is the last offset of the log that it covers.
 
-        Raises ValueError when `offset` is not above the applied offset; ItemLimitError, with nothing changed, when
-        the process has no room for the batch's new items; StoreFailedError after a write that failed.
+        Raises ValueError if `offset` is not above the applied offset; ItemLimitError, with nothing changed, if the
+        batch's new items exceed the limit of the process; StoreFailedError after a failed write.
         """
         with self._writing(offset, batch.item_id) as write:
             result, state = self._edit(batch, write, offset)
@@ -126,7 +126,7 @@ class PartitionStore(ReadablePartition):
         editor = BatchEditor(self.database, self._heads, self._rules)
         expired = editor.expire(state.watermark_ms, watermark) if horizons else 0
         known = len(items)
-        added = editor.insert(batch) if len(batch) else Inserted()
+        added = editor.insert(batch) if len(batch) else EventSum()
         self.memory.items.add(len(items) - known)
         self.database.put_new_items(write, known)
         outcome = editor.finish()
@@ -152,7 +152,7 @@ class PartitionStore(ReadablePartition):
     def erase(self, user_id: bytes, *, offset: int) -> int:
         """Remove every event of a user; returns how many there were. Raises as `apply` does.
 
-        A thread then removes the bytes from the files, after a crash too; `wait_scrubbed` waits for it.
+        A thread then scrubs the bytes from the files, if need be after a restart; `wait_scrubbed` waits for it.
         """
         with self._writing(offset) as write:
             removed = BatchEditor(self.database, self._heads, self._rules).erase(user_id, write)
@@ -177,7 +177,7 @@ class PartitionStore(ReadablePartition):
         return self._scrubber.busy
 
     def wait_scrubbed(self, timeout_s: float) -> bool:
-        """Return whether, within `timeout_s` seconds, no byte of the users erased so far is left in the files."""
+        """Wait up to `timeout_s` seconds for the scrub of all users erased so far; returns whether it is done."""
         return self._scrubber.wait(timeout_s)
 
     @contextmanager
@@ -195,7 +195,7 @@ class PartitionStore(ReadablePartition):
             try:
                 yield WriteBatch(raw_mode=True)
             except BaseException as error:
-                # Heads in memory may be ahead of the disk now: only reopening is safe.
+                # Cached heads may be ahead of the disk now: the partition must be opened again.
                 database.fail(error)
                 if isinstance(error, StoreError) or not isinstance(error, Exception):
                     raise
@@ -211,7 +211,7 @@ class PartitionStore(ReadablePartition):
     # Life
 
     def compact(self) -> None:
-        """Flush and compact everything, so that the disk holds only what the state needs."""
+        """Flush and compact everything, so that no obsolete data stays on disk."""
         for family in self.database.families.values():
             family.flush()
             compact_range(family)
@@ -226,7 +226,7 @@ class PartitionStore(ReadablePartition):
             return self.state
 
     def close(self) -> None:
-        """Close; waits for a write and for the views in use. Applied data survives without a flush."""
+        """Close; waits for the current write and for open views. No flush is needed: the log has the applied data."""
         with self._write_lock:
             if self.database.is_closed:
                 return
@@ -238,9 +238,9 @@ class PartitionStore(ReadablePartition):
             self.memory.items.add(-self.items)
 
     def _sync(self) -> None:
-        """Sync the write-ahead log to the disk; other threads run meanwhile."""
+        """Sync the write-ahead log to disk. Releases the GIL."""
         if self.database.has_failed:
-            # After an fsync that failed, a later one that succeeds proves nothing about earlier writes.
+            # After a failed fsync, a later success proves nothing about earlier writes.
             return
         offset = self.applied_offset
         try:

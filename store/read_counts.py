@@ -1,4 +1,4 @@
-"""How many reads of a user found something, and how many nothing."""
+"""Counts of the reads that found events of a user, and of those that did not."""
 
 import threading
 
@@ -8,14 +8,14 @@ class ReadCounts:
 
     def __init__(self) -> None:
         self.found = 0
-        """Reads of users that have events of the kinds asked for, whether or not any passed the filters."""
+        """Reads of users that have events of the requested kinds, whether or not any matched the filters."""
         self.empty = 0
-        """Reads of users that have none."""
+        """Reads of users that have no such events."""
         self._lock = threading.Lock()
 
     def add(self, found: int, empty: int) -> None:
         """Count the reads of one view."""
-        # Adding to an attribute is a read and a write: without the lock two threads would count once.
+        # An increment is not atomic: without the lock, two threads could count once.
         with self._lock:
             self.found += found
             self.empty += empty

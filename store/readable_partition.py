@@ -1,4 +1,4 @@
-"""What a partition gives to its readers, whether this process writes it or another one does."""
+"""The read interface of an open partition, whether this process or another one writes it."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -13,12 +13,12 @@ from lifeline.store.statistics import PartitionStatistics
 
 
 class ReadablePartition:
-    """Any number of readers; every method may be called from any thread."""
+    """An open partition for any number of readers. Every method may be called from any thread."""
 
     def __init__(self, database: PartitionDatabase) -> None:
         """Read an open database; `close` closes it."""
         self.database = database
-        """For those who write the partition, or look into its records."""
+        """The database, for subclasses that write or inspect the partition."""
         self.reads = ReadCounts()
 
     @property
@@ -32,14 +32,14 @@ class ReadablePartition:
         return self.database.partition
 
     @property
-    def number(self) -> int:
-        """A number that no other partition of this process has, before or after."""
-        return self.database.number
+    def instance(self) -> int:
+        """A number that is unique among all partitions that this process opens."""
+        return self.database.instance
 
     @property
-    def contract(self) -> RetentionPolicy | None:
-        """The caps and ages that the partition was built with; None before it was first written."""
-        return self.database.contract
+    def policy(self) -> RetentionPolicy | None:
+        """The retention policy that the partition was built with; None before the first write."""
+        return self.database.policy
 
     @property
     def applied_offset(self) -> int:
@@ -71,9 +71,9 @@ class ReadablePartition:
         self.database.wait_for(offset, timeout_s)
 
     def view(self) -> AbstractContextManager[View]:
-        """Give one consistent view: rows, chunks and applied offset of the same moment.
+        """Open a consistent view: rows, chunks and applied offset of the same moment.
 
-        `close` waits for the views in use.
+        `close` waits for open views.
         """
         return self.database.view()
 
@@ -95,5 +95,5 @@ class ReadablePartition:
         return self.database.statistics()
 
     def close(self) -> None:
-        """Close; waits for the views in use. Idempotent."""
+        """Close; waits for open views. Idempotent."""
         self.database.close()

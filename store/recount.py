@@ -1,4 +1,4 @@
-"""A recount: events and fingerprint summed anew from what is stored, and not from the running sums beside it."""
+"""A recount: the number of events and the fingerprint, computed from the stored events, not the running sums."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ from lifeline.store.reader import SequenceReader
 
 
 class Recount(NamedTuple):
-    """What the stored events add up to."""
+    """The sums over the stored events."""
 
     events: int
     fingerprint: int
 
 
 def recount(store: ReadablePartition) -> Recount:
-    """Read every sequence of a store that nobody writes to, and add up its events.
+    """Read every sequence of a store and add up its events. Nothing may write to the store meanwhile.
 
     Raises CorruptRecordError, FormatVersionError.
     """

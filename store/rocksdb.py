@@ -1,4 +1,4 @@
-"""RocksDB: how it is opened, its options, what its errors mean, and reads of several keys."""
+"""RocksDB: opening databases, options, translation of errors, and reads of several keys."""
 
 import time
 from pathlib import Path
@@ -25,7 +25,7 @@ _FOLLOWER_ATTEMPTS = 6
 _STAND_STILL_S = 10.0
 
 
-def open_to_write(path: Path, memory: SharedMemory) -> Rdict:
+def open_primary(path: Path, memory: SharedMemory) -> Rdict:
     """Open or create a partition's database; raises StoreLockedError, StoreError."""
     path.mkdir(parents=True, exist_ok=True)
     if not (path / "CURRENT").exists() and next(path.glob("*.sst"), None) is not None:
@@ -35,7 +35,7 @@ def open_to_write(path: Path, memory: SharedMemory) -> Rdict:
             "directory aside to rebuild it from the topic"
         )
     try:
-        return _open(path, database_options(memory, follows=False), memory, AccessType.read_write())
+        return _open(path, database_options(memory, is_secondary=False), memory, AccessType.read_write())
     except Exception as error:  # rocksdict raises bare Exception
         if f"{path}/LOCK: " in str(error):
             raise StoreLockedError(
@@ -73,8 +73,8 @@ class _FileVersions(NamedTuple):
         return cls((path / "CURRENT").read_bytes(), frozenset(log.name for log in path.glob("*.log")))
 
 
-def open_to_follow(path: Path, memory: SharedMemory, own: Path) -> SecondaryDatabase:
-    """Open a database that another process may be writing; `own` is a directory for RocksDB's own files.
+def open_secondary(path: Path, memory: SharedMemory, own: Path) -> SecondaryDatabase:
+    """Open a database that another process may be writing; `own` is a directory for the files of this instance.
 
     RocksDB reads the manifest first, then the write-ahead logs. A log that disappears in between would leave one family
     older than another. A log is removed only after a manifest has made it obsolete; each manifest is a new file (see
@@ -88,7 +88,7 @@ def open_to_follow(path: Path, memory: SharedMemory, own: Path) -> SecondaryData
     if not current.exists():
         # RocksDB would create the directory, which would then look like a partition.
         raise StoreError(f"{path} holds no store: name the data directory of a node that has run")
-    options = database_options(memory, follows=True)
+    options = database_options(memory, is_secondary=True)
     deadline = time.monotonic() + _STAND_STILL_S
     while time.monotonic() < deadline:
         try:
@@ -104,21 +104,21 @@ def open_to_follow(path: Path, memory: SharedMemory, own: Path) -> SecondaryData
     raise StoreError(f"{path} changes faster than it can be followed: try again")
 
 
-def catch_up(followed: SecondaryDatabase, path: Path) -> bool:
-    """Read what the writer has logged since; returns False where the database has to be opened again.
+def catch_up(secondary: SecondaryDatabase, path: Path) -> bool:
+    """Replay what the writer has logged since; returns False if the database must be opened again instead.
 
-    It has to be after the writer began another manifest: what was replayed from a log would hide what is in the new
-    tables. It also has to be where a log appeared or disappeared meanwhile. Raises StoreError.
+    This is so if the writer has started a new manifest, because data replayed from a log would hide newer data in
+    tables, and if a log appeared or disappeared during the call. Raises StoreError.
     """
     current = path / "CURRENT"
     try:
         before = _FileVersions.of(path)
-        if before.current != followed.current:
+        if before.current != secondary.current:
             return False
-        followed.db.try_catch_up_with_primary()
+        secondary.db.try_catch_up_with_primary()
         return _FileVersions.of(path) == before
     except Exception as error:  # rocksdict raises bare Exception
-        if current.read_bytes() != followed.current:
+        if current.read_bytes() != secondary.current:
             return False
         raise StoreError(
             f"{path} cannot be followed ({error}): open it again; if that fails too, check the disk"
@@ -129,7 +129,7 @@ def _open(path: Path, options: Options, memory: SharedMemory, access: AccessType
     return Rdict(str(path), options, {name: family_options(name, memory) for name in FAMILIES}, access)
 
 
-def database_options(memory: SharedMemory, *, follows: bool) -> Options:
+def database_options(memory: SharedMemory, *, is_secondary: bool) -> Options:
     """Return the options of one partition's database; `follows` where another process writes it."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)
@@ -139,7 +139,7 @@ def database_options(memory: SharedMemory, *, follows: bool) -> Options:
     options.set_max_total_wal_size(memory.settings.max_wal_mib * _MIB)
     options.set_max_background_jobs(2)
     # A secondary keeps every file open: the writer may delete a file that the secondary still reads.
-    options.set_max_open_files(-1 if follows else memory.settings.max_open_files)
+    options.set_max_open_files(-1 if is_secondary else memory.settings.max_open_files)
     # A manifest keeps the boundary keys of deleted files, and keys name users: start a new manifest each time.
     options.set_max_manifest_file_size(1)
     options.set_keep_log_file_num(2)
@@ -182,7 +182,7 @@ def family_options(name: str, memory: SharedMemory) -> Options:
 
 
 def compact_range(family: Rdict, start: bytes | None = None, end: bytes | None = None) -> None:
-    """Compact the keys from `start` to `end`, by default all; other threads run meanwhile."""
+    """Compact the keys from `start` to `end`, by default all. Releases the GIL."""
     options = CompactOptions()
     # Without force, a file that only moves down a level is not rewritten, and stays uncompressed.
     options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
@@ -192,18 +192,18 @@ def compact_range(family: Rdict, start: bytes | None = None, end: bytes | None =
 def keys_between(family: Rdict, start: bytes, end: bytes) -> list[bytes]:
     """Return the keys from `start` to below `end`, ascending.
 
-    The iterator ends with the call: an iterator that an error's traceback kept alive would keep the files locked.
+    The iterator stays local to this function: if an error's traceback kept it alive, the files would stay locked.
     """
-    found: list[bytes] = []
+    selected: list[bytes] = []
     iterator = family.iter()
     iterator.seek(start)
     while iterator.valid() and iterator.key() < end:
-        found.append(iterator.key())
+        selected.append(iterator.key())
         iterator.next()
-    return found
+    return selected
 
 
 def get_many(family: Rdict, requested: list[bytes]) -> list[bytes | None]:
-    """Return the value of each key, None where it has none; other threads run meanwhile."""
-    found: list[bytes | None] = family.get([*requested]) or []
-    return found
+    """Return the value of each key, or None. Releases the GIL."""
+    values: list[bytes | None] = family.get([*requested]) or []
+    return values

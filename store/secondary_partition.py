@@ -1,7 +1,7 @@
-"""A partition that another process writes, opened beside it to be read (RocksDB calls this a secondary instance).
+"""A partition that another process writes, opened for reading (RocksDB calls this a secondary instance).
 
 It changes nothing in the partition's directory, except that the Python binding rewrites its own small file there with
-the same content. What it shows changes only when `catch_up` is called.
+the same content. It shows newer data only after a call of `catch_up`.
 """
 
 import tempfile
@@ -13,46 +13,46 @@ from lifeline.store.database import PartitionDatabase
 from lifeline.store.errors import NotOwnerError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.readable_partition import ReadablePartition
-from lifeline.store.rocksdb import SecondaryDatabase, catch_up, open_to_follow
+from lifeline.store.rocksdb import SecondaryDatabase, catch_up, open_secondary
 
 
 class Staleness(NamedTuple):
-    """How far a secondary may be behind its writer."""
+    """How far a secondary may be behind the writer."""
 
     applied_offset: int
-    """The last offset that it shows."""
+    """The last offset that the secondary has applied."""
     seconds: float
-    """Time since it caught up with the writer."""
+    """Seconds since the last catch-up."""
 
 
 class SecondaryPartition(ReadablePartition):
-    """Reads a partition of another process; every method may be called from any thread."""
+    """Reads a partition of another process. Every method may be called from any thread."""
 
     def __init__(
         self,
-        followed: SecondaryDatabase,
+        secondary: SecondaryDatabase,
         path: Path,
         partition: int,
         memory: SharedMemory,
         own: "tempfile.TemporaryDirectory[str]",
     ) -> None:
         """Use `SecondaryPartition.open`."""
-        self._followed, self._memory, self._own = followed, memory, own
+        self._secondary, self._memory, self._own = secondary, memory, own
         self._caught_up_at = time.monotonic()
-        super().__init__(PartitionDatabase(followed.db, path, partition))
+        super().__init__(PartitionDatabase(secondary.db, path, partition))
 
     @classmethod
     def open(cls, path: Path, *, partition: int, memory: SharedMemory) -> Self:
-        """Open the partition in `path` as it is now; raises StoreError, FormatVersionError, CorruptRecordError."""
+        """Open the partition in `path`; raises StoreError, FormatVersionError, CorruptRecordError."""
         own = tempfile.TemporaryDirectory(prefix="lifeline-follower-")
         try:
-            return cls(open_to_follow(path, memory, Path(own.name)), path, partition, memory, own)
+            return cls(open_secondary(path, memory, Path(own.name)), path, partition, memory, own)
         except BaseException:
             own.cleanup()
             raise
 
     def catch_up(self) -> Staleness:
-        """Move to what the writer has written by now; open views keep their moment.
+        """Show what the writer has written by now; open views do not change.
 
         Raises StoreError, CorruptRecordError.
         """
@@ -61,7 +61,7 @@ class SecondaryPartition(ReadablePartition):
             if database.is_closed:
                 raise NotOwnerError(self.partition)
             try:
-                if not catch_up(self._followed, self.path):
+                if not catch_up(self._secondary, self.path):
                     self._reopen()
                 database.load()
             except BaseException as error:
@@ -73,19 +73,19 @@ class SecondaryPartition(ReadablePartition):
         return self.staleness()
 
     def _reopen(self) -> None:
-        # No CURRENT is empty: if opening fails, the next attempt opens again.
-        self._followed = self._followed._replace(current=b"")
-        followed = open_to_follow(self.path, self._memory, Path(self._own.name))
-        # Open views keep the earlier database until they close.
+        # CURRENT is never empty, so if opening fails, the next catch_up tries to open again.
+        self._secondary = self._secondary._replace(current=b"")
+        secondary = open_secondary(self.path, self._memory, Path(self._own.name))
+        # Open views use the old database until they are closed.
         self.database.close_handles()
-        self.database.use(followed.db)
-        self._followed = followed
+        self.database.use(secondary.db)
+        self._secondary = secondary
 
     def staleness(self) -> Staleness:
-        """Return how far it may be behind the writer."""
+        """Return how far this may be behind the writer."""
         return Staleness(self.applied_offset, time.monotonic() - self._caught_up_at)
 
     def close(self) -> None:
-        """Close; waits for the views in use. Idempotent."""
+        """Close; waits for open views. Idempotent."""
         super().close()
         self._own.cleanup()

@@ -1,12 +1,12 @@
 """Segments: unsealed events of one sequence, in a record beside its head.
 
-A segment is one byte that says which of the two it is, and then::
+A segment is one byte for its form, and then::
 
     'R'  raw events of 14 bytes, little-endian, in order of arrival:
          timestamp_ms int64 · ordinal uint32 · code uint16
     'C'  a chunk (chunk.py): ascending events that several segments were merged into
 
-Below some hundred events pco's column headers cost more than the columns save, so small segments stay raw.
+For few events the headers of pco columns take more space than the compression saves, so small segments stay raw.
 """
 
 import struct
@@ -23,18 +23,18 @@ EVENT_BYTES = EVENT.itemsize
 ONE_EVENT = struct.Struct("<qIH")
 RAW, RUN = b"R", b"C"
 RUN_EVENTS = 64
-"""From how many events on a segment of ascending events is encoded."""
+"""Segments of at least so many ascending events are encoded as a chunk."""
 
 
 def pack_events(events: EventColumns) -> bytes:
-    """Return 14 bytes an event."""
+    """Return the events as 14 bytes each."""
     rows = np.empty(events.n, EVENT)
     rows["timestamp_ms"], rows["ordinal"], rows["code"] = events
     return rows.tobytes()
 
 
 def unpack_events(data: bytes) -> EventColumns:
-    """Read events of 14 bytes; raises CorruptRecordError when a part of one is missing."""
+    """Read events of 14 bytes; raises CorruptRecordError if the last one is incomplete."""
     if len(data) % EVENT_BYTES:
         raise CorruptRecordError(f"{len(data)} bytes are not a whole number of events")
     rows: NDArray[np.void] = np.frombuffer(data, EVENT)
@@ -42,7 +42,7 @@ def unpack_events(data: bytes) -> EventColumns:
 
 
 def pack_segment(events: EventColumns) -> bytes:
-    """Return a segment of ascending events, encoded where that pays."""
+    """Return a segment of ascending events, in the smaller form."""
     return RUN + chunk.encode(events) if events.n >= RUN_EVENTS else RAW + pack_events(events)
 
 
@@ -79,5 +79,5 @@ def join_segments(runs: list[Chunk], raw: EventColumns) -> EventColumns:
 
 
 def unpack_segments(segments: list[bytes], inline: bytes) -> EventColumns:
-    """Return the events of segments and of a head, in no order; raises as `split_segments` does."""
+    """Return the events of segments and of a head, unordered; raises as `split_segments` does."""
     return join_segments(*split_segments(segments, inline))

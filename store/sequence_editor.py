@@ -1,15 +1,14 @@
-"""One sequence while a batch is applied to it: insert, seal, late events in place, trim, expire.
+"""The edits of one sequence: insert, seal, insert late events, trim, expire.
 
-The invariants that it keeps:
+It keeps these invariants:
 
 - a sequence is its chunks, in the order of their fences, followed by its unsealed events;
 - every unsealed event is above the sealed mark, every sealed one at or below it;
-- a chunk's events are ascending and lie between its fence and the next chunk's; what sorts below the oldest
-  fence goes into the oldest chunk, which then moves to a lower fence;
-- no identity stands twice, and the sequence holds at most its cap: the newest ones.
+- a chunk's events are ascending, from its fence to below the next chunk's; an event below the oldest fence goes into
+  the oldest chunk, which then gets a lower fence;
+- all identities are distinct, and the sequence holds at most the newest `cap` events.
 
-Nothing is written here: what is to be written gathers in `rows` and `chunks`, which the partition store puts
-into the batch.
+Nothing is written here: the changes are collected in `rows` and `chunks`, which the caller adds to the write batch.
 """
 
 from collections.abc import Callable
@@ -23,43 +22,43 @@ from lifeline.core.actions import Identity
 from lifeline.store import chunk
 from lifeline.store.chunk import EventColumns
 from lifeline.store.errors import CorruptRecordError
-from lifeline.store.event_order import among, ascending, contained, count_below, count_up_to, identity_of
+from lifeline.store.event_order import ascending, count_below, count_up_to, identity_of, isin, isin_events
 from lifeline.store.head import LOWEST, MAX_SEGMENTS, Head, SealedPart
-from lifeline.store.head_cache import Remembered
+from lifeline.store.head_cache import DecodedParts
 from lifeline.store.keys import chunk_fence, chunk_key, chunk_name, segment_key
 from lifeline.store.rocksdb import get_many
 from lifeline.store.segment import EVENT, EVENT_BYTES, RAW, pack_events, pack_segment, unpack_segments
 
 
 class Shape(NamedTuple):
-    """The sizes that rule a sequence on disk."""
+    """The sizes that determine the layout of a sequence on disk."""
 
     cap: int
-    """Events kept."""
+    """Most events of a sequence."""
     inline_events: int
-    """Events inside a head."""
+    """Most inline events of a head."""
     chunk_events: int
     """Events in a sealed chunk."""
     keep_unsealed: int
-    """Events that a seal leaves unsealed at least."""
+    """Fewest events that stay unsealed after a seal."""
     run_segments: int
-    """Raw segments that are merged into a run."""
+    """Number of raw segments that are merged into a run."""
 
 
 class SequenceEditor:
-    """Edits one sequence. `ids` gives the item id of each ordinal, which the order of events needs."""
+    """Edits one sequence. `ids` returns the item id of each ordinal, by which events are sorted."""
 
     def __init__(
         self,
         prefix: bytes,
         head: Head,
-        remembered: Remembered | None,
+        decoded: DecodedParts | None,
         shape: Shape,
         rows: Rdict,
         chunks: Rdict,
         ids: Callable[[], NDArray[np.uint64]],
     ) -> None:
-        self.prefix, self.head, self.remembered = prefix, head, remembered or Remembered()
+        self.prefix, self.head, self.decoded = prefix, head, decoded or DecodedParts()
         self.rows: dict[bytes, bytes | None] = {}
         self.chunks: dict[bytes, bytes | None] = {}
         self.trimmed: list[EventColumns] = []
@@ -69,7 +68,7 @@ class SequenceEditor:
         self._shape, self._stored_rows, self._stored_chunks, self._ids = shape, rows, chunks, ids
 
     def append(self, packed: bytes, newest_ms: int) -> None:
-        """Append ascending events, 14 bytes each, all after the sequence's newest moment; then settle."""
+        """Append ascending events of 14 bytes, all later than the sequence's newest timestamp; then settle."""
         self.head.append(packed, newest_ms)
         self.settle()
 
@@ -96,7 +95,7 @@ class SequenceEditor:
         return was_new
 
     def settle(self) -> None:
-        """Bring the sequence back into its shape: segments, runs, chunks, the cap."""
+        """Restore the shape: move, merge, seal and trim events as the sizes require."""
         head, shape = self.head, self._shape
         if head.unsealed >= shape.chunk_events + shape.keep_unsealed:
             self._seal()
@@ -106,7 +105,7 @@ class SequenceEditor:
             self._trim(head.events - shape.cap)
 
     def expire(self, horizon_ms: int) -> None:
-        """Remove every event before `horizon_ms`, its bytes too; they gather in `trimmed`."""
+        """Remove all events before `horizon_ms`, and their bytes, and add them to `trimmed`."""
         while self.head.sealed is not None:
             sealed = self.head.sealed
             oldest = self._oldest_events()
@@ -120,18 +119,18 @@ class SequenceEditor:
             self.chunks[chunk_key(self.prefix, sealed.oldest)] = None
             fence = self._put_new_chunk(oldest.take(slice(keep_from, None)))
             self.head.sealed = sealed._replace(events=sealed.events - (keep_from - sealed.skip), skip=0, oldest=fence)
-            self.remembered.oldest_events = None
+            self.decoded.oldest_events = None
             return
         events = self._sorted(self._unsealed())
-        gone = int(np.searchsorted(events.timestamp_ms, horizon_ms))
-        if gone:
-            self.trimmed.append(events.take(slice(0, gone)))
-            self._replace_unsealed(events.take(slice(gone, None)))
+        expired = int(np.searchsorted(events.timestamp_ms, horizon_ms))
+        if expired:
+            self.trimmed.append(events.take(slice(0, expired)))
+            self._replace_unsealed(events.take(slice(expired, None)))
         if not self.head.events:
-            self.head.put_newest_elsewhere(LOWEST)
+            self.head.set_newest_identity(LOWEST)
 
     def oldest_timestamp_ms(self) -> int:
-        """Return the timestamp of the oldest event of a sequence that has one."""
+        """Return the timestamp of the oldest event; the sequence must have events."""
         if self.head.sealed is not None:
             return int(self._oldest_events().timestamp_ms[self.head.sealed.skip])
         return int(self._unsealed().timestamp_ms.min())
@@ -153,41 +152,41 @@ class SequenceEditor:
         return events
 
     def finish(self) -> bytes | None:
-        """Put the head among what is to be written, and return its record; without events nothing stays behind."""
+        """Add the head to the changes, and return its record; None deletes it if there are no events."""
         record = self.rows[self.prefix] = self.head.pack() if self.head.events else None
         return record
 
     # Unsealed events
 
     def _unsealed(self) -> EventColumns:
-        """Return the unsealed events, in no order."""
+        """Return the unsealed events, unordered."""
         events = unpack_segments(self._segments(0), self.head.inline)
         _check_count("unsealed", self.head.unsealed, events.n)
         return events
 
     def _segments(self, first: int) -> list[bytes]:
         """Return the segments from number `first` on."""
-        wanted = [segment_key(self.prefix, number) for number in range(first, self.head.segments)]
-        stored = [key for key in wanted if key not in self.rows]
-        found = dict(zip(stored, get_many(self._stored_rows, stored), strict=True)) if stored else {}
+        keys = [segment_key(self.prefix, number) for number in range(first, self.head.segments)]
+        unchanged = [key for key in keys if key not in self.rows]
+        stored = dict(zip(unchanged, get_many(self._stored_rows, unchanged), strict=True)) if unchanged else {}
         segments = []
-        for number, key in enumerate(wanted, first):
-            data = self.rows[key] if key in self.rows else found[key]
+        for number, key in enumerate(keys, first):
+            data = self.rows[key] if key in self.rows else stored[key]
             if data is None:
                 raise CorruptRecordError("it is missing", record=f"segment {number}")
             segments.append(data)
         return segments
 
     def _move_inline(self) -> None:
-        """Make the inline events a raw segment, and merge raw segments into a run when they are many."""
+        """Move the inline events into a raw segment, and merge raw segments into a run if there are enough."""
         head = self.head
         self.rows[segment_key(self.prefix, head.segments)] = RAW + head.inline
-        if self.remembered.segment_times is not None:
+        if self.decoded.segment_times is not None:
             moved: NDArray[np.int64] = np.frombuffer(head.inline, EVENT)["timestamp_ms"]
-            self.remembered.segment_times = np.concatenate([self.remembered.segment_times, moved])
+            self.decoded.segment_times = np.concatenate([self.decoded.segment_times, moved])
         head.in_segments += len(head.inline) // EVENT_BYTES
         head.segments += 1
-        head.put_newest_elsewhere(head.newest(self._ids()))
+        head.set_newest_identity(head.newest(self._ids()))
         head.inline = b""
         if head.segments - head.runs >= self._shape.run_segments:
             self._merge_segments(head.runs)
@@ -204,25 +203,25 @@ class SequenceEditor:
         head.segments = head.runs = first + 1
 
     def _replace_unsealed(self, events: EventColumns) -> None:
-        """Make ascending `events` the only unsealed ones: inline if they are few, else one run."""
+        """Replace all unsealed events by ascending `events`: inline if they are few, else in one run."""
         head = self.head
         for number in range(head.segments):
             self.rows[segment_key(self.prefix, number)] = None
-        head.put_newest_elsewhere(head.newest(self._ids()))
+        head.set_newest_identity(head.newest(self._ids()))
         head.inline = b""
         head.segments = head.runs = head.in_segments = 0
         if events.n > self._shape.inline_events:
             self.rows[segment_key(self.prefix, 0)] = pack_segment(events)
             head.segments, head.runs, head.in_segments = 1, 1, events.n
-            if self.remembered.segment_times is not None:
-                self.remembered.segment_times = events.timestamp_ms.copy()
+            if self.decoded.segment_times is not None:
+                self.decoded.segment_times = events.timestamp_ms.copy()
         else:
-            self.remembered.segment_times = None
+            self.decoded.segment_times = None
             if events.n:
                 head.inline, head.newest_at = pack_events(events), events.n - 1
 
     def _seal(self) -> None:
-        """Cut the oldest unsealed events into whole chunks, and keep the newest of them unsealed."""
+        """Move the oldest unsealed events into full chunks; the newest stay unsealed."""
         size = self._shape.chunk_events
         events = self._sorted(self._unsealed())
         cut = (events.n - self._shape.keep_unsealed) // size * size
@@ -240,9 +239,9 @@ class SequenceEditor:
     # Late events
 
     def _insert_late(self, events: EventColumns, split: int) -> NDArray[np.bool_]:
-        """Find which events are new; put those at or below the sealed mark, the first `split`, into their chunks."""
+        """Return bool[n], which events are new; insert the first `split`, up to the sealed mark, into their chunks."""
         was_new = np.ones(events.n, np.bool_)
-        # Above the newest event nothing can be a repeat, so only what is at or below it is looked for.
+        # Events above the newest one cannot be duplicates.
         late = count_up_to(events, self.head.newest(self._ids()), self._ids())
         if split < late:
             was_new[split:late] = ~self._is_unsealed(events.take(slice(split, late)))
@@ -251,15 +250,15 @@ class SequenceEditor:
         return was_new
 
     def _is_unsealed(self, events: EventColumns) -> NDArray[np.bool_]:
-        """Return bool[n]: which of `events` stand among the unsealed ones."""
+        """Return bool[n]: which of `events` are among the unsealed ones."""
         head = self.head
-        same_time = among(events.timestamp_ms, np.frombuffer(head.inline, EVENT)["timestamp_ms"])
+        same_time = isin(events.timestamp_ms, np.frombuffer(head.inline, EVENT)["timestamp_ms"])
         if head.in_segments and not same_time.all():
-            if self.remembered.segment_times is None:
-                self.remembered.segment_times = unpack_segments(self._segments(0), b"").timestamp_ms
-            same_time |= among(events.timestamp_ms, self.remembered.segment_times)
+            if self.decoded.segment_times is None:
+                self.decoded.segment_times = unpack_segments(self._segments(0), b"").timestamp_ms
+            same_time |= isin(events.timestamp_ms, self.decoded.segment_times)
         if same_time.any():
-            same_time[same_time] = contained(events.take(same_time), self._unsealed())
+            same_time[same_time] = isin_events(events.take(same_time), self._unsealed())
         return same_time
 
     def _insert_sealed(self, events: EventColumns) -> NDArray[np.bool_]:
@@ -279,9 +278,9 @@ class SequenceEditor:
         sealed = self._sealed()
         skip = sealed.skip if fence == sealed.oldest else 0
         kept = self._decode_chunk(fence).take(slice(skip, None))
-        new = ~contained(events, kept)
+        new = ~isin_events(events, kept)
         if skip:
-            # The sequence is full, and what sorts below its oldest event is not among the newest.
+            # The sequence is at its cap, so events below its oldest one would be trimmed at once.
             new &= np.arange(events.n) >= count_below(events, identity_of(kept, 0, self._ids()), self._ids())
         if not new.any():
             return new
@@ -290,8 +289,8 @@ class SequenceEditor:
         pieces = max(1, merged.n // size) if merged.n >= 2 * size else 1
         oldest = sealed.oldest
         if identity_of(merged, 0, self._ids()) < fence:
-            # Only the oldest chunk takes events below its fence, and then it moves to its new first event: a
-            # piece that is split off must never sort below it.
+            # Only the oldest chunk gets events below its fence. Its fence then moves to its new first event, so that
+            # the chunks that are split off sort above it.
             self.chunks[chunk_key(self.prefix, fence)] = None
             oldest = fence = identity_of(merged, 0, self._ids())
         first = merged.take(slice(0, merged.n if pieces == 1 else size))
@@ -301,7 +300,7 @@ class SequenceEditor:
             self._put_new_chunk(merged.take(slice(piece * size, until)))
         self.late_rewrites += 1
         if fence == oldest:
-            self.remembered.oldest_events = None
+            self.decoded.oldest_events = None
         self.head.sealed = sealed._replace(
             events=sealed.events + int(new.sum()), skip=0 if fence == oldest else sealed.skip, oldest=oldest
         )
@@ -310,7 +309,7 @@ class SequenceEditor:
     # Trim
 
     def _trim(self, excess: int) -> None:
-        """Drop the oldest `excess` events; the dropped ones gather in `trimmed`."""
+        """Drop the oldest `excess` events, and add them to `trimmed`."""
         while excess and self.head.sealed is not None:
             sealed = self.head.sealed
             oldest = self._oldest_events()
@@ -327,19 +326,19 @@ class SequenceEditor:
             self._replace_unsealed(events.take(slice(excess, None)))
 
     def _oldest_events(self) -> EventColumns:
-        """Return the events of the oldest chunk, the skipped ones too."""
-        if self.remembered.oldest_events is None:
-            self.remembered.oldest_events = self._decode_chunk(self._sealed().oldest)
-        return self.remembered.oldest_events
+        """Return the events of the oldest chunk, including the skipped ones."""
+        if self.decoded.oldest_events is None:
+            self.decoded.oldest_events = self._decode_chunk(self._sealed().oldest)
+        return self.decoded.oldest_events
 
     def _drop_oldest_chunk(self, retained: int) -> None:
-        """Drop the oldest chunk, of which `retained` events were not skipped."""
+        """Drop the oldest chunk, which had `retained` events besides the skipped ones."""
         sealed = self._sealed()
         following = self._next_fence(sealed.oldest)
         if following is None:
             _check_count("sealed", sealed.events, retained)
         self.chunks[chunk_key(self.prefix, sealed.oldest)] = None
-        self.remembered.oldest_events = None
+        self.decoded.oldest_events = None
         self.head.sealed = (
             None if following is None else sealed._replace(events=sealed.events - retained, skip=0, oldest=following)
         )
@@ -347,7 +346,7 @@ class SequenceEditor:
     def _sorted(self, events: EventColumns) -> EventColumns:
         return events.take(ascending(events, self._ids()))
 
-    # Chunks, as the batch so far would leave them
+    # Chunks, including the changes so far
 
     def _sealed(self) -> SealedPart:
         if self.head.sealed is None:
@@ -367,39 +366,41 @@ class SequenceEditor:
         except CorruptRecordError as error:
             raise CorruptRecordError(error.what, record=chunk_name(fence)) from error
         if events.n and int(events.ordinal.max()) >= len(self._ids()):
-            raise CorruptRecordError("it names an item that the partition does not have", record=chunk_name(fence))
+            raise CorruptRecordError(
+                "it has an item ordinal that the partition does not have", record=chunk_name(fence)
+            )
         return events
 
     def _floor_fence(self, identity: tuple[int, int, int]) -> Identity | None:
         """Return the highest fence at or below `identity`."""
         key = chunk_key(self.prefix, identity)
-        mine = [k for k, data in self.chunks.items() if data is not None and k <= key]
+        fences = [k for k, data in self.chunks.items() if data is not None and k <= key]
         iterator = self._stored_chunks.iter()
         iterator.seek_for_prev(key)
         while iterator.valid() and iterator.key().startswith(self.prefix):
-            found: bytes = iterator.key()
-            if self.chunks.get(found, b"") is not None:
-                mine.append(found)
+            stored: bytes = iterator.key()
+            if self.chunks.get(stored, b"") is not None:
+                fences.append(stored)
                 break
             iterator.prev()
-        return chunk_fence(max(mine)) if mine else None
+        return chunk_fence(max(fences)) if fences else None
 
     def _next_fence(self, fence: tuple[int, int, int]) -> Identity | None:
         """Return the lowest fence above `fence`."""
         key = chunk_key(self.prefix, fence)
-        mine = [k for k, data in self.chunks.items() if data is not None and k > key]
+        fences = [k for k, data in self.chunks.items() if data is not None and k > key]
         iterator = self._stored_chunks.iter()
         iterator.seek(key + b"\0")
         while iterator.valid() and iterator.key().startswith(self.prefix):
-            found: bytes = iterator.key()
-            if self.chunks.get(found, b"") is not None:
-                mine.append(found)
+            stored: bytes = iterator.key()
+            if self.chunks.get(stored, b"") is not None:
+                fences.append(stored)
                 break
             iterator.next()
-        return chunk_fence(min(mine)) if mine else None
+        return chunk_fence(min(fences)) if fences else None
 
 
-def _check_count(what: str, counted: int, found: int) -> None:
-    """Raise CorruptRecordError when a head counts other events than are there: the running sums would stay wrong."""
-    if counted != found:
-        raise CorruptRecordError(f"it counts {counted} {what} events, and {found} are there", record="head")
+def _check_count(what: str, counted: int, stored: int) -> None:
+    """Raise CorruptRecordError if a head's count differs from the stored events: running sums would become wrong."""
+    if counted != stored:
+        raise CorruptRecordError(f"it counts {counted} {what} events, but {stored} are stored", record="head")

@@ -16,12 +16,12 @@ _STATE = struct.Struct("<BqqQ16s")
 
 
 class State(NamedTuple):
-    """What a partition knows of itself, written with every batch."""
+    """The state of a partition, written with every batch."""
 
     applied_offset: int = -1
     """The last offset of the log that is part of the state."""
     watermark_ms: int = 0
-    """The newest event time applied, none counted as later than the log took its action."""
+    """The newest event time applied. An event counts as no later than its record's time in the log."""
     events: int = 0
     """Retained events of all users."""
     fingerprint: int = 0

@@ -1,4 +1,4 @@
-"""What RocksDB and the caches say of an open partition, in numbers for metrics and for `inspect`."""
+"""Statistics of RocksDB and its caches for an open partition, for metrics and `lifeline inspect`."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,19 +15,19 @@ class FamilyStatistics(NamedTuple):
     """One column family at one moment; sizes in bytes."""
 
     keys: int
-    """About how many keys it has."""
+    """Approximate number of keys."""
     table_bytes: int
-    """Tables on disk that are in use."""
+    """Size of the tables in use on disk."""
     tables: int
-    """How many they are."""
+    """Number of tables."""
     memtable_bytes: int
     """Memtables in memory."""
     table_reader_bytes: int
     """Filters and indices in memory outside the block cache."""
     pending_compaction_bytes: int
-    """What compactions still have to rewrite."""
+    """Data that compactions still have to rewrite."""
     level_zero_tables: int
-    """Tables that may overlap."""
+    """Tables on level 0, whose key ranges may overlap."""
 
 
 class PartitionStatistics(NamedTuple):
@@ -48,7 +48,7 @@ class PartitionStatistics(NamedTuple):
 
 
 def family_statistics(family: Rdict) -> FamilyStatistics:
-    """Return what RocksDB says of one family."""
+    """Return RocksDB's statistics of one family."""
     return FamilyStatistics(
         keys=number(family, "estimate-num-keys"),
         table_bytes=number(family, "live-sst-files-size"),
@@ -61,13 +61,13 @@ def family_statistics(family: Rdict) -> FamilyStatistics:
 
 
 def files_in(directory: Path) -> Iterator[tuple[Path, int]]:
-    """Yield each file of a directory and its bytes; one that goes meanwhile is passed over."""
+    """Yield each file of a directory and its size in bytes; files that disappear meanwhile are skipped."""
     for path in directory.iterdir():
         with suppress(FileNotFoundError):
             yield path, path.stat().st_size
 
 
 def number(family: Rdict, name: str) -> int:
-    """Return one of RocksDB's numbers, 0 where it has none."""
+    """Return an integer property of RocksDB, or 0 if it has none of this name."""
     value: int | None = family.property_int_value(_PREFIX + name)
     return value or 0

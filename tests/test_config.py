@@ -185,7 +185,7 @@ def test_storage_options_come_from_a_file_and_from_variables_and_are_masked(monk
 
 def test_a_url_with_a_password_is_an_error_that_does_not_tell_it() -> None:
     (problem,) = _problems(snapshot__url="ftp://me:hunter2@host/path")
-    assert problem.startswith("flag --url: snapshot.url: it holds a password")
+    assert problem.startswith("flag --url: snapshot.url: it contains a password")
     assert "hunter2" not in problem
 
 

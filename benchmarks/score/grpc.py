@@ -44,7 +44,7 @@ from lifeline.scorer.precision import Precision
 from lifeline.scorer.scorer import Scorer
 from lifeline.scorer.variants import variant
 from lifeline.sources.history import History, ItemEmbeddings
-from lifeline.store.embeddings import EmbeddingFollower
+from lifeline.store.embeddings import SecondaryEmbeddings
 
 USERS, CLIENTS = 8, 4
 SECONDS, OVERLOAD_SECONDS, OVERLOAD = 5.0, 60.0, 3.0
@@ -235,7 +235,7 @@ def _in_process(node: LoadedNode) -> Iterator[Callable[[int], object]]:
     loaded = weights.load(settings.scorer, settings.vocabulary)
     with (
         single_torch_thread(),
-        closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings,
+        closing(SecondaryEmbeddings.open(items_dir(settings.node.data_dir))) as embeddings,
         open_user_readers(settings) as reader_of,
     ):
         scorer = Scorer(

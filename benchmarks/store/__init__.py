@@ -12,7 +12,7 @@ from benchmarks.store.reads import reads
 from benchmarks.store.workloads import Workload, inline_bytes, zipf
 from lifeline.cli.console import err
 from lifeline.sources.history import History, demo_history
-from lifeline.store.gc_tuning import keep_collector_away
+from lifeline.store.gc_tuning import tune_gc
 from lifeline.store.partition import PartitionStore
 
 ZIPF_USERS, ZIPF_EVENTS = 200, 16_384
@@ -21,7 +21,7 @@ ZIPF_USERS, ZIPF_EVENTS = 200, 16_384
 def run(bootstrap_servers: str | None) -> Report:  # noqa: ARG001 - the store needs no Kafka
     """Run it all, about six minutes; every figure is of this one run."""
     history = demo_history()
-    keep_collector_away()
+    tune_gc()
     err.print(history.description, highlight=False)
     peers = _peers(history)
     rows = [

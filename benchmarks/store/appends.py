@@ -81,7 +81,7 @@ def at_cap(store: PartitionStore, users: int = CAP_USERS, events: int = CAP_EVEN
     """Append `events` to each user, all in turn, 2 % late; what counts begins when all are at their cap."""
     workload = zipf(users, events, late=CAP_LATE)
     times = apply_all(store, workload.batches())
-    full = -(-store.contract.max_explicit * users // BATCH) if store.contract else 0
+    full = -(-store.policy.max_explicit * users // BATCH) if store.policy else 0
     tenths = [BATCH * len(part) / part.sum() for part in np.array_split(np.array(times[full:]), 10)]
     return CapAppends(float(np.median(tenths)), float(tenths[0]), float(tenths[-1]))
 

@@ -18,7 +18,7 @@ from benchmarks.store.workloads import BATCH, START_MS, codes, user_names
 from lifeline.core.actions import ActionBatch, Kind
 from lifeline.core.sequence import EMBEDDING_DIM, SequenceQuery
 from lifeline.store.embeddings import EmbeddingTable
-from lifeline.store.gc_tuning import keep_collector_away
+from lifeline.store.gc_tuning import tune_gc
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from lifeline.store.reader import SequenceReader
@@ -82,7 +82,7 @@ def cold_appends() -> appends.ColdAppends:
 
 def measure_cold() -> None:
     """Child: print what cold appends come to."""
-    keep_collector_away()
+    tune_gc()
     print(json.dumps(appends.cold()))
 
 
@@ -135,7 +135,7 @@ def open_both(path: str) -> None:
 
 def fill(path: str) -> None:
     """Child: print what its memory grew by."""
-    keep_collector_away()
+    tune_gc()
     before = _rss()
     settings = StoreSettings()
     shared = SharedMemory(settings)

@@ -15,7 +15,7 @@ from benchmarks.store.workloads import Workload
 from benchmarks.stream.load import values
 from lifeline.core.partitioner import partitions_of
 from lifeline.core.vocabulary import Vocabulary
-from lifeline.store.gc_tuning import keep_collector_away
+from lifeline.store.gc_tuning import tune_gc
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from lifeline.store.settings import StoreSettings
@@ -47,7 +47,7 @@ class _Record(NamedTuple):
 
 def cpu_breakdown(vocabulary: Vocabulary, workload: Workload) -> CpuBreakdown:
     """Decode and apply `workload`, one partition after another, in batches of the default size."""
-    keep_collector_away()
+    tune_gc()
     settings = UpdaterSettings()
     rules = Rules.of(vocabulary, PARTITIONS, settings)
     partition = partitions_of(workload.user_ids, PARTITIONS)[workload.user_number]

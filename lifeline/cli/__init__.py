@@ -1,6 +1,6 @@
 """The `lifeline` command. Exit codes: 0 done, 1 failed, 2 usage or configuration error, 3 two states differ.
 
-`commands.py` lists the commands. This module imports none of them: each one's module is imported when it is used.
+`commands.py` lists the commands. The module of a command is imported when the command is used.
 """
 
 import io
@@ -24,7 +24,8 @@ app = typer.Typer(
     name="lifeline",
     cls=lazy_group(COMMANDS),
     help=(
-        "Every user's whole history, seconds old at most, compressed on local disk, and scored where it is stored. "
+        "A store of user histories: it applies every action from Kafka within seconds, keeps each user's whole history "
+        "compressed on local disk, and scores items on it. "
         "Exit codes: 0 done, 1 failed, 2 usage or configuration error, 3 two states differ."
     ),
     no_args_is_help=True,
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     install_excepthooks()
     try:
-        # Not `app()`: typer would replace our exception hook by its own.
+        # Not `app()`: typer would replace our exception hook with its own.
         sys.exit(
             typer.main.get_command(app).main(
                 arguments, prog_name="lifeline", standalone_mode=False, obj=_configure_command_logs

@@ -8,7 +8,7 @@ from lifeline.cli.lazy import command_group
 from lifeline.cli.options import ConfigOption, JsonOption, load_config
 from lifeline.cli.output import Output, Table
 
-config = command_group("The configuration.")
+config = command_group("Show the configuration.")
 
 
 @config.callback()

@@ -23,9 +23,9 @@ from lifeline.core.printable import printable
 
 
 class SafeConsole(Console):
-    """A console that shows text and never obeys it: no markup, no emoji codes, no control characters.
+    """A console that prints text literally: no markup, no emoji codes, no control characters.
 
-    This holds for every `str` that is printed or stands in a table. Styled text is a `Text` of our own words.
+    This holds for every `str` in output and tables. Only a `Text`, which has no input from outside, is styled.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:

@@ -133,10 +133,12 @@ class _Demo:
         )
 
     def _start_broker(self, history: History) -> Settings:
-        self._say("Apache Kafka", "the real Kafka, as a single KRaft process; fetched once into the user's cache.")
+        self._say(
+            "Apache Kafka", "a real Kafka broker, as a single KRaft process; downloaded once into the user's cache."
+        )
         with fetch_display() as show:
             servers = self._stack.enter_context(cluster_or_broker(self._bootstrap_servers, progress=show))
-        # On somebody else's cluster, the demo uses topics and a group of its own.
+        # On an existing cluster, the demo uses its own topics and consumer group.
         suffix = f"-demo-{uuid.uuid4().hex[:8]}" if self._bootstrap_servers else ""
         settings = settings_for(servers, self._workdir, history.vocabulary, suffix=suffix)
         reports = create_topics(settings.kafka)
@@ -203,7 +205,7 @@ class _Demo:
     def _train(self, settings: Settings, seconds: float) -> None:
         self._say(
             "Train",
-            f"a small TransActV2 on the stored histories, for about {seconds:.0f} s: too short to judge it.",
+            f"a small TransActV2 on the stored histories, for about {seconds:.0f} s: too short for a good model.",
         )
         started = time.monotonic()
         with self._output.progress() as bar:
@@ -217,7 +219,7 @@ class _Demo:
             manifest = save_version(settings, train_from_store(settings, plan, show))
         self._figures.train_s = time.monotonic() - started
         self._output.print(
-            Table("Held-out requests, later than all training", ("measure", "value>"), _metrics(manifest.metrics))
+            Table("Held-out requests, all later than training", ("measure", "value>"), _metrics(manifest.metrics))
         )
         exit_code = self._node.stop()
         self._node.start()
@@ -228,7 +230,7 @@ class _Demo:
         )
 
     def _score(self, client: LifelineClient, settings: Settings, candidates: list[int]) -> Scores:
-        self._say("Score", f"{len(candidates)} candidates for {self._user}, on the history as it is now.")
+        self._say("Score", f"{len(candidates)} candidates for {self._user}, with the current history.")
         self._candidates = candidates
         self._request_ms = int(time.time() * 1_000) + 1_000
         scores = client.score(self._user, candidates, timestamp_ms=self._request_ms, explain=0)
@@ -240,7 +242,9 @@ class _Demo:
     def _act(self, client: LifelineClient, settings: Settings, before: Scores) -> None:
         last = int(before.score.argmin())
         item = int(before.item_id[last])
-        self._say("One more action", f"the user acts on item {item}, which was ranked last. Is it seen?")
+        self._say(
+            "One more action", f"the user acts on item {item}, which was ranked last. How soon does its score change?"
+        )
         action_type = min(settings.vocabulary.ids_with_role(Role.POSITIVE))
         action = Action(
             user_id=self._user, item_id=item, timestamp_ms=int(time.time() * 1_000), action_type=action_type, surface=1
@@ -281,7 +285,7 @@ class _Demo:
         grid = Grid.grid(padding=(0, 3))
         for row in rows:
             grid.add_row(*row)
-        return Panel(grid, title="Lifeline: what you have just seen", border_style="green", expand=False)
+        return Panel(grid, title="Lifeline: the figures of this demo", border_style="green", expand=False)
 
 
 def _metrics(metrics: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def broker(
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="where it keeps its log", show_default="a temporary directory, removed with it"),
+        typer.Option(help="directory of its log", show_default="a temporary one"),
     ] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on", show_default="a free one")] = None,
 ) -> None:
     """Run Apache Kafka in the foreground, for development.
 
-    Kafka is fetched once and runs as one process; no Java has to be installed.
+    Kafka is downloaded once and runs as one process. You need not install Java.
     """
     from lifeline.cli.fetch import fetch_display
     from lifeline.dev.broker import Broker
@@ -38,15 +38,13 @@ def broker(
 
 
 def demo(
-    keep: Annotated[
-        bool, typer.Option("--keep", help="leave everything running and print commands to try next")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep everything running and print commands to try")] = False,
     bootstrap_servers: BootstrapOption = None,
-    train_seconds: Annotated[float, typer.Option(help="about how long the small model is trained")] = 60.0,
+    train_seconds: Annotated[float, typer.Option(help="approximate training time of the small model")] = 60.0,
 ) -> None:
-    """Show the whole path once, on a real Kafka and a real history.
+    """Run the whole path once, on a real Kafka and a real history.
 
-    A history goes into Kafka and into the store, is read and scored; then one more action changes a score.
+    It publishes a history, applies it, reads and scores it; then one more action changes a score.
     """
     from lifeline.cli.demo import run_demo
 
@@ -63,9 +61,9 @@ def bench(
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a benchmark; only in a checkout of the project.
+    """Run a benchmark; needs a checkout of the project.
 
-    The exit code is 0 even if a figure misses its bar: a person reads the table.
+    The exit code is 0 even if a figure misses its target.
     """
     output = Output(as_json=as_json)
     modules = _benchmarks()
@@ -86,7 +84,7 @@ def bench(
     module = import_module(modules[name])
     known_parts: tuple[str, ...] = tuple(getattr(module, "PARTS", ()))
     if unknown := [part for part in parts or () if part not in known_parts]:
-        remedy = f"use one of {', '.join(known_parts)}" if known_parts else "it has none, so name none"
+        remedy = f"use one of {', '.join(known_parts)}" if known_parts else "it has no parts, so name none"
         output.error(f"{name} has no part {unknown[0]!r}: {remedy}")
         raise typer.Exit(2)
     if seconds is not None and not hasattr(module, "SECONDS"):
@@ -98,7 +96,7 @@ def bench(
 
 
 def _benchmarks() -> "Mapping[str, str] | None":
-    """Return the module of each benchmark by name; None where `benchmarks` does not lie beside this package."""
+    """Return the module of each benchmark by name; None if `benchmarks` is not beside this package."""
     try:
         package = import_module("benchmarks")
     except ModuleNotFoundError:

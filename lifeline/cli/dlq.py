@@ -15,19 +15,17 @@ if TYPE_CHECKING:
     from lifeline.core.kafka_settings import KafkaSettings
     from lifeline.stream.dead_letter_reader import RetryOutcome, RetryResult, StoredLetter
 
-dlq = command_group("Dead letters: records that could not be applied.")
+dlq = command_group("List, show and retry dead letters (records not applied).")
 
 _PartitionsOption = Annotated[
     list[int] | None,
-    typer.Option("--partition", min=0, help="may be repeated", show_default="every partition"),
+    typer.Option("--partition", min=0, help="only this partition; may be repeated", show_default="all"),
 ]
-_ReasonOption = Annotated[
-    str | None, typer.Option(help="only letters with this reason, as `lifeline dlq list` prints it", show_default=False)
-]
+_ReasonOption = Annotated[str | None, typer.Option(help="only letters with this reason", show_default=False)]
 _WHY_SKIPPED = {
-    "stub": "they hold only the start of their records; `lifeline dlq show` says where the log has the whole records",
-    "erased": "their users were erased after them, or nothing proves that they are newer than the erasure",
-    "unproven": "the log starts after them, so it may have lost an erasure; --unproven publishes them",
+    "stub": "they hold only the start of their records; `lifeline dlq show` prints the offsets of the whole records",
+    "erased": "their users were erased after them, or the order of the two is unknown",
+    "unproven": "they are older than the log, which may have lost an erasure of their users; --unproven publishes them",
     "too_often": "they were retried as often as --max-retries allows",
 }
 _SHOWN_BYTES = 256
@@ -38,7 +36,7 @@ _HEX_WIDTH = 32
 def list_letters(
     partition: _PartitionsOption = None,
     reason: _ReasonOption = None,
-    newest: Annotated[int, typer.Option(min=1, help="how many records from the end of each partition")] = 100,
+    newest: Annotated[int, typer.Option(min=1, help="read so many records from the end of each partition")] = 100,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
@@ -82,8 +80,8 @@ def list_letters(
 
 @dlq.command("show")
 def show(
-    partition: Annotated[int, typer.Argument(min=0, help="of the dead-letter topic")],
-    offset: Annotated[int, typer.Argument(min=0, help="in that partition")],
+    partition: Annotated[int, typer.Argument(min=0, help="partition of the dead-letter topic")],
+    offset: Annotated[int, typer.Argument(min=0, help="offset in this partition")],
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
@@ -117,28 +115,31 @@ def show(
 def retry(
     partition: _PartitionsOption = None,
     offset: Annotated[
-        int | None, typer.Option(min=0, help="only this letter; needs one --partition", show_default=False)
+        int | None, typer.Option(min=0, help="retry only this letter; needs one --partition", show_default=False)
     ] = None,
     reason: _ReasonOption = None,
-    everything: Annotated[bool, typer.Option("--all", help="every letter of the partitions")] = False,
-    max_retries: Annotated[int, typer.Option(min=1, help="skip letters that were retried this often")] = 3,
+    everything: Annotated[bool, typer.Option("--all", help="retry every letter of the partitions")] = False,
+    max_retries: Annotated[int, typer.Option(min=1, help="skip letters that were retried so many times")] = 3,
     unproven: Annotated[
         bool,
-        typer.Option("--unproven", help="also letters that are older than the log; their users may have been erased"),
+        typer.Option(
+            "--unproven",
+            help="also retry letters that are older than the log, although their users may have been erased",
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be done, and change nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and change nothing")] = False,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish dead letters to the actions topic again.
 
-    Correct the cause first: a letter that is still bad becomes a dead letter again, with its retries counted. The
-    letters stay in the dead-letter topic until its retention removes them.
+    Correct the cause first: a letter that still cannot be applied becomes a dead letter again, with a higher count of
+    retries. The letters stay in the dead-letter topic until its retention removes them.
 
-    A letter is skipped if its user was erased after it, or if nothing proves that it is newer than an erasure of its
-    user. To find out, the command reads the actions topic from the offset of the first letter to the end, in the
-    partitions of the letters' users: about a minute for every five million records. It reads the letters twice.
+    A letter is skipped if its user was erased after it, or if the order of the two is unknown. To check this, the
+    command reads the actions topic from the offset of the oldest letter to the end, in the partitions of the letters'
+    users, which takes about a minute for five million records. It reads the letters twice.
     """
     from lifeline.stream.dead_letter_reader import RetryOutcome, read_letter, read_letters, retry_letters
 
@@ -146,7 +147,7 @@ def retry(
         raise typer.BadParameter("give one of --offset (with --partition), --reason and --all")
     numbers = partition or []
     if offset is not None and len(numbers) != 1:
-        raise typer.BadParameter("--offset belongs to one partition: give --partition once")
+        raise typer.BadParameter("--offset needs exactly one --partition")
     output = Output(as_json=as_json)
     kafka = load_config(config, kafka__bootstrap_servers=bootstrap_servers).settings.kafka
 

@@ -44,9 +44,11 @@ def evaluate(
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="peak learning rate")] = 3e-3,
     patience: Annotated[
-        int, typer.Option(min=0, help="stop after so many validations without improvement; 0 for never")
+        int, typer.Option(min=0, help="stop after so many validations without improvement; 0: never")
     ] = 4,
-    precision: Annotated[str, typer.Option(help="of the encoder's matrix products: float32 or bfloat16")] = "bfloat16",
+    precision: Annotated[
+        str, typer.Option(help="precision of the encoder's matrix products: float32 or bfloat16")
+    ] = "bfloat16",
     validate_every: Annotated[int, typer.Option(min=1, help="steps between validations")] = 200,
     workers: Annotated[int, typer.Option(min=1, help="training runs at the same time, one thread each")] = 2,
     append: Annotated[bool, typer.Option("--append", help="add to an existing report")] = False,
@@ -57,9 +59,9 @@ def evaluate(
 ) -> None:
     """Train and compare variants of the model; write a report.
 
-    The variants are measured beside rules that need no training. The history is that of the demo (LIFELINE_HISTORY
-    names another); `make movielens` fetches MovieLens-100K. All tasks together take hours: with --keep, the same
-    command resumes an interrupted evaluation.
+    The report includes baselines that need no training. The history is that of the demo (LIFELINE_HISTORY names
+    another); `make movielens` downloads MovieLens-100K. All tasks together take hours: with --keep, the same command
+    resumes an interrupted evaluation.
     """
     from lifeline.learning.evaluation_tasks import evaluation_settings, history_task, ratings_task, simulated_task
     from lifeline.learning.model_report import write_report

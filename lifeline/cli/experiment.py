@@ -8,7 +8,7 @@ from lifeline.cli.lazy import command_group
 from lifeline.cli.options import BootstrapOption, ConfigOption, DataDirOption, JsonOption, load_config
 from lifeline.cli.output import Output, Part, Table
 
-experiment = command_group("Experiments that compare versions of a model.")
+experiment = command_group("Report on experiments that compare model versions.")
 _DAY_MS = 86_400_000
 
 
@@ -16,17 +16,17 @@ _DAY_MS = 86_400_000
 def report(
     days: Annotated[
         float | None,
-        typer.Option(help="count actions for this long after a user's first exposure", show_default="until now"),
+        typer.Option(help="count actions for so many days after a user's first exposure", show_default="until now"),
     ] = None,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what users of each arm did after their first score.
+    """Compare the actions of each arm's users after their first exposure.
 
-    It also tests whether the numbers of users fit the arms' shares. The configuration names the experiment and its
-    arms; it must be the configuration of the nodes.
+    It also tests whether the numbers of users match the arms' shares. The experiment and its arms come from the
+    configuration, which must be that of the nodes.
     """
     from lifeline.learning.experiment_report import experiment_report
     from lifeline.scorer.experiment import SUSPICIOUS_P
@@ -35,7 +35,11 @@ def report(
     result = experiment_report(settings, None if days is None else int(days * _DAY_MS))
 
     def text() -> list[Part]:
-        fits = "they fit" if result.sample_ratio_p >= SUSPICIOUS_P else "they do NOT fit: trust nothing below"
+        fits = (
+            "they match"
+            if result.sample_ratio_p >= SUSPICIOUS_P
+            else "they do NOT match: do not trust the results below"
+        )
         columns = ("actions of a user", "control>", "arm>", "lift>", "95 % interval>", "p>")
         return [
             Table(
@@ -43,7 +47,7 @@ def report(
                 ("arm", "users>"),
                 [(arm, f"{number:,}") for arm, number in result.users.items()],
             ),
-            f"not counted: {result.crossed:,} users of several arms, and {result.elsewhere:,} who are stored elsewhere",
+            f"not counted: {result.crossed:,} users of several arms, and {result.elsewhere:,} users of other nodes",
             f"Numbers of users against the arms' shares: p {result.sample_ratio_p:.4f}, {fits}.",
             *(
                 Table(

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def fingerprint(
     partition: PartitionOption = None,
-    recount: Annotated[
-        bool, typer.Option("--recount", help="read every event and compute the fingerprint again")
-    ] = False,
+    recount: Annotated[bool, typer.Option("--recount", help="compute the fingerprint again from all events")] = False,
     other: Annotated[
         Path | None,
         typer.Option("--with", metavar="DIR", help="a data directory to compare with", show_default=False),
@@ -29,8 +27,8 @@ def fingerprint(
 ) -> None:
     """Print the fingerprint of each partition on disk.
 
-    It also prints the applied offset and the number of events; the node may be running. Two copies of a partition with
-    equal offsets must have equal fingerprints. Exit code 3 when a recount or the other directory differs, 1 when a
+    It also prints the applied offset and the number of events; the node may be running. Two copies of a partition at
+    equal offsets must have equal fingerprints. Exit code 3 if a recount or the other directory differs, 1 if a
     partition cannot be read.
     """
     from lifeline.core.paths import partitions_in

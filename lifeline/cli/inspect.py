@@ -1,4 +1,4 @@
-"""`lifeline inspect`: looks into the stored bytes of a partition, a user or a chunk."""
+"""`lifeline inspect`: sizes and layout of a stored partition, user or chunk."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lifeline.config import Settings
     from lifeline.core.actions import Identity, Kind
-    from lifeline.store.inspection.inspected import InspectedPartition
+    from lifeline.store.inspection.inspectable_partition import InspectablePartition
     from lifeline.store.inspection.sequences import ChunkDetail, UserInspection
 
 PartitionOption = Annotated[int | None, typer.Option(help="only this partition", min=0, show_default=False)]
@@ -34,12 +34,12 @@ def inspect(
     chunk: Annotated[
         str | None,
         typer.Option(
-            help="inspect this chunk of the sequence, by number or fence; of the explicit one without --kind",
+            help="inspect this chunk of the sequence, by number or fence; default --kind: explicit",
             metavar="N|FENCE",
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option(help="how many of the largest users to list", min=0)] = 10,
+    top: Annotated[int, typer.Option(help="number of largest users to list", min=0)] = 10,
     show_all: Annotated[
         bool, typer.Option("--all", help="print every chunk of a user, or every event of a chunk")
     ] = False,
@@ -47,17 +47,17 @@ def inspect(
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the stored bytes of partitions or a user hold.
+    """Show sizes and layout of stored partitions, users and chunks.
 
-    It prints sizes, encodings, ratios, histograms, the largest users and broken records. Without --user it prints a row
-    for each partition, or every table of a partition if there is only one or --partition names it. The node may be
-    running. Exit code 1 when a record is broken: the record is named, and everything else is printed.
+    It prints sizes, encodings, ratios, histograms, the largest users and broken records. Without --user it prints a
+    summary of all partitions, or the details of one if --partition names it or there is only one. The node may be
+    running. Exit code 1 if a record is broken; the output names it.
     """
     from lifeline.core.actions import Kind
 
     output = Output(as_json=as_json)
     if user is None and (kind is not None or chunk is not None):
-        raise typer.BadParameter("these options need a user: give --user too", param_hint="--kind, --chunk")
+        raise typer.BadParameter("these options need --user", param_hint="--kind, --chunk")
     chunk_key = None if chunk is None else _chunk_key(chunk)
     settings = load_config(config, node__data_dir=data_dir).settings
     numbers = partitions_of(settings, partition)
@@ -83,8 +83,8 @@ def partitions_of(settings: "Settings", partition: int | None) -> list[int]:
     if partition is None:
         return numbers
     if partition not in numbers:
-        there = ", ".join(map(str, numbers))
-        raise StoreError(f"{settings.node.data_dir} has no partition {partition}: name one of {there}")
+        numbers_text = ", ".join(map(str, numbers))
+        raise StoreError(f"{settings.node.data_dir} has no partition {partition}: it has {numbers_text}")
     return [partition]
 
 
@@ -113,7 +113,7 @@ def _show_partitions(settings: "Settings", numbers: list[int], top: int, output:
                 yield from _spaced(partition_tables(inspection))
         else:
             yield summary_table(inspections)
-            yield f"lifeline inspect --partition {numbers[0]} prints every table of a partition"
+            yield f"lifeline inspect --partition {numbers[0]} prints the details of a partition"
 
     output.show(text=text, document=lambda: {"partitions": plain(inspections), "unreadable": plain(unreadable)})
     for number, why in unreadable.items():
@@ -180,13 +180,13 @@ def _spaced(parts: Iterable[Part]) -> Iterator[Part]:
 
 
 @contextmanager
-def _opened(settings: "Settings", number: int) -> "Iterator[InspectedPartition]":
+def _opened(settings: "Settings", number: int) -> "Iterator[InspectablePartition]":
     from lifeline.core.paths import partition_dir
-    from lifeline.store.inspection.inspected import InspectedPartition
+    from lifeline.store.inspection.inspectable_partition import InspectablePartition
     from lifeline.store.memory import SharedMemory
 
     path = partition_dir(settings.node.data_dir, number)
-    store = InspectedPartition.open(path, partition=number, memory=SharedMemory(settings.store))
+    store = InspectablePartition.open(path, partition=number, memory=SharedMemory(settings.store))
     try:
         yield store
     finally:

@@ -19,7 +19,7 @@ from lifeline.store.inspection.sequences import ChunkDetail, ChunkInspection, Se
 _BAR_WIDTH = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FULL = "█"
-# What a column of a chunk takes as plain numbers: int64, uint64 (the item id), uint16.
+# Bytes of an event in each column without encoding: int64, uint64 (the item id), uint16.
 _RAW_COLUMNS = {"times": 8, "items": 8, "codes": 2}
 
 
@@ -50,7 +50,7 @@ def partition_tables(inspection: PartitionInspection) -> Iterator[Part]:
     events = max(inspection.state.events, 1)
     total = max(sum(part.bytes for part in inspection.parts), 1)
     yield Table(
-        "Bytes by what they are, before RocksDB packs them",
+        "Bytes by kind of record, before RocksDB packs them",
         ("family", "what", "records>", "bytes>", "B/event>", "share>"),
         [
             (
@@ -65,7 +65,7 @@ def partition_tables(inspection: PartitionInspection) -> Iterator[Part]:
         ],
     )
     yield Table(
-        "Bytes an event, and how many times smaller than raw ones: 18 bytes, or 50 with an embedding",
+        "Bytes per event, and how many times smaller than raw events (18 bytes, or 50 with an embedding)",
         ("what", "bytes>", "B/event>", "than 18>", "than 50>"),
         [
             (size.name, f"{size.bytes:,}", f"{size.per_event:.2f}", f"{size.ratio_18:.1f}x", f"{size.ratio_50:.1f}x")
@@ -86,7 +86,7 @@ def partition_tables(inspection: PartitionInspection) -> Iterator[Part]:
     if inspection.encodings:
         yield Table(
             "Timestamps of chunks",
-            ("encoding", "chunks>", "events>", "bits an event>"),
+            ("encoding", "chunks>", "events>", "bits/event>"),
             [
                 (each.encoding, f"{each.chunks:,}", f"{each.events:,}", f"{8 * each.timestamp_bytes / each.events:.2f}")
                 for each in inspection.encodings
@@ -131,7 +131,7 @@ def chunk_tables(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool)
         ("field", "value"),
         [
             ("fence", _fence(chunk.fence)),
-            ("checksum", "holds" if chunk.intact else "BROKEN: see below"),
+            ("checksum", "correct" if chunk.intact else "BROKEN: see below"),
             ("bytes", f"{chunk.bytes:,}"),
             *(_chunk_header(chunk) if chunk.intact else ()),
         ],
@@ -140,7 +140,7 @@ def chunk_tables(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool)
         columns = zip(_RAW_COLUMNS.items(), (chunk.timestamp_bytes, chunk.ordinal_bytes, chunk.code_bytes), strict=True)
         yield Table(
             "Columns",
-            ("column", "bytes>", "bits an event>", "raw>", "ratio>"),
+            ("column", "bytes>", "bits/event>", "raw>", "ratio>"),
             [
                 (
                     name,
@@ -155,9 +155,7 @@ def chunk_tables(detail: ChunkDetail, vocabulary: Vocabulary, *, show_all: bool)
     rows = event_rows(detail, vocabulary, show_all=show_all)
     if rows is not None:
         title = (
-            "Events"
-            if len(rows) == chunk.events
-            else f"Events: the first and last {len(rows) // 2}; --all shows every one"
+            "Events" if len(rows) == chunk.events else f"Events: the first and last {len(rows) // 2}; --all shows all"
         )
         yield Table(
             title,
@@ -209,11 +207,11 @@ def damage_table(damages: tuple[Damage, ...], count: int) -> Iterator[Part]:
     more = f", the first {len(damages)}" if count > len(damages) else ""
     yield Table(
         f"BROKEN: {count:,} records{more}",
-        ("user", "record", "why"),
+        ("user", "record", "reason"),
         [(each.user or "-", each.record, each.why) for each in damages],
     )
     yield (
-        "Stop the node, move the partition's directory away and start the node: it rebuilds the partition from the "
+        "Stop the node, set the partition's directory aside and start the node: it rebuilds the partition from the "
         "topic."
     )
 
@@ -232,7 +230,7 @@ def _title(inspection: PartitionInspection) -> Iterator[Part]:
     if contract is not None:
         for kind in Kind:
             age = contract.age_hours(kind)
-            kept = f"the newest {contract.cap(kind):,}" + (f", {age:,} hours of them at most" if age else "")
+            kept = f"the newest {contract.cap(kind):,}" + (f", for {age:,} hours at most" if age else "")
             rows.append((f"kept of {kind.name.lower()} events", kept))
     yield Table(f"Partition {inspection.partition}", ("field", "value"), rows)
 
@@ -259,7 +257,7 @@ def _counts(totals: KindTotals) -> tuple[int, ...]:
 def _statistics(inspection: PartitionInspection) -> Table:
     return Table(
         "RocksDB",
-        ("family", "keys, about>", "to compact>", "tables on level 0>"),
+        ("family", "keys (estimate)>", "to compact>", "tables on level 0>"),
         [
             (name, f"{family.keys:,}", decimal(family.pending_compaction_bytes), family.level_zero_tables)
             for name, family in inspection.statistics.families.items()
@@ -303,10 +301,10 @@ def _sequence_tables(inspection: UserInspection, sequence: SequenceInspection, *
         )
     if sequence.chunks:
         shown = shown_rows(len(sequence.chunks), show_all=show_all)
-        left = len(sequence.chunks) - len(shown)
+        omitted = len(sequence.chunks) - len(shown)
         yield Table(
-            f"Chunks: {len(sequence.chunks)}, bytes by column{f'; {left} left out, --all shows them' if left else ''}",
-            ("no.>", "from (UTC)", "events>", "times>", "items>", "codes>", "B/event>", "times as"),
+            f"Chunks: {len(sequence.chunks)}, bytes by column{f'; {omitted} more with --all' if omitted else ''}",
+            ("no.>", "from (UTC)", "events>", "times>", "items>", "codes>", "B/event>", "encoding of times"),
             [_chunk_row(sequence.chunks[at]) for at in shown],
         )
 
@@ -328,10 +326,10 @@ def _chunk_row(chunk: ChunkInspection) -> tuple[object, ...]:
 
 def _chunk_header(chunk: ChunkInspection) -> Iterator[tuple[str, object]]:
     yield "events", f"{chunk.events:,}"
-    yield "of them trimmed", f"{chunk.skip:,}"
+    yield "trimmed events", f"{chunk.skip:,}"
     yield "from (UTC)", _when(chunk.first_timestamp_ms)
     yield "to (UTC)", _when(chunk.last_timestamp_ms)
-    yield "times as", chunk.encoding
+    yield "encoding of times", chunk.encoding
     yield "B/event", f"{chunk.bytes / chunk.events:.2f}"
 
 
@@ -355,5 +353,5 @@ def _when(timestamp_ms: int | None) -> str:
     try:
         return utc(timestamp_ms)
     except (ValueError, OverflowError, OSError):
-        # It is outside of the calendar.
+        # The year is outside the range of datetime.
         return f"{timestamp_ms} ms"

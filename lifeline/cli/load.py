@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lifeline.ops.load import LoadResult
 
 _LATE_MS = 10
-"""Calls that are sent later than this say more about this process than about the node."""
+"""Above this delay, latencies say more about this process than about the node."""
 
 
 def load(
@@ -35,11 +35,11 @@ def load(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a node under load with reads and scores.
+    """Generate load on a node: reads and scores.
 
-    It is an open loop: calls become due at a rate that does not depend on the node's answers. A latency counts from
-    when its call was due, so a stall is charged to every call that it delayed. No call is retried. Users and candidates
-    come from the data directory; the node may be running.
+    It is an open loop: calls become due at a rate that does not depend on the node's answers. The latency of a call
+    counts from when it was due, so a stall counts for every call that it delays. Calls are not retried. Users and
+    candidates come from the data directory; the node may be running.
     """
     from lifeline.core.security import CallSecurity
     from lifeline.ops.load import LoadPlan, Population, run_load
@@ -80,7 +80,7 @@ def _text(result: "LoadResult") -> list[Part]:
             rows.append((kind, codes, *_cells(answers.failed)))
     title = f"{plan.rate:g} calls/s for {plan.seconds:g} s: {result.answered_per_s:,.1f} answered/s"
     late_ms = result.late.get_value_at_percentile(99) / 1_000
-    remedy = ": this process is too slow for the rate, so start several" if late_ms > _LATE_MS else ""
+    remedy = ": this process is too slow for the rate; start several" if late_ms > _LATE_MS else ""
     return [
         Table(title, ("call", "", "calls>", "p50 ms>", "p90>", "p99>", "p99.9>", "max>"), rows),
         f"99 % of the calls were sent at most {late_ms:.1f} ms late{remedy}",

@@ -14,7 +14,7 @@ from lifeline.core.printable import printable
 from lifeline.core.redaction import redact
 from lifeline.rpc.settings import NodeSettings
 
-# Their "info" messages are about their internals.
+# Libraries whose "info" messages describe their internals.
 _VERBOSE_LIBRARIES = ("aiokafka", "faust", "kafka", "mode", "asyncio", "grpc")
 _MULTILINE = ("exception", "stack")
 _JSON = structlog.processors.JSONRenderer()
@@ -56,7 +56,7 @@ def configure_logs(settings: NodeSettings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in _VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    # It warns about every burst of work.
+    # It logs a warning for every burst of work.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

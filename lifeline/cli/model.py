@@ -1,4 +1,4 @@
-"""`lifeline model`: the model that a node scores with."""
+"""`lifeline model`: shows or changes the model version of a node."""
 
 from typing import Annotated
 
@@ -8,13 +8,13 @@ from lifeline.cli.lazy import command_group
 from lifeline.cli.options import AddressOption, ConfigOption, JsonOption, load_config
 from lifeline.cli.output import Output
 
-model = command_group("The model that a node scores with.")
+model = command_group("Show or change the model version of a node.")
 _USE_TIMEOUT_S = 60.0
 
 
 @model.command("show")
 def show(config: ConfigOption = None, address: AddressOption = None, as_json: JsonOption = False) -> None:
-    """Show which version a node scores with, and which it could load."""
+    """Show the version in use, and those that the node can load."""
     from lifeline.ops.node_client import node_client
 
     with node_client(load_config(config, node__grpc_address=address).settings) as client:
@@ -39,16 +39,16 @@ def use(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score with another version from the next request on.
+    """Change the version for all new requests.
 
-    Requests in progress end with the version that they began with. The choice holds for this node until it restarts: a
-    node starts with scorer.version, or with the newest version.
+    Running requests finish with the old version. The change applies to this node, until it restarts: a node starts with
+    scorer.version, or with the newest version.
     """
     from lifeline.ops.node_client import node_client
 
     with node_client(load_config(config, node__grpc_address=address).settings, timeout_s=_USE_TIMEOUT_S) as client:
         current, previous = client.use_model(version)
     Output(as_json=as_json).show(
-        text=lambda: [f"{current} is in use{f', in the place of {previous}' if previous else ''}"],
+        text=lambda: [f"{current} is in use{f', instead of {previous}' if previous else ''}"],
         document=lambda: {"version": current, "previous": previous},
     )

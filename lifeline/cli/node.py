@@ -1,4 +1,4 @@
-"""`lifeline node`, which runs a node, and the commands that ask one about itself."""
+"""`lifeline node`, which runs a node, and `health` and `partitions`, which query one."""
 
 from typing import Annotated
 
@@ -12,9 +12,11 @@ def node(
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     data_dir: DataDirOption = None,
-    grpc_address: Annotated[str | None, typer.Option(help="host:port where gRPC listens", show_default=False)] = None,
+    grpc_address: Annotated[
+        str | None, typer.Option(help="listen here for gRPC, host:port", show_default=False)
+    ] = None,
     http_address: Annotated[
-        str | None, typer.Option(help="host:port of /metrics, /livez and /readyz", show_default=False)
+        str | None, typer.Option(help="listen here for /metrics, /livez and /readyz, host:port", show_default=False)
     ] = None,
 ) -> None:
     """Run a node: apply the log, keep the state on disk, serve it.
@@ -43,10 +45,10 @@ def health(
     service: Annotated[
         str, typer.Option(help="a gRPC service, 'readiness' or 'liveness'", show_default="the node")
     ] = "",
-    timeout: Annotated[float, typer.Option(help="seconds")] = 5.0,
+    timeout: Annotated[float, typer.Option(help="deadline of the call in seconds")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a node whether it serves: exit code 0 if so, else 1."""
+    """Check whether a node serves: exit code 0 if it does, else 1."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -54,7 +56,7 @@ def health(
 
     settings = load_config(config, node__grpc_address=address).settings
     target = settings.node.grpc_address
-    # Health answers every caller, so no token is sent.
+    # The health service needs no token.
     with CallSecurity.of(settings.security).without_token().channel(target, ()) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(
@@ -64,7 +66,7 @@ def health(
             call: grpc.Call = error  # type: ignore[assignment]
             status, details = call.code().name, call.details() or ""
             if call.code() is grpc.StatusCode.NOT_FOUND:
-                details = "there is no such service: name readiness, liveness, or a service of the protos"
+                details = "there is no such service: use readiness, liveness, or a service of the protos"
         else:
             status, details = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status), ""
     Output(as_json=as_json).show(
@@ -77,10 +79,10 @@ def health(
 def partitions(
     config: ConfigOption = None,
     address: AddressOption = None,
-    timeout: Annotated[float, typer.Option(help="seconds")] = 5.0,
+    timeout: Annotated[float, typer.Option(help="deadline of the call in seconds")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which partitions a node holds, and who owns the rest."""
+    """Show the partitions of a node, and the owners of the others."""
     from lifeline.ops.node_client import node_client
 
     settings = load_config(config, node__grpc_address=address).settings

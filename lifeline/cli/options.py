@@ -1,4 +1,4 @@
-"""Options that many commands have, and the settings that they select. Imports nothing heavy."""
+"""Options that several commands share, and loading the settings that they select. It has no slow imports."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="TOML file",
+        help="configuration file (TOML)",
         show_default="$LIFELINE_CONFIG or ./lifeline.toml",
     ),
 ]

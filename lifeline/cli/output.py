@@ -35,7 +35,7 @@ class Output:
         self._as_json = as_json
 
     def show(self, *, text: Callable[[], Iterable[Part]], document: Callable[[], object]) -> None:
-        """Print the answer in the form that was asked for; only that form is computed."""
+        """Print the answer in the requested form; only that form is computed."""
         if self._as_json:
             self._print_json(document())
         else:
@@ -51,13 +51,13 @@ class Output:
             )
 
     def note(self, text: str) -> None:
-        """Print what is not part of the answer to stderr."""
+        """Print a note to stderr, which is not part of the answer."""
         from lifeline.cli.console import err
 
         err.print(text, highlight=False, soft_wrap=True)
 
     def error(self, text: str) -> None:
-        """Print an error to stderr. Further lines are indented, so that none passes for another error."""
+        """Print an error to stderr. Its further lines are indented, so that none looks like another error."""
         from rich.text import Text
 
         from lifeline.cli.console import err
@@ -65,14 +65,14 @@ class Output:
         err.print(Text("error:", style="bold red"), text.replace("\n", "\n  "), highlight=False, soft_wrap=True)
 
     def progress(self) -> "Progress":
-        """Return a progress display on stderr; it shows nothing where stderr is not a terminal."""
+        """Return a progress display on stderr; it shows nothing if stderr is not a terminal."""
         from lifeline.cli.console import progress
 
         return progress()
 
     @staticmethod
     def _print_json(document: object) -> None:
-        """Print one JSON document. In its strings, characters that JSON allows but terminals obey are escaped too."""
+        """Print one JSON document, with all control characters in strings escaped, more than JSON requires."""
         from rich.highlighter import JSONHighlighter
 
         from lifeline.cli.console import out

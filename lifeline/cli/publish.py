@@ -20,7 +20,7 @@ _ERASE_TIMEOUT_S = 30
 
 def produce(
     source: Annotated[
-        Path | None, typer.Argument(help="CSV, JSON Lines (both also .gz) or Parquet", show_default=False)
+        Path | None, typer.Argument(help="a CSV, JSON Lines (both also .gz) or Parquet file", show_default=False)
     ] = None,
     git: Annotated[
         Path | None,
@@ -35,7 +35,8 @@ def produce(
     items: Annotated[
         Path | None,
         typer.Option(
-            help="embeddings to publish first: .npz with item_id u64[n], embedding int8[n,32]", show_default=False
+            help="embeddings to publish first: .npz with item_id uint64[n] and embedding int8[n, 32]",
+            show_default=False,
         ),
     ] = None,
     config: ConfigOption = None,
@@ -116,8 +117,8 @@ def erase(
 ) -> None:
     """Erase a user from every node and every replay.
 
-    It publishes a null value for the user's key, and prints which other places still hold the user's data, and until
-    when. An action that is published later, by a slow producer or from an old file, starts a new history of the user.
+    It publishes a null value for the user's key, and prints where data of the user may remain, and until when. Actions
+    that are published later, by a slow producer or from an old file, start a new history of the user.
     """
     from lifeline.ops.residual_data import residual_copies
     from lifeline.producer.producer import LifelineProducer
@@ -133,7 +134,7 @@ def erase(
     Output(as_json=as_json).show(
         text=lambda: [
             f"erasure of {user!r} acknowledged: partition {record.partition}, offset {record.offset}",
-            Table("What it does not reach", ("where data of the user may be", "until"), remaining),
+            Table("Not erased by it", ("where data of the user may remain", "until"), remaining),
         ],
         document=lambda: {
             "user": user,

@@ -16,7 +16,7 @@ def quantize(
         str | None, typer.Argument(help="a version of the configured model", show_default="the newest")
     ] = None,
     requests: Annotated[int, typer.Option(min=10, help="held-out requests to compare")] = 400,
-    candidates: Annotated[int, typer.Option(min=4, help="most candidates of a request")] = 256,
+    candidates: Annotated[int, typer.Option(min=4, help="maximum candidates of a request")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="seed of the sampling")] = 0,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Markdown file to write the tables to", show_default=False)
@@ -25,11 +25,11 @@ def quantize(
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what a model loses in bfloat16 and in int8.
+    """Measure the accuracy of a model in bfloat16 and in int8.
 
-    The scores of one version are compared with float32, for int8 matrix product by matrix product. The requests are
-    visits from the data directory; the node may be running. If a version is accepted in bfloat16, nodes whose
-    scorer.precision is auto use bfloat16 from the next time that they load it; int8 has to be configured.
+    The scores of one version are compared with those in float32; for int8 also for each matrix product. The requests
+    are visits from the data directory; the node may be running. If a version passes in bfloat16, nodes with
+    scorer.precision = "auto" use bfloat16 when they next load it; int8 must be configured.
     """
     from lifeline.learning.quantization import measure_version, report, write_report
     from lifeline.scorer.allocator import keep_memory

@@ -1,4 +1,4 @@
-"""`lifeline get`, `score` and `explain`: what a node answers about a user."""
+"""`lifeline get`, `score` and `explain`: queries of one user to a node."""
 
 from typing import Annotated
 
@@ -22,21 +22,23 @@ UserArgument = Annotated[str, typer.Argument(help="user id", callback=_user_id)]
 _MinOffsetOption = Annotated[
     int | None, typer.Option(help="wait until the node has applied this offset", show_default=False)
 ]
-_TimeoutOption = Annotated[float, typer.Option(help="seconds")]
+_TimeoutOption = Annotated[float, typer.Option(help="deadline of the call in seconds")]
 
 
 def get(
     user: UserArgument,
-    newest: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="how many of the newest events; 0 for all")] = 20,
+    newest: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="number of newest events; 0 for all")] = 20,
     kind: Annotated[str, typer.Option(help="explicit or impression")] = "explicit",
-    embeddings: Annotated[bool, typer.Option("--embeddings", help="with the items' embeddings (JSON only)")] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="also print the items' embeddings; needs --json")
+    ] = False,
     min_offset: _MinOffsetOption = None,
     timeout: _TimeoutOption = 5.0,
     config: ConfigOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a user's newest events as the node has them now."""
+    """Print the newest events of a user."""
     from lifeline.cli.sequences import sequence_json, sequence_table
     from lifeline.core.actions import Kind
     from lifeline.core.sequence import Column, SequenceQuery
@@ -74,7 +76,7 @@ def score(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score items for a user on the user's history as it is now."""
+    """Score items for a user, with the current history."""
     from lifeline.cli.scores import scores_json, scores_table, tokens_table
     from lifeline.ops.node_client import node_client
 
@@ -94,14 +96,14 @@ def score(
 def explain(
     user: UserArgument,
     item: Annotated[int, typer.Argument(metavar="ITEM", min=0, max=2**64 - 1, help="an item id")],
-    tokens: Annotated[int, typer.Option(min=0, help="for how many tokens to compute the contribution")] = 16,
+    tokens: Annotated[int, typer.Option(min=0, help="number of tokens whose contribution to compute")] = 16,
     min_offset: _MinOffsetOption = None,
     timeout: _TimeoutOption = 10.0,
     config: ConfigOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show why an item has its score for a user.
+    """Explain the score of an item for a user.
 
     It prints the tokens that were selected for the item, and how the score would change without each of them.
     """

@@ -1,4 +1,4 @@
-"""`lifeline replay`, which rebuilds the state from the log, and the process that it starts for each partition."""
+"""`lifeline replay`, and the command that it runs in a process for each partition."""
 
 import json
 import os
@@ -38,21 +38,19 @@ def replay(
         ),
     ],
     to_offset: Annotated[
-        int | None, typer.Option(min=0, help="apply up to this offset of each partition", show_default=False)
+        int | None, typer.Option(min=0, help="stop after this offset of each partition", show_default=False)
     ] = None,
     to_datetime: Annotated[
-        datetime | None, typer.Option(help="apply what was logged before this time, UTC", show_default=False)
+        datetime | None, typer.Option(help="apply the records logged before this time (UTC)", show_default=False)
     ] = None,
-    to_latest: Annotated[bool, typer.Option("--to-latest", help="apply all there is now (the default)")] = False,
+    to_latest: Annotated[bool, typer.Option("--to-latest", help="apply the whole log (the default)")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="replay to where the node's state stands, and compare with that")
+        bool, typer.Option("--verify", help="replay to the node's applied offsets, and compare with its state")
     ] = False,
-    swap: Annotated[
-        bool, typer.Option("--swap", help="put it in the place of the partitions of a stopped node")
-    ] = False,
+    swap: Annotated[bool, typer.Option("--swap", help="then replace the partitions of a stopped node")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and change nothing")] = False,
-    force: Annotated[bool, typer.Option("--force", help="start over in a directory that holds a replay")] = False,
-    processes: Annotated[int, typer.Option(min=1, help="partitions to replay at once")] = os.cpu_count() or 1,
+    force: Annotated[bool, typer.Option("--force", help="discard an existing replay in the directory")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="partitions to replay in parallel")] = os.cpu_count() or 1,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     data_dir: DataDirOption = None,
@@ -60,23 +58,23 @@ def replay(
 ) -> None:
     """Rebuild the state from the log into a new directory.
 
-    After a crash the same command resumes. --verify compares the stored events with those of the node's directory at
-    the same offsets; the node may be running. --swap then puts the partitions in the place of the node's, which stay
-    beside them as partition-N.replaced-TIME; if the replay ended earlier than they did, the node applies the rest when
-    it starts. Exit code 3 when anything differs.
+    After a crash, run the same command again to resume. --verify compares the stored events with those in the node's
+    directory at the same offsets; the node may be running. --swap replaces the partitions of a stopped node; the old
+    ones stay beside them as partition-N.replaced-TIME, and the node applies later records when it starts. Exit code 3
+    if anything differs.
     """
     from lifeline.ops.offline import open_partitions
     from lifeline.ops.replay import plan_replay, run_replay
     from lifeline.ops.swap import swap as swap_in
     from lifeline.ops.verify import compare_with_replay
-    from lifeline.store.data_lock import SWAP_JOURNAL, locked
+    from lifeline.store.data_lock import SWAP_JOURNAL, data_dir_lock
 
     if sum((to_offset is not None, to_datetime is not None, to_latest, verify)) > 1:
         raise typer.BadParameter("give one of --to-offset, --to-datetime, --to-latest and --verify")
     output = Output(as_json=as_json)
     settings = load_config(config, kafka__bootstrap_servers=bootstrap_servers, node__data_dir=data_dir).settings
     if swap and (settings.node.data_dir / SWAP_JOURNAL).exists():
-        # Some partitions have left `into` already: to replay them again would not finish the swap that was begun.
+        # Some partitions are already moved out of `into`: finish the swap without a replay.
         if dry_run:
             output.show(text=lambda: [_plan_table("What a replay would do", ())], document=list)
             output.note(
@@ -89,7 +87,7 @@ def replay(
         )
         return
     if swap and not dry_run:
-        with locked(settings.node.data_dir):
+        with data_dir_lock(settings.node.data_dir):
             # Fails now, not after the replay, if the node is running.
             pass
     timestamp_ms = None if to_datetime is None else int(to_datetime.replace(tzinfo=UTC).timestamp() * 1_000)
@@ -107,14 +105,14 @@ def replay(
         if dry_run:
             output.show(
                 text=lambda: [_plan_table("What a replay would do", plans)],
-                document=lambda: [_plan_json(each) for each in plans],
+                document=lambda: [_plan_json(plan) for plan in plans],
             )
             return
         started = time.monotonic()
         with output.progress() as bar:
-            task = bar.add_task("replaying", total=sum(each.records for each in plans), note="")
-            applied = dict.fromkeys((each.partition for each in plans), 0)
-            starts = {each.partition: each.start for each in plans}
+            task = bar.add_task("replaying", total=sum(plan.records for plan in plans), note="")
+            applied = dict.fromkeys((plan.partition for plan in plans), 0)
+            starts = {plan.partition: plan.start for plan in plans}
 
             def show(partition: int, offset: int) -> None:
                 applied[partition] = offset + 1 - starts[partition]
@@ -128,7 +126,7 @@ def replay(
     output.show(
         text=lambda: _result_text(plans, seconds, report, replaced),
         document=lambda: {
-            "partitions": [_plan_json(each) for each in plans],
+            "partitions": [_plan_json(plan) for plan in plans],
             "seconds": seconds,
             "replaced": [str(path) for path in replaced],
             **(report.as_json() if report else {}),
@@ -186,6 +184,6 @@ def _result_text(
 
 
 def _swapped_text(replaced: Sequence[Path]) -> Iterator[Part]:
-    yield "In place. These are the replaced directories; remove them once you need them no more:"
+    yield "The partitions are replaced. Remove the old directories when you no longer need them:"
     for path in replaced:
         yield f"  {path}"

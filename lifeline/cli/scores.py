@@ -35,7 +35,7 @@ def contributions_table(reply: Scores, row: int, vocabulary: Vocabulary) -> Tabl
     tokens.sort(key=lambda token: -abs(token.contribution or 0.0))
     rows = [(f"{token.contribution:+.4f}", *_token_cells(token, vocabulary)) for token in tokens]
     item = int(reply.item_id[row])
-    title = f"what the score of candidate {item} would lose without each of its {len(tokens)} most similar tokens"
+    title = f"candidate {item}: contribution to the score of each of its {len(tokens)} most similar tokens"
     return Table(title, ("score>", *_TOKEN_COLUMNS), rows)
 
 

@@ -18,7 +18,7 @@ def simulate(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate a world of users whose preferences are known.
+    """Generate histories of simulated users with known preferences.
 
     It has users, items, actions, impressions and requests. `lifeline produce DIR/actions.parquet --items DIR/items.npz`
     publishes them; with LIFELINE_HISTORY=DIR the demo and the benchmarks use them. Needs pyarrow.

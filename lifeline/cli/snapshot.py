@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from lifeline.config import Settings
     from lifeline.store.snapshots.manifest import Manifest
 
-snapshot = command_group("Snapshots: copies of partitions at a URL.")
+snapshot = command_group("Create, list and restore snapshots of partitions.")
 
-_UrlOption = Annotated[str | None, typer.Option("--url", help="where snapshots are kept", show_default="snapshot.url")]
+_UrlOption = Annotated[str | None, typer.Option("--url", help="URL of the snapshots", show_default="snapshot.url")]
 _PartitionsOption = Annotated[
     list[int] | None,
-    typer.Option("--partition", min=0, help="may be repeated", show_default="every partition"),
+    typer.Option("--partition", min=0, help="only this partition; may be repeated", show_default="all"),
 ]
 _FINGERPRINT_DIGITS = 16
 """Digits of a fingerprint in a table; JSON has all of them."""
@@ -30,11 +30,11 @@ _FINGERPRINT_DIGITS = 16
 @snapshot.command("create")
 def create(
     partition: _PartitionsOption = None,
-    offline: Annotated[bool, typer.Option("--offline", help="read the data directory of a stopped node")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="use the data directory of a stopped node")] = False,
     url: _UrlOption = None,
     timeout: Annotated[
         float | None,
-        typer.Option(min=0.001, help="seconds to wait for the node", show_default="3600"),
+        typer.Option(min=0.001, help="deadline of the call to the node in seconds", show_default="3600"),
     ] = None,
     config: ConfigOption = None,
     address: AddressOption = None,
@@ -48,10 +48,10 @@ def create(
     """
     if not offline and (url is not None or data_dir is not None):
         raise typer.BadParameter(
-            "a running node uses its own configuration: leave out --url and --data-dir, or stop it and use --offline"
+            "a running node uses its own configuration: leave --url and --data-dir out, or stop it and use --offline"
         )
     if offline and address is not None:
-        raise typer.BadParameter("--offline calls no node: leave out --address or --offline")
+        raise typer.BadParameter("--offline calls no node: leave --address or --offline out")
     output = Output(as_json=as_json)
     settings = load_config(config, snapshot__url=url, node__grpc_address=address, node__data_dir=data_dir).settings
     with output.progress() as bar:
@@ -121,9 +121,9 @@ def list_snapshots(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the snapshots at the URL, the newest of each partition first.
+    """List the snapshots at the URL, newest first.
 
-    If a snapshot cannot be restored, its state says why.
+    The state of a snapshot that cannot be restored gives the reason.
     """
     from lifeline.store.snapshots.repository import SnapshotRepository
 
@@ -140,7 +140,7 @@ def list_snapshots(
                         copy.partition,
                         copy.id,
                         *_manifest_cells(copy.manifest),
-                        "intact" if copy.refused is None else f"REFUSED: {copy.refused}",
+                        "intact" if copy.problem is None else f"REFUSED: {copy.problem}",
                     )
                     for copy in listed
                 ],
@@ -152,7 +152,7 @@ def list_snapshots(
             {
                 "partition": copy.partition,
                 "id": copy.id,
-                "refused": copy.refused,
+                "refused": copy.problem,
                 "manifest": copy.manifest and copy.manifest.model_dump(mode="json", exclude={"files"}),
             }
             for copy in listed
@@ -178,12 +178,12 @@ def restore(
         typer.Option(
             "--snapshot",
             metavar="ID",
-            help="a snapshot of the one --partition",
+            help="this snapshot; needs one --partition",
             show_default="the newest",
         ),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="read and count every event, or only check the files")
+        bool, typer.Option("--verify/--no-verify", help="recount all events, or only check the files")
     ] = True,
     url: _UrlOption = None,
     config: ConfigOption = None,
@@ -192,15 +192,15 @@ def restore(
 ) -> None:
     """Restore snapshots into the data directory of a stopped node.
 
-    When the node starts, it replays what follows. Nothing is overwritten, and nothing is left of a snapshot that is
-    incomplete or damaged.
+    When the node starts, it applies the later records of the log. Existing partitions are not overwritten, and an
+    incomplete or damaged snapshot is not restored at all.
     """
     from lifeline.ops.snapshots import restore as restore_snapshots
 
     output = Output(as_json=as_json)
     numbers = partition or []
     if snapshot is not None and len(numbers) != 1:
-        raise typer.BadParameter("--snapshot belongs to one partition: give --partition once")
+        raise typer.BadParameter("--snapshot needs exactly one --partition")
     settings = load_config(config, snapshot__url=url, node__data_dir=data_dir).settings
     with output.progress() as bar:
         restored = restore_snapshots(settings, numbers, bar, snapshot=snapshot, verify=verify)

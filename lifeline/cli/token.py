@@ -7,7 +7,7 @@ from lifeline.cli.output import Output
 def token(as_json: JsonOption = False) -> None:
     """Create a bearer token for a caller, and its hash.
 
-    The caller keeps the token; the nodes' configuration has only the hash.
+    Give the token to the caller, and only the hash to the nodes' configuration.
     """
     import secrets
 

@@ -8,7 +8,7 @@ from lifeline.cli.lazy import command_group
 from lifeline.cli.options import BootstrapOption, ConfigOption, JsonOption, load_config
 from lifeline.cli.output import Output, Table
 
-topics = command_group("The topics that Lifeline needs.")
+topics = command_group("Create the Kafka topics.")
 
 
 @topics.command("create")
@@ -23,7 +23,7 @@ def create(
 ) -> None:
     """Create the topics for actions, items and dead letters.
 
-    A topic that exists is checked and never changed. Exit code 1 if a node must not use one of them.
+    A topic that exists is checked and never changed. Exit code 1 if a topic is unusable for a node.
     """
     from lifeline.core.topics import create_topics
 
@@ -63,5 +63,5 @@ def create(
         ],
     )
     if any(report.is_unusable for report in reports):
-        output.error("a node must not use these topics as they are: correct the differences")
+        output.error("nodes cannot use these topics: correct the differences")
         raise typer.Exit(1)

@@ -24,38 +24,45 @@ _DEFAULT_SECONDS = 60.0
 def train(
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="about how long to train", show_default="60, without --steps"),
+        typer.Option(min=0.1, help="approximate training time", show_default="60, without --steps"),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="optimizer steps instead of seconds; makes the result repeatable", show_default=False),
+        typer.Option(
+            min=1,
+            help="train for so many optimizer steps instead of a time; makes the result reproducible",
+            show_default=False,
+        ),
     ] = None,
     variant: Annotated[str, typer.Option(help="a row of the tables in docs/model-report.md")] = "v2",
     from_log: Annotated[
         bool,
-        typer.Option("--from-log", help="train on requests that nodes have logged, not on visits in the histories"),
+        typer.Option("--from-log", help="train on logged requests of nodes, not on visits in the histories"),
     ] = False,
     from_topic: Annotated[
         Path | None,
         typer.Option(
-            help="train on the topics: replay them into this directory first, or resume from an existing replay in it",
+            help="train on the topics: first replay them into this directory, or resume the replay in it",
             show_default=False,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of everything random")] = 0,
     until: Annotated[
-        int | None, typer.Option(help="use no event from this time on, ms since 1970", show_default=False)
+        int | None, typer.Option(help="use only events before this time, ms since 1970", show_default=False)
     ] = None,
     patience: Annotated[
-        int, typer.Option(min=0, help="stop after so many validations without improvement; 0 for never")
+        int, typer.Option(min=0, help="stop after so many validations without improvement; 0: never")
     ] = 0,
     validate_every: Annotated[
         int, typer.Option(min=1, help="steps between validations, and between checkpoints")
     ] = 200,
     hidden_hours: Annotated[
-        float, typer.Option(min=0, help="random time window mask: hide the actions of up to this long before a request")
+        float,
+        typer.Option(min=0, help="random time window mask: hide the actions of up to so many hours before a request"),
     ] = 0.0,
-    precision: Annotated[str, typer.Option(help="of the encoder's matrix products: float32 or bfloat16")] = "float32",
+    precision: Annotated[
+        str, typer.Option(help="precision of the encoder's matrix products: float32 or bfloat16")
+    ] = "float32",
     threads: Annotated[int, typer.Option(min=1, help="threads of torch")] = 1,
     checkpoints: Annotated[
         Path | None,
@@ -63,9 +70,7 @@ def train(
             help="directory for checkpoints; the same command resumes from an existing one", show_default=False
         ),
     ] = None,
-    curves: Annotated[
-        Path | None, typer.Option(help="directory for curves, for TensorBoard", show_default=False)
-    ] = None,
+    curves: Annotated[Path | None, typer.Option(help="directory for TensorBoard curves", show_default=False)] = None,
     config: ConfigOption = None,
     bootstrap_servers: BootstrapOption = None,
     data_dir: DataDirOption = None,

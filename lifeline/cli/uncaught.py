@@ -26,5 +26,5 @@ def install_excepthooks() -> None:
 
 
 def indented(lines: str) -> str:
-    """Return lines escaped and indented, so that none passes for a line of the log."""
+    """Return lines escaped and indented, so that none looks like a line of the log."""
     return _INDENT + printable(lines, keep="\n").replace("\n", f"\n{_INDENT}")

@@ -1,4 +1,4 @@
-"""`lifeline verify`: compares the state with an independent computation of it."""
+"""`lifeline verify`: compares the state with an independent computation."""
 
 import time
 from pathlib import Path
@@ -36,9 +36,8 @@ def verify(
     """Compare the state with a replay of the log, or with a file.
 
     Without a file, every partition of the data directory is replayed from the topic up to its applied offset, and the
-    fingerprints are compared; the node may be running. With a file, each user's sequence is computed in plain Python
-    from the file's rows and compared with the node's answer; users who are not in the file are not compared. Exit code
-    3 when anything differs.
+    fingerprints are compared; the node may be running. With a file, the sequences of its users are computed in plain
+    Python and compared with the node's answers; other users are not compared. Exit code 3 if anything differs.
     """
     from lifeline.ops.verify import verify_file, verify_log
     from lifeline.sources.files import open_source

@@ -22,7 +22,7 @@ from kafka.errors import KafkaError
 from lifeline import INSTALL
 from lifeline.core.watchdog import Watchdog
 from lifeline.dev.kafka_jars import CLUSTER_ADVICE, BrokerError, Progress, fetch_kafka
-from lifeline.store.data_lock import OTHERS
+from lifeline.store.data_lock import GROUP_AND_OTHERS
 
 HOST = "127.0.0.1"
 
@@ -163,7 +163,7 @@ class Broker:
                     stderr=subprocess.STDOUT,
                     # Ctrl-C reaches only the parent, which stops the broker.
                     start_new_session=True,
-                    umask=OTHERS,
+                    umask=GROUP_AND_OTHERS,
                 )
             try:
                 broker = cls(process, actual_port, home, temporary=temporary)
@@ -263,7 +263,7 @@ def _prepare(home: Path, port: int | None, java: Path, jars: list[Path]) -> tupl
             capture_output=True,
             text=True,
             check=False,
-            umask=OTHERS,
+            umask=GROUP_AND_OTHERS,
         )
         if result.returncode != 0:
             output = " ".join((result.stderr or result.stdout).split())[-600:]

@@ -14,7 +14,7 @@ from lifeline.rpc.score_service import ModelHolder
 from lifeline.scorer.errors import ModelNotFoundError
 from lifeline.scorer.kernels.instruction_set import InstructionSet, active
 from lifeline.scorer.versions import directories, no_version_error
-from lifeline.store.gc_tuning import keep_collector_away
+from lifeline.store.gc_tuning import tune_gc
 
 if TYPE_CHECKING:
     from lifeline.scorer.scorer import Embeddings, Scorer
@@ -81,7 +81,7 @@ class Models:
         scorer = self.load(version)
         if is_first:
             # The imported modules stay in memory, so the garbage collector need not scan them.
-            keep_collector_away()
+            tune_gc()
         return scorer
 
     def _versions(self) -> list[str]:

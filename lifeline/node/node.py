@@ -35,7 +35,7 @@ from lifeline.rpc.sequence_service import SequenceService
 from lifeline.rpc.server import USER_SERVICES, NodeServer, Services
 from lifeline.rpc.waits import Waits
 from lifeline.store.embeddings import EmbeddingTable
-from lifeline.store.gc_tuning import keep_collector_away
+from lifeline.store.gc_tuning import tune_gc
 from lifeline.stream.items import ItemFollower
 
 _SYNC_S = 1.0
@@ -115,7 +115,7 @@ class Node:
             http_address=http.address,
             pid=os.getpid(),
         )
-        keep_collector_away()
+        tune_gc()
         await group.stream.start()
         health.is_assigned = True
         return cls(server, group, items, embeddings, health)

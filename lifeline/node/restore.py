@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from lifeline.store.errors import ContractError, SnapshotRefusedError
+from lifeline.store.errors import RetentionPolicyError, SnapshotRefusedError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from lifeline.store.settings import StoreSettings
@@ -42,7 +42,7 @@ def _restore(path: Path, partition: int, settings: StoreSettings, snapshots: Sna
             # The hashes of the files are checked. Counting all events as well would take much of the time that the
             # restore saves.
             restored = snapshots.restore(partition, path, settings, snapshot=snapshot.id, topic=topic, verify=False)
-        except (SnapshotRefusedError, ContractError) as error:
+        except (SnapshotRefusedError, RetentionPolicyError) as error:
             _log.error("a snapshot was skipped", partition=partition, snapshot=snapshot.id, why=str(error))
             continue
         _log.info(

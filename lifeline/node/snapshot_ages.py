@@ -35,7 +35,7 @@ class SnapshotAges:
                 complete = [
                     snapshot.manifest
                     for snapshot in snapshots.snapshots(number)
-                    if snapshot.manifest and snapshot.refused is None
+                    if snapshot.manifest and snapshot.problem is None
                 ]
             except SnapshotError as error:
                 # Keep the last known time, so that the age grows and the alert fires.

@@ -11,7 +11,7 @@ from lifeline.node.metrics.node_metrics import NodeMetrics
 from lifeline.node.restore import open_or_restore
 from lifeline.ops.topic_note import TopicIdentity
 from lifeline.rpc.memory_limit import item_limit
-from lifeline.store.data_lock import locked
+from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.embeddings import EmbeddingTable
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
@@ -36,7 +36,7 @@ class Storage:
         Raises StoreLockedError, DataDirError, StreamError, StoreError.
         """
         data_dir = settings.node.data_dir
-        stack.enter_context(locked(data_dir))
+        stack.enter_context(data_dir_lock(data_dir))
         actions_topic, *_ = await run_abandonable(
             ensure_topics, settings.kafka, requires_log_time=settings.store.has_ages
         )

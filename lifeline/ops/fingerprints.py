@@ -22,7 +22,7 @@ class StoredFingerprint(NamedTuple):
     partition: int
     state: State = State()
     """Its stored state; that of an empty partition if it cannot be opened."""
-    contract: RetentionPolicy | None = None
+    policy: RetentionPolicy | None = None
     recounted: Recount | None = None
     """The sum over its events; None if it was not requested, or failed."""
     why: str = ""
@@ -35,7 +35,7 @@ class StoredFingerprint(NamedTuple):
             return self.why
         state, counted = self.state, self.recounted
         return (
-            f"it keeps {as_text(state.fingerprint)} of {state.events:,} events, and its events add up to "
+            f"its state has {as_text(state.fingerprint)} of {state.events:,} events, but its events add up to "
             f"{as_text(counted.fingerprint)} of {counted.events:,}: set its directory aside and start the node again; "
             "it rebuilds the state from the topic"
         )
@@ -49,7 +49,7 @@ class StoredFingerprint(NamedTuple):
     def cells(self) -> tuple[object, object, str, str]:
         """Offset, events, fingerprint and what the recount says, for people."""
         state, counted = self.state, self.recounted
-        if self.contract is None:
+        if self.policy is None:
             return "-", "-", "-", Likeness.UNREADABLE.value
         if self.why:
             result = Likeness.UNREADABLE.value
@@ -111,9 +111,9 @@ class PartitionPair(NamedTuple):
         """What to do if the two differ; empty if they do not."""
         if self.likeness is not Likeness.DIFFERENT or self.here is None or self.there is None:
             return ""
-        if self.here.contract != self.there.contract:
-            return "they were built with other caps or ages: compare copies that were built with the same"
-        return "`lifeline verify` tells which of the two is what the topic gives"
+        if self.here.policy != self.there.policy:
+            return "they have different caps or ages: compare copies with the same retention policy"
+        return "`lifeline verify` tells which of the two agrees with the topic"
 
 
 def stored_fingerprints(
@@ -126,8 +126,8 @@ def stored_fingerprints(
 
 def pair_partitions(here: Iterable[StoredFingerprint], there: Iterable[StoredFingerprint]) -> list[PartitionPair]:
     """Pair the partitions of two directories, ascending."""
-    ours, theirs = ({stored.partition: stored for stored in side} for side in (here, there))
-    return [PartitionPair(number, ours.get(number), theirs.get(number)) for number in sorted({*ours, *theirs})]
+    left, right = ({stored.partition: stored for stored in side} for side in (here, there))
+    return [PartitionPair(number, left.get(number), right.get(number)) for number in sorted({*left, *right})]
 
 
 def _stored(path: Path, number: int, memory: SharedMemory, *, recounted: bool) -> StoredFingerprint:
@@ -136,10 +136,10 @@ def _stored(path: Path, number: int, memory: SharedMemory, *, recounted: bool) -
     except StoreError as error:
         return StoredFingerprint(number, why=str(error))
     try:
-        found = StoredFingerprint(number, store.state, store.contract)
+        stored = StoredFingerprint(number, store.state, store.policy)
         try:
-            return found._replace(recounted=recount(store)) if recounted else found
+            return stored._replace(recounted=recount(store)) if recounted else stored
         except StoreError as error:
-            return found._replace(why=str(error))
+            return stored._replace(why=str(error))
     finally:
         store.close()

@@ -1,8 +1,8 @@
 """Load: reads and scores at a fixed rate, whatever the node answers, and their latencies.
 
-The calls are an open loop: a Poisson process draws when each is due, and its latency counts from then. So a stall is
-charged to every call that falls into it (no coordinated omission, as Gil Tene calls it). Latencies go into
-HdrHistograms of three digits. A call is made once, without a retry, so that the node alone is measured.
+The calls are an open loop: a Poisson process sets the time at which each call is due, and latency counts from then. So
+a stall counts in the latency of every call that it delays (this avoids coordinated omission, a term of Gil Tene).
+Latencies are recorded in HdrHistograms of three digits. Calls are not retried, so that only the node is measured.
 """
 
 import asyncio
@@ -50,13 +50,13 @@ class LoadPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate: Annotated[float, Field(gt=0, description="calls a second, on average")]
-    seconds: Annotated[float, Field(gt=0, description="for how long calls become due")]
+    seconds: Annotated[float, Field(gt=0, description="how long calls become due")]
     score_share: Annotated[float, Field(ge=0, le=1, description="share of the calls that are Score")] = 0.5
     candidates: Annotated[int, Field(ge=1, description="candidates of a Score")] = 256
     newest: Annotated[int, Field(ge=0, description="events of a read; 0: all")] = 0
     timeout_s: Annotated[float, Field(gt=0, description="the deadline of a call")] = 5.0
-    connections: Annotated[int, Field(ge=1, description="calls take turns on so many")] = 4
-    seed: Annotated[int, Field(ge=0, description="of the times, the users and the candidates")] = 0
+    connections: Annotated[int, Field(ge=1, description="connections, used in turn")] = 4
+    seed: Annotated[int, Field(ge=0, description="seed of the times, the users and the candidates")] = 0
 
 
 class Population(NamedTuple):
@@ -67,19 +67,19 @@ class Population(NamedTuple):
     """uint64[m]."""
 
     @classmethod
-    def of_stores(cls, stores: Iterable[ReadablePartition], most: int = 10_000) -> "Population":
-        """Return at most `most` users of each partition, in the order of their ids, and all items that were acted on.
+    def of_stores(cls, stores: Iterable[ReadablePartition], max_users: int = 10_000) -> "Population":
+        """Return the first `max_users` users of each partition, by id, and all items that were acted on.
 
-        Raises LoadError where there are none.
+        Raises LoadError if there are no users.
         """
         users: list[str] = []
         items = [np.empty(0, np.uint64)]
         for store in stores:
-            users += islice(store.users(), most)
+            users += islice(store.users(), max_users)
             with store.view() as view:
                 items.append(view.item_ids.copy())
         if not users:
-            raise LoadError("the data directory has no user yet: publish actions first (lifeline produce)")
+            raise LoadError("the data directory has no users yet: publish actions first (lifeline produce)")
         return cls(users, np.unique(np.concatenate(items)))
 
 
@@ -134,15 +134,15 @@ class LoadResult:
 
 def percentiles_ms(histogram: HdrHistogram) -> dict[str, float]:
     """Return the usual percentiles of a histogram of microseconds, in milliseconds."""
-    found = {f"p{share:g}": histogram.get_value_at_percentile(share) / 1_000 for share in (50, 90, 99, 99.9)}
-    return found | {"max": histogram.get_max_value() / 1_000}
+    percentiles = {f"p{share:g}": histogram.get_value_at_percentile(share) / 1_000 for share in (50, 90, 99, 99.9)}
+    return percentiles | {"max": histogram.get_max_value() / 1_000}
 
 
 def run_load(plan: LoadPlan, population: Population, address: str, security: CallSecurity) -> LoadResult:
-    """Make the calls, and wait for the last answer. Raises LoadError where a Score has no items to be about."""
+    """Make the calls, and wait for the last answer. Raises LoadError if there are fewer items than candidates."""
     if plan.score_share and len(population.items) < plan.candidates:
         raise LoadError(
-            f"there are {len(population.items)} items, and a Score is to have {plan.candidates} candidates: lower "
+            f"there are {len(population.items)} items, but a Score call needs {plan.candidates} candidates: lower "
             "--candidates"
         )
     return asyncio.run(_run(plan, population, address, security))
@@ -160,7 +160,7 @@ async def _run(plan: LoadPlan, population: Population, address: str, security: C
     result = LoadResult(
         plan, {kind: CallResults() for kind in sorted({call.kind for call in calls})}, 0.0, _histogram()
     )
-    # Channels with equal options would share one connection.
+    # Different options, because channels with equal options share one connection.
     channels = [
         security.aio_channel(address, [_REPLIES, ("lifeline.connection", number)]) for number in range(plan.connections)
     ]
@@ -170,28 +170,28 @@ async def _run(plan: LoadPlan, population: Population, address: str, security: C
             {"read": SequenceServiceStub(channel).GetSequence, "score": ScoreServiceStub(channel).Score}
             for channel in channels
         ]
-        begun = time.perf_counter()
+        started = time.perf_counter()
         waiting: set[asyncio.Task[None]] = set()
         for number, call in enumerate(calls):
-            due = begun + call.due_s
+            due = started + call.due_s
             if (early := due - time.perf_counter()) > 0:
                 await asyncio.sleep(early)
             result.late.record_value(_microseconds(time.perf_counter() - due))
             sent = senders[number % len(senders)][call.kind](
                 call.request, timeout=plan.timeout_s, metadata=security.metadata
             )
-            task = asyncio.create_task(_take(sent, due, result.kinds[call.kind]))
+            task = asyncio.create_task(_record(sent, due, result.kinds[call.kind]))
             waiting.add(task)
             task.add_done_callback(waiting.discard)
         await asyncio.gather(*waiting)
-        result.seconds = time.perf_counter() - begun
+        result.seconds = time.perf_counter() - started
     finally:
         for channel in channels:
             await channel.close(None)
     return result
 
 
-async def _take(sent: grpc.aio.UnaryUnaryCall[Any, Any], due: float, answers: CallResults) -> None:
+async def _record(sent: grpc.aio.UnaryUnaryCall[Any, Any], due: float, answers: CallResults) -> None:
     try:
         await sent
     except grpc.aio.AioRpcError as error:

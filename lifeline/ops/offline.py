@@ -1,4 +1,4 @@
-"""Reading a data directory without its node: the partitions and readers of their users, also while the node runs."""
+"""Reading a data directory from another process than its node, also while the node runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing, contextmanager
 from lifeline.config import Settings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.paths import items_dir, partition_dir, partitions_in
-from lifeline.store.embeddings import EmbeddingFollower
+from lifeline.store.embeddings import SecondaryEmbeddings
 from lifeline.store.errors import StoreError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.reader import SequenceReader
@@ -15,7 +15,7 @@ from lifeline.store.secondary_partition import SecondaryPartition
 
 @contextmanager
 def open_partitions(settings: Settings) -> Iterator[list[SecondaryPartition]]:
-    """Open every partition of the data directory as it is now, ascending; raises StoreError when there is none."""
+    """Open every partition of the data directory, ascending; raises StoreError if there is none."""
     numbers = partitions_in(settings.node.data_dir)
     if not numbers:
         raise StoreError(f"{settings.node.data_dir} holds no partition: name the node's directory with --data-dir")
@@ -35,14 +35,14 @@ def open_readers(settings: Settings) -> Iterator[list[tuple[SecondaryPartition, 
     """Open every partition of the data directory with a reader of its users; raises StoreError."""
     with (
         open_partitions(settings) as partitions,
-        closing(EmbeddingFollower.open(items_dir(settings.node.data_dir))) as embeddings,
+        closing(SecondaryEmbeddings.open(items_dir(settings.node.data_dir))) as embeddings,
     ):
         yield [(partition, SequenceReader(partition, embeddings)) for partition in partitions]
 
 
 @contextmanager
 def open_user_readers(settings: Settings) -> Iterator[Callable[[str], SequenceReader | None]]:
-    """Give a function from a user id to a reader, None if the user's partition is not there; raises StoreError."""
+    """Yield a function from a user id to a reader, or to None if the user's partition is missing. Raises StoreError."""
     with open_readers(settings) as pairs:
         readers = {partition.partition: reader for partition, reader in pairs}
         yield lambda user_id: readers.get(partition_of(user_id.encode(), settings.kafka.partitions))

@@ -23,7 +23,7 @@ class PublishResult(NamedTuple):
     items: int
     seconds: float
     busiest_user: str
-    """The user with the most actions; empty without any."""
+    """The user with the most actions; empty if there are no actions."""
 
 
 def publish(
@@ -53,7 +53,7 @@ def publish(
         except SourceError as error:
             producer.flush()
             raise SourceError(
-                f"{error}. The {actions:,} actions before it are published: publishing them again changes nothing"
+                f"{error}. The {actions:,} actions before it are published; publishing them again is harmless"
             ) from error
         producer.flush()
         progress.update(task, completed=actions, total=actions)

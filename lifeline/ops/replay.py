@@ -26,8 +26,8 @@ from lifeline.core.paths import partition_dir, partitions_in
 from lifeline.core.topics import actions_topic_id, check_log_time
 from lifeline.core.watchdog import Watchdog
 from lifeline.ops.topic_note import TOPIC_NOTE, TopicIdentity
-from lifeline.store.data_lock import locked
-from lifeline.store.gc_tuning import keep_collector_away
+from lifeline.store.data_lock import data_dir_lock
+from lifeline.store.gc_tuning import tune_gc
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from lifeline.store.retention import RetentionPolicy
@@ -75,7 +75,9 @@ def plan_replay(
     ReplayError, and what `log_ranges` and opening a partition raise.
     """
     if into.resolve() == settings.node.data_dir.resolve():
-        raise ReplayError(f"{into} is the node's own directory: name another one, and set it in its place afterwards")
+        raise ReplayError(
+            f"{into} is the node's own directory: name another one, and replace the node's partitions with --swap"
+        )
     _check_replay_dir(settings, into, force=force)
     if settings.store.has_ages:
         check_log_time(settings.kafka)
@@ -83,8 +85,8 @@ def plan_replay(
     if to_state is not None:
         if unknown := sorted(to_state.keys() - ranges.keys()):
             raise ReplayError(
-                f"there is a partition {unknown[0]} on the disk, and topic {settings.kafka.actions_topic} has "
-                f"{len(ranges)}: correct kafka.partitions and kafka.actions_topic, or name the right --data-dir"
+                f"partition {unknown[0]} is on disk, but topic {settings.kafka.actions_topic} has only "
+                f"{len(ranges)} partitions: correct kafka.partitions, kafka.actions_topic or --data-dir"
             )
         ranges = {number: LogRange(ranges[number].first, until) for number, until in to_state.items()}
     plans = []
@@ -115,13 +117,13 @@ def run_replay(
     progress: ProgressCallback,
     force: bool = False,
 ) -> None:
-    """Run a plan with at most `processes` processes at once; `flags` give them the settings of this one.
+    """Run a plan with at most `processes` processes at once; `flags` pass the settings on to them.
 
     Returns once every partition is applied. Raises ReplayError with the output of a process that failed (the others
     are stopped; the same call resumes from there), and StoreLockedError while another replay writes into `into`.
     """
     actions_topic = TopicIdentity(settings.kafka.actions_topic, actions_topic_id(settings.kafka))
-    with locked(into):
+    with data_dir_lock(into):
         _check_replay_dir(settings, into, force=force)
         if force:
             for number in partitions_in(into):
@@ -153,7 +155,7 @@ def replay_partition(
     settings: Settings, into: Path, partition: int, until: int, progress: Callable[[int], None]
 ) -> None:
     """Replay one partition in this process. Raises what `stream.replay.replay` and opening the store raise."""
-    keep_collector_away()
+    tune_gc()
     rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
     store = PartitionStore.open(
         partition_dir(into, partition),
@@ -198,8 +200,8 @@ def _replay_in_process(
         error_reader.join()
     if code:
         raise ReplayError(
-            f"the replay of partition {plan.partition} ended with {code}; put this right and run the same command "
-            f"again, it resumes from there:\n{''.join(errors)[-_MAX_ERROR_CHARS:].strip()}"
+            f"the replay of partition {plan.partition} ended with exit code {code}; correct the error below, then run "
+            f"the same command again, which resumes:\n{''.join(errors)[-_MAX_ERROR_CHARS:].strip()}"
         )
 
 
@@ -228,7 +230,7 @@ def _check_replay_dir(settings: Settings, into: Path, *, force: bool) -> None:
     try:
         topic = json.loads(note.read_text())["topic"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ReplayError(f"{note} is not what a replay writes: remove {into} and start over") from error
+        raise ReplayError(f"{note} is not a valid note of a replay: remove {into} and start over") from error
     if topic != settings.kafka.actions_topic and not force:
         raise ReplayError(
             f"{into} holds a replay of topic {topic}, not of {settings.kafka.actions_topic}: name another directory, "
@@ -237,22 +239,23 @@ def _check_replay_dir(settings: Settings, into: Path, *, force: bool) -> None:
 
 
 def _applied_offset(settings: Settings, into: Path, partition: int) -> int:
-    """Return the applied offset of a partition, -1 without a store there; it writes nothing.
+    """Return the applied offset of a partition, -1 without a store; it writes nothing.
 
-    A store that is opened to write would finish the scrub of an erasure. Raises StoreError, ContractError.
+    It opens a secondary, because a store that is open for writing would continue a scrub. Raises StoreError,
+    RetentionPolicyError.
     """
     path = partition_dir(into, partition)
     if not _has_store(path):
         return -1
     store = SecondaryPartition.open(path, partition=partition, memory=SharedMemory(settings.store))
     try:
-        if store.contract is not None:
-            store.contract.check(RetentionPolicy.of(settings.store))
+        if store.policy is not None:
+            store.policy.check(RetentionPolicy.of(settings.store))
         return store.applied_offset
     finally:
         store.close()
 
 
 def _has_store(path: Path) -> bool:
-    """Return whether a store was created in `path`: a process that was killed meanwhile leaves a part of one."""
+    """Return whether `path` has a complete store; a process that was killed during its creation leaves a part."""
     return (path / "CURRENT").exists() and set(FAMILIES) <= set(Rdict.list_cf(str(path)))

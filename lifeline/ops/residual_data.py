@@ -1,4 +1,4 @@
-"""Residual data of an erased user: the places that an erasure does not reach, and until when data may be there.
+"""Residual data of an erased user: places that an erasure does not reach, and how long they may hold data.
 
 `docs/operations.md` has the whole list, with what removes each.
 """
@@ -35,10 +35,11 @@ def residual_copies(settings: Settings) -> list[ResidualCopy]:
     return [
         *copies,
         ResidualCopy(
-            "the files of nodes that hold or follow the partition", "seconds after each has applied the erasure"
+            "the files of nodes that hold or follow the partition",
+            "a few seconds after each node has applied the erasure",
         ),
         ResidualCopy("directories set aside (partition-*.replaced-*), replays, copies for training", "you remove them"),
-        ResidualCopy("the partition's item table: ids of items, without user and time", "the partition is built anew"),
+        ResidualCopy("the partition's item table: ids of items, without user and time", "the partition is rebuilt"),
     ]
 
 

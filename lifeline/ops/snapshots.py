@@ -1,4 +1,4 @@
-"""Snapshots without a node: of a data directory that no node holds, and the restore into one."""
+"""Snapshots and restores of the data directory of a stopped node."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,11 +6,11 @@ from rich.progress import Progress
 
 from lifeline.config import Settings
 from lifeline.core.paths import partition_dir, partitions_in
-from lifeline.store.data_lock import locked
+from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.errors import SnapshotError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
-from lifeline.store.snapshots.files import check_free
+from lifeline.store.snapshots.files import check_restore_target
 from lifeline.store.snapshots.repository import CreatedSnapshot, RestoredSnapshot, SnapshotRepository
 
 _MIB = 1 << 20
@@ -19,26 +19,26 @@ _MIB = 1 << 20
 def create_offline(settings: Settings, partitions: Sequence[int], progress: Progress) -> list[CreatedSnapshot]:
     """Create snapshots of the named partitions of the data directory, or of all; ascending.
 
-    Raises DataDirError, StoreLockedError when a node holds the directory, and what opening a partition and
+    Raises DataDirError, StoreLockedError if a node is running in the directory, and what opening a partition and
     `SnapshotRepository.create` raise.
     """
     repository = SnapshotRepository.of(settings.snapshot)
-    there = partitions_in(settings.node.data_dir)
-    if not there:
+    stored = partitions_in(settings.node.data_dir)
+    if not stored:
         raise SnapshotError(f"{settings.node.data_dir} holds no partition: name the node's directory with --data-dir")
-    _check_known(partitions, there, str(settings.node.data_dir))
-    made = []
-    with locked(settings.node.data_dir):
+    _check_known(partitions, stored, str(settings.node.data_dir))
+    created = []
+    with data_dir_lock(settings.node.data_dir):
         memory = SharedMemory(settings.store)
-        for number in sorted(set(partitions or there)):
+        for number in sorted(set(partitions or stored)):
             path = partition_dir(settings.node.data_dir, number)
             store = PartitionStore.open(path, partition=number, settings=settings.store, memory=memory)
             try:
                 follow = _bar(progress, f"uploading partition {number}")
-                made.append(repository.create(store, topic=settings.kafka.actions_topic, progress=follow))
+                created.append(repository.create(store, topic=settings.kafka.actions_topic, progress=follow))
             finally:
                 store.close()
-    return made
+    return created
 
 
 def restore(
@@ -47,18 +47,20 @@ def restore(
     """Restore the named partitions, or all that have snapshots, into the data directory; ascending.
 
     `snapshot` is the id of a snapshot of the only named partition; without it the newest is restored. Raises
-    DataDirError, StoreLockedError when a node holds the directory, and what `SnapshotRepository.restore` raises.
+    DataDirError, StoreLockedError if a node is running in the directory, and what `SnapshotRepository.restore` raises.
     """
     repository = SnapshotRepository.of(settings.snapshot)
-    there = sorted({snapshot.partition for snapshot in repository.snapshots()})
-    if not there:
-        raise SnapshotError(f"{repository.url} has no snapshots: make one with `lifeline snapshot create`")
-    _check_known(partitions, there, repository.url)
+    available = sorted({snapshot.partition for snapshot in repository.snapshots()})
+    if not available:
+        raise SnapshotError(f"{repository.url} has no snapshots: create one with `lifeline snapshot create`")
+    _check_known(partitions, available, repository.url)
     restored = []
-    with locked(settings.node.data_dir):
-        paths = {number: partition_dir(settings.node.data_dir, number) for number in sorted(set(partitions or there))}
+    with data_dir_lock(settings.node.data_dir):
+        paths = {
+            number: partition_dir(settings.node.data_dir, number) for number in sorted(set(partitions or available))
+        }
         for path in paths.values():
-            check_free(path)
+            check_restore_target(path)
         for number, path in paths.items():
             restored.append(
                 repository.restore(
@@ -74,11 +76,11 @@ def restore(
     return restored
 
 
-def _check_known(partitions: Sequence[int], there: Sequence[int], where: str) -> None:
-    missing = sorted(set(partitions) - set(there))
+def _check_known(partitions: Sequence[int], available: Sequence[int], where: str) -> None:
+    missing = sorted(set(partitions) - set(available))
     if missing:
         raise SnapshotError(
-            f"{where} has no partition {', '.join(map(str, missing))}: name some of {', '.join(map(str, there))}"
+            f"{where} has no partition {', '.join(map(str, missing))}: it has {', '.join(map(str, available))}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The note that says which topic the partitions of a directory come from: its name and its id in the cluster.
+"""The file with the name and the cluster's id of the topic that the partitions of a directory come from.
 
 A topic that was deleted and created again has other records at the same offsets, and another id. Without the note a
 node would resume in the middle of the new topic.
@@ -19,22 +19,22 @@ class TopicIdentity(NamedTuple):
 
     topic: str
     topic_id: str
-    """Empty when the cluster gives none (brokers before 2.8)."""
+    """Empty if the cluster has none (brokers before 2.8)."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a note; raises DataDirError."""
         try:
-            found = json.loads(path.read_text())
-            return cls(str(found["topic"]), str(found["topic_id"]))
+            fields = json.loads(path.read_text())
+            return cls(str(fields["topic"]), str(fields["topic_id"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataDirError(
-                f"{path} does not say which topic the partitions beside it were made from ({error}): remove it when "
-                "you know that it is the configured one"
+                f"{path} does not name the topic of the partitions beside it ({error}): remove it if you know that "
+                "they come from the configured topic"
             ) from error
 
     def check(self, directory: Path) -> None:
-        """Write the note into a directory, or raise DataDirError when the one there names another topic."""
+        """Write the note if the directory has none; raise DataDirError if its note names another topic."""
         note = directory / TOPIC_NOTE
         if not note.exists():
             write_durably(note, json.dumps(self._asdict()) + "\n")
@@ -42,12 +42,13 @@ class TopicIdentity(NamedTuple):
         before = self.read(note)
         if before.topic != self.topic:
             raise DataDirError(
-                f"{directory} was made from topic {before.topic}, and kafka.actions_topic is {self.topic}: name that "
+                f"{directory} was built from topic {before.topic}, and kafka.actions_topic is {self.topic}: name that "
                 "topic, or another directory"
             )
         if before.topic_id and self.topic_id and before.topic_id != self.topic_id:
             raise DataDirError(
-                f"{directory} was made from topic {self.topic} with the id {before.topic_id}, and the cluster's has "
-                f"{self.topic_id}: it was made anew, or this is another cluster. Correct kafka.bootstrap_servers, or "
-                "begin anew: set the directory aside, or replay the topic with `lifeline replay --into DIR --swap`"
+                f"{directory} was built from topic {self.topic} with the id {before.topic_id}, and in this cluster its "
+                f"id is {self.topic_id}: the topic was created again, or this is another cluster. Correct "
+                "kafka.bootstrap_servers, or start over: set the directory aside, or replay the topic with `lifeline "
+                "replay --into DIR --swap`"
             )

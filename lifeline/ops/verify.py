@@ -1,4 +1,4 @@
-"""Proofs of the state: against the log it came from, or against a file of actions."""
+"""Verification of the state, against its log or against a file of actions."""
 
 import os
 from collections import defaultdict
@@ -25,12 +25,12 @@ from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.reader import SequenceReader
 from lifeline.store.recount import recount
 
-_NAMED = 20
+_LISTED = 20
 _BOTH = SequenceQuery(kinds=tuple(Kind))
 
 
 class Comparison(NamedTuple):
-    """One comparison: a partition with its log, or a node's answers with a file."""
+    """One comparison: of a partition with its log, or of a node's answers with a file."""
 
     name: str
     """The partition, or the file."""
@@ -39,15 +39,15 @@ class Comparison(NamedTuple):
     events: int
     """Events that are stored."""
     found: str
-    """The fingerprint of the stored events, or the number of users that are right."""
+    """The fingerprint of the stored events, or the number of users with equal sequences."""
     wanted: str
-    """The value that `found` must equal."""
+    """The expected value of `found`."""
     equal: bool
     """Whether the two are the same."""
     different_users: tuple[str, ...]
     """Users whose sequences differ."""
     note: str = ""
-    """What else is wrong."""
+    """Another difference."""
 
 
 @dataclass(slots=True)
@@ -67,12 +67,12 @@ class VerifyReport:
     def summary(self) -> str:
         """Return the result in a sentence."""
         if self.equal:
-            return f"equal: the state is what {self.against} gives"
+            return f"equal: the state agrees with {self.against}"
         users = [user for comparison in self.comparisons for user in comparison.different_users]
-        named = ", ".join(users[:_NAMED]) + (f" and {len(users) - _NAMED} more" if len(users) > _NAMED else "")
+        listed = ", ".join(users[:_LISTED]) + (f" and {len(users) - _LISTED} more" if len(users) > _LISTED else "")
         notes = "; ".join(comparison.note for comparison in self.comparisons if comparison.note)
-        found = "; ".join(part for part in (f"users {named}" if users else "", notes) if part)
-        return f"DIFFERENT: {found}. {self.advice}"
+        differences = "; ".join(part for part in (f"users {listed}" if users else "", notes) if part)
+        return f"DIFFERENT: {differences}. {self.advice}"
 
     def as_json(self) -> dict[str, object]:
         """Return everything, for programs."""
@@ -84,9 +84,9 @@ class VerifyReport:
 
 
 def verify_log(settings: Settings, flags: Sequence[str], progress: Progress) -> VerifyReport:
-    """Replay each partition aside, up to its applied offset, and compare; a running node may hold the state.
+    """Replay each partition into a temporary directory, up to its applied offset, and compare. The node may be running.
 
-    `flags` give the replaying processes the settings of this one. Raises StoreError when there is no state, and what
+    `flags` pass the settings on to the replaying processes. Raises StoreError if there is no state, and what
     `plan_replay` and `run_replay` raise.
     """
     with open_partitions(settings) as live, TemporaryDirectory(prefix="lifeline-verify-") as directory:
@@ -112,13 +112,13 @@ def verify_log(settings: Settings, flags: Sequence[str], progress: Progress) -> 
 def compare_with_replay(settings: Settings, live: Sequence[ReadablePartition], into: Path) -> VerifyReport:
     """Compare open partitions with those of the same number that were replayed into `into`. Raises StoreError.
 
-    The stored events of both are read and added up anew, so that what is compared is what readers get.
+    The stored events of both are read and counted again, so the comparison covers what readers get.
     """
     return _compare_partitions(
         settings,
         live,
         into,
-        f"{into} holds what the topic gives: stop the node, and put it in the place of the node's directory",
+        f"{into} agrees with the topic: stop the node, and replace its directory with this one",
     )
 
 
@@ -127,7 +127,7 @@ def _compare_partitions(settings: Settings, live: Sequence[ReadablePartition], i
     memory = SharedMemory(settings.store)
     for store in live:
         path = partition_dir(into, store.partition)
-        # Opened to write: the replay of a partition that has no record yet has left no directory.
+        # Open it for writing: the replay of a partition without records has created no directory.
         rebuilt = PartitionStore.open(path, partition=store.partition, settings=settings.store, memory=memory)
         try:
             report.comparisons.append(_compare(store, rebuilt))
@@ -142,8 +142,8 @@ def _compare(live: ReadablePartition, rebuilt: ReadablePartition) -> Comparison:
     if stored != wanted:
         readers = SequenceReader(live), SequenceReader(rebuilt)
         for user in sorted({*live.users(), *rebuilt.users()}):
-            ours, theirs = (reader.read(user, _BOTH).sequences for reader in readers)
-            if any(ours[kind].identities() != theirs[kind].identities() for kind in Kind):
+            left, right = (reader.read(user, _BOTH).sequences for reader in readers)
+            if any(left[kind].identities() != right[kind].identities() for kind in Kind):
                 different.append(user)
     is_kept = (kept.events, kept.fingerprint) == stored
     return Comparison(
@@ -154,7 +154,9 @@ def _compare(live: ReadablePartition, rebuilt: ReadablePartition) -> Comparison:
         as_text(wanted.fingerprint),
         stored == wanted and is_kept,
         tuple(different),
-        "" if is_kept else f"partition {live.partition} keeps fingerprint {as_text(kept.fingerprint)} of other events",
+        ""
+        if is_kept
+        else f"the state of partition {live.partition} has fingerprint {as_text(kept.fingerprint)}, of other events",
     )
 
 
@@ -181,12 +183,12 @@ def verify_file(settings: Settings, source: Source, progress: Progress) -> Verif
             if {kind: sequence.identities() for kind, sequence in answer.items()} != right:
                 different.append(user)
             progress.advance(asking)
-    found = f"{len(wanted) - len(different):,} users right"
+    equal_users = f"{len(wanted) - len(different):,} users equal"
     comparison = Comparison(
-        source.name, -1, events, found, f"{len(wanted):,} users", not different, tuple(sorted(different))
+        source.name, -1, events, equal_users, f"{len(wanted):,} users", not different, tuple(sorted(different))
     )
     advice = (
-        "They may have been erased, or have actions that are not in the file: `lifeline verify` without a file says "
-        "whether the state is what the topic gives"
+        "They may have been erased, or have actions that are not in the file: `lifeline verify` without a file tells "
+        "whether the state agrees with the topic"
     )
     return VerifyReport(source.name, advice, [comparison])

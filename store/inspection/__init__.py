@@ -1,1 +1,1 @@
-"""What lies on disk, for those who operate it: by partition, user and chunk, with the broken records named."""
+"""Inspection of the stored records of partitions, users and chunks, including broken records."""

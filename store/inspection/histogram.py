@@ -1,4 +1,4 @@
-"""Histograms of sizes: counts in bins that grow with the value."""
+"""Histograms of sizes, with bins whose width grows with the value."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -9,7 +9,7 @@ _DOUBLINGS = 33
 
 
 class Bin(NamedTuple):
-    """How many values lie between two bounds, both included."""
+    """The number of values between two bounds, both included."""
 
     low: int
     high: int
@@ -18,21 +18,21 @@ class Bin(NamedTuple):
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts of values from 1 on, in bins that grow with the value."""
+    """Counts of values from 1 on, in bins whose width grows with the value."""
 
     edges: tuple[int, ...]
     counts: Counter[int] = field(default_factory=Counter)
 
     @classmethod
     def doublings(cls) -> Self:
-        """Return one whose bins double: 1, 2 to 3, 4 to 7, ..."""
+        """Return an empty histogram with the bins 1, 2 to 3, 4 to 7, ..."""
         return cls(tuple(1 << power for power in range(_DOUBLINGS)))
 
     @classmethod
     def quarters(cls) -> Self:
-        """Return one whose bins are quarters of these, where whole numbers allow."""
+        """Return an empty histogram with each of these bins split into four, as far as integers allow."""
         fourths = {(1 << power) * part for power in range(_DOUBLINGS) for part in range(4, 8)}
-        return cls(tuple(sorted({-(-each // 4) for each in fourths})))
+        return cls(tuple(sorted({-(-edge // 4) for edge in fourths})))
 
     def add(self, value: int) -> None:
         """Count a value."""

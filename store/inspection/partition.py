@@ -1,6 +1,6 @@
-"""Inspection of a partition: what its bytes are, how its sequences are spread, and which records are broken.
+"""Inspection of a partition: bytes by kind of record, distributions of sizes, and broken records.
 
-One pass over heads, segments, chunks and meta; what is kept meanwhile is one sequence and the largest users.
+It takes one pass over heads, segments, chunks and meta, with one sequence and the largest users in memory.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from lifeline.core.actions import Kind
 from lifeline.store import keys
 from lifeline.store.errors import StoreError
 from lifeline.store.inspection.histogram import Histogram
-from lifeline.store.inspection.inspected import InspectedPartition, TableGroup
+from lifeline.store.inspection.inspectable_partition import InspectablePartition, TableGroup
 from lifeline.store.inspection.records import Damage, records_in
 from lifeline.store.inspection.sequences import SequenceInspection, inspect_sequence
 from lifeline.store.retention import RetentionPolicy
@@ -26,11 +26,11 @@ RAW_EVENT_BYTES = 18
 """timestamp 8, item 8, code 2."""
 RAW_EMBEDDED_BYTES = 50
 """The same with an embedding of 32 bytes."""
-NAMED_DAMAGES = 100
+MAX_LISTED_DAMAGES = 100
 
 _FILE_NAMES = {"MANIFEST": "manifest", "OPTIONS": "options", "LOG": "RocksDB's own log"}
 _META_RECORDS = {
-    keys.CONTRACT_KEY: "contract",
+    keys.POLICY_KEY: "contract",
     keys.STATE_KEY: "state",
     keys.ITEMS_PREFIX: "item ids",
     keys.EXPIRY_PREFIX: "expiry keys",
@@ -39,8 +39,8 @@ _META_RECORDS = {
 }
 
 
-class Part(NamedTuple):
-    """Bytes of one sort, as they are before RocksDB packs them into tables."""
+class RecordGroup(NamedTuple):
+    """Records of one kind; their bytes are counted before RocksDB packs them into tables."""
 
     family: str
     name: str
@@ -49,19 +49,19 @@ class Part(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Bytes measured by the event."""
+    """A total size, and its size for each event."""
 
     name: str
     bytes: int
     per_event: float
     ratio_18: float
-    """How often it would fit into events of 18 bytes."""
+    """How many times smaller it is than events of 18 bytes."""
     ratio_50: float
     """The same for events of 50 bytes."""
 
 
 class FileGroup(NamedTuple):
-    """Files of one sort in the partition's directory."""
+    """Files of one kind in the partition's directory."""
 
     name: str
     files: int
@@ -69,7 +69,7 @@ class FileGroup(NamedTuple):
 
 
 class EncodingTotals(NamedTuple):
-    """Chunks whose timestamps are held in one way."""
+    """Chunks with the same encoding of timestamps."""
 
     encoding: str
     chunks: int
@@ -78,7 +78,7 @@ class EncodingTotals(NamedTuple):
 
 
 class LargeUser(NamedTuple):
-    """One of the largest users; `bytes` are those of its records and keys."""
+    """One of the largest users; `bytes` counts the user's records and keys."""
 
     user: str
     events: int
@@ -106,31 +106,32 @@ class KindTotals:
 
 @dataclass(frozen=True, slots=True)
 class PartitionInspection:
-    """What a partition is at one moment."""
+    """The inspection of a partition at one moment."""
 
     partition: int
     path: Path
     state: State
     contract: RetentionPolicy | None
+    """The retention policy."""
     items: int
     users: int
     kinds: dict[Kind, KindTotals]
-    parts: tuple[Part, ...]
+    parts: tuple[RecordGroup, ...]
     encodings: tuple[EncodingTotals, ...]
     events_per_chunk: Histogram
     largest: tuple[LargeUser, ...]
-    """By events, the largest first."""
+    """By number of events, the largest first."""
     tables: tuple[TableGroup, ...]
     files: tuple[FileGroup, ...]
     statistics: PartitionStatistics
     damaged: int
-    """How many damages there are."""
+    """Number of all damages."""
     damages: tuple[Damage, ...]
-    """The first of them."""
+    """The first MAX_LISTED_DAMAGES of them."""
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """What a retained event costs; empty without events."""
+        """Sizes for each retained event; empty without events."""
         if not self.state.events:
             return ()
         sequences = sum(part.bytes for part in self.parts if part.family != "meta")
@@ -154,12 +155,12 @@ class PartitionInspection:
 
 
 def inspect_partition(
-    store: InspectedPartition, *, top: int = 10, progress: Callable[[int], None] | None = None
+    store: InspectablePartition, *, top: int = 10, progress: Callable[[int], None] | None = None
 ) -> PartitionInspection:
-    """Look into every record of a partition.
+    """Inspect every record of a partition.
 
-    `top` is how many of the largest users are named; `progress` is told how many events have been passed.
-    Raises StoreError only where the partition as a whole cannot be read: a broken record is a damage.
+    `top` is the number of largest users to list; `progress` is called with the number of events inspected so far.
+    Raises StoreError only if the partition as a whole cannot be read; broken records are listed as damages.
     """
     tally = _Tally(top)
     with store.view() as view:
@@ -177,7 +178,7 @@ def inspect_partition(
         store.partition,
         store.path,
         store.state,
-        store.contract,
+        store.policy,
         store.items,
         tally.users,
         tally.kinds,
@@ -189,12 +190,12 @@ def inspect_partition(
         _files(store.path),
         store.statistics(),
         len(tally.damages),
-        tuple(tally.damages[:NAMED_DAMAGES]),
+        tuple(tally.damages[:MAX_LISTED_DAMAGES]),
     )
 
 
 class _Tally:
-    """Sums over the sequences that have been passed."""
+    """Sums over the inspected sequences."""
 
     def __init__(self, top: int) -> None:
         self.users = self.events = 0
@@ -210,7 +211,7 @@ class _Tally:
         self._with_hour = 0
 
     def add(self, sequence: SequenceInspection) -> None:
-        """Add a sequence; those of one user come one after the other."""
+        """Add a sequence; the sequences of a user must follow each other."""
         self.damages += sequence.damages
         self._add_bytes(sequence)
         self._add_user(sequence)
@@ -240,23 +241,23 @@ class _Tally:
         for key, data in records:
             name = _META_RECORDS.get(key[:1])
             if name is None:
-                self.damages.append(Damage("", f"meta {key.hex()}", "its key is none of this format"))
+                self.damages.append(Damage("", f"meta {key.hex()}", "its key does not belong to this format"))
             self._count("meta", name or "unknown", 1, len(key) + len(data))
 
     def finish(self, state: State) -> None:
-        """Compare what was counted with what the partition says of itself."""
+        """Compare the counts with the partition's state and expiry keys."""
         self._push_user()
         if self.damages:
             return
         if self.events != state.events:
-            self._damage("state", f"it counts {state.events} events, and {self.events} are there")
+            self._damage("state", f"it counts {state.events} events, but {self.events} are stored")
         expiring = self._records["meta", "expiry keys"]
         if expiring != self._with_hour:
-            self._damage("expiry keys", f"{self._with_hour} heads name one, and {expiring} are there")
+            self._damage("expiry keys", f"{self._with_hour} heads refer to one, but {expiring} are stored")
 
-    def parts(self) -> tuple[Part, ...]:
-        """Return the bytes by what they are."""
-        return tuple(Part(*of, self._records[of], size) for of, size in self._bytes.items())
+    def parts(self) -> tuple[RecordGroup, ...]:
+        """Return the records and bytes by kind of record."""
+        return tuple(RecordGroup(*group, self._records[group], size) for group, size in self._bytes.items())
 
     def largest(self) -> tuple[LargeUser, ...]:
         """Return the largest users, the largest first."""
@@ -312,7 +313,7 @@ class _Tally:
 
 
 def _files(path: Path) -> tuple[FileGroup, ...]:
-    """Return the files of a partition's directory by what they are."""
+    """Return the files of a partition's directory by kind."""
     groups: dict[str, list[int]] = {}
     for file, size in files_in(path):
         name = "tables" if file.suffix == ".sst" else "write-ahead log" if file.suffix == ".log" else None

@@ -1,4 +1,4 @@
-"""The stored records of sequences, gathered sequence by sequence from the families rows and chunks."""
+"""The stored records of sequences, joined from the families rows and chunks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,17 +16,17 @@ _FENCE_BYTES = 18
 
 
 class Damage(NamedTuple):
-    """A record that does not decode, or that does not fit the others."""
+    """A record that does not decode, or that contradicts other records."""
 
     user: str
-    """Empty where it is nobody's."""
+    """Empty if the record belongs to no user."""
     record: str
-    """Kind and record, a chunk by its fence."""
+    """The kind, and the record: head, segment number, or chunk with its fence."""
     why: str
 
 
 @dataclass(slots=True)
-class SequenceRecords:
+class RawSequence:
     """The stored bytes of one sequence."""
 
     prefix: bytes
@@ -36,22 +36,22 @@ class SequenceRecords:
     row_key_bytes: int = 0
     chunk_key_bytes: int = 0
     foreign: list[bytes] = field(default_factory=list)
-    """Keys that are none of a sequence's."""
+    """Keys with this prefix that do not belong to the format."""
 
     @property
     def user(self) -> str:
-        """The user id, as text that can be printed."""
+        """The user id as printable text."""
         return keys.user_of(self.prefix).decode(errors="backslashreplace")
 
 
-def records_in(view: View, damages: list[Damage], prefix: bytes = b"") -> Iterator[SequenceRecords]:
+def records_in(view: View, damages: list[Damage], prefix: bytes = b"") -> Iterator[RawSequence]:
     """Yield the records whose keys start with `prefix`, sequence by sequence.
 
-    What RocksDB cannot read, and keys that are nobody's, go to `damages`.
+    Read errors of RocksDB, and keys that belong to no sequence, are added to `damages`.
     """
     families = (_family(view.rows, "rows", prefix, damages), _family(view.chunks, "chunks", prefix, damages))
-    for of, group in groupby(merge(*families, key=_prefix), _prefix):
-        records = SequenceRecords(of)
+    for sequence_prefix, group in groupby(merge(*families, key=_prefix), _prefix):
+        records = RawSequence(sequence_prefix)
         for family, _, key, data in group:
             _sort_in(records, family, key, data)
         yield records
@@ -79,15 +79,15 @@ def _family(iterator: RdictIter, name: str, prefix: bytes, damages: list[Damage]
         if 0 <= mark < len(key) - 1:
             yield _Record(name, key[: mark + 2], key, iterator.value())
         else:
-            damages.append(Damage("", f"{name} {key.hex()}", "its key is none of this format"))
+            damages.append(Damage("", f"{name} {key.hex()}", "its key does not belong to this format"))
         iterator.next()
     try:
         iterator.status()
     except Exception as error:  # noqa: BLE001 - rocksdict raises bare Exception
-        damages.append(Damage("", f"{name} after {key.hex()}", f"RocksDB cannot read on: {error}"))
+        damages.append(Damage("", f"{name} after {key.hex()}", f"RocksDB cannot continue reading: {error}"))
 
 
-def _sort_in(records: SequenceRecords, family: str, key: bytes, data: bytes) -> None:
+def _sort_in(records: RawSequence, family: str, key: bytes, data: bytes) -> None:
     suffix = key[len(records.prefix) :]
     if family == "chunks" and len(suffix) == _FENCE_BYTES:
         records.chunks.append((keys.chunk_fence(key), data))

@@ -1,7 +1,7 @@
-"""Inspection of sequences: what each record of a user is, byte for byte, and which records are broken.
+"""Inspection of sequences: the sizes of each record of a user, and broken records.
 
-A broken record never ends an inspection. It is counted with its bytes and no events, and stands among the
-damages with the reason.
+A broken record never ends an inspection. It is counted with its bytes and no events, and is listed in the damages with
+the reason.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from lifeline.store import keys
 from lifeline.store.chunk import Chunk, EventColumns, decode
 from lifeline.store.errors import CorruptRecordError, StoreError
 from lifeline.store.head import Head
-from lifeline.store.inspection.records import Damage, SequenceRecords, records_in
+from lifeline.store.inspection.records import Damage, RawSequence, records_in
 from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.segment import EVENT_BYTES, RAW, unpack_events, unpack_segments
 
 
 class UnknownRecordError(StoreError):
-    """What was asked for is not in the partition.
+    """The requested user, sequence or chunk is not in the partition.
 
-    Operators: name a user, a kind and a chunk that are there.
+    Operators: name existing ones.
     """
 
 
@@ -39,27 +39,27 @@ class SegmentInspection(NamedTuple):
 
 
 class ChunkInspection(NamedTuple):
-    """One chunk; sizes in bytes. A broken one has no events and no columns."""
+    """One chunk; sizes in bytes. A broken chunk has no events and no columns."""
 
     number: int
     """From 0, the oldest."""
     fence: Identity
     intact: bool
-    """Whether it decodes: the checksum holds."""
+    """Whether it decodes."""
     events: int
-    """All that are in it."""
+    """All stored events, including skipped ones."""
     skip: int
-    """Of these, the first ones that are trimmed."""
+    """Trimmed events at the start of the chunk."""
     first_timestamp_ms: int
     last_timestamp_ms: int
     encoding: str
-    """How the timestamps are held."""
+    """The encoding of the timestamps."""
     header_bytes: int
     timestamp_bytes: int
     ordinal_bytes: int
     code_bytes: int
     bytes: int
-    """Of the record, without its key."""
+    """Size of the record without its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,15 @@ class SequenceInspection:
     user: str
     kind: Kind
     head: Head | None
-    """None where it is missing or broken."""
+    """None if it is missing or broken."""
     head_bytes: int
     segments: tuple[SegmentInspection, ...]
     chunks: tuple[ChunkInspection, ...]
-    """The oldest first."""
+    """Oldest first."""
     row_key_bytes: int
     chunk_key_bytes: int
     oldest_timestamp_ms: int | None
-    """Of the retained events; None without any that decode."""
+    """Among the retained events; None if none decodes."""
     newest_timestamp_ms: int | None
     damages: tuple[Damage, ...]
 
@@ -119,85 +119,85 @@ class ChunkDetail:
 
     as_of: AsOf
     sequence: SequenceInspection
-    """The sequence that it is a part of."""
+    """The sequence of the chunk."""
     chunk: ChunkInspection
     events: EventColumns | None
-    """None where it is broken."""
+    """None if the chunk is broken."""
     item_id: "NDArray[np.uint64] | None"
-    """uint64[n], the item of each event; None where it is broken."""
+    """uint64[n], the item of each event; None if the chunk is broken."""
     damages: tuple[Damage, ...]
-    """Of the whole sequence."""
+    """The damages of the whole sequence."""
 
 
 def has_user(store: ReadablePartition, user_id: str) -> bool:
-    """Return whether the partition has records of a user, broken ones too."""
+    """Return whether the partition has records of a user, including broken ones."""
     damages: list[Damage] = []
     with store.view() as view:
         return any(True for _ in records_in(view, damages, keys.user_prefix(user_id.encode()))) or bool(damages)
 
 
 def inspect_user(store: ReadablePartition, user_id: str, kinds: tuple[Kind, ...]) -> UserInspection:
-    """Look into a user's sequences of the given kinds.
+    """Inspect a user's sequences of the given kinds.
 
-    Raises UnknownRecordError where the partition has nothing of them.
+    Raises UnknownRecordError if the partition has no record of them.
     """
     damages: list[Damage] = []
     with store.view() as view:
-        found = [
+        sequences = [
             inspect_sequence(records, view.item_ids)
             for kind in kinds
             for records in records_in(view, damages, keys.sequence_prefix(user_id.encode(), kind))
         ]
-        damages += [damage for sequence in found for damage in sequence.damages]
-        if not found and not damages:
+        damages += [damage for sequence in sequences for damage in sequence.damages]
+        if not sequences and not damages:
             names = " and ".join(kind.name.lower() for kind in kinds)
             raise UnknownRecordError(
                 f"partition {store.partition} has no {names} events of user {user_id!r}: name another user or kind; "
-                "user ids are told apart to the letter"
+                "user ids are case-sensitive"
             )
-        return UserInspection(view.as_of, user_id, tuple(found), tuple(damages))
+        return UserInspection(view.as_of, user_id, tuple(sequences), tuple(damages))
 
 
-def inspect_chunk(store: ReadablePartition, user_id: str, kind: Kind, wanted: int | Identity) -> ChunkDetail:
-    """Look into the chunk with a number (from 0, the oldest) or a fence; raises UnknownRecordError."""
+def inspect_chunk(store: ReadablePartition, user_id: str, kind: Kind, chunk_key: int | Identity) -> ChunkDetail:
+    """Inspect a chunk, given by its number (from 0, the oldest) or fence; raises UnknownRecordError."""
     damages: list[Damage] = []
     with store.view() as view:
         for records in records_in(view, damages, keys.sequence_prefix(user_id.encode(), kind)):
             sequence = inspect_sequence(records, view.item_ids)
             for chunk, (_, data) in zip(sequence.chunks, records.chunks, strict=True):
-                if wanted in {chunk.number, chunk.fence}:
+                if chunk_key in {chunk.number, chunk.fence}:
                     events = decode(data) if chunk.intact else None
                     item_id = view.item_ids[events.ordinal] if events else None
                     return ChunkDetail(view.as_of, sequence, chunk, events, item_id, (*damages, *sequence.damages))
-    name = f"chunk {wanted}" if isinstance(wanted, int) else keys.chunk_name(wanted)
+    name = f"chunk {chunk_key}" if isinstance(chunk_key, int) else keys.chunk_name(chunk_key)
     raise UnknownRecordError(
         f"partition {store.partition} has no {name} in the {kind.name.lower()} sequence of user {user_id!r}: "
-        "inspect the user to see which chunks there are"
+        "inspect the user to list the chunks"
     )
 
 
-def inspect_sequence(records: SequenceRecords, ids: NDArray[np.uint64]) -> SequenceInspection:
-    """Look into the records of one sequence; `ids` is uint64[m], the item id of each ordinal."""
+def inspect_sequence(records: RawSequence, ids: NDArray[np.uint64]) -> SequenceInspection:
+    """Inspect the records of one sequence; `ids` is uint64[m], the item id of each ordinal."""
     return _Inspector(records, ids).inspect()
 
 
 class _Inspector:
-    def __init__(self, records: SequenceRecords, ids: NDArray[np.uint64]) -> None:
+    def __init__(self, records: RawSequence, ids: NDArray[np.uint64]) -> None:
         self._records, self._ids = records, ids
         self._damages: list[Damage] = []
         self._oldest: list[int] = []
         self._newest: list[int] = []
         number = records.prefix[-1]
-        known = number in {kind.value for kind in Kind}
-        self._kind = Kind(number) if known else Kind.EXPLICIT
-        self._name = self._kind.name.lower() if known else f"kind {number}"
-        if not known:
+        is_known = number in {kind.value for kind in Kind}
+        self._kind = Kind(number) if is_known else Kind.EXPLICIT
+        self._name = self._kind.name.lower() if is_known else f"kind {number}"
+        if not is_known:
             self._damage("key", "there is no such kind")
 
     def inspect(self) -> SequenceInspection:
         records = self._records
         for key in records.foreign:
-            self._damage(f"record {key.hex()}", "its key is none of this format")
+            self._damage(f"record {key.hex()}", "its key does not belong to this format")
         head = self._head()
         segments = tuple(self._segment(number, data) for number, data in sorted(records.segments.items()))
         chunks = tuple(self._chunk(number, head) for number in range(len(records.chunks)))
@@ -285,30 +285,30 @@ class _Inspector:
     def _compare(
         self, head: Head, segments: tuple[SegmentInspection, ...], chunks: tuple[ChunkInspection, ...]
     ) -> None:
-        """Find where head, segments and chunks do not fit each other."""
-        there = {segment.number for segment in segments}
-        for number in sorted(there ^ set(range(head.segments))):
-            self._damage(f"segment {number}", "the head does not know it" if number in there else "it is missing")
-        counted = sum(segment.events for segment in segments)
-        complete = there == set(range(head.segments)) and all(segment.form != "broken" for segment in segments)
-        if complete and counted != head.in_segments:
-            self._damage("head", f"it counts {head.in_segments} events in segments, and {counted} are there")
+        """Add a damage for each contradiction between head, segments and chunks."""
+        stored = {segment.number for segment in segments}
+        for number in sorted(stored ^ set(range(head.segments))):
+            self._damage(f"segment {number}", "the head does not count it" if number in stored else "it is missing")
+        events = sum(segment.events for segment in segments)
+        is_complete = stored == set(range(head.segments)) and all(segment.form != "broken" for segment in segments)
+        if is_complete and events != head.in_segments:
+            self._damage("head", f"it counts {head.in_segments} events in segments, but {events} are stored")
         if head.sealed is None:
             if chunks:
-                self._damage("head", f"it knows of no chunk, and {len(chunks)} are there")
+                self._damage("head", f"it counts no chunks, but {len(chunks)} are stored")
             return
         if not chunks or chunks[0].fence != head.sealed.oldest:
             self._damage(
-                keys.chunk_name(head.sealed.oldest), "it is missing, or not the oldest chunk, as the head says"
+                keys.chunk_name(head.sealed.oldest), "it is missing, or it is not the oldest chunk, as the head says"
             )
         if all(chunk.intact for chunk in chunks):
             sealed = sum(chunk.events - chunk.skip for chunk in chunks)
             if sealed != head.sealed.events:
-                self._damage("head", f"it counts {head.sealed.events} sealed events, and {sealed} are there")
+                self._damage("head", f"it counts {head.sealed.events} sealed events, but {sealed} are stored")
 
     def _check_items(self, events: EventColumns) -> None:
         if events.n and int(events.ordinal.max()) >= len(self._ids):
-            raise CorruptRecordError("it names an item that the partition does not have")
+            raise CorruptRecordError("it has an item ordinal that the partition does not have")
 
     def _times(self, events: EventColumns) -> None:
         if events.n:

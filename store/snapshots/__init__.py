@@ -1,1 +1,1 @@
-"""Snapshots: copies of a partition at a URL, each with a manifest that says what it is."""
+"""Snapshots: copies of partitions at a URL, each with a manifest."""

@@ -1,4 +1,4 @@
-"""A snapshot's files on the local disk: where they are put together, and what their contents are."""
+"""The files of a snapshot on the local disk: staging directories and checksums."""
 
 import hashlib
 import shutil
@@ -14,10 +14,10 @@ SNAPSHOT, RESTORING = "snapshot", "restoring"
 
 
 @contextmanager
-def aside(path: Path, what: str) -> Iterator[Path]:
-    """Give a path that does not exist yet, beside `path` on the same disk; what is there afterwards is removed.
+def staging_path(path: Path, what: str) -> Iterator[Path]:
+    """Yield a path that does not exist yet, beside `path` on the same disk. Its content is removed afterwards.
 
-    A crash leaves it behind, and `remove_leftovers` removes it. Raises SnapshotError for what the disk refuses.
+    After a crash `remove_leftovers` removes it. Raises SnapshotError if the disk reports an error.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,29 +28,29 @@ def aside(path: Path, what: str) -> Iterator[Path]:
             shutil.rmtree(holder)
     except OSError as error:
         raise SnapshotError(
-            f"{path} cannot be worked on ({error}): check the rights and the space of {path.parent}"
+            f"{path} cannot be written ({error}): check the permissions and the free space of {path.parent}"
         ) from error
 
 
 def remove_leftovers(data_dir: Path) -> list[str]:
-    """Remove what snapshots and restores that were killed left in a data directory; returns the names.
+    """Remove the staging directories of killed snapshots and restores from a data directory; returns their names.
 
-    Only for those who hold the directory: it would pull the files from under one that is at work. What a crashed
-    snapshot left would keep the bytes of users that are erased later. Raises SnapshotError.
+    The caller must hold the lock of the directory, so that no snapshot or restore is running. A directory that stayed
+    would keep the bytes of users who are erased later. Raises SnapshotError.
     """
     removed = []
     for what in (SNAPSHOT, RESTORING):
-        for found in data_dir.glob(f"partition-*.{what}-*"):
+        for directory in data_dir.glob(f"partition-*.{what}-*"):
             try:
-                shutil.rmtree(found)
+                shutil.rmtree(directory)
             except OSError as error:
-                raise SnapshotError(f"{found} is left over and cannot be removed ({error}): remove it") from error
-            removed.append(found.name)
+                raise SnapshotError(f"{directory} is left over and cannot be removed ({error}): remove it") from error
+            removed.append(directory.name)
     return sorted(removed)
 
 
-def check_free(path: Path) -> None:
-    """Raise SnapshotError unless a restore may put a directory at `path`."""
+def check_restore_target(path: Path) -> None:
+    """Raise SnapshotError unless `path` is empty or does not exist."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SnapshotError(
             f"{path} is not empty, and a restore overwrites nothing: set it aside, or name another --data-dir"
@@ -58,7 +58,7 @@ def check_free(path: Path) -> None:
 
 
 def files_of(directory: Path) -> tuple[SnapshotFile, ...]:
-    """Return the files of a directory that nobody writes to, by name."""
+    """Return the files of a directory, sorted by name. Nothing may write to it meanwhile."""
     return tuple(
         SnapshotFile(name=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
         for path in sorted(directory.iterdir())

@@ -1,4 +1,4 @@
-"""The manifest of a snapshot: one JSON object that says what the snapshot is, and which files it has.
+"""The manifest of a snapshot: a JSON object with the state and the files of the snapshot.
 
 ::
 
@@ -8,9 +8,9 @@
      "files": [{"name": "000012.sst", "bytes": 4711, "sha256": "64 hexadecimal digits"}, ...],
      "total_bytes": 4711, "checksum": "64 hexadecimal digits"}
 
-The checksum is the SHA-256 of the object without it, as JSON in ASCII with sorted keys and no spaces. Its name is
-the snapshot's id, ``<applied offset in 20 digits>-<creation time>``, so that names sort by age in the log. It finds
-damage and edits; whoever can forge a whole snapshot at the URL must be kept out of there.
+The checksum is the SHA-256 of the object without the checksum, as JSON in ASCII with sorted keys and no spaces. The
+file's name is the snapshot's id, ``<applied offset in 20 digits>-<creation time>``, so names sort by age in the log.
+The checksum detects damage and simple edits. It does not detect a forged snapshot: restrict write access to the URL.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ManifestError(ValueError):
-    """Bytes are no manifest that can be trusted; the message is the reason. Only `snapshots` and `restore` see it."""
+    """A manifest is damaged or invalid; the message is the reason. SnapshotRepository translates this error."""
 
 
 class _Record(BaseModel):
@@ -43,14 +43,14 @@ class _Record(BaseModel):
 class SnapshotFile(_Record):
     """One file of the partition's directory."""
 
-    # A name with a slash could be written anywhere.
+    # No slash: the file must stay inside the partition's directory.
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}$")]
     bytes: Annotated[int, Field(ge=0)]
     sha256: Sha256
 
 
 class SnapshotState(_Record):
-    """The state that the files hold."""
+    """The state of the partition in the files."""
 
     applied_offset: Annotated[int, Field(ge=-1)]
     watermark_ms: int
@@ -59,7 +59,7 @@ class SnapshotState(_Record):
 
     @classmethod
     def of(cls, state: State) -> Self:
-        """Return a store's state as the manifest has it."""
+        """Convert the state of a store."""
         return cls(
             applied_offset=state.applied_offset,
             watermark_ms=state.watermark_ms,
@@ -69,27 +69,28 @@ class SnapshotState(_Record):
 
 
 class Manifest(_Record):
-    """What a snapshot is."""
+    """The manifest."""
 
     format: Literal[1] = 1
     partition: Annotated[int, Field(ge=0)]
     topic: str | None
     created_at: AwareDatetime
     contract: dict[str, int]
+    """The fields of RetentionPolicy."""
     state: SnapshotState
     files: tuple[SnapshotFile, ...]
     total_bytes: int
 
     @classmethod
     def of(
-        cls, partition: int, topic: str | None, contract: RetentionPolicy, state: State, files: tuple[SnapshotFile, ...]
+        cls, partition: int, topic: str | None, policy: RetentionPolicy, state: State, files: tuple[SnapshotFile, ...]
     ) -> Self:
-        """Return the manifest of a snapshot made now."""
+        """Return the manifest of a snapshot that is created now."""
         return cls(
             partition=partition,
             topic=topic,
             created_at=datetime.now(UTC),
-            contract=contract._asdict(),
+            contract=policy._asdict(),
             state=SnapshotState.of(state),
             files=files,
             total_bytes=sum(file.bytes for file in files),
@@ -100,9 +101,9 @@ class Manifest(_Record):
         if self.total_bytes != sum(file.bytes for file in self.files):
             raise ValueError("total_bytes is not the sum of the files' bytes")
         if len({file.name for file in self.files}) != len(self.files):
-            raise ValueError("a file is named twice")
+            raise ValueError("a file is listed twice")
         if set(self.contract) != set(RetentionPolicy._fields):
-            raise ValueError(f"its contract is not one of {', '.join(RetentionPolicy._fields)}")
+            raise ValueError(f"its contract must have the fields {', '.join(RetentionPolicy._fields)}")
         return self
 
     @property
@@ -111,7 +112,7 @@ class Manifest(_Record):
         return f"{self.state.applied_offset:020d}-{self.created_at.astimezone(UTC).strftime(_TIME)}"
 
     def sizes(self) -> dict[str, int]:
-        """Return the bytes of each content that the snapshot needs, by its SHA-256."""
+        """Return the size of each content of the snapshot in bytes, by SHA-256."""
         return {file.sha256: file.bytes for file in self.files}
 
     def pack(self) -> bytes:
@@ -127,10 +128,10 @@ class Manifest(_Record):
         except ValueError as error:
             raise ManifestError(f"its manifest is not JSON ({error})") from error
         if not isinstance(content, dict):
-            raise ManifestError("its manifest is no JSON object")
+            raise ManifestError("its manifest is not a JSON object")
         checksum = content.pop("checksum", None)
         if checksum != _checksum(content):
-            raise ManifestError("its manifest was changed or is damaged: the checksum does not fit")
+            raise ManifestError("its manifest was changed or is damaged: the checksum does not match")
         if content.get("format") != FORMAT:
             raise ManifestError(
                 f"its manifest has format {content.get('format')}, and this program reads format {FORMAT}"
@@ -140,18 +141,18 @@ class Manifest(_Record):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise ManifestError(f"its manifest is wrong{f' at {where}' if where else ''}: {first['msg']}") from error
+            raise ManifestError(f"its manifest is invalid{f' at {where}' if where else ''}: {first['msg']}") from error
 
 
 class Age(NamedTuple):
-    """What snapshots are sorted by: where they are in the log, then when they were made."""
+    """The sort key of snapshots: applied offset, then creation time."""
 
     applied_offset: int
     created: str
 
 
 def age_of(snapshot: str) -> Age | None:
-    """Return the age that an id gives, or None when it is no id."""
+    """Return the age that a snapshot id contains, or None if it is not an id."""
     match = _ID.fullmatch(snapshot)
     return Age(int(match[1]), match[2]) if match else None
 

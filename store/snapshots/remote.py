@@ -1,7 +1,7 @@
-"""A directory at an fsspec URL: the few things that snapshots need of it, and one error for whatever goes wrong.
+"""A directory at an fsspec URL: the operations that snapshots need, with SnapshotError for all failures.
 
-Paths are relative to the URL. A write is atomic where the backend's own is (object stores) and on a local disk,
-where it goes through a rename; elsewhere a write that was cut short leaves a file of the wrong size.
+Paths are relative to the URL. Writes are atomic on object stores, and on a local disk, where a rename completes them.
+On other backends an interrupted write leaves a file of the wrong size.
 """
 
 import secrets
@@ -18,39 +18,39 @@ from lifeline.store.errors import SnapshotError
 
 
 class RemoteDirectory:
-    """One URL. Every method raises SnapshotError when the backend fails."""
+    """A directory at a URL. Every method raises SnapshotError if the backend fails."""
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        """Load the backend of the URL; nothing is connected yet."""
+        """Load the backend of the URL; does not connect."""
         self.url = redact(url)
         self._secrets = tuple(_texts(options))
         try:
             self._fs, root = url_to_fs(url, **options)
         except ImportError as error:
             raise SnapshotError(
-                f"{self.url} needs a package that is not installed ({self._shown(error)}): install it beside this one"
+                f"{self.url} needs a package that is not installed ({self._redact(error)}): install it beside this one"
             ) from error
         except Exception as error:
             raise SnapshotError(
-                f"{self.url} cannot be used ({self._shown(error)}): name a URL that fsspec knows, as file:///path or "
-                "s3://bucket/path, and the storage options of its library"
+                f"{self.url} cannot be used ({self._redact(error)}): name a URL that fsspec supports, such as "
+                "file:///path or s3://bucket/path, and the storage options of its library"
             ) from error
         self._root = root.rstrip("/")
         self._renames = isinstance(self._fs, LocalFileSystem)
-        # The asynchronous backends are object stores: a directory made there may be a new bucket, after a typing error.
+        # Asynchronous backends are object stores: makedirs with a mistyped name could create a bucket.
         self._has_directories = not self._fs.async_impl
 
     def files(self, path: str) -> dict[str, int]:
-        """Return the bytes of each file in a directory, by name; nothing where there is no such directory."""
+        """Return the sizes of the files in a directory, by name; empty if there is no such directory."""
         return {_name(entry): int(entry["size"] or 0) for entry in self._entries(path) if entry["type"] == "file"}
 
     def directories(self) -> list[str]:
-        """Return the names of the directories right under the URL."""
+        """Return the names of the directories directly under the URL."""
         return sorted(_name(entry) for entry in self._entries("") if entry["type"] == "directory")
 
     def read(self, path: str) -> bytes | None:
-        """Return a small file's bytes, or None when there is no such file."""
-        with self._reaching("read"):
+        """Return a small file's bytes, or None if there is no such file."""
+        with self._translate_errors("read"):
             try:
                 return bytes(self._fs.cat_file(self._at(path)))
             except FileNotFoundError:
@@ -58,31 +58,31 @@ class RemoteDirectory:
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file."""
-        with self._reaching("written"), self._target(path) as target:
+        with self._translate_errors("written"), self._target(path) as target:
             self._fs.pipe_file(target, data)
 
     def upload(self, source: Path, path: str) -> None:
         """Copy a local file to the URL."""
-        with self._reaching("written"), self._target(path) as target:
+        with self._translate_errors("written"), self._target(path) as target:
             self._fs.put_file(str(source), target)
 
     def download(self, path: str, target: Path) -> None:
         """Copy a file of the URL to the local disk."""
-        with self._reaching("read, or its files cannot be written here"):
+        with self._translate_errors("read, or its files cannot be written here"):
             self._fs.get_file(self._at(path), str(target))
 
     def remove(self, path: str) -> None:
-        """Remove a file; it may be gone already."""
-        with self._reaching("written"):
+        """Remove a file if it exists."""
+        with self._translate_errors("written"):
             try:
                 self._fs.rm_file(self._at(path))
             except FileNotFoundError:
-                # Another creator was quicker.
+                # Another process has removed it.
                 return
 
     def _entries(self, path: str) -> list[dict[str, Any]]:
-        with self._reaching("read"):
-            # Others write there too: a listing that was kept would not say what is there now.
+        with self._translate_errors("read"):
+            # Other processes write there too: do not use a cached listing.
             self._fs.invalidate_cache()
             directory = self._at(path)
             try:
@@ -94,7 +94,7 @@ class RemoteDirectory:
 
     @contextmanager
     def _target(self, path: str) -> Iterator[str]:
-        """Give the path to write to, whose file then appears at `path` in one go."""
+        """Yield the path to write to; afterwards the file appears at `path`, atomically on a local disk."""
         final = self._at(path)
         if self._has_directories:
             self._fs.makedirs(final.rpartition("/")[0], exist_ok=True)
@@ -110,21 +110,21 @@ class RemoteDirectory:
                 self._fs.rm_file(part)
             raise
 
-    def _shown(self, error: Exception) -> str:
-        """Return what a library says, without what it shows of the URL and the storage options."""
+    def _redact(self, error: Exception) -> str:
+        """Return the message of a library's error, with secrets of the URL and the storage options masked."""
         return redact(str(error), self._secrets)
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root or "/"
 
     @contextmanager
-    def _reaching(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             raise SnapshotError(
-                f"{self.url} cannot be {what} ({type(error).__name__}: {self._shown(error)}): check the address, the "
-                "storage options, the rights and the space there"
+                f"{self.url} cannot be {what} ({type(error).__name__}: {self._redact(error)}): check the address, "
+                "the storage options, the permissions and the free space there"
             ) from error
 
 
@@ -133,7 +133,7 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def _texts(options: object) -> Iterator[str]:
-    """Yield every text of the options but addresses: messages need these, and what is secret in them is masked."""
+    """Yield every string of the options except URLs: messages need those, and `redacted` masks their passwords."""
     if isinstance(options, Mapping):
         for value in options.values():
             yield from _texts(value)

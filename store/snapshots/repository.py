@@ -1,17 +1,17 @@
-"""Snapshots: copies of a partition at a URL, made while it is written to, and restored only when they are whole.
+"""Snapshots: copies of a partition at a URL. They are created beside the writer, and restored only if complete.
 
 Under the URL::
 
-    partition-00003/files/<sha256>        contents, each uploaded once however many snapshots have it
-    partition-00003/manifests/<id>.json   one a snapshot, written last (manifest.py)
-    partition-00003/uploads/<time>-<n>    one for each creator at work, gone when it ends
+    partition-00003/files/<sha256>        contents, each uploaded once, however many snapshots share it
+    partition-00003/manifests/<id>.json   one for each snapshot, written last (manifest.py)
+    partition-00003/uploads/<time>-<n>    one for each running creator, removed at its end
 
-A creator that dies leaves contents without a manifest, which the next one uses or removes. Several may be at work
-on one partition, as when it has just moved to another node: each announces itself in `uploads` before it looks what
-is there, nobody removes contents while another is announced, and each looks once more when its manifest is written.
-A creator that died counts as at work for a day. What is left is a creator that begins and ends while another one is
-between looking and removing: its snapshot may then lack contents. Such a snapshot is refused by `snapshots` and
-`restore`, as any that is not whole; it is never restored in part.
+A creator that crashes leaves contents without a manifest; the next creator uses or removes them. Several creators may
+run for one partition, for example just after it moved to another node. Each writes its marker in `uploads` before it
+lists the contents. None removes contents while another marker exists, and each checks the contents again after it has
+written its manifest. The marker of a crashed creator is valid for a day. One race remains: if a creator starts and ends
+between another one's check and its removal, the first one's snapshot may lack contents. Such a snapshot is rejected by
+`snapshots` and `restore`, like any incomplete one, and never restored in part.
 """
 
 import re
@@ -34,14 +34,14 @@ from lifeline.store.recount import recount
 from lifeline.store.retention import RetentionPolicy
 from lifeline.store.secondary_partition import SecondaryPartition
 from lifeline.store.settings import StoreSettings
-from lifeline.store.snapshots.files import RESTORING, SNAPSHOT, aside, check_free, files_of, sha256_of
+from lifeline.store.snapshots.files import RESTORING, SNAPSHOT, check_restore_target, files_of, sha256_of, staging_path
 from lifeline.store.snapshots.manifest import Manifest, ManifestError, SnapshotState, age_of
 from lifeline.store.snapshots.remote import RemoteDirectory
 from lifeline.store.snapshots.settings import SnapshotSettings
 from lifeline.store.state import State
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are done and the bytes of all files, after each file."""
+"""Called after each file with the bytes that are done and the bytes of all files."""
 
 _PARTITION = re.compile(r"partition-(\d{5,})")
 _SUFFIX = ".json"
@@ -56,13 +56,13 @@ class Snapshot(NamedTuple):
     partition: int
     id: str
     manifest: Manifest | None
-    """What it is; None when its manifest cannot be trusted."""
-    refused: str | None
-    """Why it would not be restored; None when it has every file. Contents are read by `restore` alone."""
+    """None if it is damaged or invalid."""
+    problem: str | None
+    """Why `restore` would reject it; None if all its files exist. Only `restore` checks their contents."""
 
 
 class CreatedSnapshot(NamedTuple):
-    """What `create` did."""
+    """The result of `create`."""
 
     manifest: Manifest
     uploaded_files: int
@@ -72,7 +72,7 @@ class CreatedSnapshot(NamedTuple):
 
 
 class RestoredSnapshot(NamedTuple):
-    """What `restore` did."""
+    """The result of `restore`."""
 
     manifest: Manifest
     path: Path
@@ -95,50 +95,50 @@ class SnapshotRepository:
     def of(cls, settings: SnapshotSettings) -> Self:
         """Return the repository that the settings name."""
         if settings.url is None:
-            raise SnapshotError("no place for snapshots is set: give snapshot.url (--url, LIFELINE_SNAPSHOT__URL)")
+            raise SnapshotError("no URL for snapshots is configured: set snapshot.url (--url, LIFELINE_SNAPSHOT__URL)")
         return cls(settings.url, options=settings.options(), keep=settings.keep)
 
     @property
     def url(self) -> str:
-        """The URL as it may be shown."""
+        """The URL, with secrets masked."""
         return self._remote.url
 
     def create(
         self, store: PartitionStore, *, topic: str | None = None, progress: Progress = lambda _done, _total: None
     ) -> CreatedSnapshot:
-        """Make a snapshot of a store, which goes on applying, and remove what is older than those that stay.
+        """Create a snapshot of a store, and remove snapshots beyond `keep`. The store may be written meanwhile.
 
-        Only contents that the URL lacks are uploaded. `topic` is the topic that the store follows. It waits up to a
-        minute for the bytes of erased users to go first. What `progress` raises ends it, and leaves no snapshot.
+        Only contents that the URL lacks are uploaded. `topic` is the topic of the store. First it waits up to a minute
+        for the scrub of erased users. If `progress` raises, no snapshot is created.
         """
         started = time.monotonic()
         store.wait_scrubbed(_SCRUB_S)
-        with aside(store.path, SNAPSHOT) as place:
-            state = _checkpoint(store, place)
-            manifest = Manifest.of(store.partition, topic, _contract(store), state, files_of(place))
-            with self._announced(store.partition) as mine:
-                uploaded = self._upload(manifest, place, progress)
+        with staging_path(store.path, SNAPSHOT) as directory:
+            state = _checkpoint(store, directory)
+            manifest = Manifest.of(store.partition, topic, _policy(store), state, files_of(directory))
+            with self._upload_marker(store.partition) as marker:
+                uploaded = self._upload(manifest, directory, progress)
                 path = f"{_directory(store.partition)}/manifests/{manifest.id}{_SUFFIX}"
                 self._remote.write(path, manifest.pack())
-                doubt = _doubt(manifest, store.partition, manifest.id, self._contents(store.partition))
-                if doubt is not None:
+                problem = _problem(manifest, store.partition, manifest.id, self._contents(store.partition))
+                if problem is not None:
                     self._remote.remove(path)
                     raise SnapshotError(
-                        f"the snapshot of partition {store.partition} is not whole ({doubt}): another node may have "
-                        "removed what it needs; make it again"
+                        f"the snapshot of partition {store.partition} is incomplete ({problem}): another node may have "
+                        "removed files that it needs; create it again"
                     )
-                self._retain(store.partition, manifest.id, mine)
+                self._retain(store.partition, manifest.id, marker)
         return CreatedSnapshot(manifest, len(uploaded), sum(uploaded), time.monotonic() - started)
 
     def snapshots(self, partition: int | None = None) -> list[Snapshot]:
-        """Return what is at the URL: partitions ascending, of each the newest snapshot first."""
+        """Return the snapshots at the URL, by partition, the newest of each first."""
         numbers = self.partitions() if partition is None else [partition]
         return [snapshot for number in numbers for snapshot in self._load(number, self._contents(number))]
 
     def partitions(self) -> list[int]:
         """Return the partitions that have a directory at the URL, ascending."""
-        found = (_PARTITION.fullmatch(name) for name in self._remote.directories())
-        return sorted(int(match[1]) for match in found if match)
+        matches = (_PARTITION.fullmatch(name) for name in self._remote.directories())
+        return sorted(int(match[1]) for match in matches if match)
 
     def restore(
         self,
@@ -151,27 +151,27 @@ class SnapshotRepository:
         verify: bool = True,
         progress: Progress = lambda _done, _total: None,
     ) -> RestoredSnapshot:
-        """Put a snapshot, the newest one without an id, into the directory `into`, which must be empty or not exist.
+        """Restore a snapshot, by default the newest, into the directory `into`, which must be empty or not exist.
 
-        Every file's content is checked, and the state that the store has; with `verify` all events are added up
-        anew, too. Nothing is left in `into` unless all of it is right. Raises SnapshotRefusedError with the reason,
-        and ContractError when the snapshot was made with other caps or ages than `settings`.
+        It checks the content of every file and the state of the store; with `verify` it also recounts all events. If a
+        check fails, `into` stays empty. Raises SnapshotRefusedError with the reason, and RetentionPolicyError if the
+        snapshot was created with other caps or ages than `settings`.
         """
         started = time.monotonic()
-        manifest = self._chosen(partition, snapshot)
+        manifest = self._select(partition, snapshot)
         RetentionPolicy(**manifest.contract).check(RetentionPolicy.of(settings))
         if topic is not None and manifest.topic is not None and topic != manifest.topic:
             raise SnapshotError(
                 f"snapshot {manifest.id} of partition {partition} is of topic {manifest.topic}, and the settings name "
-                f"{topic}: set kafka.actions_topic to its topic, or name the URL of this topic's snapshots"
+                f"{topic}: set kafka.actions_topic to the snapshot's topic, or name the URL of this topic's snapshots"
             )
-        with aside(into, RESTORING) as place:
-            check_free(into)
-            place.mkdir()
-            self._download(manifest, place, progress)
-            _check_store(manifest, place, settings, verify=verify)
-            sync_tree(place)
-            place.rename(into)
+        with staging_path(into, RESTORING) as directory:
+            check_restore_target(into)
+            directory.mkdir()
+            self._download(manifest, directory, progress)
+            _check_store(manifest, directory, settings, verify=verify)
+            sync_tree(directory)
+            directory.rename(into)
         return RestoredSnapshot(manifest, into, time.monotonic() - started)
 
     # Contents
@@ -179,30 +179,30 @@ class SnapshotRepository:
     def _contents(self, partition: int) -> dict[str, int]:
         return self._remote.files(f"{_directory(partition)}/files")
 
-    def _upload(self, manifest: Manifest, place: Path, progress: Progress) -> list[int]:
-        """Upload what is missing or has another size; returns the bytes of each."""
-        there = self._contents(manifest.partition)
+    def _upload(self, manifest: Manifest, directory: Path, progress: Progress) -> list[int]:
+        """Upload the contents that are missing or have another size; returns the bytes of each."""
+        contents = self._contents(manifest.partition)
         uploaded: list[int] = []
         done = 0
         for file in manifest.files:
-            if there.get(file.sha256) != file.bytes:
-                self._remote.upload(place / file.name, f"{_directory(manifest.partition)}/files/{file.sha256}")
-                there[file.sha256] = file.bytes
+            if contents.get(file.sha256) != file.bytes:
+                self._remote.upload(directory / file.name, f"{_directory(manifest.partition)}/files/{file.sha256}")
+                contents[file.sha256] = file.bytes
                 uploaded.append(file.bytes)
             done += file.bytes
             progress(done, manifest.total_bytes)
         return uploaded
 
-    def _download(self, manifest: Manifest, place: Path, progress: Progress) -> None:
+    def _download(self, manifest: Manifest, directory: Path, progress: Progress) -> None:
         done = 0
         for file in manifest.files:
-            target = place / file.name
+            target = directory / file.name
             self._remote.download(f"{_directory(manifest.partition)}/files/{file.sha256}", target)
-            if (found := sha256_of(target)) != file.sha256:
+            if (sha256 := sha256_of(target)) != file.sha256:
                 raise SnapshotRefusedError(
                     manifest.partition,
                     manifest.id,
-                    f"the content of {file.name} was changed or is damaged (SHA-256 {found}, and not {file.sha256})",
+                    f"the content of {file.name} was changed or is damaged (SHA-256 {sha256} instead of {file.sha256})",
                 )
             done += file.bytes
             progress(done, manifest.total_bytes)
@@ -223,68 +223,69 @@ class SnapshotRepository:
             except ManifestError as error:
                 loaded.append(Snapshot(partition, snapshot, None, str(error)))
             else:
-                loaded.append(Snapshot(partition, snapshot, manifest, _doubt(manifest, partition, snapshot, contents)))
-        return sorted(loaded, key=lambda one: age_of(one.id) or (), reverse=True)
+                problem = _problem(manifest, partition, snapshot, contents)
+                loaded.append(Snapshot(partition, snapshot, manifest, problem))
+        return sorted(loaded, key=lambda loaded_snapshot: age_of(loaded_snapshot.id) or (), reverse=True)
 
-    def _chosen(self, partition: int, wanted: str | None) -> Manifest:
-        found = self.snapshots(partition)
-        if not found:
+    def _select(self, partition: int, snapshot_id: str | None) -> Manifest:
+        snapshots = self.snapshots(partition)
+        if not snapshots:
             raise SnapshotError(
-                f"{self.url} has no snapshot of partition {partition}: make one with `lifeline snapshot create`, or "
+                f"{self.url} has no snapshot of partition {partition}: create one with `lifeline snapshot create`, or "
                 "name another URL"
             )
-        chosen = next((one for one in found if wanted in (None, one.id)), None)
-        if chosen is None:
+        selected = next((snapshot for snapshot in snapshots if snapshot_id in (None, snapshot.id)), None)
+        if selected is None:
             raise SnapshotError(
-                f"{self.url} has no snapshot {wanted} of partition {partition}: `lifeline snapshot list` shows those "
-                "that are there"
+                f"{self.url} has no snapshot {snapshot_id} of partition {partition}: `lifeline snapshot list` shows "
+                "the existing ones"
             )
-        if chosen.manifest is None or chosen.refused is not None:
-            raise SnapshotRefusedError(partition, chosen.id, chosen.refused or "")
-        return chosen.manifest
+        if selected.manifest is None or selected.problem is not None:
+            raise SnapshotRefusedError(partition, selected.id, selected.problem or "")
+        return selected.manifest
 
-    def _retain(self, partition: int, mine: str, announced: str) -> None:
-        """Remove the manifests beyond those that stay, and then the contents that no manifest names."""
-        # In this order: whoever ends between the second and the third look has a manifest by the third.
+    def _retain(self, partition: int, new_id: str, marker: str) -> None:
+        """Remove the oldest manifests beyond `keep`, then the contents that no manifest lists."""
+        # The order matters: a creator that ends between the listing of markers and of manifests has its manifest.
         contents = self._contents(partition)
-        is_alone = not self._others(partition, announced)
-        found = self._load(partition, contents)
-        whole = [one for one in found if one.refused is None][: self._keep]
-        oldest = age_of(whole[-1].id) if whole else None
+        is_alone = not self._other_markers(partition, marker)
+        snapshots = self._load(partition, contents)
+        complete = [snapshot for snapshot in snapshots if snapshot.problem is None][: self._keep]
+        oldest = age_of(complete[-1].id) if complete else None
         remaining = []
-        for one in found:
-            age = age_of(one.id)
-            if oldest is not None and age is not None and age < oldest and one.id != mine:
-                self._remote.remove(f"{_directory(partition)}/manifests/{one.id}{_SUFFIX}")
+        for snapshot in snapshots:
+            age = age_of(snapshot.id)
+            if oldest is not None and age is not None and age < oldest and snapshot.id != new_id:
+                self._remote.remove(f"{_directory(partition)}/manifests/{snapshot.id}{_SUFFIX}")
             else:
-                remaining.append(one)
-        named: set[str] = set()
-        for one in remaining:
-            if one.manifest is None:
-                # Nobody knows what it needs; a newer version of the program may.
+                remaining.append(snapshot)
+        listed: set[str] = set()
+        for snapshot in remaining:
+            if snapshot.manifest is None:
+                # Its files are unknown, but a newer version of the program may read it: keep all contents.
                 return
-            named.update(file.sha256 for file in one.manifest.files)
+            listed.update(file.sha256 for file in snapshot.manifest.files)
         if is_alone:
-            for name in contents.keys() - named:
+            for name in contents.keys() - listed:
                 self._remote.remove(f"{_directory(partition)}/files/{name}")
 
-    # Creators at work
+    # Markers of running creators
 
     @contextmanager
-    def _announced(self, partition: int) -> Iterator[str]:
-        mine = f"{datetime.now(UTC).strftime(_TIME)}-{secrets.token_hex(8)}"
-        path = f"{_directory(partition)}/uploads/{mine}"
+    def _upload_marker(self, partition: int) -> Iterator[str]:
+        marker = f"{datetime.now(UTC).strftime(_TIME)}-{secrets.token_hex(8)}"
+        path = f"{_directory(partition)}/uploads/{marker}"
         self._remote.write(path, b"")
         try:
-            yield mine
+            yield marker
         finally:
             self._remote.remove(path)
 
-    def _others(self, partition: int, mine: str) -> list[str]:
-        """Return who else is at work; removes what is left of those that died."""
+    def _other_markers(self, partition: int, marker: str) -> list[str]:
+        """Return the markers of other running creators; removes those of crashed ones."""
         newest_dead = (datetime.now(UTC) - _UPLOAD_AGE).strftime(_TIME)
         directory = f"{_directory(partition)}/uploads"
-        others = [name for name in self._remote.files(directory) if name != mine]
+        others = [name for name in self._remote.files(directory) if name != marker]
         for name in others:
             if name < newest_dead:
                 self._remote.remove(f"{directory}/{name}")
@@ -295,10 +296,10 @@ def _directory(partition: int) -> str:
     return f"partition-{partition:05d}"
 
 
-def _contract(store: PartitionStore) -> RetentionPolicy:
-    if store.contract is None:
-        raise AssertionError("a store that is open to write has a contract")
-    return store.contract
+def _policy(store: PartitionStore) -> RetentionPolicy:
+    if store.policy is None:
+        raise AssertionError("a store that is open for writing has a retention policy")
+    return store.policy
 
 
 def _checkpoint(store: PartitionStore, into: Path) -> State:
@@ -310,35 +311,35 @@ def _checkpoint(store: PartitionStore, into: Path) -> State:
         raise NotOwnerError(store.partition) from error
     except Exception as error:  # rocksdict raises bare Exception
         raise SnapshotError(
-            f"partition {store.partition} cannot be copied aside ({error}): check the disk of {store.path}"
+            f"partition {store.partition} cannot be copied ({error}): check the disk of {store.path}"
         ) from error
 
 
-def _doubt(manifest: Manifest, partition: int, snapshot: str, contents: Mapping[str, int]) -> str | None:
-    """Return why a snapshot is not whole, without reading its contents; None when it is."""
+def _problem(manifest: Manifest, partition: int, snapshot: str, contents: Mapping[str, int]) -> str | None:
+    """Return why a snapshot is incomplete, judged without reading its contents; None if it is complete."""
     if manifest.partition != partition:
         return f"its manifest is of partition {manifest.partition}"
     if manifest.id != snapshot:
         return f"its manifest is that of snapshot {manifest.id}, and was renamed"
     missing = [file.name for file in manifest.files if file.sha256 not in contents]
     if missing:
-        return f"{len(missing)} of its {len(manifest.files)} files are missing, {missing[0]} among them"
+        return f"{len(missing)} of its {len(manifest.files)} files are missing, among them {missing[0]}"
     for file in manifest.files:
         if contents[file.sha256] != file.bytes:
             return f"{file.name} has {contents[file.sha256]} bytes, and must have {file.bytes}"
     return None
 
 
-def _check_store(manifest: Manifest, place: Path, settings: StoreSettings, *, verify: bool) -> None:
+def _check_store(manifest: Manifest, directory: Path, settings: StoreSettings, *, verify: bool) -> None:
     """Open a downloaded store and compare it with its manifest; raises SnapshotRefusedError."""
 
     def refused(reason: str) -> SnapshotRefusedError:
         return SnapshotRefusedError(manifest.partition, manifest.id, reason)
 
     try:
-        store = SecondaryPartition.open(place, partition=manifest.partition, memory=SharedMemory(settings))
+        store = SecondaryPartition.open(directory, partition=manifest.partition, memory=SharedMemory(settings))
         try:
-            state, contract = SnapshotState.of(store.state), store.contract
+            state, policy = SnapshotState.of(store.state), store.policy
             counted = recount(store) if verify else None
         finally:
             store.close()
@@ -348,8 +349,8 @@ def _check_store(manifest: Manifest, place: Path, settings: StoreSettings, *, ve
         raise refused(f"its store cannot be read ({error})") from error
     if state != manifest.state:
         raise refused(f"its store has {state}, and its manifest says {manifest.state}")
-    if contract is not None and contract._asdict() != manifest.contract:
-        raise refused(f"its store has {contract}, and its manifest says {manifest.contract}")
+    if policy is not None and policy._asdict() != manifest.contract:
+        raise refused(f"its store has {policy}, and its manifest says {manifest.contract}")
     if counted is not None and (counted.events, as_text(counted.fingerprint)) != (state.events, state.fingerprint):
         raise refused(
             f"its events add up to {counted.events} with fingerprint {as_text(counted.fingerprint)}, and its manifest "

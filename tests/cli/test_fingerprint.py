@@ -116,7 +116,7 @@ def test_other_offsets_and_lone_partitions_are_said_and_no_difference(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--partition", "7"), "has no partition 7: name one of 0"),
+        (("--partition", "7"), "has no partition 7: it has 0"),
         (("--with", "nothing"), "nothing holds no partition"),
         (("--with", "DATA", "--partition", "7"), "has no partition 7"),
     ],

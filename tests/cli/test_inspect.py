@@ -58,7 +58,7 @@ def test_one_partition_is_shown_in_all_its_parts(data: Path) -> None:
     for part in (
         "Partition 0",
         "Sequences",
-        "Bytes by what they are",
+        "Bytes by kind of record",
         "than 18",
         "Files",
         "Timestamps of chunks",
@@ -121,7 +121,7 @@ def test_a_chunk_is_shown_by_number_and_by_fence(data: Path) -> None:
     assert by_number["events"][0]["action_type"] == "repin"
     result = run(data, "--user", "ann", "--chunk", "0")
     assert result.exit_code == 0, result.output
-    for part in ("checksum", "holds", "ratio", "trimmed", "repin"):
+    for part in ("checksum", "correct", "ratio", "trimmed", "repin"):
         assert part in result.stdout
 
 
@@ -136,9 +136,9 @@ def test_only_the_ends_of_a_long_chunk_are_shown_without_all(tmp_path: Path) -> 
     assert [each["number"] for each in shown(tmp_path, "--user", "ann", "--chunk", "0", "--all")["events"]] == [
         *range(64)
     ]
-    assert "--all shows every one" in run(tmp_path, "--user", "ann", "--chunk", "0").stdout
-    assert "4 left out" in run(tmp_path, "--user", "ann").stdout
-    assert "left out" not in run(tmp_path, "--user", "ann", "--all").stdout
+    assert "--all shows all" in run(tmp_path, "--user", "ann", "--chunk", "0").stdout
+    assert "4 more with --all" in run(tmp_path, "--user", "ann").stdout
+    assert "more with --all" not in run(tmp_path, "--user", "ann", "--all").stdout
 
 
 def test_it_looks_beside_a_writer(data: Path) -> None:
@@ -188,7 +188,7 @@ def test_what_is_not_there_is_said_in_a_sentence(
     two: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     where = ("--data-dir", two)
-    assert "has no partition 5: name one of 0, 3" in complaint(monkeypatch, capfd, *where, "--partition", 5)
+    assert "has no partition 5: it has 0, 3" in complaint(monkeypatch, capfd, *where, "--partition", 5)
     assert "'Ann' is not in any partition of" in complaint(monkeypatch, capfd, *where, "--user", "Ann")
     assert "'ann' is not in partition 3" in complaint(monkeypatch, capfd, *where, "--user", "ann", "--partition", 3)
     assert "no impression events" in complaint(monkeypatch, capfd, *where, "--user", "ann", "--kind", "impression")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from lifeline.cli import app
 from lifeline.core.paths import partition_dir
-from lifeline.store.data_lock import locked
+from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.errors import SnapshotError, SnapshotRefusedError, StoreLockedError
 from lifeline.store.fingerprint import as_text
 from lifeline.store.settings import StoreSettings
@@ -160,9 +160,9 @@ def refused(*arguments: object) -> str:
 def test_a_directory_that_a_node_holds_is_let_be(tmp_path: Path, states: dict[int, State], url: str) -> None:
     del url
     answer("create", "--offline")
-    with locked(tmp_path / "data"):
-        assert "belongs to a node that runs" in refused("create", "--offline")
-        assert "belongs to a node that runs" in refused("restore")
+    with data_dir_lock(tmp_path / "data"):
+        assert "in use by a running node" in refused("create", "--offline")
+        assert "in use by a running node" in refused("restore")
     assert "is not empty, and a restore overwrites nothing" in refused("restore")
     assert sorted(states) == [copy["partition"] for copy in answer("list")]
 
@@ -170,18 +170,18 @@ def test_a_directory_that_a_node_holds_is_let_be(tmp_path: Path, states: dict[in
 def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LIFELINE_SNAPSHOT__URL", raising=False)
-    assert "no place for snapshots is set" in refused("list")
+    assert "no URL for snapshots is configured" in refused("list")
     assert "holds no partition: name the node's directory" in refused("create", "--offline", "--url", "memory://none")
-    assert "has no snapshots: make one" in refused("restore", "--url", "memory://none")
+    assert "has no snapshots: create one" in refused("restore", "--url", "memory://none")
 
 
 def test_a_partition_that_is_not_there_is_said(states: dict[int, State], url: str) -> None:
     del states, url
-    assert "has no partition 1, 7: name some of 0, 2" in refused(
+    assert "has no partition 1, 7: it has 0, 2" in refused(
         "create", "--offline", "--partition", "7", "--partition", "1"
     )
     answer("create", "--offline")
-    assert "has no partition 5: name some of 0, 2" in refused("restore", "--partition", "5")
+    assert "has no partition 5: it has 0, 2" in refused("restore", "--partition", "5")
 
 
 def test_a_tampered_snapshot_is_refused_and_leaves_nothing(tmp_path: Path, states: dict[int, State], url: str) -> None:
@@ -191,5 +191,5 @@ def test_a_tampered_snapshot_is_refused_and_leaves_nothing(tmp_path: Path, state
     manifest.write_text(manifest.read_text().replace('"applied_offset": 11', '"applied_offset": 12'))
     result = run("restore", "--data-dir", tmp_path / "back")
     assert isinstance(result.exception, SnapshotRefusedError)
-    assert "the checksum does not fit" in str(result.exception)
+    assert "the checksum does not match" in str(result.exception)
     assert [path.name for path in (tmp_path / "back").iterdir()] == ["node.lock"]

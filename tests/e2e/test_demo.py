@@ -30,4 +30,4 @@ def test_the_demo_ends_by_itself_and_tells_what_it_measured(bootstrap_servers: s
     moved = re.search(r"score went from (\d\.\d+) to\s+(\d\.\d+)", done.stdout)
     assert moved is not None
     assert moved[1] != moved[2]
-    assert "what you have just seen" in done.stdout
+    assert "the figures of this demo" in done.stdout

@@ -101,7 +101,7 @@ def test_two_versions_answer_their_own_users_and_the_report_says_who_did_more(
     shown = CliRunner().invoke(app, command, env=environment)
     assert shown.exit_code == 0, shown.output
     assert "new against control" in shown.output
-    assert "they fit" in shown.output
+    assert "they match" in shown.output
     as_json = CliRunner().invoke(app, [*command, "--json"], env=environment)
     assert json.loads(as_json.stdout)["users"] == found.users
 

@@ -358,7 +358,7 @@ def test_load_is_made_of_the_users_and_items_of_the_running_node(running: Runnin
 def test_a_second_node_in_the_same_directory_is_refused(shared: Running) -> None:
     second = cli("node", node=shared.node)
     assert second.returncode == 1
-    assert "belongs to a node that runs" in second.stderr
+    assert "in use by a running node" in second.stderr
 
 
 def stop_insistently(node: NodeProcess) -> int:
@@ -411,5 +411,5 @@ def test_a_node_whose_topic_was_made_anew_does_not_go_on_in_the_middle_of_it(run
     delete_topics(running.node.settings.kafka)
     refused = cli("node", "--config", str(running.node.config))
     assert refused.returncode == 1
-    assert "it was made anew, or this is another cluster" in " ".join(refused.stderr.split())
+    assert "the topic was created again, or this is another cluster" in " ".join(refused.stderr.split())
     assert "Traceback" not in refused.stderr

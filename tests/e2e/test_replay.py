@@ -125,7 +125,10 @@ def test_a_directory_of_something_else_is_left_alone(
     node = make_node(fresh_topics)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letters.txt").write_text("dear")
-    for into, why in ((tmp_path / "mine", "no replay made"), (node.settings.node.data_dir, "the node's own directory")):
+    for into, why in (
+        (tmp_path / "mine", "not from a replay"),
+        (node.settings.node.data_dir, "the node's own directory"),
+    ):
         done = run_cli(node, "replay", "--into", str(into), "--force")
         assert done.returncode == 1
         assert why in done.stderr

@@ -13,11 +13,11 @@ from lifeline.store.state import State
 from tests.support.disk import damage, rewrite
 from tests.support.inspected import ANN, SHAPE, filled
 
-CONTRACT = RetentionPolicy.of(SHAPE)
+POLICY = RetentionPolicy.of(SHAPE)
 
 
 def stored(partition: int = 0, *, offset: int = 5, fingerprint: int = 7, why: str = "") -> StoredFingerprint:
-    return StoredFingerprint(partition, State(offset, 3, 2, fingerprint), CONTRACT, why=why)
+    return StoredFingerprint(partition, State(offset, 3, 2, fingerprint), POLICY, why=why)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_only_equal_offsets_say_anything(
 
 
 def test_other_caps_are_named_as_the_cause() -> None:
-    other = stored(fingerprint=8)._replace(contract=CONTRACT._replace(max_explicit=1))
-    assert "other caps or ages" in PartitionPair(0, stored(), other).note
+    other = stored(fingerprint=8)._replace(policy=POLICY._replace(max_explicit=1))
+    assert "different caps or ages" in PartitionPair(0, stored(), other).note
     assert "lifeline verify" in PartitionPair(0, stored(), stored(fingerprint=8)).note
 
 
@@ -58,7 +58,7 @@ def test_a_recount_finds_what_is_stored(tmp_path: Path) -> None:
     model = filled(partition_dir(tmp_path, 0))
     (kept,) = stored_fingerprints(Settings(), tmp_path, [0], recounted=False)
     assert (kept.state.events, kept.state.fingerprint, kept.recounted) == (model.events, model.fingerprint, None)
-    assert kept.contract == CONTRACT
+    assert kept.policy == POLICY
     (counted,) = stored_fingerprints(Settings(), tmp_path, [0], recounted=True)
     assert counted.recounted == Recount(model.events, model.fingerprint)
     assert (counted.differs, counted.problem) == (False, "")
@@ -78,4 +78,4 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     assert stored_fingerprints(Settings(), tmp_path, [0], recounted=False)[0].why == ""
     (missing,) = stored_fingerprints(Settings(), tmp_path, [4], recounted=False)
     assert "holds no store" in missing.why
-    assert missing.contract is None
+    assert missing.policy is None

@@ -159,7 +159,7 @@ def test_users_and_items_come_from_the_store(tmp_path: Path) -> None:
             ),
             offset=0,
         )
-        found = Population.of_stores([store], most=2)
+        found = Population.of_stores([store], max_users=2)
     finally:
         store.close()
     assert list(found.users) == ["a", "b"]

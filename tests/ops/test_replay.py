@@ -19,7 +19,7 @@ from lifeline.producer.producer import LifelineProducer
 from lifeline.store import keys
 from lifeline.store.data_lock import SWAP_JOURNAL
 from lifeline.store.erasure import Scrubber
-from lifeline.store.errors import ContractError
+from lifeline.store.errors import RetentionPolicyError
 from lifeline.store.settings import StoreSettings
 from lifeline.store.state import State
 from lifeline.v1.action_pb2 import Action
@@ -186,7 +186,7 @@ def test_a_plan_refuses_other_caps_and_partitions_that_the_topic_lacks(tmp_path:
     settings = settings_for(topics.bootstrap_servers, tmp_path, Vocabulary()).model_copy(update={"kafka": topics})
     write_partition(tmp_path / "into")
     (tmp_path / "into" / NOTE).write_text(json.dumps({"topic": topics.actions_topic}))
-    with pytest.raises(ContractError):
+    with pytest.raises(RetentionPolicyError):
         plan_replay(settings.model_copy(update={"store": tiny()}), tmp_path / "into")
-    with pytest.raises(ReplayError, match=r"a partition 7 on the disk, and topic .* has 1"):
+    with pytest.raises(ReplayError, match=r"partition 7 is on disk, but topic .* has only 1"):
         plan_replay(settings, tmp_path / "into", to_state={7: 3})

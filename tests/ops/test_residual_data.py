@@ -38,7 +38,7 @@ def test_an_erasure_says_what_it_does_not_reach_and_until_when(kafka_settings: K
     assert until["snapshots at s3://bucket/path made before"] == "3 newer ones of the partition have been made"
     assert not any("never-made" in place for place in until)
     said = CliRunner().invoke(app, ["erase", "ann", "--yes"], env=flags)
-    assert "What it does not reach" in said.stdout
+    assert "Not erased by it" in said.stdout
     assert "ids of items, without user and time" in said.stdout
 
 

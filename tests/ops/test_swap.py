@@ -7,7 +7,7 @@ import pytest
 from lifeline.core.errors import DataDirError, ReplayError
 from lifeline.ops.swap import swap
 from lifeline.ops.topic_note import TOPIC_NOTE
-from lifeline.store.data_lock import locked
+from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.errors import StoreLockedError
 
 NUMBERS = (0, 1, 2)
@@ -41,7 +41,7 @@ def check_done(data_dir: Path, into: Path, replaced: list[Path]) -> None:
     assert [(path / "what").read_text() for path in replaced] == ["old"] * 2
     assert all(path.name.startswith(f"partition-{n:05d}.replaced-") for n, path in enumerate(replaced))
     assert list(into.glob("partition-*")) == []
-    with locked(data_dir):
+    with data_dir_lock(data_dir):
         pass
 
 
@@ -75,7 +75,7 @@ def test_a_swap_that_was_interrupted_keeps_nodes_out_and_is_finished(
         patched.setattr(Path, "rename", dying)
         with pytest.raises(Died):
             swap(data_dir, into, NUMBERS)
-    with pytest.raises(DataDirError, match="interrupted: finish it"), locked(data_dir):
+    with pytest.raises(DataDirError, match="interrupted: finish it"), data_dir_lock(data_dir):
         pass
     elsewhere = made(tmp_path / "elsewhere", "other", NUMBERS)
     with pytest.raises(ReplayError, match="finish it first"):
@@ -86,9 +86,9 @@ def test_a_swap_that_was_interrupted_keeps_nodes_out_and_is_finished(
 def test_what_cannot_be_swapped_is_left_alone(data_dir: Path, into: Path) -> None:
     with pytest.raises(ReplayError, match="has no partition 7"):
         swap(data_dir, into, (0, 7))
-    with locked(data_dir), pytest.raises(StoreLockedError):
+    with data_dir_lock(data_dir), pytest.raises(StoreLockedError):
         swap(data_dir, into, NUMBERS)
     (data_dir / "swap.json").write_text("{}")
-    with pytest.raises(DataDirError, match="is not what a swap writes"):
+    with pytest.raises(DataDirError, match="is not a valid journal of a swap"):
         swap(data_dir, into, NUMBERS)
     assert contents(into) == ["new"] * 3

@@ -18,8 +18,8 @@ def test_the_first_topic_is_remembered_and_the_same_one_passes(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("now", "what"),
     [
-        (TopicIdentity("actions", "id-2"), "made anew, or this is another cluster"),
-        (TopicIdentity("clicks", "id-1"), "was made from topic actions, and kafka.actions_topic is clicks"),
+        (TopicIdentity("actions", "id-2"), "created again, or this is another cluster"),
+        (TopicIdentity("clicks", "id-1"), "was built from topic actions, and kafka.actions_topic is clicks"),
     ],
 )
 def test_another_topic_is_refused(tmp_path: Path, now: TopicIdentity, what: str) -> None:
@@ -37,5 +37,5 @@ def test_a_cluster_without_ids_is_told_by_the_name_alone(tmp_path: Path) -> None
 @pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"topic": "actions"'])
 def test_a_damaged_note_is_an_error_that_says_what_to_do(tmp_path: Path, damaged: str) -> None:
     (tmp_path / TOPIC_NOTE).write_text(damaged)
-    with pytest.raises(DataDirError, match="does not say which topic"):
+    with pytest.raises(DataDirError, match="does not name the topic"):
         MADE.check(tmp_path)

@@ -64,7 +64,7 @@ def test_an_announced_partition_is_here_and_not_served_until_it_is_added(
     directory: PartitionDirectory, stores: list[PartitionStore]
 ) -> None:
     directory.announce(0)
-    with pytest.raises(CatchingUpError, match=r"partition 0 catches up .* retry"):
+    with pytest.raises(CatchingUpError, match=r"partition 0 is catching up .* retry"):
         directory.for_user("0")
     assert len(directory) == 0
     directory.add(stores[0])

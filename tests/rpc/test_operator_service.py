@@ -126,7 +126,7 @@ def test_every_partition_gets_a_snapshot(node: Node) -> None:
             as_text(state.fingerprint),
         )
         (found,) = node.repository.snapshots(one.partition)
-        assert (found.id, found.refused) == (one.snapshot_id, None)
+        assert (found.id, found.problem) == (one.snapshot_id, None)
         assert found.manifest is not None
         assert found.manifest.topic == "actions"
         assert (one.files, one.total_bytes) == (len(found.manifest.files), found.manifest.total_bytes)

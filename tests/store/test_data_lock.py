@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from lifeline.core.errors import DataDirError
 from lifeline.core.paths import items_dir, partition_dir
-from lifeline.store.data_lock import locked
+from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.embeddings import EmbeddingTable
 from lifeline.store.errors import StoreLockedError
 from lifeline.store.snapshots.repository import SnapshotRepository
@@ -28,12 +28,12 @@ def _usual_umask() -> Iterator[None]:
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
     data_dir = tmp_path / "new" / "data"
     with (
-        locked(data_dir),
-        pytest.raises(StoreLockedError, match=r"belongs to a node that runs: stop it, or name another"),
-        locked(data_dir),
+        data_dir_lock(data_dir),
+        pytest.raises(StoreLockedError, match=r"in use by a running node: stop it, or name another"),
+        data_dir_lock(data_dir),
     ):
         pass
-    with locked(data_dir):
+    with data_dir_lock(data_dir):
         assert data_dir.is_dir()
 
 
@@ -41,19 +41,19 @@ def test_a_directory_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(DataDirError, match=r"cannot be used .* name another directory with --data-dir"),
-        locked(tmp_path / "file" / "data"),
+        data_dir_lock(tmp_path / "file" / "data"),
     ):
         pass
 
 
 def test_what_a_killed_holder_left_goes_but_not_from_under_one_that_is_at_work(tmp_path: Path) -> None:
     left = tmp_path / "partition-00000.snapshot-abc"
-    with locked(tmp_path):
+    with data_dir_lock(tmp_path):
         left.mkdir()
-        with pytest.raises(StoreLockedError), locked(tmp_path):
+        with pytest.raises(StoreLockedError), data_dir_lock(tmp_path):
             pass
         assert left.exists()
-    with locked(tmp_path):
+    with data_dir_lock(tmp_path):
         assert not left.exists()
 
 
@@ -63,7 +63,7 @@ def test_nothing_that_is_made_under_the_lock_is_open_to_others(tmp_path: Path, m
     if mode is not None:
         data_dir.mkdir()
         data_dir.chmod(mode)
-    with locked(data_dir):
+    with data_dir_lock(data_dir):
         store = open_store(partition_dir(data_dir, 3), SHAPE)
         for offset in range(3):
             store.apply(batch_of(ANN), offset=offset)
@@ -90,9 +90,9 @@ def test_a_directory_of_somebody_elses_is_used_with_a_warning(tmp_path: Path, mo
 
     tmp_path.chmod(0o2775)
     monkeypatch.setattr(Path, "chmod", refuse)
-    with capture_logs() as logs, locked(tmp_path):
+    with capture_logs() as logs, data_dir_lock(tmp_path):
         (tmp_path / "made").write_text("")
     (warning,) = logs
     assert (warning["log_level"], warning["mode"]) == ("warning", "2775")
-    assert "belongs to another one" in warning["event"]
+    assert "this user does not own it" in warning["event"]
     assert open_to_others(tmp_path) == [str(tmp_path)]

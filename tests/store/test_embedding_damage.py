@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lifeline.store.embeddings import EmbeddingFollower, EmbeddingTable
+from lifeline.store.embeddings import EmbeddingTable, SecondaryEmbeddings
 from lifeline.store.errors import CorruptRecordError, FormatVersionError
 from tests.support.embeddings import apply
 
@@ -70,7 +70,7 @@ def test_files_that_were_tampered_with_are_refused(tmp_path: Path, tamper: Calla
     apply(table, [(item, 1) for item in range(1, 50)], 0)
     table.close()
     tamper(tmp_path)
-    for opens in (EmbeddingTable.open, EmbeddingFollower.open):
+    for opens in (EmbeddingTable.open, SecondaryEmbeddings.open):
         with pytest.raises(CorruptRecordError):
             opens(tmp_path)
 
@@ -87,7 +87,7 @@ def test_another_format_is_refused(tmp_path: Path, where: str) -> None:
     else:
         fields = {"format": 99} if where == "state-with-other-fields" else {"format": 99, "rows": 1, "offsets": {}}
         (tmp_path / "embeddings.json").write_text(json.dumps(fields))
-    for opens in (EmbeddingTable.open, EmbeddingFollower.open):
+    for opens in (EmbeddingTable.open, SecondaryEmbeddings.open):
         with pytest.raises(FormatVersionError, match="has format 99, and this program reads format 2"):
             opens(tmp_path)
 

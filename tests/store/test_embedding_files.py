@@ -334,11 +334,11 @@ def test_a_full_disk_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
 def test_another_table_in_its_place_is_noticed(tmp_path: Path) -> None:
     writer = filled(tmp_path / "items", np.ones(2, np.int8))
     reader = EmbeddingFiles(tmp_path / "items", writable=False)
-    assert not reader.made_anew()
+    assert not reader.was_replaced()
     (tmp_path / "items").rename(tmp_path / "aside")
-    assert reader.made_anew()
+    assert reader.was_replaced()
     filled(tmp_path / "items", np.zeros(1, np.int8)).close()
-    assert reader.made_anew()
+    assert reader.was_replaced()
     assert seen(reader, np.array([1, 2])) == [1, 1]
     reader.close()
     writer.close()

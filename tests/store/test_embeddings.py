@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lifeline.store.embedding_files import EmbeddingFiles
-from lifeline.store.embeddings import EmbeddingFollower, Embeddings, EmbeddingTable
+from lifeline.store.embeddings import Embeddings, EmbeddingTable, SecondaryEmbeddings
 from lifeline.store.errors import StoreLockedError
 from tests.support.embeddings import apply, check
 from tests.support.processes import child, last_acknowledged, said
@@ -30,14 +30,14 @@ def test_the_last_row_wins_and_zeros_forget(
 ) -> None:
     path = tmp_path_factory.mktemp("table")
     table, model, version = EmbeddingTable.open(path), dict[int, int](), dict[int, int]()
-    follower = EmbeddingFollower.open(path)
+    follower = SecondaryEmbeddings.open(path)
     for number, rows in enumerate(batches):
         if number == reopen:
             table.close()
             table = EmbeddingTable.open(path)
         if number == follow:
             follower.close()
-            follower = EmbeddingFollower.open(path)
+            follower = SecondaryEmbeddings.open(path)
         known = dict(model)
         apply(table, rows, number)
         model |= dict(rows)
@@ -102,7 +102,7 @@ def test_growing_keeps_what_readers_hold(tmp_path: Path) -> None:
 
 def test_a_row_is_mapped_before_it_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # At the moments in which the file grows and rows are published, others may already look for the new items.
-    table, follower = EmbeddingTable.open(tmp_path), EmbeddingFollower.open(tmp_path)
+    table, follower = EmbeddingTable.open(tmp_path), SecondaryEmbeddings.open(tmp_path)
     new = np.arange(1, 9_000, dtype=np.uint64)
     seen: list[NDArray[np.bool_]] = []
     moments: list[str] = []
@@ -180,7 +180,7 @@ def test_a_new_version_of_everything_changes_what_every_reader_gives(tmp_path: P
         table.apply(ids, embedding, np.full(len(ids), version, np.uint32), partition=0, offset=version)
 
     publish(1)
-    follower = EmbeddingFollower.open(tmp_path)
+    follower = SecondaryEmbeddings.open(tmp_path)
     # Rows that readers looked up before go on to hold.
     held = table.rows_of(ids[::-7])
     assert follower.rows_of(ids[::-7]).tolist() == held.tolist()
@@ -218,7 +218,7 @@ def test_another_process_sees_new_items_and_new_versions(tmp_path: Path) -> None
     os.mkfifo(orders)
     with child(PUBLISHER, tmp_path, orders) as process:
         said(process, "ready")
-        follower = EmbeddingFollower.open(tmp_path)
+        follower = SecondaryEmbeddings.open(tmp_path)
         ordering = orders.open("w", buffering=1)
 
         def publish(first: int, end: int, value: int, offset: int) -> None:
@@ -280,7 +280,7 @@ def test_a_process_killed_half_way_through_a_change_leaves_whole_rows(tmp_path: 
     model = dict.fromkeys(range(1, 9), 2)
     with child(HALF, tmp_path) as process:
         said(process, "half")
-        follower = EmbeddingFollower.open(tmp_path)
+        follower = SecondaryEmbeddings.open(tmp_path)
         check(follower, model)
     check(follower, model)
     table = EmbeddingTable.open(tmp_path)
@@ -321,7 +321,7 @@ def test_a_killed_process_leaves_a_table_that_reading_again_completes(tmp_path: 
     rng = random.Random(5)
     reached = -1
     EmbeddingTable.open(tmp_path).close()
-    follower = EmbeddingFollower.open(tmp_path)
+    follower = SecondaryEmbeddings.open(tmp_path)
     for _ in range(4):
         with child(APPLIER, tmp_path) as process:
             applied = int(said(process, "ready"))
@@ -348,7 +348,7 @@ def test_a_killed_process_leaves_a_table_that_reading_again_completes(tmp_path: 
 
 
 def test_no_row_is_seen_half_written(tmp_path: Path) -> None:
-    table, follower = EmbeddingTable.open(tmp_path), EmbeddingFollower.open(tmp_path)
+    table, follower = EmbeddingTable.open(tmp_path), SecondaryEmbeddings.open(tmp_path)
     ids = list(range(1, 5_001))
     apply(table, [(item, 1) for item in ids], 0)
     follower.catch_up()
@@ -407,7 +407,7 @@ def test_a_million_items(tmp_path: Path) -> None:
         part = slice(at, at + 100_000)
         table.apply(ids[part], embedding[part], np.ones(100_000, np.uint32), partition=0, offset=at)
     table.close()
-    for opened in (EmbeddingTable.open(tmp_path), EmbeddingFollower.open(tmp_path)):
+    for opened in (EmbeddingTable.open(tmp_path), SecondaryEmbeddings.open(tmp_path)):
         assert len(opened) == 1_000_000
         rows = opened.rows_of(ids)
         assert np.array_equal(rows, np.arange(1, 1_000_001))

@@ -16,7 +16,7 @@ def made(at: int | None, inline: bytes, **fields: Any) -> Head:
     """Return a head whose newest event is number `at` of the inline ones, or (99, 0, 0) and not inline."""
     head = Head(inline=inline, **fields)
     if at is None:
-        head.put_newest_elsewhere((99, 0, 0))
+        head.set_newest_identity((99, 0, 0))
     else:
         head.newest_ms, head.newest_at = int(unpack_events(inline).timestamp_ms[at]), at
     return head
@@ -83,7 +83,7 @@ def test_the_layout_is_the_one_on_paper() -> None:
     other = bytes([9, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 11, 0])
     assert made(1, inline).pack() == bytes([2, 0, 2, 1]) + event + other
     head = made(None, inline, segments=3, runs=2, in_segments=9, sealed=SEALED, expiry_hour=77)
-    head.put_newest_elsewhere((-1, 4, 5))
+    head.set_newest_identity((-1, 4, 5))
     data = head.pack()
     assert len(data) == 4 + 18 + 6 + 42 + 4 + 28
     assert data[:4] == bytes([2, 15, 2, 0])
@@ -117,7 +117,7 @@ def test_what_is_appended_last_is_the_newest() -> None:
     head.in_segments = 3
     assert head.append(pack_events(columns_of([(7, 3, 1)])), 7) == 6
     assert (head.newest(IDS), head.newest_ms, head.newest_at) == ((7, (1 << 64) - 1, 1), 7, 2)
-    head.put_newest_elsewhere(head.newest(IDS))
+    head.set_newest_identity(head.newest(IDS))
     assert (head.newest(IDS), head.newest_ms, head.newest_at) == ((7, (1 << 64) - 1, 1), 7, None)
 
 
@@ -138,8 +138,8 @@ def test_flags_of_the_future_are_refused(flags: int) -> None:
 
 def test_a_newest_event_that_is_not_there_is_corrupt() -> None:
     data = bytearray(made(1, pack_events(columns_of([(4, 0, 1), (5, 1, 1)]))).pack())
-    with pytest.raises(CorruptRecordError, match="names item 1 of 1"):
+    with pytest.raises(CorruptRecordError, match="item ordinal 1, and the partition has 1 items"):
         Head.unpack(bytes(data), 1)
     data[3] = 2
-    with pytest.raises(CorruptRecordError, match="2 inline events says that its newest is 2"):
+    with pytest.raises(CorruptRecordError, match="2 inline events says that number 2 is the newest"):
         Head.unpack(bytes(data), len(IDS))

@@ -13,7 +13,7 @@ from lifeline.core.actions import Kind
 from lifeline.store import keys
 from lifeline.store.chunk import EventColumns
 from lifeline.store.head import Head
-from lifeline.store.head_cache import ENTRY_BYTES, HeadCache, HeadShare, Remembered
+from lifeline.store.head_cache import ENTRY_BYTES, DecodedParts, HeadCache, HeadShare
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
 from tests.support.factories import Event, Model, batch_of, tiny
@@ -41,11 +41,11 @@ def put(share: HeadShare, *names: bytes, record: bytes = RECORD) -> None:
 def check(cache: HeadCache) -> None:
     """Assert that everything is counted as what it is, and within the budget."""
     for share in cache._shares:
-        assert share._remembered.keys() <= share._records.keys()
+        assert share._decoded.keys() <= share._records.keys()
         assert share.bytes == sum(
-            ENTRY_BYTES + len(name) + len(record) + (share._remembered[name].memory_bytes if known else 0)
+            ENTRY_BYTES + len(name) + len(record) + (share._decoded[name].memory_bytes if known else 0)
             for name, record in share._records.items()
-            for known in [name in share._remembered]
+            for known in [name in share._decoded]
         )
     found = cache.statistics()
     assert found.bytes == sum(share.bytes for share in cache._shares) <= cache.budget_bytes
@@ -57,9 +57,9 @@ def test_what_was_used_last_stays() -> None:
     share = cache.open_share()
     put(share, *NAMES[:3])
     taken = share.take_many([b"a", b"z"])
-    assert (taken.records, taken.remembered) == ({b"a": RECORD}, {})
+    assert (taken.records, taken.decoded) == ({b"a": RECORD}, {})
     assert held(share) == [b"b", b"c"]
-    share.put_many(taken.records, taken.remembered)
+    share.put_many(taken.records, taken.decoded)
     put(share, b"d")
     assert held(share) == [b"c", b"a", b"d"]
     assert cache.statistics() == (3, 3 * BARE, 1, 1)
@@ -69,7 +69,7 @@ def test_what_was_used_last_stays() -> None:
 def test_what_is_taken_and_not_put_back_is_forgotten() -> None:
     cache = HeadCache(100 * BARE)
     share = cache.open_share()
-    share.put_many(dict.fromkeys(NAMES, RECORD), {b"a": Remembered(segment_times=np.zeros(9, np.int64))})
+    share.put_many(dict.fromkeys(NAMES, RECORD), {b"a": DecodedParts(segment_times=np.zeros(9, np.int64))})
     share.take_many([b"a", b"b"])
     assert cache.statistics()[:2] == (len(NAMES) - 2, (len(NAMES) - 2) * BARE)
     assert share.take_many([b"a"]) == ({}, {})
@@ -79,27 +79,27 @@ def test_what_is_taken_and_not_put_back_is_forgotten() -> None:
 def test_what_is_remembered_of_a_head_comes_and_goes_with_it() -> None:
     cache = HeadCache(100 * BARE)
     share = cache.open_share()
-    known = Remembered(np.zeros(200, np.int64), EventColumns.empty(50))
+    known = DecodedParts(np.zeros(200, np.int64), EventColumns.empty(50))
     assert known.memory_bytes > 200 * 8 + 50 * 14
     share.put_many({b"a": RECORD, b"b": RECORD}, {b"a": known})
     assert cache.statistics().bytes == 2 * BARE + known.memory_bytes
     taken = share.take_many([b"b", b"a"])
-    assert taken.remembered[b"a"] is known
+    assert taken.decoded[b"a"] is known
     # What it takes changes while it is out.
     known.oldest_events = None
-    share.put_many(taken.records, taken.remembered)
+    share.put_many(taken.records, taken.decoded)
     assert cache.statistics().bytes == 2 * BARE + known.memory_bytes
     check(cache)
-    assert share.give_up(1) == BARE
-    assert share.give_up(1) == BARE + known.memory_bytes
+    assert share.evict(1) == BARE
+    assert share.evict(1) == BARE + known.memory_bytes
     assert cache.statistics()[:2] == (0, 0)
     check(cache)
 
 
 def test_it_is_worth_remembering_when_there_is_something() -> None:
-    assert not Remembered()
-    assert Remembered(segment_times=np.zeros(0, np.int64))
-    assert Remembered(oldest_events=EventColumns.empty(0))
+    assert not DecodedParts()
+    assert DecodedParts(segment_times=np.zeros(0, np.int64))
+    assert DecodedParts(oldest_events=EventColumns.empty(0))
 
 
 def test_a_head_larger_than_the_budget_is_let_go_at_once() -> None:
@@ -151,11 +151,11 @@ def test_accounts_never_drift(steps: list[tuple[int, str, bytes, bool]], budget:
     kept: list[dict[bytes, bytes]] = [{}, {}]
     for number, (which, what, name, more) in enumerate(steps):
         share = shares[which]
-        records, remembered = share.take_many([name])
+        records, decoded = share.take_many([name])
         assert records in ({}, {name: kept[which].get(name)})
         if what == "put":
             # As a writer does: the head that is here, or one from disk, and what it has read of it.
-            known = remembered.get(name, Remembered())
+            known = decoded.get(name, DecodedParts())
             if more:
                 known.segment_times = np.zeros(number, np.int64)
             kept[which][name] = sized(number % 40)
@@ -197,13 +197,13 @@ def test_making_room_ends_when_what_was_to_go_has_gone(monkeypatch: pytest.Monke
     one, other = cache.open_share(), cache.open_share()
     other._records[b"a"] = sized(200)
     other.bytes = ENTRY_BYTES + 1 + len(sized(200))
-    real = HeadShare.give_up
+    real = HeadShare.evict
 
-    def give_up(share: HeadShare, wanted: int) -> int:
+    def evict(share: HeadShare, wanted: int) -> int:
         other.take_many([b"a"])
         return real(share, wanted)
 
-    monkeypatch.setattr(HeadShare, "give_up", give_up)
+    monkeypatch.setattr(HeadShare, "evict", evict)
     thread = threading.Thread(target=put, args=(one, b"b"), daemon=True)
     thread.start()
     thread.join(10)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lifeline.store.id_hash import LEVELS, SEED, HashSeed, hashed
+from lifeline.store.id_hash import LEVELS, SEED, HashSeed, hash_ids
 from tests.support.id_hashes import seed_of
 
 
@@ -26,7 +26,7 @@ def test_it_is_what_its_formula_says_and_leaves_the_ids_alone() -> None:
                 product = product * factor % (1 << 64)
                 product ^= product >> 32
             wanted.append(product * seed.levels[level] % (1 << 64))
-        assert hashed(ids, seed, level).tolist() == wanted
+        assert hash_ids(ids, seed, level).tolist() == wanted
     assert np.array_equal(ids, before)
 
 
@@ -35,6 +35,6 @@ def test_ids_in_even_steps_spread_as_random_ones_do(step: int) -> None:
     rng = np.random.default_rng(step % 1_000)
     ids = np.arange(1 << 13, dtype=np.uint64) * np.uint64(step)
     for _ in range(30):
-        used = len(np.unique(hashed(ids, seed_of(rng), 0) >> np.uint64(64 - 14)))
+        used = len(np.unique(hash_ids(ids, seed_of(rng), 0) >> np.uint64(64 - 14)))
         # 0.787 of random ones are alone, or the first, in twice as many slots.
         assert 0.76 < used / len(ids) < 0.82

@@ -30,7 +30,7 @@ def test_a_batch_without_room_changes_nothing_and_known_items_go_on(tmp_path: Pa
     for _ in range(2):
         with pytest.raises(ItemLimitError, match=r"8 item ids of 10 \(store\.max_items\).* 3 new ones") as caught:
             store.apply(too_many, offset=1)
-        assert (caught.value.used, caught.value.new, caught.value.most) == (8, 3, 10)
+        assert (caught.value.used, caught.value.new, caught.value.limit) == (8, 3, 10)
         assert (store.state, store.items, memory.items.used) == (before, 8, 8)
     # Repeats are no new items, and the bound itself is reached.
     store.apply(batch_of(on(b"bob", *(3 * [0, 1, 2, 3]), 8, 8, 9)), offset=1)

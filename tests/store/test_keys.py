@@ -45,13 +45,13 @@ def test_numbers_keep_their_order(left: int, right: int) -> None:
 @example(b"a\xff", b"\xff\xff")
 @example(b"", b"a")
 def test_after_is_above_everything_with_the_prefix(prefix: bytes, suffix: bytes) -> None:
-    assert keys.after(prefix) > prefix + suffix
+    assert keys.prefix_end(prefix) > prefix + suffix
 
 
 @given(st.binary(min_size=1, max_size=17), st.binary(min_size=1, max_size=30))
 def test_after_is_above_nothing_else(prefix: bytes, key: bytes) -> None:
     if key > prefix and not key.startswith(prefix):
-        assert keys.after(prefix) <= key
+        assert keys.prefix_end(prefix) <= key
 
 
 def test_a_head_stands_before_its_segments_and_nothing_between() -> None:
@@ -59,7 +59,7 @@ def test_a_head_stands_before_its_segments_and_nothing_between() -> None:
         PREFIX,
         keys.segment_key(PREFIX, 0),
         keys.segment_key(PREFIX, 255),
-        keys.after(PREFIX),
+        keys.prefix_end(PREFIX),
         keys.sequence_prefix(b"ann", Kind.IMPRESSION),
     ]
     assert order == sorted(order)
@@ -75,11 +75,11 @@ def test_the_range_of_a_user_holds_that_user_s_keys_and_no_other_s(
 ) -> None:
     start = keys.user_prefix(user)
     for key in keys_of(user, kind, identity, number):
-        assert start <= key < keys.after(start)
+        assert start <= key < keys.prefix_end(start)
         assert keys.sequence_prefix(user, kind) == key[: len(user) + 2]
     if user != other:
         for key in keys_of(other, other_kind, identity, number):
-            assert not start <= key < keys.after(start)
+            assert not start <= key < keys.prefix_end(start)
 
 
 @given(USERS, KINDS, IDENTITIES, st.integers(0, 255))
@@ -123,7 +123,7 @@ def test_an_erasure_is_of_a_user_and_an_offset(user: bytes, offset: int) -> None
 
 def test_the_records_of_meta_are_told_apart_by_their_first_byte() -> None:
     first = [
-        keys.CONTRACT_KEY,
+        keys.POLICY_KEY,
         keys.STATE_KEY,
         keys.items_key(7)[:1],
         keys.expiry_key(PREFIX, 7)[:1],

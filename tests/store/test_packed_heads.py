@@ -23,7 +23,7 @@ def check(records: list[bytes]) -> int:
     """Assert that the columns say of each record what the record says; returns how many are sound."""
     found = PackedHeads.read(records, len(IDS))
     expected = [read(record) for record in records]
-    assert found.sound.tolist() == [head is not None for head in expected]
+    assert found.valid.tolist() == [head is not None for head in expected]
     for row, head in enumerate(expected):
         if head is not None:
             assert found.newest_ms[row] == head.newest_ms
@@ -31,7 +31,7 @@ def check(records: list[bytes]) -> int:
             assert found.unsealed[row] == head.unsealed
             assert found.events[row] == head.events
             assert found.has_hour[row] == (head.expiry_hour is not None)
-    return int(found.sound.sum())
+    return int(found.valid.sum())
 
 
 @given(st.lists(heads(), min_size=1, max_size=30))

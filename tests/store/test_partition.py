@@ -149,10 +149,10 @@ def test_waiting_ends_when_the_offset_is_applied(store: PartitionStore) -> None:
 def test_waiting_gives_up_in_time(store: PartitionStore) -> None:
     store.apply(batch_of(ANN), offset=3)
     began = time.monotonic()
-    with pytest.raises(NotYetAppliedError, match="applied offset 3, and 4 was asked for") as caught:
+    with pytest.raises(NotYetAppliedError, match="applied offset 3, and the call needs 4") as caught:
         store.wait_for(4, 0.05)
     assert 0.04 < time.monotonic() - began < 5
-    assert (caught.value.partition, caught.value.wanted, caught.value.applied) == (3, 4, 3)
+    assert (caught.value.partition, caught.value.requested, caught.value.applied) == (3, 4, 3)
     with pytest.raises(NotYetAppliedError):
         store.wait_for(4, -1.0)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lifeline.core.actions import Kind
 from lifeline.store import keys
-from lifeline.store.errors import ContractError, CorruptRecordError, FormatVersionError
+from lifeline.store.errors import CorruptRecordError, FormatVersionError, RetentionPolicyError
 from lifeline.store.retention import RetentionPolicy
 from lifeline.store.settings import StoreSettings
 from lifeline.store.state import State
@@ -72,13 +72,13 @@ def closed(tmp_path: Path) -> Path:
     ],
 )
 def test_other_caps_or_ages_do_not_open(closed: Path, changes: dict[str, float | None], says: str) -> None:
-    with pytest.raises(ContractError, match=says) as caught:
+    with pytest.raises(RetentionPolicyError, match=says) as caught:
         open_store(closed, MADE.model_copy(update=changes))
-    assert "set them back, or set the directory aside" in str(caught.value)
+    assert "restore them, or set the directory aside" in str(caught.value)
     # A refusal leaves no lock behind, and changes nothing.
     store = open_store(closed, MADE)
     assert store.state.events == 30
-    assert store.contract == RetentionPolicy.of(MADE)
+    assert store.policy == RetentionPolicy.of(MADE)
     store.close()
 
 
@@ -92,20 +92,20 @@ def test_other_sizes_and_memory_open(closed: Path) -> None:
 
 def test_a_follower_finds_the_contract_and_asks_for_none(closed: Path) -> None:
     follower = open_follower(closed)
-    assert follower.contract == RetentionPolicy.of(MADE)
+    assert follower.policy == RetentionPolicy.of(MADE)
     follower.close()
 
 
 def test_a_contract_is_written_before_the_first_batch(tmp_path: Path) -> None:
     open_store(tmp_path, MADE).close()
-    assert contents(tmp_path, "meta") == {keys.CONTRACT_KEY: RetentionPolicy.of(MADE).pack()}
-    with pytest.raises(ContractError):
+    assert contents(tmp_path, "meta") == {keys.POLICY_KEY: RetentionPolicy.of(MADE).pack()}
+    with pytest.raises(RetentionPolicyError):
         open_store(tmp_path, tiny())
 
 
 @pytest.mark.parametrize("state", [State(5).pack(), bytes([1]) + State(5).pack()[1:]], ids=["this", "earlier"])
 def test_a_state_without_a_contract_is_of_an_earlier_format(closed: Path, state: bytes) -> None:
-    rewrite(closed, "meta", keys.CONTRACT_KEY, None)
+    rewrite(closed, "meta", keys.POLICY_KEY, None)
     rewrite(closed, "meta", keys.STATE_KEY, state)
     for opening in (lambda: open_store(closed, MADE), lambda: open_follower(closed)):
         with pytest.raises(FormatVersionError, match="set the directory aside") as caught:
@@ -113,11 +113,11 @@ def test_a_state_without_a_contract_is_of_an_earlier_format(closed: Path, state:
         assert "the partition has format" in str(caught.value)
     # It stays what it was: the program that wrote it still reads it.
     assert record(closed, "meta", keys.STATE_KEY)[1] == state
-    assert keys.CONTRACT_KEY not in contents(closed, "meta")
+    assert keys.POLICY_KEY not in contents(closed, "meta")
 
 
 def test_a_contract_that_is_cut_off_does_not_open(closed: Path) -> None:
-    key, data = record(closed, "meta", keys.CONTRACT_KEY)
+    key, data = record(closed, "meta", keys.POLICY_KEY)
     rewrite(closed, "meta", key, data[:-1])
-    with pytest.raises(CorruptRecordError, match="a contract of 16 bytes"):
+    with pytest.raises(CorruptRecordError, match="a retention policy of 16 bytes"):
         open_store(closed, MADE)

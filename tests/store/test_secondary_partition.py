@@ -364,7 +364,7 @@ def test_a_log_that_goes_while_it_catches_up_hides_no_other(
 
     store.apply(batch_of(BOB), offset=4)
     goes.symlink_to("gone")
-    followed._followed = followed._followed._replace(db=cast("Rdict", Beside(followed._followed.db)))
+    followed._secondary = followed._secondary._replace(db=cast("Rdict", Beside(followed._secondary.db)))
     assert followed.catch_up().applied_offset == 4
     assert followed.state == store.state
 

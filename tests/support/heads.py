@@ -37,7 +37,7 @@ def heads(draw: st.DrawFn) -> Head:
     return Head(
         newest_ms=rows[at][0] if elsewhere is None and at is not None else (elsewhere or LOWEST)[0],
         newest_at=at,
-        newest_elsewhere=elsewhere,
+        newest_identity=elsewhere,
         **segmented,
         sealed=draw(st.none() | st.builds(SealedPart, U32, st.integers(0, (1 << 16) - 1), IDENTITIES, IDENTITIES)),
         expiry_hour=draw(st.none() | U32),

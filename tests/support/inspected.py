@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lifeline.core.actions import Kind
 from lifeline.store import keys
-from lifeline.store.inspection.inspected import InspectedPartition
+from lifeline.store.inspection.inspectable_partition import InspectablePartition
 from lifeline.store.memory import SharedMemory
 from lifeline.store.settings import StoreSettings
 from tests.support.factories import BOB, Event, Model, batch_of, open_store, tiny
@@ -27,9 +27,9 @@ def filled(path: Path, shape: StoreSettings = SHAPE, *, events: int = 45, partit
 
 
 @contextmanager
-def inspected(path: Path, *, partition: int = 0) -> Iterator[InspectedPartition]:
+def inspected(path: Path, *, partition: int = 0) -> Iterator[InspectablePartition]:
     """Open a store to look into it."""
-    store = InspectedPartition.open(path, partition=partition, memory=SharedMemory(SHAPE))
+    store = InspectablePartition.open(path, partition=partition, memory=SharedMemory(SHAPE))
     try:
         yield store
     finally:

@@ -6,7 +6,7 @@ from typing import cast
 from lifeline.core.actions import Identity, Kind
 from lifeline.store import chunk, keys
 from lifeline.store.head import Head
-from lifeline.store.head_cache import Remembered
+from lifeline.store.head_cache import DecodedParts
 from lifeline.store.partition import PartitionStore
 from lifeline.store.segment import RAW, RUN_EVENTS, unpack_segments
 from lifeline.store.settings import StoreSettings
@@ -86,15 +86,15 @@ def check_layout(store: PartitionStore, shape: StoreSettings) -> None:
 def check_cache(store: PartitionStore) -> None:
     """Assert that the heads in memory are those on disk, and that what is remembered beside them is true."""
     cached = store._heads
-    assert cached._remembered.keys() <= cached._records.keys()
+    assert cached._decoded.keys() <= cached._records.keys()
     for prefix, record in cached._records.items():
         assert store.database.rows.get(prefix) == record
-        head, remembered = Head.unpack(record, store.items), cached._remembered.get(prefix, Remembered())
-        if remembered.segment_times is not None:
+        head, decoded = Head.unpack(record, store.items), cached._decoded.get(prefix, DecodedParts())
+        if decoded.segment_times is not None:
             numbers = range(head.segments)
             segments = [cast("bytes", store.database.rows[keys.segment_key(prefix, number)]) for number in numbers]
-            assert sorted(remembered.segment_times) == sorted(unpack_segments(segments, b"").timestamp_ms)
-        if remembered.oldest_events is not None:
+            assert sorted(decoded.segment_times) == sorted(unpack_segments(segments, b"").timestamp_ms)
+        if decoded.oldest_events is not None:
             assert head.sealed is not None
             oldest = cast("bytes", store.database.chunks[keys.chunk_key(prefix, head.sealed.oldest)])
-            assert rows_of(remembered.oldest_events) == rows_of(chunk.decode(oldest))
+            assert rows_of(decoded.oldest_events) == rows_of(chunk.decode(oldest))

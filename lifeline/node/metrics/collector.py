@@ -84,7 +84,7 @@ class NodeCollector(Collector):
         ids, embeddings = self._sources.item_counts
         yield _family(c.ITEM_IDS, [((), ids.used)])
         yield _family(c.ITEM_EMBEDDINGS, [((), len(embeddings))])
-        yield _family(c.MAX_ITEMS, [((), ids.most or 0)])
+        yield _family(c.MAX_ITEMS, [((), ids.limit or 0)])
         yield _family(c.ITEMS_CAUGHT_UP, [((), health.has_synced_items)])
         written = [((producer.topic, "published"), producer.published) for producer in self._sources.side_topics]
         written += [((producer.topic, "dropped"), producer.dropped) for producer in self._sources.side_topics]

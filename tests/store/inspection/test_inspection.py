@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lifeline.core.actions import Identity, Kind
 from lifeline.store import chunk, keys
-from lifeline.store.inspection.inspected import InspectedPartition
-from lifeline.store.inspection.records import Damage, SequenceRecords, records_in
+from lifeline.store.inspection.inspectable_partition import InspectablePartition
+from lifeline.store.inspection.records import Damage, RawSequence, records_in
 from lifeline.store.inspection.sequences import (
     SequenceInspection,
     UnknownRecordError,
@@ -140,8 +140,8 @@ def _grown_chunk(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "chunk": (lambda path: damage(path, "chunks", ANN, 40, 0xAA), "explicit chunk", "checksum does not fit"),
-    "chunk-header": (lambda path: damage(path, "chunks", ANN, 2, 9), "explicit chunk", "checksum does not fit"),
+    "chunk": (lambda path: damage(path, "chunks", ANN, 40, 0xAA), "explicit chunk", "checksum does not match"),
+    "chunk-header": (lambda path: damage(path, "chunks", ANN, 2, 9), "explicit chunk", "checksum does not match"),
     "chunk-cut": (
         lambda path: rewrite(path, "chunks", record(path, "chunks", ANN)[0], b"\x02"),
         "explicit chunk",
@@ -154,20 +154,20 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "chunk-moved": (_move_a_chunk, "explicit chunk", "below its fence"),
     "chunk-grown": (_grown_chunk, "explicit chunk", "not below the next fence"),
-    "chunk-item": (_unknown_item, "explicit chunk", "an item that the partition does not have"),
+    "chunk-item": (_unknown_item, "explicit chunk", "an item ordinal that the partition does not have"),
     "chunk-alone": (lambda path: rewrite(path, "rows", ANN, None), "explicit head", "it is missing"),
     "head": (
         lambda path: rewrite(path, "rows", ANN, b"\x02\x00\x09\x00"),
         "explicit head",
-        "does not fit its own lengths",
+        "has another length than its fields say",
     ),
     "head-version": (lambda path: damage(path, "rows", ANN, 0, 9), "explicit head", "has format 9"),
     "segment": (lambda path: damage(path, "rows", ANN + b"\x00", 0, 0), "explicit segment 0", "are no segment"),
     "segment-cut": (lambda path: rewrite(path, "rows", ANN + b"\x00", b"R123"), "explicit segment 0", "are no segment"),
     "segment-missing": (lambda path: rewrite(path, "rows", ANN + b"\x00", None), "explicit segment 0", "it is missing"),
-    "segment-extra": (_other(ANN + b"\x63"), "explicit segment 99", "the head does not know it"),
+    "segment-extra": (_other(ANN + b"\x63"), "explicit segment 99", "the head does not count it"),
     "segment-short": (lambda path: rewrite(path, "rows", ANN + b"\x00", b"R"), "explicit head", "events in segments"),
-    "key": (_other(ANN + b"xyz"), f"explicit record {(ANN + b'xyz').hex()}", "none of this format"),
+    "key": (_other(ANN + b"xyz"), f"explicit record {(ANN + b'xyz').hex()}", "does not belong to this format"),
     "kind": (_other(b"ann\xff\x07"), "kind 7 key", "no such kind"),
 }
 
@@ -196,7 +196,7 @@ def test_a_broken_record_is_named_and_the_rest_is_shown(tmp_path: Path, name: st
 
 
 @cache
-def healthy() -> tuple[SequenceRecords, NDArray[np.uint64]]:
+def healthy() -> tuple[RawSequence, NDArray[np.uint64]]:
     with TemporaryDirectory() as name:
         filled(Path(name))
         with inspected(Path(name)) as store, store.view() as view:
@@ -222,7 +222,7 @@ def test_nothing_in_a_record_stops_an_inspection(data: st.DataObject) -> None:
             segments[0] = value
         case _:
             chunks[0] = chunks[0][0], value
-    found = inspect_sequence(SequenceRecords(ANN, head, segments, chunks), ids)
+    found = inspect_sequence(RawSequence(ANN, head, segments, chunks), ids)
     if which == "chunk":
         assert not found.chunks[0].intact
         assert any("chunk" in each.record for each in found.damages)
@@ -233,7 +233,7 @@ def test_a_healthy_sequence_has_no_damage() -> None:
     assert inspect_sequence(records, ids).damages == ()
 
 
-def everything(store: InspectedPartition) -> list[SequenceInspection]:
+def everything(store: InspectablePartition) -> list[SequenceInspection]:
     damages: list[Damage] = []
     with store.view() as view:
         found = [inspect_sequence(records, view.item_ids) for records in records_in(view, damages)]

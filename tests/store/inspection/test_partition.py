@@ -125,15 +125,23 @@ def _count(path: Path) -> None:
             "explicit segment 0",
             "missing",
         ),
-        (lambda path: rewrite(path, "rows", b"nobody", b"?"), f"rows {b'nobody'.hex()}", "none of this format"),
+        (
+            lambda path: rewrite(path, "rows", b"nobody", b"?"),
+            f"rows {b'nobody'.hex()}",
+            "does not belong to this format",
+        ),
         (
             lambda path: rewrite(path, "chunks", b"nobody\xff", b"?"),
             f"chunks {b'nobody'.hex()}ff",
-            "none of this format",
+            "does not belong to this format",
         ),
-        (lambda path: rewrite(path, "meta", b"Q", b"?"), "meta 51", "none of this format"),
-        (lambda path: rewrite(path, "meta", keys.expiry_key(ANN, 7), b""), "expiry keys", "0 heads name one, and 1"),
-        (_count, "state", "it counts 1 events, and 53 are there"),
+        (lambda path: rewrite(path, "meta", b"Q", b"?"), "meta 51", "does not belong to this format"),
+        (
+            lambda path: rewrite(path, "meta", keys.expiry_key(ANN, 7), b""),
+            "expiry keys",
+            "0 heads refer to one, but 1",
+        ),
+        (_count, "state", "it counts 1 events, but 53 are stored"),
     ],
     ids=["chunk", "head", "segment", "rows-key", "chunks-key", "meta-key", "expiry", "state"],
 )
@@ -161,9 +169,9 @@ def test_a_table_that_cannot_be_read_is_a_damage_too(tmp_path: Path) -> None:
     content[100] ^= 0xFF
     table.write_bytes(content)
     one = inspection(tmp_path)
-    assert any("chunks after" in each.record and "RocksDB cannot read on" in each.why for each in one.damages), (
-        one.damages
-    )
+    assert any(
+        "chunks after" in each.record and "RocksDB cannot continue reading" in each.why for each in one.damages
+    ), one.damages
     assert one.users == 1
 
 

@@ -7,17 +7,17 @@ from lifeline.store.errors import SnapshotError
 from lifeline.store.snapshots.files import (
     RESTORING,
     SNAPSHOT,
-    aside,
-    check_free,
+    check_restore_target,
     files_of,
     remove_leftovers,
     sha256_of,
+    staging_path,
 )
 
 
 def test_what_is_aside_lies_on_the_same_disk_and_goes(tmp_path: Path) -> None:
     path = tmp_path / "new" / "partition-00001"
-    with aside(path, SNAPSHOT) as place:
+    with staging_path(path, SNAPSHOT) as place:
         assert not place.exists()
         assert place.parent.parent == path.parent
         place.mkdir()
@@ -27,7 +27,7 @@ def test_what_is_aside_lies_on_the_same_disk_and_goes(tmp_path: Path) -> None:
 
 def test_what_was_moved_away_stays(tmp_path: Path) -> None:
     path = tmp_path / "partition-00001"
-    with aside(path, RESTORING) as place:
+    with staging_path(path, RESTORING) as place:
         place.mkdir()
         place.rename(path)
     assert list(tmp_path.iterdir()) == [path]
@@ -41,11 +41,14 @@ def fill_the_disk(place: Path) -> None:
 def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(SnapshotError, match=r"cannot be worked on .* check the rights and the space of"),
-        aside(tmp_path / "file" / "partition-00001", SNAPSHOT),
+        pytest.raises(SnapshotError, match=r"cannot be written .* check the permissions and the free space of"),
+        staging_path(tmp_path / "file" / "partition-00001", SNAPSHOT),
     ):
         pass
-    with pytest.raises(SnapshotError, match="No space left"), aside(tmp_path / "partition-00001", SNAPSHOT) as place:
+    with (
+        pytest.raises(SnapshotError, match="No space left"),
+        staging_path(tmp_path / "partition-00001", SNAPSHOT) as place,
+    ):
         fill_the_disk(place)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -71,9 +74,9 @@ def test_files_are_named_sized_and_hashed(tmp_path: Path) -> None:
 
 
 def test_free_is_what_is_not_there_or_empty(tmp_path: Path) -> None:
-    check_free(tmp_path)
-    check_free(tmp_path / "nowhere")
+    check_restore_target(tmp_path)
+    check_restore_target(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file"):
         with pytest.raises(SnapshotError, match="is not empty"):
-            check_free(path)
+            check_restore_target(path)

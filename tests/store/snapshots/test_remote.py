@@ -66,7 +66,7 @@ def test_a_write_to_a_disk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch
 
 
 def test_an_unknown_protocol_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SnapshotError, match=r"nowhere://x cannot be used .*name a URL that fsspec knows"):
+    with pytest.raises(SnapshotError, match=r"nowhere://x cannot be used .*name a URL that fsspec supports"):
         RemoteDirectory("nowhere://x", {})
     missing = {"class": "no_such_module.FileSystem", "err": "Install nowherefs to access nowhere"}
     monkeypatch.setitem(known_implementations, "nowhere", missing)

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from lifeline.store import keys
-from lifeline.store.errors import ContractError, NotOwnerError, SnapshotError, SnapshotRefusedError
+from lifeline.store.errors import NotOwnerError, RetentionPolicyError, SnapshotError, SnapshotRefusedError
 from lifeline.store.partition import PartitionStore
 from lifeline.store.recount import recount
 from lifeline.store.snapshots.files import remove_leftovers
@@ -81,12 +81,12 @@ def left_in(directory: Path) -> list[str]:
 def test_a_snapshot_says_what_it_is(repository: SnapshotRepository, source: PartitionStore) -> None:
     made = repository.create(source, topic="actions")
     found = only(repository)
-    assert (found.partition, found.id, found.refused, found.manifest) == (3, made.manifest.id, None, made.manifest)
+    assert (found.partition, found.id, found.problem, found.manifest) == (3, made.manifest.id, None, made.manifest)
     assert (made.manifest.topic, made.manifest.state.applied_offset) == ("actions", 19)
     assert made.manifest.state.events == source.state.events
     assert datetime.now(UTC) - made.manifest.created_at < timedelta(minutes=1)
-    assert source.contract is not None
-    assert made.manifest.contract == source.contract._asdict()
+    assert source.policy is not None
+    assert made.manifest.contract == source.policy._asdict()
     assert made.uploaded_bytes == made.manifest.total_bytes > 0
     assert repository.snapshots(4) == []
     assert repository.partitions() == [3]
@@ -109,9 +109,9 @@ def test_only_what_changed_is_uploaded(repository: SnapshotRepository, source: P
 def test_what_has_another_size_is_uploaded_again(repository: SnapshotRepository, source: PartitionStore) -> None:
     first = repository.create(source).manifest.files[0]
     remote(repository).write(f"{P}/files/{first.sha256}", b"cut")
-    assert only(repository).refused == f"{first.name} has 3 bytes, and must have {first.bytes}"
+    assert only(repository).problem == f"{first.name} has 3 bytes, and must have {first.bytes}"
     repository.create(source)
-    assert [one.refused for one in repository.snapshots()] == [None, None]
+    assert [one.problem for one in repository.snapshots()] == [None, None]
 
 
 def test_the_store_goes_on_while_snapshots_are_made(
@@ -174,7 +174,7 @@ def test_a_creator_that_is_killed_leaves_no_snapshot(tmp_path: Path) -> None:
     there = contents(repository)
     assert there
     assert repository.snapshots() == []
-    with pytest.raises(SnapshotError, match="has no snapshot of partition 3: make one"):
+    with pytest.raises(SnapshotError, match="has no snapshot of partition 3: create one"):
         repository.restore(3, tmp_path / "back", SHAPE)
     (left,) = [name for name in left_in(data) if name != P]
     assert left.startswith(f"{P}.snapshot-")
@@ -212,7 +212,7 @@ def test_the_newest_stay_and_only_contents_that_no_manifest_names_go(
         made.append(repository.create(source).manifest)
     found = repository.snapshots()
     assert [one.id for one in found if one.partition == 3] == [made[3].id, made[2].id]
-    assert [one.refused for one in found] == [None, None, None]
+    assert [one.problem for one in found] == [None, None, None]
     kept = {file.sha256 for manifest in made[2:] for file in manifest.files}
     assert contents(repository) == kept
     assert not {file.sha256 for file in made[0].files} <= kept
@@ -245,7 +245,7 @@ def test_a_refused_snapshot_takes_no_place_among_those_that_stay(url: str, sourc
     repository.create(older)
     older.close()
     found = repository.snapshots()
-    assert [(one.id, one.refused is None) for one in found[:2]] == [(bad.id, False), (good.id, True)]
+    assert [(one.id, one.problem is None) for one in found[:2]] == [(bad.id, False), (good.id, True)]
     # Nobody knows what the damaged one needs, so all of it stays until the manifest is too old itself.
     assert there <= contents(repository)
     fill(source, [21])
@@ -267,7 +267,7 @@ def test_of_two_creators_none_removes_what_the_other_needs(url: str, source: Par
 
     mine = one.create(source, progress=meanwhile).manifest
     assert first.id not in [each.id for each in one.snapshots()]
-    assert [(each.id, each.refused) for each in one.snapshots()] == [(made[0].id, None), (mine.id, None)]
+    assert [(each.id, each.problem) for each in one.snapshots()] == [(made[0].id, None), (mine.id, None)]
     for manifest in (mine, made[0]):
         one.restore(3, tmp_path / manifest.id, SHAPE, snapshot=manifest.id)
 
@@ -285,7 +285,7 @@ def test_a_snapshot_whose_contents_are_taken_away_while_it_is_made_is_not_one(
 
     fill(source, [20])
     before = manifests(repository)
-    with pytest.raises(SnapshotError, match=r"is not whole \(.* are missing, .*make it again"):
+    with pytest.raises(SnapshotError, match=r"is incomplete \(.* are missing, .*create it again"):
         repository.create(source, progress=take_away)
     assert manifests(repository) == before
 
@@ -357,7 +357,7 @@ def test_what_belongs_to_other_settings_is_not_restored(
     repository: SnapshotRepository, source: PartitionStore, tmp_path: Path
 ) -> None:
     repository.create(source, topic="actions")
-    with pytest.raises(ContractError, match="max_explicit is 40 and the settings say 41"):
+    with pytest.raises(RetentionPolicyError, match="max_explicit is 40 and the settings say 41"):
         repository.restore(3, tmp_path / "back", tiny(max_explicit=41))
     with pytest.raises(SnapshotError, match="is of topic actions, and the settings name others"):
         repository.restore(3, tmp_path / "back", SHAPE, topic="others")
@@ -395,11 +395,11 @@ def test_a_missing_file_is_named(repository: SnapshotRepository, source: Partiti
         data = remote(repository).read(path)
         assert data is not None
         remote(repository).remove(path)
-        reason = f"1 of its {len(manifest.files)} files are missing, {file.name} among them"
-        assert only(repository).refused == reason
+        reason = f"1 of its {len(manifest.files)} files are missing, among them {file.name}"
+        assert only(repository).problem == reason
         assert refused_for(repository, tmp_path / "back") == reason
         remote(repository).write(path, data)
-    assert only(repository).refused is None
+    assert only(repository).problem is None
 
 
 def test_a_cut_file_is_named(repository: SnapshotRepository, source: PartitionStore, tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_cut_file_is_named(repository: SnapshotRepository, source: PartitionSt
     file = next(file for file in manifest.files if file.name.endswith(".sst"))
     damage(repository, f"{P}/files/{file.sha256}", lambda data: data[:-1])
     reason = f"{file.name} has {file.bytes - 1} bytes, and must have {file.bytes}"
-    assert only(repository).refused == reason
+    assert only(repository).problem == reason
     assert refused_for(repository, tmp_path / "back") == reason
 
 
@@ -446,9 +446,9 @@ def test_a_changed_manifest_is_refused(
     damage(repository, f"{P}/manifests/{made.id}.json", change)
     found = only(repository)
     assert (found.id, found.manifest) == (made.id, None)
-    assert found.refused is not None
-    assert found.refused.startswith(reason)
-    assert refused_for(repository, tmp_path / "back") == found.refused
+    assert found.problem is not None
+    assert found.problem.startswith(reason)
+    assert refused_for(repository, tmp_path / "back") == found.problem
 
 
 def test_a_renamed_manifest_is_refused(repository: SnapshotRepository, source: PartitionStore, tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ def test_a_renamed_manifest_is_refused(repository: SnapshotRepository, source: P
     for name in (made.id.replace("19-", "20-", 1), "zzz"):
         remote(repository).write(f"{P}/manifests/{name}.json", data)
         remote(repository).remove(f"{P}/manifests/{made.id}.json")
-        assert only(repository).refused == f"its manifest is that of snapshot {made.id}, and was renamed"
+        assert only(repository).problem == f"its manifest is that of snapshot {made.id}, and was renamed"
         assert "was renamed" in refused_for(repository, tmp_path / "back")
         remote(repository).remove(f"{P}/manifests/{name}.json")
 
@@ -468,7 +468,7 @@ def test_a_manifest_of_another_partition_is_refused(
     made = repository.create(source).manifest
     remote(repository).write(f"partition-00005/manifests/{made.id}.json", made.pack())
     (found,) = repository.snapshots(5)
-    assert found.refused == "its manifest is of partition 3"
+    assert found.problem == "its manifest is of partition 3"
     with pytest.raises(SnapshotRefusedError, match="of partition 5 is refused: its manifest is of partition 3"):
         repository.restore(5, tmp_path / "back", SHAPE)
 
@@ -540,7 +540,7 @@ def test_a_record_that_does_not_decode_is_found_by_counting(
 
 
 def test_the_settings_make_the_repository(tmp_path: Path, source: PartitionStore) -> None:
-    with pytest.raises(SnapshotError, match="no place for snapshots is set"):
+    with pytest.raises(SnapshotError, match="no URL for snapshots is configured"):
         SnapshotRepository.of(SnapshotSettings())
     repository = SnapshotRepository.of(SnapshotSettings(url=str(tmp_path / "snapshots"), keep=1))
     for offset in (20, 21):

@@ -18,7 +18,7 @@ def test_options_of_variables_are_text_that_may_hold_json() -> None:
 
 
 def test_a_url_does_not_hold_a_password() -> None:
-    with pytest.raises(ValidationError, match=r"holds a password.*storage_options"):
+    with pytest.raises(ValidationError, match=r"contains a password.*storage_options"):
         SnapshotSettings(url="ftp://me:secret@host/path")
     for url in ("/backups", "ftp://me@host/a:b@c", "s3://bucket/a@b:c", "memory://x"):
         assert SnapshotSettings(url=url).url == url

@@ -1,4 +1,4 @@
-"""A partition opened to be looked into: what a follower shows, and the records and tables behind it."""
+"""A secondary partition with access to its raw records and tables, for inspection."""
 
 import re
 from collections.abc import Iterator
@@ -20,15 +20,15 @@ class TableGroup(NamedTuple):
     family: str
     level: int
     tables: int
-    """How many files they are."""
+    """Number of files."""
     bytes: int
 
 
-class InspectedPartition(SecondaryPartition):
-    """A partition of another process or of none; every method may be called from any thread."""
+class InspectablePartition(SecondaryPartition):
+    """A partition for inspection. Every method may be called from any thread."""
 
     def meta(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the records of the family `meta`, for use while a view is open; raises StoreError."""
+        """Yield the records of the family `meta`; call it while a view is open. Raises StoreError."""
         iterator = self.database.meta.iter()
         iterator.seek_to_first()
         while iterator.valid():
@@ -37,10 +37,10 @@ class InspectedPartition(SecondaryPartition):
         try:
             iterator.status()
         except Exception as error:  # rocksdict raises bare Exception
-            raise StoreError(f"RocksDB cannot read on ({error}): check the disk") from error
+            raise StoreError(f"RocksDB cannot continue reading ({error}): check the disk") from error
 
     def tables(self) -> tuple[TableGroup, ...]:
-        """Return the tables that are in use, by family and level."""
+        """Return the tables in use, by family and level."""
         return tuple(group for name, family in self.database.families.items() for group in _groups(name, family))
 
 
@@ -48,9 +48,9 @@ def _groups(name: str, family: Rdict) -> Iterator[TableGroup]:
     level, sizes = 0, dict[int, list[int]]()
     listed: str = family.property_value("rocksdb.sstables") or ""
     for line in listed.splitlines():
-        if found := _LEVEL.match(line):
-            level = int(found[1])
-        elif found := _TABLE.match(line):
-            sizes.setdefault(level, []).append(int(found[1]))
-    for at, of_level in sorted(sizes.items()):
-        yield TableGroup(name, at, len(of_level), sum(of_level))
+        if match := _LEVEL.match(line):
+            level = int(match[1])
+        elif match := _TABLE.match(line):
+            sizes.setdefault(level, []).append(int(match[1]))
+    for number, table_sizes in sorted(sizes.items()):
+        yield TableGroup(name, number, len(table_sizes), sum(table_sizes))
