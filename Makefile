@@ -14,6 +14,9 @@ TORCH_BACKEND := $(or $(patsubst .setup-%,%,$(notdir $(firstword $(wildcard $(VE
 endif
 SETUP := $(VENV)/.setup-$(TORCH_BACKEND)
 
+# Without bytecode each process compiles every module that it imports: a second or more for a node, and for torch.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo unit test chaos fuzz lint bench peers movielens proto clean lock
 

@@ -120,15 +120,15 @@ def wait_for_ingest(node: NodeProcess) -> None:
 
 
 def test_producing_everything_twice_changes_nothing_but_the_offset(
-    fresh_topics: KafkaSettings, history: History, make_node: NodeMaker
+    fresh_topics: KafkaSettings, short_history: History, make_node: NodeMaker
 ) -> None:
     node = make_node(fresh_topics)
-    publish(node.settings.kafka, history.source(), (), history.vocabulary, silent())
+    publish(node.settings.kafka, short_history.source(), (), short_history.vocabulary, silent())
     node.start()
     node.wait_ready(READY_S)
     assert node.stop() == 0
     once = states(node.settings)
-    publish(node.settings.kafka, history.source(), (), history.vocabulary, silent())
+    publish(node.settings.kafka, short_history.source(), (), short_history.vocabulary, silent())
     node.start()
     node.wait_ready(READY_S)
     assert node.stop() == 0
@@ -139,14 +139,14 @@ def test_producing_everything_twice_changes_nothing_but_the_offset(
 
 
 def test_verify_names_the_users_that_differ(
-    fresh_topics: KafkaSettings, history: History, make_node: NodeMaker
+    fresh_topics: KafkaSettings, short_history: History, make_node: NodeMaker
 ) -> None:
     node = make_node(fresh_topics)
-    publish(node.settings.kafka, history.source(), (), history.vocabulary, silent())
+    publish(node.settings.kafka, short_history.source(), (), short_history.vocabulary, silent())
     node.start()
     node.wait_ready(READY_S)
     assert node.stop() == 0
-    user = history.longest_users(1)[0]
+    user = short_history.longest_users(1)[0]
     tamper(node, user)
     answer = run_cli(node, "verify", "--json")
     assert answer.returncode == 3, answer.stderr

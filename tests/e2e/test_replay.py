@@ -12,11 +12,10 @@ import pytest
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.paths import partition_dir
 from lifeline.dev.node_process import NodeProcess
-from lifeline.ops.publish import publish
 from lifeline.sources.history import History
 from lifeline.store.memory import SharedMemory
 from lifeline.store.partition import PartitionStore
-from tests.e2e.conftest import READY_S, NodeMaker, silent
+from tests.e2e.conftest import READY_S, NodeMaker
 from tests.support.commands import run_cli, tamper
 from tests.support.states import states
 
@@ -69,10 +68,9 @@ def applied(node: NodeProcess, into: Path, partition: int) -> int:
 
 
 def test_a_replay_that_was_killed_goes_on_and_equals_the_live_state_or_names_who_differs(
-    fresh_topics: KafkaSettings, history: History, make_node: NodeMaker, tmp_path: Path
+    published: KafkaSettings, history: History, make_node: NodeMaker, tmp_path: Path
 ) -> None:
-    node = make_node(fresh_topics)
-    publish(node.settings.kafka, history.source(), (), history.vocabulary, silent())
+    node = make_node(published)
     node.start()
     node.wait_ready(READY_S)
     into = tmp_path / "rebuilt"
