@@ -8,7 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -18,6 +18,9 @@ from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from tests.support.distribution import Scheduling, order, tier_of, write_alone
 from tests.support.sanitizers import Sanitised, compiler
 from tests.support.shared_broker import BrokerHost, shared_broker
+
+if TYPE_CHECKING:
+    from tests.support.secure_servers import Authority
 
 _LONG_TIMEOUT_S = 3_600
 _BROKER = "LIFELINE_KAFKA__BOOTSTRAP_SERVERS"
@@ -120,8 +123,8 @@ def is_long(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def first_seed(request: pytest.FixtureRequest, is_long: bool) -> int:
     """The same in every short run; in a long one another each time, which a failure names."""
-    given = request.config.getoption("--seed", default=None)
-    return int(given) if given is not None else random.SystemRandom().randrange(1 << 31) if is_long else 1
+    seed = request.config.getoption("--seed", default=None)
+    return int(seed) if seed is not None else random.SystemRandom().randrange(1 << 31) if is_long else 1
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +146,25 @@ def sanitised(tmp_path_factory: pytest.TempPathFactory) -> Sanitised:
     if best() is InstructionSet.NONE or compiler() is None:
         pytest.skip("the kernels were not built, the processor lacks them, or there is no C++ compiler")
     return Sanitised.build(tmp_path_factory.mktemp("sanitised"))
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> "Authority":
+    """Return the CA that the nodes under test trust."""
+    return make_authority(tmp_path / "authority")
+
+
+@pytest.fixture
+def other_authority(tmp_path: Path) -> "Authority":
+    """Return a CA that the nodes under test do not trust."""
+    return make_authority(tmp_path / "other-authority")
+
+
+def make_authority(directory: Path) -> "Authority":
+    # Imported here, because few tests need gRPC and certificates.
+    from tests.support.secure_servers import Authority  # noqa: PLC0415
+
+    return Authority(directory)
 
 
 @pytest.fixture

@@ -48,13 +48,13 @@ def test_an_overflowing_varint_is_two_numbers(number: int) -> None:
 
 def test_a_batch_that_is_as_it_should_be_is_read() -> None:
     headers = [(b"name", b"value"), (b"none", None)]
-    made = batch(record(b"k", b"v", headers) + record(None, None, offset_delta=1), 2, timestamp_ms=NOW_MS)
-    records = MemoryRecords(made)
+    data = batch(record(b"k", b"v", headers) + record(None, None, offset_delta=1), 2, timestamp_ms=NOW_MS)
+    records = MemoryRecords(data)
     read = records.next_batch()
     assert read is not None
     assert read.validate_crc()
-    found = [(one.offset, one.timestamp, one.key, one.value, list(one.headers)) for one in read]
-    assert found == [
+    contents = [(item.offset, item.timestamp, item.key, item.value, list(item.headers)) for item in read]
+    assert contents == [
         (0, NOW_MS, b"k", b"v", [("name", b"value"), ("none", None)]),
         (1, NOW_MS, None, None, []),
     ]
@@ -73,28 +73,28 @@ def test_the_broker_takes_what_is_crafted(topics: KafkaSettings) -> None:
     value = Action(user_id=key.decode(), item_id=1, timestamp_ms=now_ms, action_type=1).SerializeToString()
     bombs = crafted.bombs(key, now_ms)
     assert all(len(bomb) < crafted.BOMB_BYTES // 16 for bomb in bombs.values())
-    made = crafted.plain(key, value, now_ms) | crafted.compressed(key, value, now_ms) | bombs
+    batches = crafted.plain(key, value, now_ms) | crafted.compressed(key, value, now_ms) | bombs
     good = batch(record(key, value), timestamp_ms=now_ms)
     with RawProducer(topics.servers[0]) as producer:
         refused = {
             name: outcome.error
-            for name, each in made.items()
+            for name, each in batches.items()
             if not (outcome := producer.produce(topics.actions_topic, 0, each)).accepted
         }
         assert not refused
         assert not producer.produce(topics.actions_topic, 0, good[:-1] + b"?").accepted
         last = producer.produce(topics.actions_topic, 0, good)
         # Three of them are batches of two records.
-        assert last.offset == len(made) + 3
+        assert last.offset == len(batches) + 3
 
 
 @pytest.mark.kafka
 def test_the_items_topic_takes_crafted_batches_too(topics: KafkaSettings) -> None:
-    made = crafted.compressed(b"1", b"no item", time.time_ns() // 1_000_000)
+    batches = crafted.compressed(b"1", b"no item", time.time_ns() // 1_000_000)
     with RawProducer(topics.servers[0]) as producer:
-        taken = [name for name, each in made.items() if producer.produce(topics.items_topic, 0, each).accepted]
+        taken = [name for name, each in batches.items() if producer.produce(topics.items_topic, 0, each).accepted]
     # It is compacted, so that each record has a key; and its times are the producers', and none of tomorrow.
-    assert len(taken) >= len(made) - 3
+    assert len(taken) >= len(batches) - 3
     assert "attributes of two bytes, gzip" in taken
 
 
@@ -113,16 +113,16 @@ def test_every_method_of_a_node_is_attacked() -> None:
 @pytest.mark.parametrize("path", sorted(calls.methods()))
 def test_messages_of_every_method_are_made(path: str) -> None:
     rng = random.Random(2)
-    made = GetMessageClass(calls.methods()[path].input_type)
+    message_type = GetMessageClass(calls.methods()[path].input_type)
     for _ in range(20):
-        assert made.FromString(fill_message(rng, made).SerializeToString()).IsInitialized()
+        assert message_type.FromString(fill_message(rng, message_type).SerializeToString()).IsInitialized()
 
 
 def test_odd_requests_are_of_several_sorts() -> None:
     rng, known = random.Random(3), calls.methods()
     odd = [calls.odd_request(rng, known) for _ in range(500)]
-    assert {one.path for one in odd} > set(known)
-    assert {bool(one.metadata) for one in odd} == {one.gzip for one in odd} == {True, False}
+    assert {request.path for request in odd} > set(known)
+    assert {bool(request.metadata) for request in odd} == {request.gzip for request in odd} == {True, False}
 
 
 def test_number_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_frames() -> None:
 
 
 def reads(*milliseconds: float, start: float = 0.0, fresh: bool = False) -> list[Read]:
-    return [Read(start + number, one / 1_000, fresh, "") for number, one in enumerate(milliseconds)]
+    return [Read(start + number, duration_ms / 1_000, fresh, "") for number, duration_ms in enumerate(milliseconds)]
 
 
 def test_percentiles_of_reads() -> None:

@@ -98,11 +98,11 @@ def test_a_verdict_is_kept_for_every_offset() -> None:
         action = Action(user_id="u", item_id=item, timestamp_ms=NOW_MS + item, action_type=1)
         judge.take(Logged(offset, b"u", action.SerializeToString()))
     judge.take(Logged(12, b"u", None))
-    one, two, three = (event_hash(b"u", 0, (NOW_MS + item, item, 1 << 8)) for item in (5, 6, 7))
+    first, second, third = (event_hash(b"u", 0, (NOW_MS + item, item, 1 << 8)) for item in (5, 6, 7))
     assert judge.at(-1) == judge.at(2) == Verdict(0, 0)
-    assert judge.at(3) == Verdict(1, one)
-    assert judge.at(4) == judge.at(8) == Verdict(2, (one + two) % (1 << 128))
-    assert judge.at(9) == judge.at(11) == Verdict(2, (two + three) % (1 << 128))
+    assert judge.at(3) == Verdict(1, first)
+    assert judge.at(4) == judge.at(8) == Verdict(2, (first + second) % (1 << 128))
+    assert judge.at(9) == judge.at(11) == Verdict(2, (second + third) % (1 << 128))
     assert judge.at(12) == judge.at(99) == Verdict(0, 0)
 
 

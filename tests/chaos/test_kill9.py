@@ -35,7 +35,7 @@ def test_a_node_that_is_killed_again_and_again_while_it_starts(
     for _ in range(15):
         node.start()
         # Its first partition is being opened: from here on it recovers.
-        node.wait_for(lambda one: bool(one.states))
+        node.wait_for(lambda process: bool(process.states))
         time.sleep(rng.uniform(0, 0.3))
         node.kill()
         cluster.judge.read()

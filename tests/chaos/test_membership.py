@@ -42,13 +42,13 @@ def test_a_node_that_was_given_up_for_dead_and_comes_back(
         pytest.skip("the session timeout has to pass: run make chaos")
     cluster = make_cluster()
     source = publisher(cluster.settings.kafka, first_seed)
-    one, two = cluster.add("node-1"), cluster.add("node-2")
-    for node in (one, two):
+    first, second = cluster.add("node-1"), cluster.add("node-2")
+    for node in (first, second):
         node.start()
     assert len(set(cluster.check().values())) == 2
     with source.steady(PER_S):
-        one.freeze()
-        two.wait_for(lambda node: len(node.served) == cluster.partitions)
-        one.thaw()
+        first.freeze()
+        second.wait_for(lambda node: len(node.served) == cluster.partitions)
+        first.thaw()
     # The frozen node's stores are behind, and what it had fetched before is void.
     assert len(set(cluster.check().values())) == 2

@@ -40,7 +40,7 @@ def test_a_gap_is_never_passed_over_in_silence(
         node.start()
     else:
         node.thaw()
-    node.wait_for(lambda one: one.states.get(LOST) == "refusing" and one.states.get(1 - LOST) == "serving")
+    node.wait_for(lambda process: process.states.get(LOST) == "refusing" and process.states.get(1 - LOST) == "serving")
     refusal = next(event for event in reversed(node.events) if event.get("state") == "refusing")
     assert refusal["level"] == "error"
     assert f"the log starts at {ends[LOST] - 10}" in refusal["why"]

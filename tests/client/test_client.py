@@ -170,8 +170,8 @@ def test_the_query_is_what_the_node_is_asked(node: Node, client: LifelineClient)
 def test_without_a_query_the_whole_explicit_sequence_is_asked_for(node: Node, client: LifelineClient) -> None:
     node.sequence.sequences.add(kind=sequence_pb2.KIND_EXPLICIT)
     sequence = client.get_sequence("ann").sequences[Kind.EXPLICIT]
-    (asked,) = node.asked
-    assert (list(asked.kinds), asked.newest, asked.HasField("min_offset")) == ([1], 0, False)
+    (request,) = node.asked
+    assert (list(request.kinds), request.newest, request.HasField("min_offset")) == ([1], 0, False)
     assert sequence.timestamp_ms is not None
     assert sequence.embedding is None
     with pytest.raises(ValueError, match="at least one event"):
@@ -195,15 +195,15 @@ def test_scores_come_as_columns(node: Node, client: LifelineClient) -> None:
         contribution=0.25,
     )
     node.score.explanations.add()
-    given = np.arange(32, dtype=np.int8)
+    embedding = np.arange(32, dtype=np.int8)
     scores = client.score(
-        "ann", np.array([BIG, 2], np.uint64), embeddings={BIG: given}, timestamp_ms=8, surface=1, explain=3
+        "ann", np.array([BIG, 2], np.uint64), embeddings={BIG: embedding}, timestamp_ms=8, surface=1, explain=3
     )
     assert node.scored == [
         score_pb2.ScoreRequest(
             user_id="ann",
             item_id=[BIG, 2],
-            embedding=given.tobytes() + bytes(32),
+            embedding=embedding.tobytes() + bytes(32),
             context=score_pb2.ScoreContext(timestamp_ms=8, surface=1),
             explain=True,
             contributions=3,
@@ -296,13 +296,13 @@ def test_a_node_that_refuses_for_a_while_is_asked_again(node: Node, client: Life
 
 def test_a_node_that_says_when_is_not_asked_before(node: Node, client: LifelineClient) -> None:
     node.refusal = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.OVERLOADED, "later").with_retry_delay(0.4)
-    asked: list[float] = []
-    node.hold = lambda: asked.append(time.monotonic())
+    call_times: list[float] = []
+    node.hold = lambda: call_times.append(time.monotonic())
     with pytest.raises(LifelineError) as caught:
         client.get_sequence("ann", timeout_s=1.5)
     assert caught.value.retry_after_s == 0.4
-    assert 2 <= len(asked) <= 5
-    assert all(later - earlier > 0.3 for earlier, later in pairwise(asked))
+    assert 2 <= len(call_times) <= 5
+    assert all(later - earlier > 0.3 for earlier, later in pairwise(call_times))
 
 
 def test_a_node_that_comes_back_within_the_deadline_is_no_failure() -> None:
@@ -381,7 +381,7 @@ def test_a_column_of_the_wrong_length_is_an_error(node: Node, client: LifelineCl
 
 
 def test_snapshots_come_as_the_node_made_them(node: Node, client: LifelineClient) -> None:
-    made = PartitionSnapshot(
+    snapshot = PartitionSnapshot(
         partition=2,
         id="41-now",
         applied_offset=41,
@@ -393,9 +393,9 @@ def test_snapshots_come_as_the_node_made_them(node: Node, client: LifelineClient
         uploaded_bytes=1 << 33,
         seconds=1.5,
     )
-    fields = made._asdict()
+    fields = snapshot._asdict()
     node.snapshots.snapshots.add(snapshot_id=fields.pop("id"), **fields)
-    assert client.create_snapshot([2]) == [made]
+    assert client.create_snapshot([2]) == [snapshot]
     # It takes longer than a read.
     assert client.timeout_s < SNAPSHOT_TIMEOUT_S - 60 < node.deadlines[0]
     client.create_snapshot(timeout_s=7)

@@ -19,18 +19,18 @@ def test_identities_compare_in_the_order_of_a_sequence() -> None:
 
 
 def test_a_batch_is_built_from_columns() -> None:
-    one = np.ones(2, np.uint8)
+    ones = np.ones(2, np.uint8)
     batch = ActionBatch.of(
-        [b"a", b"b"], np.array([1, 2]), np.array([3, 4], np.uint64), one, one * 2, one * 0, np.ones(2, np.int64)
+        [b"a", b"b"], np.array([1, 2]), np.array([3, 4], np.uint64), ones, ones * 2, ones * 0, np.ones(2, np.int64)
     )
     assert len(batch) == 2
     assert batch.code.tolist() == [258, 258]
 
 
 def test_columns_of_different_lengths_are_not_a_batch() -> None:
-    one = np.ones(2, np.uint8)
+    ones = np.ones(2, np.uint8)
     with pytest.raises(ValueError, match=r"differ in length: \[1, 2\]"):
-        ActionBatch.of([b"a"], np.array([1, 2]), np.array([3, 4], np.uint64), one, one, one, np.ones(2, np.int64))
+        ActionBatch.of([b"a"], np.array([1, 2]), np.array([3, 4], np.uint64), ones, ones, ones, np.ones(2, np.int64))
 
 
 def test_an_event_time_after_2099_is_refused() -> None:

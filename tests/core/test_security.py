@@ -24,69 +24,59 @@ from tests.support.routed_nodes import COUNT, USERS, Node, owned_by
 from tests.support.secure_servers import CALLERS, Authority, call, refusal, server_of, serving
 
 
-@pytest.fixture
-def ours(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "ours")
+def test_a_call_over_tls(authority: Authority) -> None:
+    with serving(server_of(authority)) as (server, _):
+        call(server, ca=authority.ca)
 
 
-@pytest.fixture
-def theirs(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "theirs")
-
-
-def test_a_call_over_tls(ours: Authority) -> None:
-    with serving(server_of(ours)) as (server, _):
-        call(server, ca=ours.ca)
-
-
-def test_a_node_that_nobody_trusted_signed_for_is_not_called(ours: Authority, theirs: Authority) -> None:
-    with serving(server_of(theirs)) as (server, _):
-        error = refusal(server, ca=ours.ca)
+def test_a_node_that_nobody_trusted_signed_for_is_not_called(authority: Authority, other_authority: Authority) -> None:
+    with serving(server_of(other_authority)) as (server, _):
+        error = refusal(server, ca=authority.ca)
         assert error.reason == "SERVER_NOT_TRUSTED"
         assert "set security.ca to the CA of the nodes" in error.message
         assert not error.may_pass
 
 
-def test_a_node_of_another_name_is_not_called(ours: Authority) -> None:
-    with serving(server_of(ours, "elsewhere.example")) as (server, _):
-        error = refusal(server, ca=ours.ca)
+def test_a_node_of_another_name_is_not_called(authority: Authority) -> None:
+    with serving(server_of(authority, "elsewhere.example")) as (server, _):
+        error = refusal(server, ca=authority.ca)
         assert error.reason == "SERVER_NAME_WRONG"
         assert "call the node by a name that is in its certificate" in error.message
 
 
-def test_whether_a_node_speaks_tls_is_told(ours: Authority) -> None:
+def test_whether_a_node_speaks_tls_is_told(authority: Authority) -> None:
     with serving(SecuritySettings()) as (server, _):
-        assert refusal(server, ca=ours.ca).reason == "SERVER_WITHOUT_TLS"
-    with serving(server_of(ours)) as (server, _):
+        assert refusal(server, ca=authority.ca).reason == "SERVER_WITHOUT_TLS"
+    with serving(server_of(authority)) as (server, _):
         assert "it may speak TLS: set security.ca" in refusal(server).message
 
 
-def test_callers_have_to_show_a_certificate(ours: Authority, theirs: Authority) -> None:
-    with serving(server_of(ours, client_ca=ours.ca)) as (server, _):
-        assert "set security.client_certificate" in refusal(server, ca=ours.ca).message
-        stranger, key = theirs.issue("caller")
+def test_callers_have_to_show_a_certificate(authority: Authority, other_authority: Authority) -> None:
+    with serving(server_of(authority, client_ca=authority.ca)) as (server, _):
+        assert "set security.client_certificate" in refusal(server, ca=authority.ca).message
+        stranger, key = other_authority.issue("caller")
         assert (
             "set security.client_certificate"
-            in refusal(server, ca=ours.ca, client_certificate=stranger, client_key=key).message
+            in refusal(server, ca=authority.ca, client_certificate=stranger, client_key=key).message
         )
-        known, key = ours.issue("caller")
-        call(server, ca=ours.ca, client_certificate=known, client_key=key)
+        known, key = authority.issue("caller")
+        call(server, ca=authority.ca, client_certificate=known, client_key=key)
 
 
-def test_certificates_are_read_again_when_they_have_changed(ours: Authority, theirs: Authority) -> None:
-    settings = server_of(ours)
+def test_certificates_are_read_again_when_they_have_changed(authority: Authority, other_authority: Authority) -> None:
+    settings = server_of(authority)
     assert settings.certificate is not None
     assert settings.private_key is not None
     with serving(settings) as (server, _):
-        call(server, ca=ours.ca)
-        certificate, key = theirs.issue("127.0.0.1")
+        call(server, ca=authority.ca)
+        certificate, key = other_authority.issue("127.0.0.1")
         # Half of it: the old one goes on.
         settings.certificate.write_text("nothing yet")
-        call(server, ca=ours.ca)
+        call(server, ca=authority.ca)
         settings.private_key.write_bytes(key.read_bytes())
         settings.certificate.write_bytes(certificate.read_bytes())
-        call(server, ca=theirs.ca)
-        assert refusal(server, ca=ours.ca).reason == "SERVER_NOT_TRUSTED"
+        call(server, ca=other_authority.ca)
+        assert refusal(server, ca=authority.ca).reason == "SERVER_NOT_TRUSTED"
 
 
 @pytest.mark.parametrize(
@@ -105,12 +95,12 @@ def test_who_may_not_call_is_told_why(token: str | None, code: grpc.StatusCode, 
         assert not error.may_pass
 
 
-def test_known_callers_call_what_they_may(ours: Authority) -> None:
-    with serving(server_of(ours, callers=CALLERS)) as (server, _):
+def test_known_callers_call_what_they_may(authority: Authority) -> None:
+    with serving(server_of(authority, callers=CALLERS)) as (server, _):
         for token in ("read", "all"):
-            call(server, ca=ours.ca, token=token)
+            call(server, ca=authority.ca, token=token)
         # A token that was sent as something else is none.
-        with grpc.secure_channel(server.address, grpc.ssl_channel_credentials(ours.ca.read_bytes())) as channel:
+        with grpc.secure_channel(server.address, grpc.ssl_channel_credentials(authority.ca.read_bytes())) as channel:
             with pytest.raises(grpc.RpcError) as caught:
                 channel.unary_unary("/lifeline.v1.SequenceService/GetSequence", None, None)(
                     b"", timeout=10, metadata=((AUTHORIZATION, "Basic all"),)
@@ -213,16 +203,18 @@ def test_health_is_open_and_reflection_is_not() -> None:
             ask(channel)
         assert "UNAUTHENTICATED" in str(caught.value)
         services = ask(channel, ((AUTHORIZATION, "Bearer all"),)).list_services_response.service
-        assert "lifeline.v1.ScoreService" in {one.name for one in services}
+        assert "lifeline.v1.ScoreService" in {service.name for service in services}
 
 
-def test_nodes_forward_over_tls_with_the_callers_token(ours: Authority, theirs: Authority, tmp_path: Path) -> None:
-    known, key = ours.issue("node")
+def test_nodes_forward_over_tls_with_the_callers_token(
+    authority: Authority, other_authority: Authority, tmp_path: Path
+) -> None:
+    known, key = authority.issue("node")
     trusted = tmp_path / "trusted.pem"
-    trusted.write_bytes(ours.ca.read_bytes())
+    trusted.write_bytes(authority.ca.read_bytes())
     security = server_of(
-        ours,
-        client_ca=ours.ca,
+        authority,
+        client_ca=authority.ca,
         callers=CALLERS,
         ca=trusted,
         client_certificate=known,
@@ -238,16 +230,16 @@ def test_nodes_forward_over_tls_with_the_callers_token(ours: Authority, theirs: 
             node.owners.update(owned_by(*[second.address] * COUNT))
         for number in range(COUNT):
             second.directory.announce(number)
-        reader = {"ca": ours.ca, "client_certificate": known, "client_key": key, "token": "read"}
+        reader = {"ca": authority.ca, "client_certificate": known, "client_key": key, "token": "read"}
         call(first.server, user=USERS[0], **reader)
         assert [marked for _, marked, _ in second.services.asked] == [True]
         assert second.services.tokens == ["Bearer read"]
         # What a node trusts may change while it runs.
-        trusted.write_bytes(theirs.ca.read_bytes())
+        trusted.write_bytes(other_authority.ca.read_bytes())
         error = refusal(first.server, user=USERS[0], **reader)
         assert error.reason == "OWNER_UNREACHABLE"
         assert "CERTIFICATE_VERIFY_FAILED" in error.message
-        trusted.write_bytes(theirs.ca.read_bytes() + ours.ca.read_bytes())
+        trusted.write_bytes(other_authority.ca.read_bytes() + authority.ca.read_bytes())
         call(first.server, user=USERS[0], **reader)
 
 
@@ -287,8 +279,8 @@ def test_a_file_that_is_not_there_or_no_pem_is_named(tmp_path: Path) -> None:
 
 def test_the_command_makes_a_token_and_its_hash() -> None:
     runner = CliRunner()
-    made = json.loads(runner.invoke(app, ["token", "--json"]).stdout)
-    assert token_hash(made["token"]) == made["token_sha256"]
-    assert len(made["token"]) >= 40
-    assert json.loads(runner.invoke(app, ["token", "--json"]).stdout) != made
+    answer = json.loads(runner.invoke(app, ["token", "--json"]).stdout)
+    assert token_hash(answer["token"]) == answer["token_sha256"]
+    assert len(answer["token"]) >= 40
+    assert json.loads(runner.invoke(app, ["token", "--json"]).stdout) != answer
     assert "token_sha256" in runner.invoke(app, ["token"]).stdout

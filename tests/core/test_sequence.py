@@ -18,8 +18,8 @@ def test_an_event_is_every_column_but_the_embedding() -> None:
 
 
 def test_identities_put_type_and_surface_together() -> None:
-    one = np.ones(1, np.uint8)
-    sequence = Sequence(1, 1, np.array([-7]), np.array([1 << 63], np.uint64), one, one * 3, None)
+    ones = np.ones(1, np.uint8)
+    sequence = Sequence(1, 1, np.array([-7]), np.array([1 << 63], np.uint64), ones, ones * 3, None)
     assert sequence.identities() == [Identity(-7, 1 << 63, 259)]
 
 

@@ -68,15 +68,16 @@ def test_two_versions_answer_their_own_users_and_the_report_says_who_did_more(
     exposures = [
         Exposure.FromString(record.value or b"") for record in read_topic(node.settings.kafka, topic, advice="")
     ]
-    assert Counter(one.user_id for one in exposures) == {user: 2 for user in USERS if arm[user]}
-    assert all(one.arm == arm[one.user_id] and sorted(one.item_id) == [1, 2, 3] for one in exposures)
+    assert Counter(exposure.user_id for exposure in exposures) == {user: 2 for user in USERS if arm[user]}
+    for exposure in exposures:
+        assert (exposure.arm, sorted(exposure.item_id)) == (arm[exposure.user_id], [1, 2, 3])
 
     found = experiment_report(node.settings)
-    assert found.users == Counter(one for one in arm.values() if one)
+    assert found.users == Counter(name for name in arm.values() if name)
     assert (found.crossed, found.elsewhere) == (0, 0)
     assert found.sample_ratio_p > 0.001
     (compared,) = found.compared
-    first = next(name for name, one in vocabulary.action_types.items() if one.id == 1)
+    first = next(name for name, action_type in vocabulary.action_types.items() if action_type.id == 1)
     lift = compared.lifts[first]
     own = {
         name: [number % 2 + extra for number, user in enumerate(USERS) if arm[user] == name]
@@ -95,7 +96,7 @@ def test_two_versions_answer_their_own_users_and_the_report_says_who_did_more(
         "LIFELINE_KAFKA__EXPOSURES_TOPIC": topic,
         "LIFELINE_KAFKA__PARTITIONS": str(fresh_topics.partitions),
         "LIFELINE_SCORER__EXPERIMENT": "colours",
-        "LIFELINE_SCORER__ARMS": json.dumps({name: one.model_dump() for name, one in ARMS.items()}),
+        "LIFELINE_SCORER__ARMS": json.dumps({name: settings.model_dump() for name, settings in ARMS.items()}),
     }
     command = ["experiment", "report", "--data-dir", str(node.settings.node.data_dir)]
     shown = CliRunner().invoke(app, command, env=environment)

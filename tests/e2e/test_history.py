@@ -150,5 +150,5 @@ def test_verify_names_the_users_that_differ(
     tamper(node, user)
     answer = run_cli(node, "verify", "--json")
     assert answer.returncode == 3, answer.stderr
-    different = [one["different_users"] for one in json.loads(answer.stdout)["comparisons"] if one["different_users"]]
+    different = [row["different_users"] for row in json.loads(answer.stdout)["comparisons"] if row["different_users"]]
     assert different == [[user]]

@@ -41,13 +41,13 @@ def test_a_flood_of_new_items_stops_the_partition_and_its_users_are_read_on(
                 producer.publish(Action(user_id="ann", item_id=item, timestamp_ms=NOW_MS + at, action_type=1))
                 for at, item in enumerate(items)
             ]
-            return max(one.result(30).offset for one in sent)
+            return max(delivery.result(30).offset for delivery in sent)
 
         offset = publish(range(MOST))
         before = client.get_sequence("ann", min_offset=offset)
         publish(range(MOST, 5 * MOST))
         deadline = time.monotonic() + WITHIN_S
-        while not (stopped := [one for one in client.list_partitions().held if one.state == "paused"]):
+        while not (stopped := [status for status in client.list_partitions().held if status.state == "paused"]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         (partition,) = stopped

@@ -32,7 +32,11 @@ def get(node: NodeProcess, path: str) -> tuple[int, str]:
 
 def scrape(node: NodeProcess) -> Values:
     families = text_string_to_metric_families(get(node, "/metrics")[1])
-    return {(sample.name, frozenset(sample.labels.items())): sample.value for one in families for sample in one.samples}
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
 
 
 def summed(values: Values, name: str, **labels: str) -> float:
@@ -92,5 +96,5 @@ def test_a_scrape_tells_what_was_done(fresh_topics: KafkaSettings, make_node: No
     served = {name for name, _ in values} | bucketed
     # What has no sample yet is not missing: nothing is followed or logged beside, no snapshot made, no item bad.
     optional = {"lifeline_standby", "lifeline_snapshot", "lifeline_item_problems", "lifeline_side"}
-    assert {one.name for one in CATALOGUE if not one.name.startswith(tuple(optional))} <= served
+    assert {metric.name for metric in CATALOGUE if not metric.name.startswith(tuple(optional))} <= served
     assert node.stop() == 0

@@ -1,6 +1,5 @@
 """A node and its log, record by record: dead letters, erasure, the cap, and what gRPC answers."""
 
-import asyncio
 import json
 import os
 import random
@@ -158,24 +157,20 @@ def headers(record: Any) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-def test_batches_of_other_producers_are_read_whatever_they_compress_with(shared: Running, codec: str) -> None:
-    async def produce() -> int:
-        producer = AIOKafkaProducer(bootstrap_servers=shared.kafka.servers, compression_type=codec, acks="all")
-        await producer.start()
-        try:
-            sent = action(codec)
-            key = codec.encode()
-            at = await producer.send_and_wait(
-                shared.kafka.actions_topic,
-                sent.SerializeToString(),
-                key=key,
-                partition=partition_of(key, shared.kafka.partitions),
-            )
-            return int(at.offset)
-        finally:
-            await producer.stop()
-
-    assert shared.identities(codec, asyncio.run(produce())) == [Identity(NOW_MS, 7, 257)]
+async def test_batches_of_other_producers_are_read_whatever_they_compress_with(shared: Running, codec: str) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=shared.kafka.servers, compression_type=codec, acks="all")
+    await producer.start()
+    try:
+        key = codec.encode()
+        sent = await producer.send_and_wait(
+            shared.kafka.actions_topic,
+            action(codec).SerializeToString(),
+            key=key,
+            partition=partition_of(key, shared.kafka.partitions),
+        )
+    finally:
+        await producer.stop()
+    assert shared.identities(codec, sent.offset) == [Identity(NOW_MS, 7, 257)]
 
 
 def test_a_null_value_erases_and_later_actions_are_kept(shared: Running) -> None:
@@ -197,8 +192,8 @@ def test_the_cap_keeps_the_newest_whatever_the_order(fresh_topics: KafkaSettings
         create_topics(topics)
         node = make_node(topics, name)
         with LifelineProducer(node.settings.kafka) as producer:
-            for one in order:
-                delivery = producer.publish(one)
+            for message in order:
+                delivery = producer.publish(message)
             producer.flush()
             offset = delivery.result(30).offset
         node.start()
@@ -268,7 +263,7 @@ def test_every_refusal_has_a_code_a_reason_and_says_what_to_do(shared: Running) 
 def test_a_caller_that_goes_frees_its_place(shared: Running) -> None:
     with (
         grpc.insecure_channel(shared.node.address) as channel,
-        LifelineClient(shared.node.address, retry=False) as one,
+        LifelineClient(shared.node.address, retry=False) as client,
     ):
         stub = SequenceServiceStub(channel)
 
@@ -277,14 +272,14 @@ def test_a_caller_that_goes_frees_its_place(shared: Running) -> None:
 
         waiting = [wait() for _ in range(shared.node.settings.node.wait_places)]
         deadline = time.monotonic() + 20
-        while may_wait(one):
+        while may_wait(client):
             assert time.monotonic() < deadline, "the calls never took every place"
             # A call that came while the question itself held the last place was refused: it comes again.
             waiting = [wait() if call.done() else call for call in waiting]
-        one.get_sequence("u")
+        client.get_sequence("u")
         for call in waiting:
             call.cancel()
-        while not may_wait(one):
+        while not may_wait(client):
             assert time.monotonic() < deadline, "cancelled calls still hold their places"
 
 

@@ -76,7 +76,7 @@ def test_a_replay_that_was_killed_goes_on_and_equals_the_live_state_or_names_who
     into = tmp_path / "rebuilt"
 
     planned = replay(node, into, "--dry-run")
-    assert sum(one["records"] for one in planned) == len(history)
+    assert sum(plan["records"] for plan in planned) == len(history)
     assert not into.exists()
 
     kill_in_the_middle(node, into)
@@ -84,14 +84,14 @@ def test_a_replay_that_was_killed_goes_on_and_equals_the_live_state_or_names_who
     # The node runs, and keeps its own directory.
     again = replay(node, into, "--verify")
     assert again["equal"]
-    assert {one["partition"]: one["start"] for one in again["partitions"]}.items() >= {
+    assert {row["partition"]: row["start"] for row in again["partitions"]}.items() >= {
         number: offset + 1 for number, offset in begun.items()
     }.items()
     assert node.stop() == 0
     wanted = states(node.settings)
     found = states(node.settings.model_copy(update={"node": node.settings.node.model_copy(update={"data_dir": into})}))
-    assert {number: (one.fingerprint, one.events) for number, one in found.items()} == {
-        number: (one.fingerprint, one.events) for number, one in wanted.items()
+    assert {number: (state.fingerprint, state.events) for number, state in found.items()} == {
+        number: (state.fingerprint, state.events) for number, state in wanted.items()
     }
 
     # Replaying to an earlier offset needs another directory, and the same one only by force.
@@ -99,14 +99,14 @@ def test_a_replay_that_was_killed_goes_on_and_equals_the_live_state_or_names_who
     assert refused.returncode == 1
     assert "start over with --force" in refused.stderr
     short = replay(node, into, "--to-offset", "99", "--force")
-    assert {(one["start"], one["until"]) for one in short["partitions"]} == {(0, 99)}
+    assert {(row["start"], row["until"]) for row in short["partitions"]} == {(0, 99)}
     before = replay(node, tmp_path / "before", "--to-datetime", "2001-01-01")
-    assert {one["records"] for one in before["partitions"]} == {0}
+    assert {row["records"] for row in before["partitions"]} == {0}
 
     user = history.longest_users(1)[0]
     tamper(node, user)
     told = replay(node, into, "--verify", code=3)
-    assert [one["different_users"] for one in told["comparisons"] if one["different_users"]] == [[user]]
+    assert [row["different_users"] for row in told["comparisons"] if row["different_users"]] == [[user]]
 
     swapped = replay(node, into, "--swap")
     assert len(swapped["replaced"]) == node.settings.kafka.partitions

@@ -61,7 +61,7 @@ def test_from_a_nodes_log_another_model_is_trained(fresh_topics: KafkaSettings, 
 
     outcomes = logged_outcomes(node.settings, config, DAY)
     assert len(outcomes) == USERS * DAYS
-    assert all(one.action_types.tolist() == [1, 0, 0] for one in outcomes)
+    assert all(outcome.action_types.tolist() == [1, 0, 0] for outcome in outcomes)
     # The last request's outcome is open as long as three days may still bring something.
     assert len(logged_outcomes(node.settings, config, 3 * DAY + 1)) == USERS * (DAYS - 1)
     with pytest.raises(SelectionRecordError, match="train a model with the logged settings"):

@@ -54,13 +54,13 @@ def test_a_new_owner_restores_the_newest_snapshot_and_replays_only_what_follows(
                 producer.publish(Action(user_id=user, item_id=item, timestamp_ms=NOW_MS + item, action_type=1))
                 for item in items
             ]
-            return max(one.result(30).offset for one in sent)
+            return max(delivery.result(30).offset for delivery in sent)
 
         offset = publish(range(FIRST))
         client.get_sequence(user, min_offset=offset)
         made = lifeline(first, "snapshot", "create")
-        assert [one["partition"] for one in made] == list(range(fresh_topics.partitions))
-        assert sum(one["events"] for one in made) == FIRST
+        assert [snapshot["partition"] for snapshot in made] == list(range(fresh_topics.partitions))
+        assert sum(snapshot["events"] for snapshot in made) == FIRST
         offset = publish(range(FIRST, FIRST + MORE))
         before = client.get_sequence(user, min_offset=offset).sequences[Kind.EXPLICIT].identities()
         with pytest.raises(LifelineError, match="does not serve partition 99"):
@@ -79,7 +79,7 @@ def test_a_new_owner_restores_the_newest_snapshot_and_replays_only_what_follows(
             restored[event["partition"]] = event["snapshot"]
 
     second.wait_ready(READY_S, follow)
-    assert restored == {one["partition"]: one["id"] for one in made}
+    assert restored == {snapshot["partition"]: snapshot["id"] for snapshot in made}
     assert applied[-1] == MORE
     with LifelineClient(second.address, timeout_s=30) as client:
         answer = client.get_sequence(user, min_offset=offset)

@@ -31,7 +31,7 @@ def test_a_model_is_trained_on_topics_without_a_node(
     def train() -> tuple[dict[str, Any], int]:
         done = run_cli(node, "train", "--from-topic", str(copy), "--steps", "2", "--variant", "none", "--json")
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout), sum(one.events for one in states(of_copy).values())
+        return json.loads(done.stdout), sum(state.events for state in states(of_copy).values())
 
     begin_ms = int(time.time() * 1_000) - 60 * DAY
     publish_world(fresh_topics, begin_ms)

@@ -42,7 +42,7 @@ def test_metrics_come_as_text_and_as_openmetrics(server: HttpServer) -> None:
     status, text, content_type = get(server, "/metrics")
     assert status == 200
     assert content_type.startswith("text/plain")
-    (family,) = [one for one in text_string_to_metric_families(text) if one.name == "lifeline_records"]
+    (family,) = [metric for metric in text_string_to_metric_families(text) if metric.name == "lifeline_records"]
     assert family.samples[0].value == 3
     _, text, content_type = get(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
@@ -88,9 +88,9 @@ def test_a_slow_caller_holds_up_nobody(server: HttpServer) -> None:
 
 def slow(server: HttpServer) -> socket.socket:
     host, _, port = server.address.rpartition(":")
-    made = socket.create_connection((host, int(port)), timeout=60)
-    made.sendall(b"GET /livez HTTP/1.1\r\nHost: ")
-    return made
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: ")
+    return connection
 
 
 def threads() -> int:

@@ -22,7 +22,7 @@ def repository(tmp_path: Path) -> SnapshotRepository:
 
 
 @pytest.fixture
-def made(repository: SnapshotRepository, tmp_path: Path) -> list[tuple[str, int]]:
+def snapshots(repository: SnapshotRepository, tmp_path: Path) -> list[tuple[str, int]]:
     """Two snapshots of one store: id and fingerprint, the older one first."""
     store = opened(tmp_path / "source", None)
     found = []
@@ -49,35 +49,37 @@ def state_of(path: Path, snapshots: SnapshotRepository, settings: StoreSettings 
 
 
 def test_the_newest_snapshot_is_restored_where_there_is_no_directory(
-    repository: SnapshotRepository, made: list[tuple[str, int]], tmp_path: Path
+    repository: SnapshotRepository, snapshots: list[tuple[str, int]], tmp_path: Path
 ) -> None:
-    assert state_of(tmp_path / P, repository) == (29, made[1][1])
+    assert state_of(tmp_path / P, repository) == (29, snapshots[1][1])
 
 
-def test_what_is_on_the_disk_stays(repository: SnapshotRepository, made: list[tuple[str, int]], tmp_path: Path) -> None:
+def test_what_is_on_the_disk_stays(
+    repository: SnapshotRepository, snapshots: list[tuple[str, int]], tmp_path: Path
+) -> None:
     store = opened(tmp_path / P, None)
     fill(store, range(3))
     fingerprint = store.fingerprint
     store.close()
     assert state_of(tmp_path / P, repository) == (2, fingerprint)
-    assert len(made) == 2
+    assert len(snapshots) == 2
 
 
 def test_a_snapshot_that_was_tampered_with_is_passed_over_for_the_one_before(
-    repository: SnapshotRepository, made: list[tuple[str, int]], tmp_path: Path
+    repository: SnapshotRepository, snapshots: list[tuple[str, int]], tmp_path: Path
 ) -> None:
     newest, older = repository.snapshots(PARTITION)
     assert newest.manifest is not None
     assert older.manifest is not None
-    only = {one.sha256 for one in newest.manifest.files} - {one.sha256 for one in older.manifest.files}
+    only = {file.sha256 for file in newest.manifest.files} - {file.sha256 for file in older.manifest.files}
     (tmp_path / "snapshots" / P / "files" / min(only)).write_bytes(b"something else")
-    assert state_of(tmp_path / P, repository) == (19, made[0][1])
+    assert state_of(tmp_path / P, repository) == (19, snapshots[0][1])
 
 
 def test_without_one_that_fits_the_log_gives_it_all(
-    repository: SnapshotRepository, made: list[tuple[str, int]], tmp_path: Path
+    repository: SnapshotRepository, snapshots: list[tuple[str, int]], tmp_path: Path
 ) -> None:
-    assert made
+    assert snapshots
     assert state_of(tmp_path / P, repository, SETTINGS.model_copy(update={"max_explicit": 60})) == (-1, 0)
     nothing = SnapshotRepository(f"file://{tmp_path}/elsewhere")
     assert state_of(tmp_path / "again" / P, nothing) == (-1, 0)

@@ -76,23 +76,23 @@ def test_calls_come_at_their_rate_and_each_is_accounted_for(node: Node, address:
     # Poisson: four standard deviations either way.
     assert 140 < len(node.reads) + len(node.scores) < 260
     assert result.seconds > 1.9
-    assert {one.user_id for one in node.reads + node.scores} == {"ann", "bob"}
-    assert {one.newest for one in node.reads} == {3}
-    for one in node.scores:
-        assert len(set(one.item_id)) == len(one.item_id) == 7
+    assert {request.user_id for request in node.reads + node.scores} == {"ann", "bob"}
+    assert {request.newest for request in node.reads} == {3}
+    for request in node.scores:
+        assert len(set(request.item_id)) == len(request.item_id) == 7
 
 
 def test_a_seed_gives_the_same_calls(node: Node, address: str) -> None:
-    planned, asked = [], []
+    planned, requested = [], []
     for seed in (1, 1, 2):
         plan = LoadPlan(rate=200, seconds=0.5, score_share=0, connections=1, seed=seed)
         planned.append(load._calls(plan, PEOPLE))
         node.reads.clear()
         run_load(plan, PEOPLE, address, INSECURE)
-        asked.append([one.user_id for one in node.reads])
+        requested.append([request.user_id for request in node.reads])
     assert planned[0] == planned[1] != planned[2]
     # Calls that are under way together may overtake one another on a busy machine.
-    for calls, users in zip(planned, asked, strict=True):
+    for calls, users in zip(planned, requested, strict=True):
         assert sorted(users) == sorted(call.request.user_id for call in calls)  # type: ignore[attr-defined]
 
 

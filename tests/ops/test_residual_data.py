@@ -30,7 +30,7 @@ def test_an_erasure_says_what_it_does_not_reach_and_until_when(kafka_settings: K
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert (answer["user"], answer["offset"]) == ("ann", 0)
-    until = {one["place"]: one["until"] for one in answer["leftovers"]}
+    until = {leftover["place"]: leftover["until"] for leftover in answer["leftovers"]}
     # The topics as they are, and not as the configuration would make them.
     assert until[f"topic {kafka.actions_topic}"] == "for ever: its retention.ms is -1"
     assert until[f"topic {kafka.dead_letter_topic}"] == "9 days after each record, and a segment more"
@@ -45,9 +45,9 @@ def test_an_erasure_says_what_it_does_not_reach_and_until_when(kafka_settings: K
 def test_without_an_answer_of_the_cluster_the_topics_are_named_all_the_same() -> None:
     kafka = KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=0)
     found = residual_copies(Settings(kafka=kafka, snapshot=SnapshotSettings(url=None)))
-    topics = [one for one in found if one.place.startswith("topic ")]
-    assert [one.place for one in topics] == [
+    topics = [leftover for leftover in found if leftover.place.startswith("topic ")]
+    assert [leftover.place for leftover in topics] == [
         f"topic {name}" for name in ("actions", "actions-dlq", "selections", "exposures")
     ]
-    assert all(one.until.startswith("not known: Kafka at 127.0.0.1:1 does not answer") for one in topics)
-    assert not any("snapshots" in one.place for one in found)
+    assert all(leftover.until.startswith("not known: Kafka at 127.0.0.1:1 does not answer") for leftover in topics)
+    assert not any("snapshots" in leftover.place for leftover in found)

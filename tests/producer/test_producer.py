@@ -118,12 +118,12 @@ def test_a_callback_hears_of_the_acknowledgement(producer: LifelineProducer) -> 
 
 @pytest.mark.kafka
 def test_more_than_the_producer_holds_back_for(producer: LifelineProducer) -> None:
-    one = action()
+    message = action()
     for _ in range(80_000):
-        producer.publish(one)
+        producer.publish(message)
     assert len(producer._checkpoints) == 16
     producer.flush()
-    assert producer.publish(one).result(10).offset == 80_000
+    assert producer.publish(message).result(10).offset == 80_000
 
 
 @pytest.mark.kafka

@@ -37,8 +37,8 @@ def holder(settings: ScorerSettings) -> ModelHolder:
 @pytest.fixture
 def client(settings: ScorerSettings, holder: ModelHolder) -> Iterator[LifelineClient]:
     def load(version: str | None) -> Scorer:
-        wanted = settings.model_copy(update={"version": version})
-        return Scorer(weights.load(wanted, VOCABULARY), VOCABULARY, Table())
+        versioned = settings.model_copy(update={"version": version})
+        return Scorer(weights.load(versioned, VOCABULARY), VOCABULARY, Table())
 
     def versions() -> list[str]:
         return weights.usable_versions(settings.models_dir, settings.model)
@@ -47,8 +47,8 @@ def client(settings: ScorerSettings, holder: ModelHolder) -> Iterator[LifelineCl
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(holder, load, versions), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with LifelineClient(f"127.0.0.1:{port}", timeout_s=60) as made:
-        yield made
+    with LifelineClient(f"127.0.0.1:{port}", timeout_s=60) as opened:
+        yield opened
     server.stop(None).wait()
 
 
@@ -102,8 +102,8 @@ def test_whoever_asks_while_it_changes_gets_one_version_or_the_other(
                 client.use_model(str(1 + number % 3))
         finally:
             ended.set()
-        for one in looking:
-            one.result()
+        for future in looking:
+            future.result()
     assert seen == {"1", "2", "3"}
 
 

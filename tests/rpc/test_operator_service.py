@@ -117,26 +117,26 @@ def refused(stub: operator_pb2_grpc.OperatorServiceStub, *partitions: int) -> tu
 
 def test_every_partition_gets_a_snapshot(node: Node) -> None:
     reply = node.stub.CreateSnapshot(Request(), timeout=20)
-    assert [one.partition for one in reply.snapshots] == [1, 3]
-    for one in reply.snapshots:
-        state = node.stores[one.partition].state
-        assert (one.applied_offset, one.events, one.fingerprint) == (
+    assert [snapshot.partition for snapshot in reply.snapshots] == [1, 3]
+    for snapshot in reply.snapshots:
+        state = node.stores[snapshot.partition].state
+        assert (snapshot.applied_offset, snapshot.events, snapshot.fingerprint) == (
             state.applied_offset,
             state.events,
             as_text(state.fingerprint),
         )
-        (found,) = node.repository.snapshots(one.partition)
-        assert (found.id, found.problem) == (one.snapshot_id, None)
+        (found,) = node.repository.snapshots(snapshot.partition)
+        assert (found.id, found.problem) == (snapshot.snapshot_id, None)
         assert found.manifest is not None
         assert found.manifest.topic == "actions"
-        assert (one.files, one.total_bytes) == (len(found.manifest.files), found.manifest.total_bytes)
-        assert (one.uploaded_files, one.uploaded_bytes) == (one.files, one.total_bytes)
-        assert one.seconds > 0
+        assert (snapshot.files, snapshot.total_bytes) == (len(found.manifest.files), found.manifest.total_bytes)
+        assert (snapshot.uploaded_files, snapshot.uploaded_bytes) == (snapshot.files, snapshot.total_bytes)
+        assert snapshot.seconds > 0
 
 
 def test_partitions_can_be_named(node: Node) -> None:
     reply = node.stub.CreateSnapshot(Request(partitions=[3, 3]), timeout=20)
-    assert [one.partition for one in reply.snapshots] == [3]
+    assert [snapshot.partition for snapshot in reply.snapshots] == [3]
     assert node.repository.partitions() == [3]
     assert node.stub.CreateSnapshot(Request(partitions=[3]), timeout=20).snapshots[0].uploaded_files <= 4
 
@@ -196,7 +196,7 @@ def test_one_call_at_a_time_and_one_that_nobody_waits_for_ends(node: Node) -> No
     # The next one is let in when the first has ended, and that has made nothing.
     while (made := attempt(node.stub)) is None:
         assert time.monotonic() < end
-    assert [one.id for one in node.repository.snapshots()] == [made.snapshots[0].snapshot_id]
+    assert [snapshot.id for snapshot in node.repository.snapshots()] == [made.snapshots[0].snapshot_id]
 
 
 def attempt(stub: operator_pb2_grpc.OperatorServiceStub) -> operator_pb2.CreateSnapshotResponse | None:
@@ -224,6 +224,9 @@ def test_what_is_held_and_where_the_rest_is(node: Node) -> None:
 
 def test_fingerprints_come_as_text_and_of_another_partition_not_at_all(node: Node) -> None:
     found = node.stub.ListFingerprints(operator_pb2.ListFingerprintsRequest(partition=3)).fingerprints
-    assert [(one.offset, one.fingerprint) for one in found] == [(10, f"{0xAB:032x}"), (12, f"{1:032x}")]
+    assert [(fingerprint.offset, fingerprint.fingerprint) for fingerprint in found] == [
+        (10, f"{0xAB:032x}"),
+        (12, f"{1:032x}"),
+    ]
     with pytest.raises(grpc.RpcError, match="does not hold partition 4"):
         node.stub.ListFingerprints(operator_pb2.ListFingerprintsRequest(partition=4))

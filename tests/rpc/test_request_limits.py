@@ -62,7 +62,7 @@ def test_a_request_that_does_not_decode_is_a_refusal_of_every_service(server: No
 
 
 def test_every_method_has_limits_and_every_bound_a_field() -> None:
-    names = {name for one in methods_of(ALL_SERVICES) for name, _, _ in MessageLimits(one.input_type).rows()}
+    names = {name for method in methods_of(ALL_SERVICES) for name, _, _ in MessageLimits(method.input_type).rows()}
     group = {name for name in BOUNDS if name.startswith(("lifeline.v1.Group", "lifeline.v1.PlacedPartition"))}
     assert names | group == set(BOUNDS)
     assert len(methods_of(SERVICES)) >= 7

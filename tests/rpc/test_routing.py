@@ -46,9 +46,9 @@ redirecting = pytest.mark.parametrize("nodes", ["redirect"], indirect=True)
 
 def test_a_call_goes_on_to_the_owner_and_its_answer_comes_back(nodes: tuple[Node, Node]) -> None:
     first, second = nodes
-    reply, told = first.call(USERS[2])
+    reply, metadata = first.call(USERS[2])
     assert (reply.as_of.partition, reply.as_of.lag_records) == (1, 9)
-    assert (told[OWNER], told[PARTITIONS]) == (second.address, str(COUNT))
+    assert (metadata[OWNER], metadata[PARTITIONS]) == (second.address, str(COUNT))
     assert first.services.asked == []
     ((user, marked, left_s),) = second.services.asked
     assert (user, marked) == (USERS[2], True)
@@ -61,8 +61,8 @@ def test_a_call_goes_on_to_the_owner_and_its_answer_comes_back(nodes: tuple[Node
 
 def test_a_call_for_a_user_who_is_here_stays(nodes: tuple[Node, Node]) -> None:
     first, second = nodes
-    _, told = first.call(USERS[0])
-    assert OWNER not in told
+    _, metadata = first.call(USERS[0])
+    assert OWNER not in metadata
     assert [(user, marked) for user, marked, _ in first.services.asked] == [(USERS[0], False)]
     assert second.services.asked == []
 
@@ -196,14 +196,14 @@ def test_an_owner_whose_address_cannot_be_reached_costs_nothing_where_nodes_forw
 
 
 @pytest.mark.parametrize(
-    ("configured", "bound", "told"),
+    ("configured", "bound", "advertised"),
     [
         ("shop-3.internal:50051", "0.0.0.0:50051", "shop-3.internal:50051"),
         ("", "10.0.0.7:50051", "10.0.0.7:50051"),
     ],
 )
-def test_the_address_that_others_are_told(configured: str, bound: str, told: str) -> None:
-    assert advertised_address(NodeSettings(advertised_address=configured), bound) == told
+def test_the_address_that_others_are_told(configured: str, bound: str, advertised: str) -> None:
+    assert advertised_address(NodeSettings(advertised_address=configured), bound) == advertised
 
 
 @pytest.mark.parametrize("bound", ["0.0.0.0:50051", "[::]:50051"])

@@ -171,7 +171,7 @@ def test_an_answer_has_scores_and_what_they_stand_on(node: Node) -> None:
 def test_a_user_nobody_knows_is_scored(node: Node) -> None:
     reply = node.stub.Score(request(3, user="nobody", explain=True))
     assert len(reply.score) == 1
-    assert [list(one.selected) for one in reply.explanations] == [[]]
+    assert [list(explanation.selected) for explanation in reply.explanations] == [[]]
     assert reply.as_of.applied_offset == -1
 
 
@@ -190,11 +190,11 @@ def test_contributions_come_when_asked_for(node: Node) -> None:
     node.act(0, (NOW_MS - DAY, 3, 1), (NOW_MS - 2 * DAY, 4, 1), (NOW_MS - 3 * DAY, 5, 1))
     answer = node.stub.Score(request(3, explain=True, contributions=2))
     (explanation,) = answer.explanations
-    told = [token for token in explanation.selected if token.HasField("contribution")]
+    tokens = [token for token in explanation.selected if token.HasField("contribution")]
     assert len(explanation.selected) == 3
-    assert len(told) == 2
-    assert told[-1].item_id == 3
-    assert any(token.contribution for token in told)
+    assert len(tokens) == 2
+    assert tokens[-1].item_id == 3
+    assert any(token.contribution for token in tokens)
     plain = node.stub.Score(request(3, explain=True))
     assert plain.score == answer.score
     assert not any(token.HasField("contribution") for token in plain.explanations[0].selected)

@@ -80,8 +80,8 @@ def test_the_encoder_gives_what_pytorch_gives(name: str, explicit: int, impressi
     config = SMALL if name == "small" else variant(name, HEADS)
     wanted, found = sequences(config, explicit, impressions)
     assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    for actual, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(actual, other, rtol=0, atol=1e-5)
 
 
 def test_a_wide_layer_of_any_size_is_padded() -> None:

@@ -32,12 +32,12 @@ def outputs(model: TransAct, inputs: Inputs) -> torch.Tensor:
 def test_the_products_of_two_layers_and_the_read_out_make_up_the_encoder() -> None:
     model, _ = made()
     found = products(model)
-    assert [str(one) for one in found[:2]] == ["layer 1 match", "layer 1 score"]
+    assert [str(product) for product in found[:2]] == ["layer 1 match", "layer 1 score"]
     assert str(found[-1]) == "read_out"
     assert len(found) == 13
     # 192 tokens: what the floors of the processor are reckoned from.
     published = TransAct(variant("v2", HEADS))
-    total = sum(operations(published, one) for one in found)
+    total = sum(operations(published, product) for product in found)
     assert total == 192 * (64 * 64 * 5 + 2 * 2 * 64 * 32 + 4 * 64 * 193 // 2)
 
 
@@ -86,18 +86,20 @@ def test_calibration_does_not_look_at_padding() -> None:
     model, inputs = made(explicit=2)
     assert not inputs.valid.all()
     garbage = torch.where(inputs.valid, inputs.index, torch.randint(0, len(inputs.embedding), inputs.index.shape))
-    for one, other in zip(calibrate(model, [inputs]), calibrate(model, [replace(inputs, index=garbage)]), strict=True):
-        for left, right in zip(one, other, strict=True):
+    for actual, expected in zip(
+        calibrate(model, [inputs]), calibrate(model, [replace(inputs, index=garbage)]), strict=True
+    ):
+        for left, right in zip(actual, expected, strict=True):
             torch.testing.assert_close(left, right)
 
 
 def test_calibration_takes_the_greatest_of_all_requests() -> None:
     model, first = made(seed=1)
     _, second = made(seed=2)
-    both, one, other = (calibrate(model, of) for of in ([first, second], [first], [second]))
+    both, first_only, second_only = (calibrate(model, of) for of in ([first, second], [first], [second]))
     assert isinstance(both, Calibration)
     for name in Calibration._fields:
-        for together, left, right in zip(*(getattr(of, name) for of in (both, one, other)), strict=True):
+        for together, left, right in zip(*(getattr(of, name) for of in (both, first_only, second_only)), strict=True):
             torch.testing.assert_close(together, torch.maximum(left, right))
     block = model.encoder.blocks[0]  # type: ignore[union-attr]
     assert isinstance(block, EncoderBlock)

@@ -27,7 +27,7 @@ def logged(sizes: tuple[int, int, int] = (40, 9, 5)) -> LoggedRequest:
     return LoggedRequest("ann", "transact", "7", SMALL.selection_settings, selected, probability)
 
 
-def same(one: FeatureSnapshot, other: FeatureSnapshot) -> bool:
+def same(snapshot: FeatureSnapshot, other: FeatureSnapshot) -> bool:
     def equal(left: object, right: object) -> bool:
         if isinstance(left, Tokens) and isinstance(right, Tokens):
             return all(equal(getattr(left, f.name), getattr(right, f.name)) for f in fields(left))
@@ -35,7 +35,7 @@ def same(one: FeatureSnapshot, other: FeatureSnapshot) -> bool:
             return left.dtype == right.dtype and np.array_equal(left, right)
         return left == right
 
-    return all(equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+    return all(equal(getattr(snapshot, f.name), getattr(other, f.name)) for f in fields(snapshot))
 
 
 @pytest.mark.parametrize("sizes", [(40, 9, 5), (0, 0, 2), (1, 0, 1), (0, 3, 3)])

@@ -204,7 +204,7 @@ def test_what_was_measured_of_a_version_is_loaded_with_it(tmp_path: Path, accept
     assert (found.calibration is not None) is accepted
     if found.calibration is not None:
         for parts, others in zip(found.calibration, CALIBRATED, strict=True):
-            assert all(torch.equal(one, other) for one, other in zip(parts, others, strict=True))
+            assert all(torch.equal(part, other) for part, other in zip(parts, others, strict=True))
     assert sorted(path.name for path in directory.iterdir()) == sorted([MANIFEST, PRECISION, CALIBRATION, WEIGHTS])
 
 

@@ -1,6 +1,5 @@
 """Who may call what: open ports, operators' methods, and the line that each of their calls leaves in the log."""
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,11 +35,6 @@ CALLS: Mapping[str, Callable[[LifelineClient], object]] = {
 OPERATORS = {name for name, audience in AUDIENCES.items() if audience is Audience.OPERATORS}
 
 
-@pytest.fixture
-def ours(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "ours")
-
-
 def outcome(server: NodeServer, method: str, **security: object) -> str:
     """Return why a call did not reach its service; "reached" of one that did."""
     calls = CallSecurity.of(SecuritySettings.model_validate(security))
@@ -63,8 +57,8 @@ def called_from(peer: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_every_method_of_every_service_is_classified() -> None:
     modules = (model_pb2, operator_pb2, score_pb2, sequence_pb2)
-    services = [one for module in modules for one in module.DESCRIPTOR.services_by_name.values()]
-    assert {one.full_name for one in services} == {one.full_name for one in DESCRIPTORS} == set(SERVICES)
+    services = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
+    assert {service.full_name for service in services} == {each.full_name for each in DESCRIPTORS} == set(SERVICES)
     names = [method.name for service in services for method in service.methods]
     assert len(names) == len(set(names))
     (stream,) = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].methods
@@ -95,26 +89,26 @@ def test_without_callers_operators_call_from_the_nodes_own_machine(monkeypatch: 
                 assert refused == OPERATORS
 
 
-def test_a_port_that_others_reach_needs_callers_or_has_to_be_opened(ours: Authority) -> None:
+def test_a_port_that_others_reach_needs_callers_or_has_to_be_opened(authority: Authority) -> None:
     caller = {"feed": {"token_sha256": token_hash("t")}}
-    tls = server_of(ours)
+    tls = server_of(authority)
     for address in ("0.0.0.0:50051", "[::]:50051", "[::ffff:0.0.0.0]:50051", "10.0.0.7:50051", "127.a.example:50051"):
         for settings in (SecuritySettings(), tls):
             with pytest.raises(SecurityError, match=r"does not say who may call: set .*security\.open = true"):
                 settings.listening_addresses(address)
         with pytest.raises(SecurityError, match=r"unencrypted: set security\.certificate"):
             SecuritySettings.model_validate({"callers": caller}).listening_addresses(address)
-        for more in ({"callers": caller}, {"client_ca": ours.ca}, {"open": True}):
+        for more in ({"callers": caller}, {"client_ca": authority.ca}, {"open": True}):
             settings = SecuritySettings.model_validate(tls.model_dump() | more)
             assert settings.listening_addresses(address) == (address,)
     assert SecuritySettings().listening_addresses("127.0.0.1:50051") == ("127.0.0.1:50051",)
 
 
-def test_a_node_that_would_be_open_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_node_that_would_be_open_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     flags = {"node.grpc_address": "0.0.0.0:0", "kafka.bootstrap_servers": "127.0.0.1:1"}
     with pytest.raises(SecurityError, match=r"other machines can reach 0\.0\.0\.0:0"):
-        asyncio.run(run_node(load_settings(None, flags)))
+        await run_node(load_settings(None, flags))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,9 +133,9 @@ def test_loopback_is_judged_by_what_a_name_resolves_to(monkeypatch: pytest.Monke
     resolving(monkeypatch, "127.0.0.1", "192.0.2.1")
     assert loopback_addresses("localhost:7") == ()
     # What was resolved is what is connected to: nobody asks again.
-    asked = resolving(monkeypatch, "127.0.0.1", "::1")
+    lookups = resolving(monkeypatch, "127.0.0.1", "::1")
     assert loopback_target("mine.example:7") == "ipv6:[::ffff:127.0.0.1]:7,[::1]:7"
-    assert asked == ["mine.example"]
+    assert lookups == ["mine.example"]
 
 
 @pytest.mark.parametrize(
@@ -212,22 +206,22 @@ def test_refused_calls_of_operators_methods_do_not_fill_the_log(monkeypatch: pyt
         assert [line["unlogged"] for line in logs if "unlogged" in line] == [9]
 
 
-def test_a_node_is_known_by_the_name_in_its_certificate(ours: Authority) -> None:
-    node = dict(zip(("client_certificate", "client_key"), ours.issue("lifeline-node"), strict=True))
-    other = dict(zip(("client_certificate", "client_key"), ours.issue("feed"), strict=True))
-    security = server_of(ours, client_ca=ours.ca, callers=CALLERS, ca=ours.ca, peer_name="lifeline-node")
+def test_a_node_is_known_by_the_name_in_its_certificate(authority: Authority) -> None:
+    node = dict(zip(("client_certificate", "client_key"), authority.issue("lifeline-node"), strict=True))
+    other = dict(zip(("client_certificate", "client_key"), authority.issue("feed"), strict=True))
+    security = server_of(authority, client_ca=authority.ca, callers=CALLERS, ca=authority.ca, peer_name="lifeline-node")
     with serving(security) as (server, _):
-        reached = {method for method in CALLS if outcome(server, method, ca=ours.ca, **node) == "reached"}
+        reached = {method for method in CALLS if outcome(server, method, ca=authority.ca, **node) == "reached"}
         # What nodes ask each other, and nothing else: users and operators have tokens.
         assert reached == {"ListFingerprints"}
-        assert outcome(server, "ListFingerprints", ca=ours.ca, **other) == "TOKEN_MISSING"
+        assert outcome(server, "ListFingerprints", ca=authority.ca, **other) == "TOKEN_MISSING"
 
 
-def test_nodes_call_only_nodes_where_these_have_a_name_of_their_own(ours: Authority) -> None:
-    calls = CallSecurity.between_nodes(SecuritySettings(ca=ours.ca, peer_name="lifeline-node"))
+def test_nodes_call_only_nodes_where_these_have_a_name_of_their_own(authority: Authority) -> None:
+    calls = CallSecurity.between_nodes(SecuritySettings(ca=authority.ca, peer_name="lifeline-node"))
     for name, reason in (("lifeline-node", ""), ("127.0.0.1", "SERVER_NAME_WRONG")):
         with (
-            serving(server_of(ours, name)) as (server, _),
+            serving(server_of(authority, name)) as (server, _),
             LifelineClient(server.address, timeout_s=10, retry=False, security=calls) as client,
         ):
             if not reason:

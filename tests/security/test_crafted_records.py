@@ -123,7 +123,7 @@ def kafka(kafka_settings: KafkaSettings) -> KafkaSettings:
     return kafka_settings
 
 
-def test_no_crafted_batch_stops_a_reader_or_costs_a_neighbour(kafka: KafkaSettings) -> None:
+async def test_no_crafted_batch_stops_a_reader_or_costs_a_neighbour(kafka: KafkaSettings) -> None:
     expected: list[int] = []
     batches: list[bytes] = []
     letters = 0
@@ -135,31 +135,34 @@ def test_no_crafted_batch_stops_a_reader_or_costs_a_neighbour(kafka: KafkaSettin
     expected.append(2_000)
     publish(kafka, kafka.actions_topic, PARTITION, batches)
 
-    end = asyncio.run(log_ranges(kafka))[PARTITION].until + 1
-    items, dead = asyncio.run(node_reads(kafka, end))
+    end = (await log_ranges(kafka))[PARTITION].until + 1
+    items, dead = await node_reads(kafka, end)
     assert items == expected
     assert sum(dead.values()) == letters
 
     store = RecordingStore(PARTITION)
     store.open = True
-    asyncio.run(replay(kafka, Node(kafka, UPDATER).rules(), cast("PartitionStore", store), until=end - 1))
+    await replay(kafka, Node(kafka, UPDATER).rules(), cast("PartitionStore", store), until=end - 1)
     assert [item for _, _, item, _ in store.events] == expected
 
-    read = [each for each in read_topic(kafka, kafka.actions_topic, advice="") if each.partition == PARTITION]
-    assert read[-1].offset == end - 1
-    found = list(read_letters(kafka))
-    assert len(found) == letters
-    assert {letter.reason for letter in found} == set(dead) == {"unreadable", "oversized", "misrouted"}
-    stubs = [dict(letter.record.headers) for letter in found if is_stub(letter.record.headers)]
+    # These have an event loop of their own, so they run in a thread.
+    topic = await asyncio.to_thread(list, read_topic(kafka, kafka.actions_topic, advice=""))
+    assert [each for each in topic if each.partition == PARTITION][-1].offset == end - 1
+    dead_letters = await asyncio.to_thread(list, read_letters(kafka))
+    assert len(dead_letters) == letters
+    assert {letter.reason for letter in dead_letters} == set(dead) == {"unreadable", "oversized", "misrouted"}
+    stubs = [dict(letter.record.headers) for letter in dead_letters if is_stub(letter.record.headers)]
     assert str(8 << 20).encode() in {stub[STUB_BYTES] for stub in stubs}
     assert all(len(stub[STUB_SHA256] or b"") == 64 for stub in stubs)
-    assert all(len(letter.record.value or b"") <= 1_024 for letter in found if is_stub(letter.record.headers))
+    assert all(len(letter.record.value or b"") <= 1_024 for letter in dead_letters if is_stub(letter.record.headers))
     # A stub published again would be another action, or the erasure of somebody.
-    retried = list(retry_letters(kafka, lambda: found, max_retries=3, dry_run=True))
-    assert [one.outcome is RetryOutcome.STUB for one in retried] == [is_stub(one.record.headers) for one in found]
+    retries = await asyncio.to_thread(list, retry_letters(kafka, lambda: dead_letters, max_retries=3, dry_run=True))
+    assert [retry.outcome is RetryOutcome.STUB for retry in retries] == [
+        is_stub(letter.record.headers) for letter in dead_letters
+    ]
 
 
-def test_no_crafted_batch_stops_the_items(kafka: KafkaSettings) -> None:
+async def test_no_crafted_batch_stops_the_items(kafka: KafkaSettings) -> None:
     class Table:
         def __init__(self) -> None:
             self.ids: list[int] = []
@@ -182,19 +185,15 @@ def test_no_crafted_batch_stops_the_items(kafka: KafkaSettings) -> None:
     create_topics(one_partition)
     publish(one_partition, one_partition.items_topic, 0, [batch(item(1)), *(each for each in crafted), batch(item(2))])
     table = Table()
-
-    async def follow() -> dict[ItemProblem, int]:
-        follower = ItemFollower(one_partition, table)
-        await follower.start()
-        try:
-            await asyncio.wait_for(follower.caught_up.wait(), 30)
-            return dict(follower.problems)
-        finally:
-            await follower.stop(5)
-
-    problems = asyncio.run(follow())
+    follower = ItemFollower(one_partition, table)
+    await follower.start()
+    try:
+        async with asyncio.timeout(30):
+            await follower.caught_up.wait()
+    finally:
+        await follower.stop(5)
     assert table.ids == [1, 2]
-    assert problems[ItemProblem.UNREADABLE] >= 6
+    assert follower.problems[ItemProblem.UNREADABLE] >= 6
 
 
 def altered(records: bytes, rng: random.Random) -> bytes:

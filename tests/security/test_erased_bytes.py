@@ -16,9 +16,9 @@ def test_only_ids_of_items_stay_and_only_in_the_item_table(tmp_path: Path) -> No
     store = open_store(tmp_path, SHAPE)
     items = [0xDECADE_0000_0000 + number for number in range(50)]
     for offset in range(5):
-        mine = [Event(USER, SINCE + 7_919 * item % 3_000_000, item, 257) for item in items[offset * 10 :][:10]]
+        history = [Event(USER, SINCE + 7_919 * item % 3_000_000, item, 257) for item in items[offset * 10 :][:10]]
         others = [Event(b"bob", SINCE + HOUR_MS + offset, 7, 257), Event(b"zoe", SINCE + 1, 8, 257)]
-        store.apply(batch_of([*mine, *others]), offset=offset)
+        store.apply(batch_of([*history, *others]), offset=offset)
     assert store.erase(USER, offset=5) == 50
     assert store.wait_scrubbed(60)
     store.close()

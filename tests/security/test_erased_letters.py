@@ -65,15 +65,15 @@ class Cluster:
 
     def retry(self, **options: Any) -> list[str]:
         """Return the outcome of each letter, in the order in which they were put; nothing is published."""
-        asked = {"max_retries": 3, "dry_run": True} | options
-        return [one.outcome.value for one in retry_letters(self.kafka, self.letters, **asked)]
+        settings = {"max_retries": 3, "dry_run": True} | options
+        return [letter.outcome.value for letter in retry_letters(self.kafka, self.letters, **settings)]
 
 
 @pytest.fixture
 def cluster(kafka_settings: KafkaSettings) -> Iterator[Cluster]:
-    made = Cluster(kafka_settings)
-    yield made
-    made.producer.close()
+    cluster = Cluster(kafka_settings)
+    yield cluster
+    cluster.producer.close()
 
 
 def test_what_came_before_an_erasure_stays_away_and_what_came_after_it_goes(cluster: Cluster) -> None:
@@ -194,9 +194,10 @@ def test_an_erasure_during_a_retry_is_seen_or_told(
         if passes == 2:
             yield from list(cluster.letters())[1:]
 
-    done = [one.outcome for one in retry_letters(cluster.kafka, letters, max_retries=3, dry_run=False)]
+    retries = retry_letters(cluster.kafka, letters, max_retries=3, dry_run=False)
+    outcomes = [retry.outcome for retry in retries]
     late = [RetryOutcome.PUBLISHED, RetryOutcome.OVERTAKEN]
-    assert done == ([RetryOutcome.ERASED] if refresh_s == 0 else late)
+    assert outcomes == ([RetryOutcome.ERASED] if refresh_s == 0 else late)
 
 
 WAYS: dict[str, Callable[[int], list[str]]] = {
@@ -219,7 +220,7 @@ def test_the_command_says_whom_it_passes_over(cluster: Cluster, way: Callable[[i
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["outcomes"]["erased"] == 1
-    assert [(one["outcome"], one["to_offset"]) for one in found["letters"]] == [("erased", -1)]
+    assert [(letter["outcome"], letter["to_offset"]) for letter in found["letters"]] == [("erased", -1)]
     said = CliRunner().invoke(app, ["dlq", "retry", *way(0)], env=flags)
     assert "1 erased: their users were erased after them" in said.stdout
     assert cluster.log("ann").get(30).offset == 2

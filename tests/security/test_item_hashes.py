@@ -113,16 +113,16 @@ def test_tokens_do_not_depend_on_the_seed() -> None:
         )
         return [array.tolist() for array in arrays]
 
-    wanted = answer(MEETING)
-    assert any(any(row) for row in wanted[2:])
+    expected = answer(MEETING)
+    assert any(any(row) for row in expected[2:])
     for seed in drawn(10):
-        assert answer(seed) == wanted
+        assert answer(seed) == expected
 
 
 def test_ordinals_do_not_depend_on_the_seed() -> None:
     ids = np.random.default_rng(3).integers(0, 2_000, 5_000, np.uint64)
-    wanted = IdIndex(seed=MEETING).add(ids)
+    expected = IdIndex(seed=MEETING).add(ids)
     for seed in drawn(10):
         index = IdIndex(seed=seed)
-        assert np.array_equal(index.add(ids), wanted)
-        assert np.array_equal(index.find(ids), wanted)
+        assert np.array_equal(index.add(ids), expected)
+        assert np.array_equal(index.find(ids), expected)

@@ -40,8 +40,8 @@ def settings(tmp_path: Path) -> ScorerSettings:
 @pytest.fixture
 def client(settings: ScorerSettings) -> Iterator[LifelineClient]:
     def load(version: str | None) -> Scorer:
-        wanted = settings.model_copy(update={"version": version})
-        return Scorer(weights.load(wanted, VOCABULARY), VOCABULARY, Table())
+        versioned = settings.model_copy(update={"version": version})
+        return Scorer(weights.load(versioned, VOCABULARY), VOCABULARY, Table())
 
     def versions() -> list[str]:
         return weights.usable_versions(settings.models_dir, settings.model)
@@ -50,8 +50,8 @@ def client(settings: ScorerSettings) -> Iterator[LifelineClient]:
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(ModelHolder(settings), load, versions), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with LifelineClient(f"127.0.0.1:{port}", timeout_s=60) as made:
-        yield made
+    with LifelineClient(f"127.0.0.1:{port}", timeout_s=60) as opened:
+        yield opened
     server.stop(None).wait()
 
 

@@ -86,20 +86,20 @@ def test_what_is_printed_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixt
     output.error(text)
     with output.progress() as bar:
         bar.add_task(text, note=text)
-    told = capsys.readouterr()
-    assert_tame(told.out + told.err)
-    assert told.out.startswith(printable(whole) + "\n")
-    bare = "".join(char for char in squeezed(told.out) if char not in "\u2503\u2502")
+    captured = capsys.readouterr()
+    assert_tame(captured.out + captured.err)
+    assert captured.out.startswith(printable(whole) + "\n")
+    bare = "".join(char for char in squeezed(captured.out) if char not in "\u2503\u2502")
     assert bare.count(squeezed(printable(whole))) == (3 if whole != text else 6)
 
 
 def test_json_stays_json_and_carries_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
     value = {EVIL: [EVIL, "\x7f\x9b\U000e0001\ud800 é 漢"]}
     Output(as_json=True).show(text=list, document=lambda: value)
-    told = capsys.readouterr().out
-    assert json.loads(told) == value
-    assert "é 漢" in told
-    assert all(line.isprintable() for line in told.splitlines())
+    output = capsys.readouterr().out
+    assert json.loads(output) == value
+    assert "é 漢" in output
+    assert all(line.isprintable() for line in output.splitlines())
 
 
 def test_inspect_shows_a_users_id_escaped(tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ def _logs_restored() -> Iterator[None]:
 def test_a_log_line_is_one_line_and_shows_no_local_variable(
     monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], log_format: Literal["console", "json"]
 ) -> None:
-    told = stream()
-    monkeypatch.setattr(sys, "stderr", told)
+    output = stream()
+    monkeypatch.setattr(sys, "stderr", output)
     configure_logs(NodeSettings(log_format=log_format))
     log: Any = structlog.get_logger("ours")
 
@@ -170,7 +170,7 @@ def test_a_log_line_is_one_line_and_shows_no_local_variable(
         except ValueError:
             log.exception(EVIL, user=EVIL, key=EVIL.encode(), error=repr(EVIL), **{EVIL: [EVIL]})
             logging.getLogger("theirs").exception("said %s", EVIL)
-    text = told.getvalue()
+    text = output.getvalue()
     assert_tame(text)
     assert SECRET not in text
     assert "in fail" in text
@@ -202,19 +202,21 @@ def test_an_unexpected_error_of_a_command_is_a_tame_traceback_without_local_vari
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         code, text = done.returncode, done.stderr
     else:
-        ours, theirs = pty.openpty()
-        with subprocess.Popen(command, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as process:
-            os.close(theirs)
+        own_end, child_end = pty.openpty()
+        with subprocess.Popen(
+            command, stdout=child_end, stderr=child_end, env={**os.environ, "TERM": "xterm"}
+        ) as process:
+            os.close(child_end)
             chunks = []
             # Linux says EIO once the other side is closed.
             while True:
                 try:
-                    chunks.append(os.read(ours, 65_536))
+                    chunks.append(os.read(own_end, 65_536))
                 except OSError:
                     break
                 if not chunks[-1]:
                     break
-        os.close(ours)
+        os.close(own_end)
         code, text = process.returncode, b"".join(chunks).decode()
     assert code == 1
     assert "in deeper" in text

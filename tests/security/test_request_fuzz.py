@@ -56,19 +56,19 @@ ODD_TEXTS = (
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     settings = NodeSettings(grpc_address=ADDRESS, max_wait_ms=20)
-    with node_at(tmp_path_factory.mktemp("node"), settings) as made:
-        yield made
+    with node_at(tmp_path_factory.mktemp("node"), settings) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def channel(node: Node) -> Iterator[grpc.Channel]:
     options = (("grpc.max_send_message_length", -1),)
-    with grpc.insecure_channel(node.address, options) as made:
+    with grpc.insecure_channel(node.address, options) as opened:
         # The first calls compile and allocate.
         request = score_pb2.ScoreRequest(user_id="ann", item_id=range(512), explain=True, contributions=1)
         for _ in range(2):
-            send(made, method("lifeline.v1.ScoreService.Score"), request.SerializeToString())
-        yield made
+            send(opened, method("lifeline.v1.ScoreService.Score"), request.SerializeToString())
+        yield opened
 
 
 def method(name: str) -> MethodDescriptor:
@@ -79,9 +79,9 @@ def methods(channel: grpc.Channel) -> list[MethodDescriptor]:
     services = ProtoReflectionDescriptorDatabase(channel).get_services()
     assert {*SERVICES, health.SERVICE_NAME} < set(services)
     pool = descriptor_pool.Default()
-    every = [one for name in sorted(services) for one in pool.FindServiceByName(name).methods]
+    every = [method for name in sorted(services) for method in pool.FindServiceByName(name).methods]
     # Health's List is in its descriptor and not served.
-    return [one for one in every if one.full_name != f"{health.SERVICE_NAME}.List"]
+    return [method for method in every if method.full_name != f"{health.SERVICE_NAME}.List"]
 
 
 def send(
@@ -246,7 +246,7 @@ def test_no_request_costs_more_than_its_bytes(channel: grpc.Channel) -> None:
 def test_no_request_that_is_small_on_the_wire_costs_more(channel: grpc.Channel) -> None:
     for to in methods(channel):
         # Four million entries in 4 KB, of a field that may have several, if there is one.
-        numbers = [one.number for one in to.input_type.fields if one.is_repeated]
+        numbers = [field.number for field in to.input_type.fields if field.is_repeated]
         packed = long(next(iter(numbers), 1), fill_message(b"\x01", LIMIT - 64))
         assert check(channel, to, packed, grpc.Compression.Gzip) == "RESOURCE_EXHAUSTED"
 

@@ -1,6 +1,5 @@
 """What producers say of time: it must not make the events of others too old."""
 
-import asyncio
 import random
 import time
 from contextlib import AsyncExitStack
@@ -130,35 +129,42 @@ def creation_time(kafka_settings: KafkaSettings) -> KafkaSettings:
     return kafka
 
 
-async def start_node(settings: Settings) -> None:
-    watch = SecurityWatch(LoadedSettings(settings, {}, None, load_settings))
-    async with AsyncExitStack() as stack:
-        await Node.start(settings, watch, stack, Deadline(5.0))
+CREATION_TIME = (
+    r"message\.timestamp\.type is CreateTime, not LogAppendTime.*--add-config message\.timestamp\.type=LogApp"
+)
 
 
 @pytest.mark.kafka
 def test_with_ages_a_topic_of_producers_times_is_refused(creation_time: KafkaSettings, tmp_path: Path) -> None:
-    says = r"message\.timestamp\.type is CreateTime, not LogAppendTime.*--add-config message\.timestamp\.type=LogApp"
-    with pytest.raises(TopicMismatchError, match=says):
+    with pytest.raises(TopicMismatchError, match=CREATION_TIME):
         ensure_topics(creation_time, requires_log_time=True)
     with pytest.raises(TopicMismatchError, match="set neither store"):
         check_log_time(creation_time)
     aged = Settings(kafka=creation_time, store=AGES, node=NodeSettings(data_dir=tmp_path / "data"))
-    with pytest.raises(TopicMismatchError, match=says):
+    with pytest.raises(TopicMismatchError, match=CREATION_TIME):
         plan_replay(aged, tmp_path / "into")
     open_store(partition_dir(aged.node.data_dir, 0), AGES, partition=0).close()
-    with pytest.raises(TopicMismatchError, match=says), silent() as bar:
+    with pytest.raises(TopicMismatchError, match=CREATION_TIME), silent() as bar:
         verify_log(aged, (), bar)
-    with pytest.raises(TopicMismatchError, match=says):
-        asyncio.run(start_node(aged))
     # Without ages it differs, and is used.
     assert not any(report.is_unusable for report in ensure_topics(creation_time, requires_log_time=False))
     ageless = aged.model_copy(update={"store": StoreSettings()})
-    assert [one.until for one in plan_replay(ageless, tmp_path / "into")] == [-1]
+    assert [plan.until for plan in plan_replay(ageless, tmp_path / "into")] == [-1]
 
 
 @pytest.mark.kafka
-def test_the_broker_says_whose_time_it_is(creation_time: KafkaSettings, tmp_path: Path) -> None:
+async def test_with_ages_a_node_does_not_start_on_a_topic_of_producers_times(
+    creation_time: KafkaSettings, tmp_path: Path
+) -> None:
+    settings = Settings(kafka=creation_time, store=AGES, node=NodeSettings(data_dir=tmp_path / "data"))
+    watch = SecurityWatch(LoadedSettings(settings, {}, None, load_settings))
+    async with AsyncExitStack() as stack:
+        with pytest.raises(TopicMismatchError, match=CREATION_TIME):
+            await Node.start(settings, watch, stack, Deadline(5.0))
+
+
+@pytest.mark.kafka
+async def test_the_broker_says_whose_time_it_is(creation_time: KafkaSettings, tmp_path: Path) -> None:
     kafka = creation_time
     producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
     now_ms = time.time_ns() // 1_000_000
@@ -174,7 +180,7 @@ def test_the_broker_says_whose_time_it_is(creation_time: KafkaSettings, tmp_path
         publish("eve", MAX_TIMESTAMP_MS, MAX_TIMESTAMP_MS)
         publish("eve", 1 << 62, 1 << 62)
         store = open_store(tmp_path, AGES, partition=0)
-        asyncio.run(replay(kafka, RULES, store, until=2))
+        await replay(kafka, RULES, store, until=2)
         assert (store.state.events, store.watermark_ms) == (2, 0)
         change = {"message.timestamp.type": "LogAppendTime"}
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, kafka.actions_topic, change)])
@@ -182,7 +188,7 @@ def test_the_broker_says_whose_time_it_is(creation_time: KafkaSettings, tmp_path
         # The event is the same each time; from some moment on the broker gives the time.
         while (sent := publish("ann", now_ms, 5)).timestamp == 5:
             assert time.monotonic() < deadline
-        asyncio.run(replay(kafka, RULES, store, until=sent.offset))
+        await replay(kafka, RULES, store, until=sent.offset)
         assert (store.state.events, store.watermark_ms) == (3, now_ms)
         store.close()
     finally:

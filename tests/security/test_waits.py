@@ -30,8 +30,8 @@ AHEAD = 1_000
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    with node_at(tmp_path, SETTINGS) as made:
-        yield made
+    with node_at(tmp_path, SETTINGS) as running:
+        yield running
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

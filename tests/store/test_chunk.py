@@ -154,17 +154,17 @@ def test_each_column_is_decoded_alone(data: bytes) -> None:
     st.lists(st.sampled_from(CHUNKS), max_size=6),
     st.builds(ColumnSelection, st.booleans(), st.booleans(), st.booleans()),
 )
-def test_chunks_are_decoded_one_behind_the_other(several: list[bytes], wanted: ColumnSelection) -> None:
+def test_chunks_are_decoded_one_behind_the_other(several: list[bytes], selection: ColumnSelection) -> None:
     # Milliseconds, whole seconds and wide spans in any order.
     parts = [chunk.decode(data) for data in several]
     whole = EventColumns.concatenate(parts)
     into = EventColumns.empty(whole.n + 3)
     for column in into:
         column.fill(7)
-    chunk.decode_all([Chunk.open(data) for data in several], into, wanted)
+    chunk.decode_all([Chunk.open(data) for data in several], into, selection)
     columns: list[Any] = list(into)
-    for found, expected, asked in zip(columns, list[Any](whole), wanted, strict=True):
-        assert np.array_equal(found[: whole.n], expected) if asked else (found[: whole.n] == 7).all()
+    for found, expected, is_selected in zip(columns, list[Any](whole), selection, strict=True):
+        assert np.array_equal(found[: whole.n], expected) if is_selected else (found[: whole.n] == 7).all()
         assert found[whole.n :].tolist() == [7] * 3
 
 
@@ -278,17 +278,17 @@ def test_sizes_are_checked_before_anything_is_made_of_them(
 ) -> None:
     broken = bytearray(CHUNKS[2])
     struct.pack_into("<H", broken, at, value)
-    made: list[int] = []
+    allocations: list[int] = []
     real = np.empty
 
     def empty(size: int, dtype: type[np.generic]) -> object:
-        made.append(size)
+        allocations.append(size)
         return real(size, dtype)
 
     monkeypatch.setattr(np, "empty", empty)
     with pytest.raises(CorruptRecordError):
         chunk.decode(signed(bytes(broken)))
-    assert all(size == 40 for size in made)
+    assert all(size == 40 for size in allocations)
 
 
 @pytest.mark.parametrize("n", [1, 39, 41, chunk.MAX_EVENTS])

@@ -143,14 +143,14 @@ def test_rows_are_whole_while_they_are_written(tmp_path: Path, monkeypatch: pyte
     def put_slowly(matrix: NDArray[np.int8], rows: NDArray[np.uint32], embedding: NDArray[np.int8]) -> None:
         for half in (slice(0, 16), slice(16, 32)):
             matrix[rows, half] = embedding[:, half]
-            found.extend(seen(one, everything) for one in (files, other))
+            found.extend(seen(reader, everything) for reader in (files, other))
 
     monkeypatch.setattr(EmbeddingFiles, "_put", staticmethod(put_slowly))
     rows = np.array([1_000, 4, 600])
     files.replace(rows, rows_of(7, 8, 9), versions(3))
-    wanted = np.ones(1_001, np.int8)
-    wanted[[0, *rows]] = 0, 7, 8, 9
-    assert found == [wanted.tolist()] * 4
+    expected = np.ones(1_001, np.int8)
+    expected[[0, *rows]] = 0, 7, 8, 9
+    assert found == [expected.tolist()] * 4
     assert seen(files, np.array([4, 4, 1])) == [8, 8, 1]
     other.close()
     files.close()
@@ -201,11 +201,11 @@ def test_a_change_that_broke_off_is_finished(
         assert seen(files, np.array([1, 50, 3, 40])) == [2, 1, 5, 6]
         assert files._mapped.header[CHANGES] == 4
     files.close()
-    wanted = [1 + goes_on, 1, 5, 6]
+    expected = [1 + goes_on, 1, 5, 6]
     reader = EmbeddingFiles(tmp_path, writable=False)
-    assert seen(reader, np.array([1, 50, 3, 40])) == wanted
+    assert seen(reader, np.array([1, 50, 3, 40])) == expected
     files = EmbeddingFiles(tmp_path, writable=True)
-    assert seen(files, np.array([1, 50, 3, 40])) == wanted
+    assert seen(files, np.array([1, 50, 3, 40])) == expected
     files.recover(50)
     assert files._mapped.header[CHANGES] % 2 == 0
     # Now without the block, which the next change takes.

@@ -113,9 +113,9 @@ def test_a_row_is_mapped_before_it_is_published(tmp_path: Path, monkeypatch: pyt
                 return real(files, *arguments)
             moments.append(name)
             # An item that is named has its embedding.
-            for one in (table, follower):
-                embedding, known = one.lookup(new)
-                rows = one.rows_of(new)
+            for embeddings in (table, follower):
+                embedding, known = embeddings.lookup(new)
+                rows = embeddings.rows_of(new)
                 assert (known == (rows > 0)).all()
                 assert (embedding[known] == 1).all()
             follower.catch_up()
@@ -186,13 +186,13 @@ def test_a_new_version_of_everything_changes_what_every_reader_gives(tmp_path: P
     assert follower.rows_of(ids[::-7]).tolist() == held.tolist()
     for version in (2, 60, 3):
         publish(version)
-        for one in (table, follower):
-            assert one.versions(held).tolist() == [version] * len(held)
-            wanted = (ids[::-7] >> np.uint64(33)) % np.uint64(50) + np.uint64(version)
-            assert (one.gather(held) == wanted.astype(np.int8)[:, None]).all()
-            embedding, known = one.lookup(ids)
+        for embeddings in (table, follower):
+            assert embeddings.versions(held).tolist() == [version] * len(held)
+            expected = (ids[::-7] >> np.uint64(33)) % np.uint64(50) + np.uint64(version)
+            assert (embeddings.gather(held) == expected.astype(np.int8)[:, None]).all()
+            embedding, known = embeddings.lookup(ids)
             assert known.all()
-            assert embedding[::-7].tolist() == one.gather(held).tolist()
+            assert embedding[::-7].tolist() == embeddings.gather(held).tolist()
     follower.close()
     table.close()
 
@@ -354,14 +354,14 @@ def test_no_row_is_seen_half_written(tmp_path: Path) -> None:
     follower.catch_up()
     done, wrong, reads = threading.Event(), list[str](), itertools.count()
 
-    def read(one: Embeddings) -> None:
+    def read(source: Embeddings) -> None:
         while not done.is_set():
-            embedding = one.gather(np.arange(1, 5_001))
+            embedding = source.gather(np.arange(1, 5_001))
             if (embedding.min(axis=1) != embedding.max(axis=1)).any():
                 wrong.append("half a row")
             next(reads)
 
-    readers = [threading.Thread(target=read, args=[one]) for one in (table, follower)]
+    readers = [threading.Thread(target=read, args=[source]) for source in (table, follower)]
     for reader in readers:
         reader.start()
     embeddings = [np.full((5_000, 32), value, np.int8) for value in (-77, 99)]
@@ -381,7 +381,7 @@ def test_no_row_is_seen_half_written(tmp_path: Path) -> None:
 def test_what_is_applied_during_a_sync_is_synced_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = EmbeddingTable.open(tmp_path, sync_every_s=1e9)
     apply(table, [(1, 1)], 0)
-    real, told = os.fsync, list[int]()
+    real, syncs = os.fsync, list[int]()
 
     def fsync(file: int) -> None:
         if table.applied_offset(0) == 0:
@@ -391,8 +391,8 @@ def test_what_is_applied_during_a_sync_is_synced_next(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "fsync", fsync)
     for _ in range(3):
         table.sync()
-        told.append(json.loads((tmp_path / "embeddings.json").read_text())["offsets"]["0"])
-    assert told == [0, 1, 1]
+        syncs.append(json.loads((tmp_path / "embeddings.json").read_text())["offsets"]["0"])
+    assert syncs == [0, 1, 1]
     (tmp_path / "embeddings.json").unlink()
     table.sync()
     assert not (tmp_path / "embeddings.json").exists()

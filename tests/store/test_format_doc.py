@@ -88,9 +88,9 @@ class PageReader:
         events: list[tuple[int, int, int]] = []
         if flags & 4:
             first = prefix + struct.pack(">QQH", oldest[0] + (1 << 63), *oldest[1:])
-            mine = sorted(key for key in self.chunks if key.startswith(prefix) and key >= first)
-            assert mine[0] == first
-            for key in mine:
+            own_keys = sorted(key for key in self.chunks if key.startswith(prefix) and key >= first)
+            assert own_keys[0] == first
+            for key in own_keys:
                 time, item, code = struct.unpack(">QQH", key[-18:])
                 part = self._chunk(self.chunks[key])
                 assert not events or events[-1] < (time - (1 << 63), item, code)
@@ -184,17 +184,17 @@ def test_the_records_of_the_page_are_those_of_the_code(example: PageReader, fami
 
 def test_the_records_of_the_page_hold_its_sequences(example: PageReader) -> None:
     example.rows, example.chunks, example.meta = (documented(family) for family in ("rows", "chunks", "meta"))
-    wanted = {
+    expected = {
         name: [(START_MS + after_ms, item_id, code) for after_ms, item_id, code in rows]
         for name, rows in json.loads(block("json sequences")).items()
     }
-    assert {f"{user} {kind}": events for (user, kind), events in example.sequences().items()} == wanted
+    assert {f"{user} {kind}": events for (user, kind), events in example.sequences().items()} == expected
 
 
 def test_the_fingerprint_of_the_page_is_that_of_the_code(example: PageReader) -> None:
     vector: dict[str, Any] = json.loads(block("json fingerprint"))
-    one = event(*vector["event"].values())
-    assert vector["hash"] == as_text(event_hash(one)) == as_text(page_hash("bob", one.kind, one.identity))
+    sample = event(*vector["event"].values())
+    assert vector["hash"] == as_text(event_hash(sample)) == as_text(page_hash("bob", sample.kind, sample.identity))
     assert vector["fingerprint"] == as_text(example.fingerprint) == as_text(added_up(example))
 
 

@@ -48,10 +48,10 @@ def test_sequences_stand_together_sorted_and_without_repeats(events: list[Event]
         )
         at = end
     assert at == len(grouped.timestamp_ms)
-    wanted: dict[bytes, list[Identity]] = {}
+    expected: dict[bytes, list[Identity]] = {}
     for event in sorted(set(events)):
-        wanted.setdefault(sequence_prefix(event.user, event.kind), []).append(event.identity)
-    assert found == wanted
+        expected.setdefault(sequence_prefix(event.user, event.kind), []).append(event.identity)
+    assert found == expected
 
 
 def test_columns_keep_their_types() -> None:

@@ -130,10 +130,10 @@ def test_two_partitions_share_one_budget_and_the_larger_gives_up() -> None:
 
 def test_what_closes_takes_its_own_along() -> None:
     cache = HeadCache(100 * BARE)
-    one, other = cache.open_share(), cache.open_share()
-    for share in (one, other):
+    first, other = cache.open_share(), cache.open_share()
+    for share in (first, other):
         put(share, *NAMES)
-    one.close()
+    first.close()
     assert cache.statistics().heads == len(NAMES)
     check(cache)
 
@@ -194,17 +194,17 @@ def test_partitions_may_let_go_of_heads_while_another_makes_room() -> None:
 def test_making_room_ends_when_what_was_to_go_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     # The same as above, at the worst moment: another partition takes its heads out right after the sum.
     cache = HeadCache(BARE)
-    one, other = cache.open_share(), cache.open_share()
+    first, other = cache.open_share(), cache.open_share()
     other._records[b"a"] = sized(200)
     other.bytes = ENTRY_BYTES + 1 + len(sized(200))
     real = HeadShare.evict
 
-    def evict(share: HeadShare, wanted: int) -> int:
+    def evict(share: HeadShare, size: int) -> int:
         other.take_many([b"a"])
-        return real(share, wanted)
+        return real(share, size)
 
     monkeypatch.setattr(HeadShare, "evict", evict)
-    thread = threading.Thread(target=put, args=(one, b"b"), daemon=True)
+    thread = threading.Thread(target=put, args=(first, b"b"), daemon=True)
     thread.start()
     thread.join(10)
     assert not thread.is_alive()

@@ -19,14 +19,14 @@ def test_it_is_what_its_formula_says_and_leaves_the_ids_alone() -> None:
     ids = np.append(rng.integers(0, 1 << 64, 100, np.uint64), [np.uint64(0), np.uint64((1 << 64) - 1)])
     before, seed = ids.copy(), HashSeed.draw()
     for level in range(LEVELS):
-        wanted = []
+        expected = []
         for value in before.tolist():
             product = value ^ seed.mask
             for factor in (seed.first, seed.second):
                 product = product * factor % (1 << 64)
                 product ^= product >> 32
-            wanted.append(product * seed.levels[level] % (1 << 64))
-        assert hash_ids(ids, seed, level).tolist() == wanted
+            expected.append(product * seed.levels[level] % (1 << 64))
+        assert hash_ids(ids, seed, level).tolist() == expected
     assert np.array_equal(ids, before)
 
 

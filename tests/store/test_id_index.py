@@ -39,8 +39,8 @@ def test_it_is_a_dict_in_order_of_first_sight(batches: list[list[int]], reopen_a
         ids = np.array(batch, np.uint64)
         before = [known.get(value, -1) for value in batch]
         assert index.find(ids).tolist() == before
-        wanted = [known.setdefault(value, len(known)) for value in batch]
-        assert index.add(ids).tolist() == wanted
+        expected = [known.setdefault(value, len(known)) for value in batch]
+        assert index.add(ids).tolist() == expected
         assert len(index) == len(known)
         assert index.ids.tolist() == list(known)
 

@@ -25,19 +25,19 @@ def keys_of(user: bytes, kind: Kind, identity: Identity, number: int) -> list[by
 @example(Identity(0, (1 << 63) - 1, 0), Identity(0, 1 << 63, 0))
 @example(Identity(5, 1, 255), Identity(5, 1, 256))
 def test_the_order_of_chunk_keys_is_the_order_of_identities(left: Identity, right: Identity) -> None:
-    one, other = keys.chunk_key(PREFIX, left), keys.chunk_key(PREFIX, right)
-    assert (one < other) == (left < right)
-    assert (one == other) == (left == right)
-    assert keys.chunk_fence(one) == left
-    assert keys.chunk_prefix(one) == PREFIX
+    key, other = keys.chunk_key(PREFIX, left), keys.chunk_key(PREFIX, right)
+    assert (key < other) == (left < right)
+    assert (key == other) == (left == right)
+    assert keys.chunk_fence(key) == left
+    assert keys.chunk_prefix(key) == PREFIX
 
 
 @given(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 32) - 1))
 def test_numbers_keep_their_order(left: int, right: int) -> None:
     assert (keys.items_key(left) < keys.items_key(right)) == (left < right)
     assert keys.items_first(keys.items_key(left)) == left
-    one, other = keys.segment_key(PREFIX, left % 256), keys.segment_key(PREFIX, right % 256)
-    assert (one < other) == (left % 256 < right % 256)
+    key, other = keys.segment_key(PREFIX, left % 256), keys.segment_key(PREFIX, right % 256)
+    assert (key < other) == (left % 256 < right % 256)
 
 
 @given(st.binary(max_size=20), st.binary(max_size=24))

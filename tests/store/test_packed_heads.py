@@ -35,15 +35,15 @@ def check(records: list[bytes]) -> int:
 
 
 @given(st.lists(heads(), min_size=1, max_size=30))
-def test_the_columns_say_what_the_records_say(made: list[Head]) -> None:
-    assert check([head.pack() for head in made]) == len(made)
+def test_the_columns_say_what_the_records_say(samples: list[Head]) -> None:
+    assert check([head.pack() for head in samples]) == len(samples)
 
 
 @given(st.lists(heads(), min_size=1, max_size=30), st.integers(0, 1 << 32))
 @settings(max_examples=200)
-def test_damage_is_found_where_reading_the_record_finds_it(made: list[Head], seed: int) -> None:
+def test_damage_is_found_where_reading_the_record_finds_it(samples: list[Head], seed: int) -> None:
     rng = random.Random(seed)
-    records = [head.pack() for head in made]
+    records = [head.pack() for head in samples]
     check([damaged(record, rng) if rng.random() < 0.7 else record for record in records])
 
 
@@ -54,12 +54,12 @@ def test_records_of_no_bytes_and_no_records() -> None:
 
 
 @given(st.lists(st.tuples(heads(), st.integers(1, 9)), min_size=1, max_size=20))
-def test_an_appended_record_is_the_one_that_an_object_packs(made: list[tuple[Head, int]]) -> None:
-    records = [head.pack() for head, _ in made]
+def test_an_appended_record_is_the_one_that_an_object_packs(samples: list[tuple[Head, int]]) -> None:
+    records = [head.pack() for head, _ in samples]
     found = PackedHeads.read(records, len(IDS))
-    counts = np.array([count for _, count in made])
+    counts = np.array([count for _, count in samples])
     starts, tails = found.starts(counts), found.tails()
-    for row, (head, count) in enumerate(made):
+    for row, (head, count) in enumerate(samples):
         more = pack_events(columns_of([(row, number % len(IDS), 9) for number in range(count)]))
         head.append(more, row)
         assert starts[4 * row : 4 * row + 4] + records[row][tails[row] :] + more == head.pack()

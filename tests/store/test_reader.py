@@ -123,7 +123,7 @@ def test_a_read_gives_what_the_query_means(
     assert tuple(sequences) == query.kinds
     for kind, found in sequences.items():
         everything = filled.kept(user, kind)
-        wanted = [
+        expected = [
             event
             for event in everything
             if (query.from_timestamp_ms is None or event.timestamp_ms >= query.from_timestamp_ms)
@@ -131,9 +131,9 @@ def test_a_read_gives_what_the_query_means(
             and (not query.action_types or event.code >> 8 in query.action_types)
         ]
         if query.newest is not None:
-            wanted = wanted[len(wanted) - min(query.newest, len(wanted)) :]
-        assert (found.length, found.stored) == (len(wanted), len(everything))
-        check_columns(found, wanted, query.columns)
+            expected = expected[len(expected) - min(query.newest, len(expected)) :]
+        assert (found.length, found.stored) == (len(expected), len(everything))
+        check_columns(found, expected, query.columns)
 
 
 def check_columns(found: Sequence, wanted: list[Event], columns: Column) -> None:

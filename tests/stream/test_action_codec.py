@@ -86,7 +86,7 @@ def test_what_is_read_is_what_the_library_reads(given_rows: list[tuple[bool, str
 )
 def test_what_producers_write_is_left_to_the_library_for_no_row(actions: list[Action]) -> None:
     columns = parse_actions(
-        [action.user_id.encode() for action in actions], [one.SerializeToString() for one in actions]
+        [action.user_id.encode() for action in actions], [action.SerializeToString() for action in actions]
     )
     assert columns.is_parsed.all()
     assert columns.item_id.tolist() == [action.item_id for action in actions]

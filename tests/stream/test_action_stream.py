@@ -58,11 +58,11 @@ async def caught_up(node: Node, total: int) -> None:
     await until(lambda: len(node.serving()) == 4 and len(node.events()) == total, what=f"{total} events")
 
 
-def test_every_action_is_applied_once_and_a_restart_goes_on_behind_the_store(kafka: KafkaSettings) -> None:
+async def test_every_action_is_applied_once_and_a_restart_goes_on_behind_the_store(kafka: KafkaSettings) -> None:
     first, second = actions(5_000), actions(3_000, 5_000)
     node = Node(kafka)
 
-    async def run(total: int) -> None:
+    async def run_until(total: int) -> None:
         async with node.running():
             await caught_up(node, total)
             assert node.directory.served == {0, 1, 2, 3}
@@ -72,10 +72,10 @@ def test_every_action_is_applied_once_and_a_restart_goes_on_behind_the_store(kaf
         assert not any(store.open for store in node.disks.values())
 
     publish(kafka, first)
-    asyncio.run(run(5_000))
+    await run_until(5_000)
     assert committed(kafka) == {number: store.applied_offset + 1 for number, store in node.disks.items()}
     publish(kafka, second)
-    asyncio.run(run(8_000))
+    await run_until(8_000)
     assert node.events() == as_events(first + second)
     for number in range(4):
         seen = [state for partition, state in node.states if partition == number]
@@ -88,7 +88,7 @@ def test_every_action_is_applied_once_and_a_restart_goes_on_behind_the_store(kaf
         assert seen[-1] is PartitionState.REVOKED
 
 
-def test_the_position_is_the_stores_whatever_the_group_committed(kafka: KafkaSettings) -> None:
+async def test_the_position_is_the_stores_whatever_the_group_committed(kafka: KafkaSettings) -> None:
     publish(kafka, actions(2_000))
     partitions = [TopicPartition(kafka.actions_topic, number) for number in range(4)]
     consumer = KafkaConsumer(
@@ -100,18 +100,14 @@ def test_the_position_is_the_stores_whatever_the_group_committed(kafka: KafkaSet
     consumer.close()
     node = Node(kafka)
     node.disks[3] = RecordingStore(3, applied_offset=99)
-
-    async def run() -> None:
-        async with node.running():
-            await until(lambda: len(node.serving()) == 4)
-
-    asyncio.run(run())
-    wanted = [sum(ends.values()) - ends[partitions[3]], ends[partitions[3]] - 100]
+    async with node.running():
+        await until(lambda: len(node.serving()) == 4)
+    expected = [sum(ends.values()) - ends[partitions[3]], ends[partitions[3]] - 100]
     got = [sum(len(node.disks[n].events) for n in range(3)), len(node.disks[3].events)]
-    assert got == wanted
+    assert got == expected
 
 
-def test_bad_records_become_dead_letters_and_the_partition_goes_on(kafka: KafkaSettings) -> None:
+async def test_bad_records_become_dead_letters_and_the_partition_goes_on(kafka: KafkaSettings) -> None:
     good = actions(200)
     raw = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, max_request_size=5 << 20)
     home = partition_of(b"user-1", 4)
@@ -142,88 +138,72 @@ def test_bad_records_become_dead_letters_and_the_partition_goes_on(kafka: KafkaS
     raw.close()
     publish(kafka, good[100:])
     node = Node(kafka)
-
-    async def run() -> None:
-        async with node.running():
-            await caught_up(node, 201)
-            counts: Counter[DeadLetterReason] = Counter()
-            for status in node.stream.status():
-                counts.update(status.dead_letters)
-            assert counts == dict.fromkeys(bad, 1)
-
-    asyncio.run(run())
+    async with node.running():
+        await caught_up(node, 201)
+        counts: Counter[DeadLetterReason] = Counter()
+        for status in node.stream.status():
+            counts.update(status.dead_letters)
+        assert counts == dict.fromkeys(bad, 1)
     assert node.events() == sorted([*as_events(good), (b"user-1", 9, 999, 2 << 8)])
 
 
-def test_a_null_value_erases_what_came_before_it(kafka: KafkaSettings) -> None:
+async def test_a_null_value_erases_what_came_before_it(kafka: KafkaSettings) -> None:
     with LifelineProducer(kafka) as producer:
         for action in actions(97 * 3):
             producer.publish(action)
         producer.erase("user-5").result(10)
         producer.publish(Action(user_id="user-5", item_id=1, timestamp_ms=7, action_type=1))
     node = Node(kafka)
-
-    async def run() -> None:
-        async with node.running():
-            await caught_up(node, 96 * 3 + 1)
-            assert sum(each.erasures for each in node.stream.status()) == 1
-
-    asyncio.run(run())
+    async with node.running():
+        await caught_up(node, 96 * 3 + 1)
+        assert sum(each.erasures for each in node.stream.status()) == 1
     assert [event for event in node.events() if event[0] == b"user-5"] == [(b"user-5", 7, 1, 1 << 8)]
 
 
-def test_a_log_that_has_passed_the_store_makes_the_partition_refuse(kafka: KafkaSettings) -> None:
+async def test_a_log_that_has_passed_the_store_makes_the_partition_refuse(kafka: KafkaSettings) -> None:
     publish(kafka, actions(2_000))
     node = Node(kafka)
     node.disks[1] = RecordingStore(1, applied_offset=10)
     node.disks[2] = RecordingStore(2, applied_offset=1_000_000)
     delete_before(kafka, 0, 50)
     delete_before(kafka, 1, 50)
-
-    async def run() -> None:
-        async with node.running():
-            await until(lambda: len(node.serving()) == 2)
-            reasons = {each.partition: each.reason for each in node.stream.status() if each.reason}
-            assert node.state_of()[1] is node.state_of()[2] is PartitionState.REFUSING
-            assert "the log starts at 50, and 11 to 49 were never applied" in reasons[1]
-            assert "the log ends at" in reasons[2]
-            assert node.directory.served == {0, 3}
-
-    asyncio.run(run())
+    async with node.running():
+        await until(lambda: len(node.serving()) == 2)
+        reasons = {each.partition: each.reason for each in node.stream.status() if each.reason}
+        assert node.state_of()[1] is node.state_of()[2] is PartitionState.REFUSING
+        assert "the log starts at 50, and 11 to 49 were never applied" in reasons[1]
+        assert "the log ends at" in reasons[2]
+        assert node.directory.served == {0, 3}
     assert node.disks[1].events == node.disks[2].events == []
     assert min(len(node.disks[0].events), len(node.disks[3].events)) > 100
 
 
-def test_a_log_start_that_overtakes_a_running_partition_is_noticed(kafka: KafkaSettings) -> None:
+async def test_a_log_start_that_overtakes_a_running_partition_is_noticed(kafka: KafkaSettings) -> None:
     """Records go while they wait behind a slow write: the client resets itself, and the gap must not pass."""
-    wanted = actions(60_000)
+    published = actions(60_000)
     gate = threading.Event()
     node = Node(kafka, UpdaterSettings(batch_max_records=200, batch_max_wait_ms=0, fetch_max_bytes=1 << 16))
     store = node.disks[0] = RecordingStore(0)
     store.before_apply = lambda: held_by(gate)
-
-    async def run() -> None:
-        async with node.running():
-            await until(lambda: any(each.lag > 5_000 for each in node.stream.status()))
-            await asyncio.to_thread(delete_before, kafka, 0, 12_000)
-            gate.set()
-            await until(lambda: node.state_of()[0] is PartitionState.REFUSING)
-            assert 0 not in node.directory.served
-
-    publish(kafka, wanted)
-    asyncio.run(run())
+    publish(kafka, published)
+    async with node.running():
+        await until(lambda: any(each.lag > 5_000 for each in node.stream.status()))
+        await asyncio.to_thread(delete_before, kafka, 0, 12_000)
+        gate.set()
+        await until(lambda: node.state_of()[0] is PartitionState.REFUSING)
+        assert 0 not in node.directory.served
     assert store.applied_offset < 12_000
     assert len(store.events) == store.applied_offset + 1
 
 
-def test_two_nodes_share_the_partitions_and_each_keeps_whole_ones(kafka: KafkaSettings) -> None:
-    wanted = actions(20_000)
+async def test_two_nodes_share_the_partitions_and_each_keeps_whole_ones(kafka: KafkaSettings) -> None:
+    published = actions(20_000)
     left, right = Node(kafka), Node(kafka)
 
     async def produce() -> None:
         def work() -> None:
             with LifelineProducer(kafka) as producer:
-                for number, action in enumerate(wanted):
+                for number, action in enumerate(published):
                     producer.publish(action)
                     if number % 500 == 0:
                         producer.flush()
@@ -233,27 +213,22 @@ def test_two_nodes_share_the_partitions_and_each_keeps_whole_ones(kafka: KafkaSe
     def owned(node: Node) -> set[int]:
         return {number for number, store in node.disks.items() if store.open}
 
-    async def run() -> None:
-        producing = asyncio.create_task(produce())
-        async with left.running():
-            await until(lambda: len(left.state_of()) == 4)
-            async with right.running():
-                await until(lambda: len(owned(left)) == 2 and len(owned(right)) == 2, what="two each")
-                assert owned(left) | owned(right) == {0, 1, 2, 3}
-                await producing
-                await until(
-                    lambda: sum(len(node.disks[n].events) for node in (left, right) for n in owned(node)) == 20_000
-                )
-                held = [*(left.disks[n] for n in owned(left)), *(right.disks[n] for n in owned(right))]
-                assert sorted(event for store in held for event in store.events) == as_events(wanted)
-                assert left.directory.served == owned(left)
-            await until(lambda: len(left.serving()) == 4)
-            assert left.events() == as_events(wanted)
-
-    asyncio.run(run())
+    producing = asyncio.create_task(produce())
+    async with left.running():
+        await until(lambda: len(left.state_of()) == 4)
+        async with right.running():
+            await until(lambda: len(owned(left)) == 2 and len(owned(right)) == 2, what="two each")
+            assert owned(left) | owned(right) == {0, 1, 2, 3}
+            await producing
+            await until(lambda: sum(len(node.disks[n].events) for node in (left, right) for n in owned(node)) == 20_000)
+            held = [*(left.disks[n] for n in owned(left)), *(right.disks[n] for n in owned(right))]
+            assert sorted(event for store in held for event in store.events) == as_events(published)
+            assert left.directory.served == owned(left)
+        await until(lambda: len(left.serving()) == 4)
+        assert left.events() == as_events(published)
 
 
-def test_a_failing_write_ends_the_stream_and_nothing_is_left_open(kafka: KafkaSettings) -> None:
+async def test_a_failing_write_ends_the_stream_and_nothing_is_left_open(kafka: KafkaSettings) -> None:
     publish(kafka, actions(1_000))
     node = Node(kafka)
     store = node.disks[2] = RecordingStore(2)
@@ -262,104 +237,83 @@ def test_a_failing_write_ends_the_stream_and_nothing_is_left_open(kafka: KafkaSe
         raise OSError(28, "No space left on device")
 
     store.before_apply = fail
-
-    async def run() -> None:
-        async with node.running():
-            with pytest.raises(OSError, match="No space left"):
-                await asyncio.wait_for(node.stream.wait(), 20)
-
-    asyncio.run(run())
+    async with node.running():
+        with pytest.raises(OSError, match="No space left"):
+            async with asyncio.timeout(20):
+                await node.stream.wait()
     assert not any(each.open for each in node.disks.values())
     assert store.events == []
 
 
-def test_a_store_that_cannot_be_opened_ends_the_stream(kafka: KafkaSettings) -> None:
+async def test_a_store_that_cannot_be_opened_ends_the_stream(kafka: KafkaSettings) -> None:
     def fail(partition: int) -> None:
         if partition == 3:
             raise ValueError("corrupt")
 
     node = Node(kafka, before_open=fail)
-
-    async def run() -> None:
-        async with node.running():
-            with pytest.raises(ValueError, match="corrupt"):
-                await asyncio.wait_for(node.stream.wait(), 20)
-
-    asyncio.run(run())
+    async with node.running():
+        with pytest.raises(ValueError, match="corrupt"):
+            async with asyncio.timeout(20):
+                await node.stream.wait()
     assert not any(each.open for each in node.disks.values())
 
 
-def test_a_crash_of_the_transport_ends_the_stream(kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_crash_of_the_transport_ends_the_stream(kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(kafka)
     publish(kafka, actions(10))
+    updater = node.make_updater()
 
-    async def run() -> None:
-        updater = node.make_updater()
+    async def fail(*_: Any) -> None:
+        raise RuntimeError("the seam broke")
 
-        async def fail(*_: Any) -> None:
-            raise RuntimeError("the seam broke")
-
-        monkeypatch.setattr(updater, "on_records", fail)
-        monkeypatch.setattr(node, "make_updater", lambda: updater)
-        async with node.running():
-            with pytest.raises(TransportError, match="the seam broke"):
-                await asyncio.wait_for(node.stream.wait(), 20)
-
-    asyncio.run(run())
+    monkeypatch.setattr(updater, "on_records", fail)
+    monkeypatch.setattr(node, "make_updater", lambda: updater)
+    async with node.running():
+        with pytest.raises(TransportError, match="the seam broke"):
+            async with asyncio.timeout(20):
+                await node.stream.wait()
     assert not any(each.open for each in node.disks.values())
 
 
-def test_slow_writes_hold_the_fetch_back_and_a_stall_is_told(kafka: KafkaSettings) -> None:
+async def test_slow_writes_hold_the_fetch_back_and_a_stall_is_told(kafka: KafkaSettings) -> None:
     publish(kafka, actions(30_000))
     gate = threading.Event()
     node = Node(kafka, UpdaterSettings(batch_max_records=500, batch_max_wait_ms=0, stall_after_ms=1_000))
     for number in range(4):
         node.disks[number] = RecordingStore(number)
         node.disks[number].before_apply = lambda: held_by(gate)
-
-    async def run() -> None:
-        async with node.running():
-            await until(lambda: PartitionState.STALLED in node.state_of().values())
-            updater = node.stream._updater
-            assert updater.intake.records <= updater.intake.max_records + 500
-            gate.set()
-            await caught_up(node, 30_000)
-
-    asyncio.run(run())
+    async with node.running():
+        await until(lambda: PartitionState.STALLED in node.state_of().values())
+        updater = node.stream._updater
+        assert updater.intake.records <= updater.intake.max_records + 500
+        gate.set()
+        await caught_up(node, 30_000)
     assert all(state is not PartitionState.REFUSING for _, state in node.states)
 
 
-def test_a_graceful_stop_applies_what_waits(kafka: KafkaSettings) -> None:
+async def test_a_graceful_stop_applies_what_waits(kafka: KafkaSettings) -> None:
     publish(kafka, actions(4_000))
     node = Node(kafka, UpdaterSettings(batch_max_records=1 << 20, batch_max_wait_ms=60_000))
-
-    async def run() -> None:
-        async with node.running():
-            updater = node.stream._updater
-            await until(lambda: updater.intake.records == 4_000)
-            assert node.events() == []
-
-    asyncio.run(run())
+    async with node.running():
+        updater = node.stream._updater
+        await until(lambda: updater.intake.records == 4_000)
+        assert node.events() == []
     assert node.events() == as_events(actions(4_000))
     assert sum(committed(kafka).values()) == 4_000
 
 
-def test_a_slow_restore_holds_no_other_partition_up(kafka: KafkaSettings) -> None:
+async def test_a_slow_restore_holds_no_other_partition_up(kafka: KafkaSettings) -> None:
     publish(kafka, actions(1_000))
     gate = threading.Event()
     node = Node(kafka, before_open=lambda number: held_by(gate) if number == 1 else None)
-
-    async def run() -> None:
-        async with node.running():
-            await until(lambda: node.serving() == {0, 2, 3})
-            assert node.state_of()[1] is PartitionState.RESTORING
-            gate.set()
-            await caught_up(node, 1_000)
-
-    asyncio.run(run())
+    async with node.running():
+        await until(lambda: node.serving() == {0, 2, 3})
+        assert node.state_of()[1] is PartitionState.RESTORING
+        gate.set()
+        await caught_up(node, 1_000)
 
 
-def test_a_stop_during_a_restore_leaves_no_store_open(kafka: KafkaSettings) -> None:
+async def test_a_stop_during_a_restore_leaves_no_store_open(kafka: KafkaSettings) -> None:
     begun, gate = threading.Event(), threading.Event()
 
     def slow(number: int) -> None:
@@ -368,25 +322,21 @@ def test_a_stop_during_a_restore_leaves_no_store_open(kafka: KafkaSettings) -> N
             gate.wait(30)
 
     node = Node(kafka, before_open=slow)
-
-    async def run() -> None:
-        async with node.running():
-            await asyncio.to_thread(begun.wait, 20)
-            asyncio.get_running_loop().call_later(0.5, gate.set)
-
-    asyncio.run(run())
+    async with node.running():
+        await asyncio.to_thread(begun.wait, 20)
+        asyncio.get_running_loop().call_later(0.5, gate.set)
     assert not any(each.open for each in node.disks.values())
 
 
-def test_aborted_transactions_are_not_applied_and_their_markers_are_no_lag(kafka: KafkaSettings) -> None:
-    wanted = actions(300)
+async def test_aborted_transactions_are_not_applied_and_their_markers_are_no_lag(kafka: KafkaSettings) -> None:
+    published = actions(300)
     producer = KafkaProducer(
         bootstrap_servers=kafka.bootstrap_servers, transactional_id=f"tx-{kafka.group_id}", acks="all"
     )
     producer.init_transactions()
     for batch in range(3):
         producer.begin_transaction()
-        for action in wanted[100 * batch : 100 * batch + 100]:
+        for action in published[100 * batch : 100 * batch + 100]:
             producer.send(kafka.actions_topic, key=action.user_id.encode(), value=action.SerializeToString())
         producer.flush()
         if batch == 1:
@@ -395,28 +345,20 @@ def test_aborted_transactions_are_not_applied_and_their_markers_are_no_lag(kafka
             producer.commit_transaction()
     producer.close()
     node = Node(kafka)
-
-    async def run() -> None:
-        async with node.running():
-            await caught_up(node, 200)
-            await until(lambda: all(each.lag == 0 for each in node.stream.status()))
-
-    asyncio.run(run())
-    assert node.events() == as_events(wanted[:100] + wanted[200:])
+    async with node.running():
+        await caught_up(node, 200)
+        await until(lambda: all(each.lag == 0 for each in node.stream.status()))
+    assert node.events() == as_events(published[:100] + published[200:])
 
 
-def test_a_cluster_that_is_not_there() -> None:
+async def test_a_cluster_that_is_not_there() -> None:
     node = Node(KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=200))
-
-    async def run() -> None:
+    with pytest.raises(ClusterUnreachableError):
         async with node.running():
             pytest.fail("it started")
 
-    with pytest.raises(ClusterUnreachableError):
-        asyncio.run(run())
 
-
-def test_the_real_store_comes_out_the_same_through_restarts_and_in_one_pass(
+async def test_the_real_store_comes_out_the_same_through_restarts_and_in_one_pass(
     kafka: KafkaSettings, tmp_path: Path
 ) -> None:
     memory = SharedMemory(StoreSettings())
@@ -459,8 +401,8 @@ def test_the_real_store_comes_out_the_same_through_restarts_and_in_one_pass(
 
     publish(kafka, actions(9_000))
     publish(kafka, actions(3_000))
-    asyncio.run(follow(tmp_path / "a", "a", None))
-    asyncio.run(follow(tmp_path / "a", "a", None))
-    restarted = asyncio.run(follow(tmp_path / "a", "a", 12_000))
-    assert restarted == asyncio.run(follow(tmp_path / "b", "b", 12_000))
+    await follow(tmp_path / "a", "a", None)
+    await follow(tmp_path / "a", "a", None)
+    restarted = await follow(tmp_path / "a", "a", 12_000)
+    assert restarted == await follow(tmp_path / "b", "b", 12_000)
     assert len({fingerprint for _, fingerprint in restarted.values()}) == 4

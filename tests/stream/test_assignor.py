@@ -27,9 +27,9 @@ def assign(members: dict[str, bytes], partitions: set[int] | None, replicas: int
 def test_a_member_is_asked_at_every_join() -> None:
     members = [Member("a:1", {}), Member("a:1", {2: LocalPartition(9, owned=True)})]
     assignor = LifelineAssignor("actions", 0, lambda: members.pop(0))
-    told = [assignor.metadata(["actions"]) for _ in range(2)]
-    assert [decode_member(one.user_data).partitions for one in told] == [{}, {2: LocalPartition(9, owned=True)}]
-    assert told[0].subscription == ["actions"]
+    joins = [assignor.metadata(["actions"]) for _ in range(2)]
+    assert [decode_member(member.user_data).partitions for member in joins] == [{}, {2: LocalPartition(9, owned=True)}]
+    assert joins[0].subscription == ["actions"]
 
 
 def test_everyone_is_told_its_partitions_what_it_follows_and_where_the_rest_is() -> None:
@@ -37,20 +37,22 @@ def test_everyone_is_told_its_partitions_what_it_follows_and_where_the_rest_is()
         "m1": encode_member(Member("a:1", {0: LocalPartition(5, owned=True), 1: LocalPartition(5, owned=False)})),
         "m2": encode_member(Member("b:2", {1: LocalPartition(8, owned=True)})),
     }
-    told = assign(members, {0, 1}, replicas=1)
+    assignments = assign(members, {0, 1}, replicas=1)
     # As it comes over the wire.
-    told = {name: ConsumerProtocolMemberAssignment.decode(one.encode()) for name, one in told.items()}
-    assert [(tp.topic, tp.partition) for tp in told["m1"].partitions()] == [("actions", 0)]
-    assert [(tp.topic, tp.partition) for tp in told["m2"].partitions()] == [("actions", 1)]
+    assignments = {
+        name: ConsumerProtocolMemberAssignment.decode(assignment.encode()) for name, assignment in assignments.items()
+    }
+    assert [(tp.topic, tp.partition) for tp in assignments["m1"].partitions()] == [("actions", 0)]
+    assert [(tp.topic, tp.partition) for tp in assignments["m2"].partitions()] == [("actions", 1)]
     assignor = LifelineAssignor("actions", 0, lambda: Member("a:1", {}))
     assert assignor.placement == NO_PLACEMENT
-    assignor.on_assignment(told["m1"])
+    assignor.on_assignment(assignments["m1"])
     assert assignor.placement == Placement({0: "a:1", 1: "b:2"}, {0: ("b:2",), 1: ("a:1",)}, frozenset({1}))
 
 
 def test_what_cannot_be_read_is_a_member_with_nothing_and_a_topic_not_known_gives_nothing() -> None:
-    told = assign({"m1": b"\xff\xff\xff", "m2": b""}, {0, 1, 2})
-    assert sorted(len(one.partitions()) for one in told.values()) == [1, 2]
+    assignments = assign({"m1": b"\xff\xff\xff", "m2": b""}, {0, 1, 2})
+    assert sorted(len(assignment.partitions()) for assignment in assignments.values()) == [1, 2]
     nothing = assign({"m1": b""}, None)
     assert nothing["m1"].partitions() == []
     assert decode_placement(b"\xff\xff\xff") == NO_PLACEMENT

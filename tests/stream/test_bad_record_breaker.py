@@ -45,10 +45,10 @@ def test_it_counts_the_fewest_last_batches_that_hold_enough(
     for end, batch in enumerate(batches, start=1):
         breaker.add(*batch)
         last: list[tuple[int, int]] = []
-        for one in reversed(batches[:end]):
+        for counts in reversed(batches[:end]):
             if sum(seen for seen, _ in last) >= records:
                 break
-            last.append(one)
-        seen, bad = sum(one[0] for one in last), sum(one[1] for one in last)
+            last.append(counts)
+        seen, bad = sum(seen for seen, _ in last), sum(bad for _, bad in last)
         assert (breaker.records, breaker.bad) == (seen, bad)
         assert breaker.is_tripped == (seen >= records and bad > most * seen)

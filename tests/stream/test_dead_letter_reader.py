@@ -67,7 +67,7 @@ def test_letters_are_read_from_the_end_of_each_partition(kafka: KafkaSettings) -
     assert places(read_letters(kafka)) == [(1, 0), (1, 1), (3, 0), (3, 1)]
     assert places(read_letters(kafka, newest=1)) == [(1, 1), (3, 1)]
     assert places(read_letters(kafka, partitions=[3])) == [(3, 0), (3, 1)]
-    assert places(read_letters(kafka, predicate=lambda one: one.reason == "undecodable")) == [(1, 1)]
+    assert places(read_letters(kafka, predicate=lambda letter: letter.reason == "undecodable")) == [(1, 1)]
     assert read_letter(kafka, 1, 0).record.value == GOOD
     with pytest.raises(DeadLetterError, match=r"has no record 9 \(it holds 0 to 1\)"):
         read_letter(kafka, 1, 9)
@@ -83,11 +83,11 @@ def test_a_topic_that_is_not_there_is_named(kafka_settings: KafkaSettings) -> No
 def test_a_retry_publishes_the_record_as_it_was_and_counts(kafka: KafkaSettings) -> None:
     letters = list(read_letters(kafka))
     dry = list(retry_letters(kafka, lambda: letters, max_retries=3, dry_run=True))
-    assert {one.offset for one in dry} == {-1}
+    assert {letter.offset for letter in dry} == {-1}
     done = list(retry_letters(kafka, lambda: letters, max_retries=2, dry_run=False))
     passed_over = (RetryOutcome.TOO_OFTEN, -1, -1)
     assert (done[2].outcome, done[2].partition, done[2].offset) == passed_over
-    assert [one.outcome for one in done].count(RetryOutcome.PUBLISHED) == 3
+    assert [letter.outcome for letter in done].count(RetryOutcome.PUBLISHED) == 3
     assert (done[0].partition, done[0].offset) == (ANN, 0)
     first, second = read(kafka, kafka.actions_topic, ANN, 2)
     assert (first.key, first.value) == (b"ann", GOOD)
@@ -98,7 +98,7 @@ def test_a_retry_publishes_the_record_as_it_was_and_counts(kafka: KafkaSettings)
 
 def test_the_command_lists_shows_and_retries(kafka: KafkaSettings) -> None:
     listed = lifeline(kafka, "list", "--json", "--reason", "misrouted")
-    assert [(one["partition"], one["offset"], one["key"]) for one in listed] == [(1, 0, "ann")]
+    assert [(letter["partition"], letter["offset"], letter["key"]) for letter in listed] == [(1, 0, "ann")]
     assert listed[0]["origin"]["message"] == "what was wrong"
     assert "4 dead letters" in lifeline(kafka, "list")
     shown = lifeline(kafka, "show", "1", "0")
@@ -108,7 +108,7 @@ def test_the_command_lists_shows_and_retries(kafka: KafkaSettings) -> None:
     whole = lifeline(kafka, "show", "1", "1", "--json")
     assert (whole["value_hex"], whole["key"]) == ("ff00", "0xfe")
     retried = lifeline(kafka, "retry", "--partition", "1", "--offset", "0", "--json")
-    assert [(one["outcome"], one["to_partition"], one["to_offset"]) for one in retried["letters"]] == [
+    assert [(letter["outcome"], letter["to_partition"], letter["to_offset"]) for letter in retried["letters"]] == [
         ("published", ANN, 0)
     ]
     passed = lifeline(kafka, "retry", "--reason", "unknown_surface", "--max-retries", "2", "--json")

@@ -1,4 +1,3 @@
-import asyncio
 import hashlib
 import os
 import time
@@ -21,7 +20,7 @@ from tests.support.records import PARTITION, FakeRecord
 pytestmark = pytest.mark.kafka
 
 
-def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why(kafka_settings: KafkaSettings) -> None:
+async def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     topic, partition = kafka_settings.actions_topic, 2
     headers: list[tuple[str, bytes]] = [("trace", b"\x00\xff"), ("trace", b""), ("größe", "é".encode())]
@@ -43,15 +42,11 @@ def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why(kafka_settings: 
         "oversized",
         "undecodable",
     ]
-
-    async def publish() -> None:
-        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
-        await publisher.publish([])
-        await publisher.publish(letters)
-        await publisher.close()
-        await publisher.close()
-
-    asyncio.run(publish())
+    publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
+    await publisher.publish([])
+    await publisher.publish(letters)
+    await publisher.close()
+    await publisher.close()
     dead = read(kafka_settings, kafka_settings.dead_letter_topic, partition, 5)
     for original, letter, record in zip(originals, letters, dead, strict=True):
         assert (record.key, record.value) == (original.key, original.value)
@@ -71,34 +66,26 @@ def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why(kafka_settings: 
         assert len(record.headers) == own + 9
 
 
-def test_a_null_header_stays_null(kafka_settings: KafkaSettings) -> None:
+async def test_a_null_header_stays_null(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     record = FakeRecord(value=b"\xff", headers=(("a", None), ("b", b"")))
     letter = DeadLetter(record, DeadLetterReason.UNDECODABLE, "why")
-
-    async def publish() -> None:
-        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
-        await publisher.publish([letter])
-        await publisher.close()
-
-    asyncio.run(publish())
+    publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
+    await publisher.publish([letter])
+    await publisher.close()
     (dead,) = read(kafka_settings, kafka_settings.dead_letter_topic, record.partition, 1)
     assert list(dead.headers[:2]) == [("a", None), ("b", b"")]
     assert dict(dead.headers)[REASON] == b"undecodable"
 
 
-def test_a_dead_letter_that_finds_no_topic_is_an_error(kafka_settings: KafkaSettings) -> None:
+async def test_a_dead_letter_that_finds_no_topic_is_an_error(kafka_settings: KafkaSettings) -> None:
     letter = DeadLetter(FakeRecord(value=b"\xff"), DeadLetterReason.UNDECODABLE, "why")
-
-    async def publish() -> None:
-        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings(dead_letter_timeout_ms=1_000))
-        try:
+    publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings(dead_letter_timeout_ms=1_000))
+    try:
+        with pytest.raises(DeadLetterError, match=r"1 dead letters were not acknowledged.*lifeline topics create"):
             await publisher.publish([letter])
-        finally:
-            await publisher.close()
-
-    with pytest.raises(DeadLetterError, match=r"1 dead letters were not acknowledged.*lifeline topics create"):
-        asyncio.run(publish())
+    finally:
+        await publisher.close()
 
 
 def test_the_classes_and_stages_are_those_of_kafka_connect() -> None:
@@ -121,7 +108,7 @@ def test_letters_go_in_chunks_of_bounded_count_and_bytes() -> None:
     assert list(_chunks([])) == []
 
 
-def test_a_letter_that_is_too_large_is_a_bounded_stub(kafka_settings: KafkaSettings) -> None:
+async def test_a_letter_that_is_too_large_is_a_bounded_stub(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     value, headers = os.urandom(6 << 20), tuple((f"h{at}", bytes(500)) for at in range(100))
     records: list[FakeRecord | UnreadableRecords] = [
@@ -131,13 +118,9 @@ def test_a_letter_that_is_too_large_is_a_bounded_stub(kafka_settings: KafkaSetti
         UnreadableRecords("actions", PARTITION, 4, 9, -1, 77, "ab" * 32, b"head", "its checksum is wrong"),
     ]
     letters = [DeadLetter(record, DeadLetterReason.OVERSIZED, "why") for record in records]
-
-    async def publish() -> None:
-        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
-        await publisher.publish(letters)
-        await publisher.close()
-
-    asyncio.run(publish())
+    publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
+    await publisher.publish(letters)
+    await publisher.close()
     large, small, long_key, unreadable = read(kafka_settings, kafka_settings.dead_letter_topic, PARTITION, 4)
     found = dict(large.headers)
     assert large.value == value[:1_024]
@@ -153,7 +136,7 @@ def test_a_letter_that_is_too_large_is_a_bounded_stub(kafka_settings: KafkaSetti
     assert (found[STUB_BYTES], found[STUB_UNTIL], found["__connect.errors.offset"]) == (b"77", b"9", b"4")
 
 
-def test_what_the_topic_refuses_goes_as_a_stub_and_no_other_letter_suffers(kafka_settings: KafkaSettings) -> None:
+async def test_what_the_topic_refuses_goes_as_a_stub_and_no_other_letter_suffers(kafka_settings: KafkaSettings) -> None:
     """An operator's own dead-letter topic may take less than ours, and no times of its liking."""
     limits = {"max.message.bytes": "20000", "message.timestamp.before.max.ms": "3600000"}
     topic = {"num_partitions": 4, "replication_factor": 1, "configs": limits}
@@ -168,13 +151,9 @@ def test_what_the_topic_refuses_goes_as_a_stub_and_no_other_letter_suffers(kafka
         FakeRecord(offset=4, value=b"\xfd", timestamp=1_000),
     ]
     letters = [DeadLetter(record, DeadLetterReason.UNDECODABLE, "why") for record in records]
-
-    async def publish() -> None:
-        publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
-        await publisher.publish(letters)
-        await publisher.close()
-
-    asyncio.run(publish())
+    publisher = DeadLetterPublisher(kafka_settings, UpdaterSettings())
+    await publisher.publish(letters)
+    await publisher.close()
     found = read(kafka_settings, kafka_settings.dead_letter_topic, PARTITION, 4)
     by_offset = {dict(letter.headers)["__connect.errors.offset"]: letter for letter in found}
     assert [by_offset[b"%d" % at].value for at in (1, 3, 4)] == [b"\xff", b"\xfe", b"\xfd"]

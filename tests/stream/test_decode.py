@@ -23,7 +23,7 @@ def users_of(partition: int, count: int) -> list[str]:
     return [name for name in names if partition_of(name.encode(), 4) == partition][:count]
 
 
-def one(record: FakeRecord | UnreadableRecords) -> tuple[DecodedBatch, list[tuple[DeadLetterReason, str]]]:
+def decode_single(record: FakeRecord | UnreadableRecords) -> tuple[DecodedBatch, list[tuple[DeadLetterReason, str]]]:
     decoded = decode([record], RULES)
     return decoded, [(letter.reason, letter.message) for letter in decoded.dead_letters]
 
@@ -77,7 +77,7 @@ def test_schema_registry_framing_is_read_like_a_bare_value(frame: bytes) -> None
 def test_framing_of_another_message_or_cut_short(value: bytes) -> None:
     with pytest.raises(DecodeError, match="first message"):
         unframe(value)
-    assert one(FakeRecord(value=value))[1][0][0] is DeadLetterReason.UNDECODABLE
+    assert decode_single(FakeRecord(value=value))[1][0][0] is DeadLetterReason.UNDECODABLE
 
 
 UNREADABLE = UnreadableRecords("actions", PARTITION, 0, 0, LOGGED_MS, 9, "ab", b"head", "its checksum is wrong")
@@ -125,7 +125,7 @@ CASES: list[tuple[FakeRecord | UnreadableRecords, DeadLetterReason, str]] = [
 def test_each_reason_alone_and_among_good_records(
     record: FakeRecord | UnreadableRecords, reason: DeadLetterReason, message: str
 ) -> None:
-    decoded, letters = one(record)
+    decoded, letters = decode_single(record)
     assert [why for why, _ in letters] == [reason]
     assert message in letters[0][1]
     assert decoded.dead_letters[0].record is record
@@ -149,12 +149,12 @@ def test_every_reason_has_a_case() -> None:
 
 @pytest.mark.parametrize("timestamp_ms", [1, LOGGED_MS + 1_000])
 def test_the_bounds_of_time_are_inside(timestamp_ms: int) -> None:
-    assert one(FakeRecord(value=value(timestamp_ms=timestamp_ms)))[1] == []
+    assert decode_single(FakeRecord(value=value(timestamp_ms=timestamp_ms)))[1] == []
 
 
 @pytest.mark.parametrize("timestamp", [-1, -(2**63), MAX_TIMESTAMP_MS])
 def test_a_record_without_a_time_of_its_own_is_bounded_by_the_year_2099(timestamp: int) -> None:
-    assert one(FakeRecord(value=value(timestamp_ms=MAX_TIMESTAMP_MS), timestamp=timestamp))[1] == []
+    assert decode_single(FakeRecord(value=value(timestamp_ms=MAX_TIMESTAMP_MS), timestamp=timestamp))[1] == []
 
 
 def test_the_log_time_of_an_action_is_the_logs_own_or_none() -> None:

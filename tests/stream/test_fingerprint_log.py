@@ -32,24 +32,24 @@ def apply(log: FingerprintLog, offsets: list[int], limit: int, start: int = 0) -
 def test_two_nodes_have_fingerprints_at_the_same_offsets_however_they_batch(
     offsets: list[int], every: int, limits: tuple[int, int], data: st.DataObject
 ) -> None:
-    ours, theirs = FingerprintLog(every), FingerprintLog(every)
-    apply(ours, offsets, limits[0])
+    node, peer = FingerprintLog(every), FingerprintLog(every)
+    apply(node, offsets, limits[0])
     start = data.draw(st.integers(0, len(offsets) - 1))
-    apply(theirs, offsets, limits[1], start)
+    apply(peer, offsets, limits[1], start)
     first = offsets[start - 1] if start else -1
-    assert theirs.of(3) == [one for one in ours.of(3) if one.offset > first]
-    assert first_difference(ours.of(3), theirs.of(3)) is None
-    for one in ours.of(3):
-        below = [offset for offset in offsets if offset < one.offset]
-        assert one.offset % every == 0
-        assert one.fingerprint == (below[-1] * 7 if below else 0)
+    assert peer.of(3) == [entry for entry in node.of(3) if entry.offset > first]
+    assert first_difference(node.of(3), peer.of(3)) is None
+    for entry in node.of(3):
+        below = [offset for offset in offsets if offset < entry.offset]
+        assert entry.offset % every == 0
+        assert entry.fingerprint == (below[-1] * 7 if below else 0)
 
 
 def test_the_first_offset_that_differs_is_named() -> None:
-    ours = [Fingerprint(10, 1), Fingerprint(20, 2), Fingerprint(30, 3)]
-    theirs = [Fingerprint(15, 9), Fingerprint(20, 5), Fingerprint(30, 6)]
-    assert first_difference(ours, theirs) == Mismatch(20, 2, 5)
-    assert first_difference(ours, ours[1:]) is None
+    node = [Fingerprint(10, 1), Fingerprint(20, 2), Fingerprint(30, 3)]
+    peer = [Fingerprint(15, 9), Fingerprint(20, 5), Fingerprint(30, 6)]
+    assert first_difference(node, peer) == Mismatch(20, 2, 5)
+    assert first_difference(node, node[1:]) is None
 
 
 def test_the_state_of_now_counts_and_an_empty_store_has_nothing_to_say() -> None:

@@ -56,7 +56,8 @@ async def following(kafka: KafkaSettings, table: RecordingTable) -> AsyncIterato
     follower = ItemFollower(kafka, table)
     try:
         await follower.start()
-        await asyncio.wait_for(follower.caught_up.wait(), 20)
+        async with asyncio.timeout(20):
+            await follower.caught_up.wait()
         yield follower
     finally:
         await follower.stop(5)
@@ -75,41 +76,33 @@ def raw(kafka: KafkaSettings, *records: tuple[bytes | None, bytes | None]) -> No
 
 
 @pytest.mark.kafka
-def test_a_table_follows_the_topic_and_goes_on_where_it_was(kafka_settings: KafkaSettings) -> None:
+async def test_a_table_follows_the_topic_and_goes_on_where_it_was(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     table = RecordingTable()
     with LifelineProducer(kafka_settings) as producer:
         for number in range(500):
             producer.publish_item(item(number))
         producer.flush()
-
-        async def first() -> None:
-            async with following(kafka_settings, table) as follower:
-                assert len(table.rows) == 500
-                assert follower.records == 500
-                producer.publish_item(item(7, fill=9, version=4))
-                producer.forget_item(8)
-                producer.flush()
-                await until(lambda: follower.records == 502)
-
-        asyncio.run(first())
+        async with following(kafka_settings, table) as follower:
+            assert len(table.rows) == 500
+            assert follower.records == 500
+            producer.publish_item(item(7, fill=9, version=4))
+            producer.forget_item(8)
+            producer.flush()
+            await until(lambda: follower.records == 502)
         assert table.rows[7] == (b"\x09" * 32, 4)
         assert table.rows[8] == (bytes(32), 0)
         producer.publish_item(item(2**64 - 1))
         producer.flush()
-
-        async def second() -> None:
-            async with following(kafka_settings, table) as follower:
-                assert follower.records == 1
-
-        asyncio.run(second())
+        async with following(kafka_settings, table) as follower:
+            assert follower.records == 1
     assert table.rows[2**64 - 1] == (b"\x01" * 32, 3)
     assert len(table.rows) == 501
 
 
 @pytest.mark.kafka
-def test_a_long_start_tells_how_far_it_is(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.stream.items._PROGRESS_S", 0.0)
+async def test_a_long_start_tells_how_far_it_is(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifeline.stream.items._TELL_S", 0.0)
     monkeypatch.setattr("lifeline.stream.items._BATCH", 100)
     create_topics(kafka_settings)
     table = RecordingTable()
@@ -117,30 +110,22 @@ def test_a_long_start_tells_how_far_it_is(kafka_settings: KafkaSettings, monkeyp
         for number in range(1_000):
             producer.publish_item(item(number))
         producer.flush()
-
-    async def run() -> None:
+    with capture_logs() as logs:
         async with following(kafka_settings, table):
             pass
-
-    with capture_logs() as logs:
-        asyncio.run(run())
-    told = [line for line in logs if line["event"] == "items"]
-    assert [line["of"] for line in told] == [1_000] * len(told)
-    assert [line["read"] for line in told] == sorted(line["read"] for line in told)
-    assert told[-1]["read"] == 1_000
-    assert "remaining_s" not in told[-1]
-    assert any(0 < line["read"] < 1_000 and line["remaining_s"] >= 0 for line in told)
+    progress = [line for line in logs if line["event"] == "items"]
+    assert [line["of"] for line in progress] == [1_000] * len(progress)
+    assert [line["read"] for line in progress] == sorted(line["read"] for line in progress)
+    assert progress[-1]["read"] == 1_000
+    assert "remaining_s" not in progress[-1]
+    assert any(0 < line["read"] < 1_000 and line["remaining_s"] >= 0 for line in progress)
 
 
 @pytest.mark.kafka
-def test_an_empty_topic_is_caught_up_at_once(kafka_settings: KafkaSettings) -> None:
+async def test_an_empty_topic_is_caught_up_at_once(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
-
-    async def run() -> None:
-        async with following(kafka_settings, RecordingTable()) as follower:
-            assert follower.records == 0
-
-    asyncio.run(run())
+    async with following(kafka_settings, RecordingTable()) as follower:
+        assert follower.records == 0
 
 
 BAD: list[tuple[bytes | None, bytes | None, ItemProblem]] = [
@@ -187,38 +172,30 @@ def test_columns_hold_what_the_records_hold(rows: list[tuple[int, bytes | None]]
 
 
 @pytest.mark.kafka
-def test_items_without_room_are_counted(kafka_settings: KafkaSettings) -> None:
+async def test_items_without_room_are_counted(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     table = RecordingTable()
     table.too_many = 2
     raw(kafka_settings, (b"7", item(7).SerializeToString()))
-
-    async def run() -> None:
-        async with following(kafka_settings, table) as follower:
-            assert follower.problems == {ItemProblem.TOO_MANY: 2}
-
-    asyncio.run(run())
+    async with following(kafka_settings, table) as follower:
+        assert follower.problems == {ItemProblem.TOO_MANY: 2}
 
 
 @pytest.mark.kafka
-def test_bad_records_are_counted_and_passed_over(kafka_settings: KafkaSettings) -> None:
+async def test_bad_records_are_counted_and_passed_over(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     table = RecordingTable()
     keyed = [(key, value) for key, value, _ in BAD if key]
     raw(kafka_settings, (b"7", item(7).SerializeToString()), *keyed, (b"9", item(9).SerializeToString()))
-
-    async def run() -> None:
-        async with following(kafka_settings, table) as follower:
-            assert follower.problems.total() == len(keyed)
-            assert follower.problems[ItemProblem.KEY_MISMATCH] == 1
-
-    asyncio.run(run())
+    async with following(kafka_settings, table) as follower:
+        assert follower.problems.total() == len(keyed)
+        assert follower.problems[ItemProblem.KEY_MISMATCH] == 1
     assert table.rows == {7: (b"\x01" * 32, 3), 9: (b"\x01" * 32, 3)}
     assert table.offsets == {0: len(keyed) + 1}
 
 
 @pytest.mark.kafka
-def test_a_failing_write_ends_the_follower(kafka_settings: KafkaSettings) -> None:
+async def test_a_failing_write_ends_the_follower(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings)
     raw(kafka_settings, (b"7", item(7).SerializeToString()))
     table = RecordingTable()
@@ -227,39 +204,33 @@ def test_a_failing_write_ends_the_follower(kafka_settings: KafkaSettings) -> Non
         raise OSError(28, "No space left on device")
 
     table.before_apply = fail
-
-    async def run() -> None:
-        follower = ItemFollower(kafka_settings, table)
-        try:
-            await follower.start()
-            with pytest.raises(OSError, match="No space left"):
-                await asyncio.wait_for(follower.wait(), 20)
-        finally:
-            await follower.stop(5)
-            await follower.stop(5)
-
-    asyncio.run(run())
+    follower = ItemFollower(kafka_settings, table)
+    try:
+        await follower.start()
+        with pytest.raises(OSError, match="No space left"):
+            async with asyncio.timeout(20):
+                await follower.wait()
+    finally:
+        await follower.stop(5)
+        await follower.stop(5)
 
 
-def start(kafka: KafkaSettings, table: Any) -> None:
-    async def run() -> None:
-        async with following(kafka, table):
-            pytest.fail("it started")
-
-    asyncio.run(run())
+async def start(kafka: KafkaSettings, table: Any) -> None:
+    async with following(kafka, table):
+        pytest.fail("it started")
 
 
 @pytest.mark.kafka
-def test_a_topic_that_is_missing_or_was_made_anew(kafka_settings: KafkaSettings) -> None:
+async def test_a_topic_that_is_missing_or_was_made_anew(kafka_settings: KafkaSettings) -> None:
     table = RecordingTable()
     with pytest.raises(TopicMismatchError, match="does not exist"):
-        start(kafka_settings, table)
+        await start(kafka_settings, table)
     create_topics(kafka_settings)
     table.offsets[2] = 10
-    with pytest.raises(PartitionLostError, match=r"2 ends at 0, and offset 10 is applied.*<node.data_dir>/items aside"):
-        start(kafka_settings, table)
+    with pytest.raises(PartitionLostError, match=r"2 ends at 0, and 10 is applied.*<node.data_dir>/items aside"):
+        await start(kafka_settings, table)
 
 
-def test_a_cluster_that_is_not_there() -> None:
+async def test_a_cluster_that_is_not_there() -> None:
     with pytest.raises(ClusterUnreachableError):
-        start(KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=200), RecordingTable())
+        await start(KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=200), RecordingTable())

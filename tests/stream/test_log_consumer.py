@@ -68,12 +68,12 @@ def test_what_is_overridden_is_what_was_looked_at() -> None:
 
 
 def test_batches_are_cut_where_they_end() -> None:
-    one, two = batch(record(b"a", b"1")), batch(record(b"b", b"2"))
-    assert [bytes(each) for each in LogBytes(one + two + one[:-1]).batches()] == [one, two]
-    assert not LogBytes(one[:-1]).has_next()
+    first, second = batch(record(b"a", b"1")), batch(record(b"b", b"2"))
+    assert [bytes(each) for each in LogBytes(first + second + first[:-1]).batches()] == [first, second]
+    assert not LogBytes(first[:-1]).has_next()
     assert not LogBytes(b"").has_next()
     assert not LogBytes(bytes(40)).has_next()
-    assert LogBytes(one + two).size_in_bytes() == len(one + two)
+    assert LogBytes(first + second).size_in_bytes() == len(first + second)
 
 
 def test_a_wrong_checksum_is_believed_once_the_log_has_shown_it_twice() -> None:
@@ -112,7 +112,7 @@ async def consuming(kafka: KafkaSettings) -> AsyncIterator[LogConsumer]:
 
 
 @pytest.mark.kafka
-def test_one_handing_over_is_bounded_over_all_partitions_and_loses_nothing(
+async def test_one_handing_over_is_bounded_over_all_partitions_and_loses_nothing(
     kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = 200_000
@@ -128,20 +128,15 @@ def test_one_handing_over_is_bounded_over_all_partitions_and_loses_nothing(
             )
     producer.flush()
     producer.close()
-
-    async def read() -> tuple[dict[int, list[int]], int]:
-        seen: dict[int, list[int]] = {partition: [] for partition in range(4)}
-        largest = 0
-        async with consuming(kafka_settings) as consumer:
-            consumer.assign([TopicPartition(kafka_settings.actions_topic, partition) for partition in range(4)])
-            async with asyncio.timeout(30):
-                while sum(map(len, seen.values())) < 400:
-                    fetched = await consumer.getmany(timeout_ms=500)
-                    for tp, records in fetched.items():
-                        seen[tp.partition] += [each.offset for each in records]
-                    largest = max(largest, sum(len(records) for records in fetched.values()))
-        return seen, largest
-
-    seen, largest = asyncio.run(read())
+    seen: dict[int, list[int]] = {partition: [] for partition in range(4)}
+    largest = 0
+    async with consuming(kafka_settings) as consumer:
+        consumer.assign([TopicPartition(kafka_settings.actions_topic, partition) for partition in range(4)])
+        async with asyncio.timeout(30):
+            while sum(map(len, seen.values())) < 400:
+                fetched = await consumer.getmany(timeout_ms=500)
+                for tp, records in fetched.items():
+                    seen[tp.partition] += [each.offset for each in records]
+                largest = max(largest, sum(len(records) for records in fetched.values()))
     assert seen == {partition: list(range(100)) for partition in range(4)}
     assert 10 < largest <= budget // 5_000 + 1

@@ -89,22 +89,20 @@ def test_a_batch_is_bounded_by_bytes_too_and_takes_at_least_one_record(
     assert taken == list(range(len(sizes)))
 
 
-def test_the_limit_is_shared_and_holds_the_transport_back() -> None:
-    async def run() -> None:
-        limit = IntakeLimit(10, 1 << 30)
-        first, second = PendingRecords(limit), PendingRecords(limit)
-        first.push(run_of(0, 6))
-        assert limit.has_room()
-        second.push(run_of(0, 4))
-        assert not limit.has_room()
-        waiting = asyncio.create_task(limit.wait_for_room())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        first.clear()
-        await asyncio.wait_for(waiting, 10)
-        assert (limit.records, first.records, second.records) == (4, 0, 4)
-
-    asyncio.run(run())
+async def test_the_limit_is_shared_and_holds_the_transport_back() -> None:
+    limit = IntakeLimit(10, 1 << 30)
+    first, second = PendingRecords(limit), PendingRecords(limit)
+    first.push(run_of(0, 6))
+    assert limit.has_room()
+    second.push(run_of(0, 4))
+    assert not limit.has_room()
+    waiting = asyncio.create_task(limit.wait_for_room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    first.clear()
+    async with asyncio.timeout(10):
+        await waiting
+    assert (limit.records, first.records, second.records) == (4, 0, 4)
 
 
 def test_the_oldest_record_says_since_when_the_queue_waits() -> None:

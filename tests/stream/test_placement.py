@@ -21,14 +21,14 @@ def after(members: dict[str, Member], places: dict[int, Place], applied: int = 5
     """What the members say once they have worked as they were told."""
     return {
         name: Member(
-            one.address,
+            member.address,
             {
                 number: LocalPartition(applied, owned=where.owner == name)
                 for number, where in places.items()
                 if name == where.owner or name in where.standbys
             },
         )
-        for name, one in members.items()
+        for name, member in members.items()
     }
 
 
@@ -78,7 +78,7 @@ def test_when_one_goes_only_its_partitions_move_and_to_their_standbys_where_shar
     assume(len(members) > 1)
     places = place(members, range(partitions), replicas)
     gone = data.draw(st.sampled_from(sorted(members)))
-    left = {name: one for name, one in after(members, places).items() if name != gone}
+    left = {name: member for name, member in after(members, places).items() if name != gone}
     moved = place(left, range(partitions), replicas)
     owned = Counter(where.owner for where in moved.values())
     for number, where in places.items():

@@ -48,9 +48,10 @@ class SilentConsumer:
         return {}
 
 
-def test_a_cluster_that_goes_away_ends_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cluster_that_goes_away_ends_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LogConsumer", SilentConsumer)
     store = cast("PartitionStore", RecordingStore(0))
     rules = Rules.of(Vocabulary(), 4, UpdaterSettings())
     with pytest.raises(ClusterUnreachableError):
-        asyncio.run(asyncio.wait_for(replay(KafkaSettings(request_timeout_ms=1_000), rules, store, until=9), 20))
+        async with asyncio.timeout(20):
+            await replay(KafkaSettings(request_timeout_ms=1_000), rules, store, until=9)

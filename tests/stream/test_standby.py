@@ -52,11 +52,11 @@ def make_nodes(kafka: KafkaSettings, *names: str, **settings: Any) -> list[Node]
 
 
 def followed(node: Node) -> dict[int, StandbyStatus]:
-    return {one.partition: one for one in node.stream.standbys()}
+    return {status.partition: status for status in node.stream.standbys()}
 
 
 def applied(node: Node) -> dict[int, int]:
-    return {one.partition: one.applied_offset for one in (*node.stream.status(), *node.stream.standbys())}
+    return {status.partition: status.applied_offset for status in (*node.stream.status(), *node.stream.standbys())}
 
 
 async def settled(*nodes: Node, events: int = 0) -> None:
@@ -81,70 +81,62 @@ async def settled(*nodes: Node, events: int = 0) -> None:
     await until(holds, WITHIN_S, what="every partition served once and followed once")
 
 
-def test_a_standby_keeps_up_and_takes_over_with_its_store_open(kafka: KafkaSettings) -> None:
+async def test_a_standby_keeps_up_and_takes_over_with_its_store_open(kafka: KafkaSettings) -> None:
     first, second = make_nodes(kafka, "a:1", "b:1")
-    wanted = actions(4_000)
-
-    async def run() -> None:
-        async with second.running():
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(first.running())
-                await settled(first, second)
-                await asyncio.to_thread(publish, kafka, wanted)
-                await settled(first, second, events=len(wanted))
-                owned = first.serving()
-                assert {one.state for one in followed(second).values()} == {StandbyState.FOLLOWING}
-                assert set(followed(second)) == owned
-                assert second.placement.owners == first.placement.owners
-                assert {number for number, owner in second.placement.owners.items() if owner == "a:1"} == owned
-                assert second.standby.local_partitions() == {
-                    number: LocalPartition(store.applied_offset, owned=False)
-                    for number, store in second.disks.items()
-                    if number in owned
-                }
-                opened = list(second.opened)
-            await until(lambda: second.serving() == {0, 1, 2, 3}, WITHIN_S, what="the takeover")
-            assert second.opened == opened
-            assert second.stream.standbys() == []
-            await asyncio.to_thread(publish, kafka, actions(1_000, 4_000))
-            await until(lambda: len(second.events()) == 5_000, WITHIN_S)
-        assert not any(store.open for node in (first, second) for store in node.disks.values())
-
-    asyncio.run(run())
+    published = actions(4_000)
+    async with second.running():
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(first.running())
+            await settled(first, second)
+            await asyncio.to_thread(publish, kafka, published)
+            await settled(first, second, events=len(published))
+            owned = first.serving()
+            assert {status.state for status in followed(second).values()} == {StandbyState.FOLLOWING}
+            assert set(followed(second)) == owned
+            assert second.placement.owners == first.placement.owners
+            assert {number for number, owner in second.placement.owners.items() if owner == "a:1"} == owned
+            assert second.standby.local() == {
+                number: LocalPartition(store.applied_offset, owned=False)
+                for number, store in second.disks.items()
+                if number in owned
+            }
+            opened = list(second.opened)
+        await until(lambda: second.serving() == {0, 1, 2, 3}, WITHIN_S, what="the takeover")
+        assert second.opened == opened
+        assert second.stream.standbys() == []
+        await asyncio.to_thread(publish, kafka, actions(1_000, 4_000))
+        await until(lambda: len(second.events()) == 5_000, WITHIN_S)
+    assert not any(store.open for node in (first, second) for store in node.disks.values())
     assert second.events() == as_events(actions(5_000))
-    assert first.events() == as_events(wanted)
+    assert first.events() == as_events(published)
 
 
-def test_who_comes_back_gets_from_its_standby_what_it_had_followed(kafka: KafkaSettings) -> None:
+async def test_who_comes_back_gets_from_its_standby_what_it_had_followed(kafka: KafkaSettings) -> None:
     """A partition that goes from owner to standby and back is in one place at a time, and its store is right."""
     nodes = make_nodes(kafka, "a:1", "b:1", "c:1")
-    wanted = actions(3_000)
-
-    async def run() -> None:
-        async with AsyncExitStack() as stack:
-            for number, node in enumerate(nodes):
-                await stack.enter_async_context(node.running())
-                await asyncio.to_thread(publish, kafka, wanted[number * 1_000 : (number + 1) * 1_000])
-            await until(
-                lambda: (
-                    sorted(number for node in nodes for number in node.serving()) == [0, 1, 2, 3]
-                    and sorted(number for node in nodes for number in followed(node)) == [0, 1, 2, 3]
-                    and not any(one.lag for node in nodes for one in (*node.stream.status(), *node.stream.standbys()))
-                ),
-                WITHIN_S,
-                what="three nodes to settle",
-            )
-            held = [(number, store) for node in nodes for number, store in node.disks.items() if store.open]
-            assert sorted(number for number, _ in held) == sorted([0, 1, 2, 3] * 2)
-            for number, store in held:
-                other = next(each for at, each in held if at == number and each is not store)
-                await until(lambda a=store, b=other: a.applied_offset == b.applied_offset, WITHIN_S)  # type: ignore[misc]
-                assert store.events == other.events
-
-    asyncio.run(run())
+    published = actions(3_000)
+    async with AsyncExitStack() as stack:
+        for number, node in enumerate(nodes):
+            await stack.enter_async_context(node.running())
+            await asyncio.to_thread(publish, kafka, published[number * 1_000 : (number + 1) * 1_000])
+        await until(
+            lambda: (
+                sorted(number for node in nodes for number in node.serving()) == [0, 1, 2, 3]
+                and sorted(number for node in nodes for number in followed(node)) == [0, 1, 2, 3]
+                and not any(status.lag for node in nodes for status in (*node.stream.status(), *node.stream.standbys()))
+            ),
+            WITHIN_S,
+            what="three nodes to settle",
+        )
+        held = [(number, store) for node in nodes for number, store in node.disks.items() if store.open]
+        assert sorted(number for number, _ in held) == sorted([0, 1, 2, 3] * 2)
+        for number, store in held:
+            other = next(each for at, each in held if at == number and each is not store)
+            await until(lambda a=store, b=other: a.applied_offset == b.applied_offset, WITHIN_S)  # type: ignore[misc]
+            assert store.events == other.events
 
 
-def test_a_standby_waits_for_the_dead_letter_of_a_bad_record(kafka: KafkaSettings) -> None:
+async def test_a_standby_waits_for_the_dead_letter_of_a_bad_record(kafka: KafkaSettings) -> None:
     first, second = make_nodes(kafka, "a:1", "b:1")
     first.publisher, second.publisher = (SlowPublisher(kafka, first.updater) for _ in range(2))
 
@@ -155,131 +147,113 @@ def test_a_standby_waits_for_the_dead_letter_of_a_bad_record(kafka: KafkaSetting
         producer.flush()
         producer.close()
 
-    async def run() -> None:
-        async with first.running(), second.running():
-            await settled(first, second)
-            await asyncio.to_thread(publish, kafka, actions(400))
-            await settled(first, second, events=400)
-            before = applied(first)
-            await asyncio.to_thread(publish_bad)
-            await until(
-                lambda: all(
-                    one.state is StandbyState.WAITING for node in (first, second) for one in followed(node).values()
-                ),
-                WITHIN_S,
-                what="the standbys to wait",
-            )
-            assert applied(first) == applied(second) == before
-            first.publisher.may.set()
-            second.publisher.may.set()
-            after = {number: offset + 1 for number, offset in before.items()}
-            await until(lambda: applied(first) == applied(second) == after, WITHIN_S, what="all to pass the bad record")
-            await until(lambda: {one.state for one in followed(first).values()} == {StandbyState.FOLLOWING}, WITHIN_S)
-
-    asyncio.run(run())
+    async with first.running(), second.running():
+        await settled(first, second)
+        await asyncio.to_thread(publish, kafka, actions(400))
+        await settled(first, second, events=400)
+        before = applied(first)
+        await asyncio.to_thread(publish_bad)
+        await until(
+            lambda: all(
+                status.state is StandbyState.WAITING for node in (first, second) for status in followed(node).values()
+            ),
+            WITHIN_S,
+            what="the standbys to wait",
+        )
+        assert applied(first) == applied(second) == before
+        first.publisher.may.set()
+        second.publisher.may.set()
+        after = {number: offset + 1 for number, offset in before.items()}
+        await until(lambda: applied(first) == applied(second) == after, WITHIN_S, what="all to pass the bad record")
+        await until(lambda: {status.state for status in followed(first).values()} == {StandbyState.FOLLOWING}, WITHIN_S)
     assert first.events() == second.events() == as_events(actions(400))
 
 
-def test_a_standby_whose_state_differs_says_so_and_is_not_offered(
+async def test_a_standby_whose_state_differs_says_so_and_is_not_offered(
     kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lifeline.stream.standby._COMPARE_S", 0.1)
     first, second = make_nodes(kafka, "a:1", "b:1", fingerprint_every=50)
-
-    async def run() -> None:
-        async with first.running(), second.running():
-            await settled(first, second)
-            await asyncio.to_thread(publish, kafka, actions(1_000))
-            await settled(first, second, events=1_000)
-            ours, *others = followed(second)
-            second.disks[ours].skew = 1
-            await until(lambda: followed(second)[ours].state is StandbyState.DIVERGED, WITHIN_S, what="the alarm")
-            assert "a:1" in followed(second)[ours].reason
-            assert second.standby.mismatches == 1
-            assert set(second.standby.local_partitions()) == set(others)
-            assert second.standby.unusable_stores() == {ours}
-            stands = followed(second)[ours].applied_offset
-            await asyncio.to_thread(publish, kafka, actions(1_000, 1_000))
-            await until(lambda: len(first.serving()) == 2 and all(not s.lag for s in first.stream.status()), WITHIN_S)
-            assert followed(second)[ours].applied_offset == stands
-            assert all(followed(second)[number].state is StandbyState.FOLLOWING for number in others)
-
-    asyncio.run(run())
+    async with first.running(), second.running():
+        await settled(first, second)
+        await asyncio.to_thread(publish, kafka, actions(1_000))
+        await settled(first, second, events=1_000)
+        damaged, *others = followed(second)
+        second.disks[damaged].skew = 1
+        await until(lambda: followed(second)[damaged].state is StandbyState.DIVERGED, WITHIN_S, what="the alarm")
+        assert "a:1" in followed(second)[damaged].reason
+        assert second.standby.mismatches == 1
+        assert set(second.standby.local()) == set(others)
+        assert second.standby.spoiled() == {damaged}
+        stands = followed(second)[damaged].applied_offset
+        await asyncio.to_thread(publish, kafka, actions(1_000, 1_000))
+        await until(lambda: len(first.serving()) == 2 and all(not s.lag for s in first.stream.status()), WITHIN_S)
+        assert followed(second)[damaged].applied_offset == stands
+        assert all(followed(second)[number].state is StandbyState.FOLLOWING for number in others)
 
 
-def test_a_standby_that_the_log_has_overtaken_refuses(kafka: KafkaSettings) -> None:
+async def test_a_standby_that_the_log_has_overtaken_refuses(kafka: KafkaSettings) -> None:
     first, second = make_nodes(kafka, "a:1", "b:1")
-
-    async def run() -> None:
-        async with first.running():
-            async with second.running():
-                await settled(first, second)
-                await asyncio.to_thread(publish, kafka, actions(400))
-                await settled(first, second, events=400)
-            await until(lambda: first.serving() == {0, 1, 2, 3}, WITHIN_S)
-            await asyncio.to_thread(publish, kafka, actions(4_000, 400))
-            await until(lambda: len(first.events()) == 4_400, WITHIN_S)
-            for number, store in first.disks.items():
-                await asyncio.to_thread(delete_before, kafka, number, store.applied_offset)
-            async with second.running():
-                await until(
-                    lambda: {one.state for one in followed(second).values()} == {StandbyState.REFUSING},
-                    WITHIN_S,
-                    what="the standbys to refuse",
-                )
-                assert all("set the directory" in one.reason for one in followed(second).values())
-                assert second.standby.local_partitions() == {}
-
-    asyncio.run(run())
+    async with first.running():
+        async with second.running():
+            await settled(first, second)
+            await asyncio.to_thread(publish, kafka, actions(400))
+            await settled(first, second, events=400)
+        await until(lambda: first.serving() == {0, 1, 2, 3}, WITHIN_S)
+        await asyncio.to_thread(publish, kafka, actions(4_000, 400))
+        await until(lambda: len(first.events()) == 4_400, WITHIN_S)
+        for number, store in first.disks.items():
+            await asyncio.to_thread(delete_before, kafka, number, store.applied_offset)
+        async with second.running():
+            await until(
+                lambda: {status.state for status in followed(second).values()} == {StandbyState.REFUSING},
+                WITHIN_S,
+                what="the standbys to refuse",
+            )
+            assert all("set the directory" in status.reason for status in followed(second).values())
+            assert second.standby.local() == {}
 
 
-def test_a_standby_without_room_for_new_items_refuses_and_its_node_goes_on(kafka: KafkaSettings) -> None:
+async def test_a_standby_without_room_for_new_items_refuses_and_its_node_goes_on(kafka: KafkaSettings) -> None:
     first, second = make_nodes(kafka, "a:1", "b:1")
 
     def refuse() -> None:
         raise ItemLimitError(0, 10, 5, 12)
 
-    async def run() -> None:
-        async with first.running(), second.running():
-            await settled(first, second)
-            for number in followed(second):
-                second.disks[number].before_apply = refuse
-            await asyncio.to_thread(publish, kafka, actions(400))
-            await until(
-                lambda: {one.state for one in followed(second).values()} == {StandbyState.REFUSING},
-                WITHIN_S,
-                what="the standbys to refuse",
-            )
-            assert all("store.max_items" in one.reason for one in followed(second).values())
-            assert second.standby.local_partitions() == {}
-            await until(lambda: len(first.events()) + len(second.events()) >= 400, WITHIN_S)
-            assert len(second.serving()) == 4 - len(followed(second))
-
-    asyncio.run(run())
+    async with first.running(), second.running():
+        await settled(first, second)
+        for number in followed(second):
+            second.disks[number].before_apply = refuse
+        await asyncio.to_thread(publish, kafka, actions(400))
+        await until(
+            lambda: {status.state for status in followed(second).values()} == {StandbyState.REFUSING},
+            WITHIN_S,
+            what="the standbys to refuse",
+        )
+        assert all("store.max_items" in status.reason for status in followed(second).values())
+        assert second.standby.local() == {}
+        await until(lambda: len(first.events()) + len(second.events()) >= 400, WITHIN_S)
+        assert len(second.serving()) == 4 - len(followed(second))
 
 
-def test_a_standby_that_began_where_the_log_was_trimmed_tells_what_it_lacks(
+async def test_a_standby_that_began_where_the_log_was_trimmed_tells_what_it_lacks(
     kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lifeline.stream.standby._COMPARE_S", 0.1)
     first, second = make_nodes(kafka, "a:1", "b:1")
-
-    async def run() -> None:
-        async with first.running():
-            await until(lambda: first.serving() == {0, 1, 2, 3}, WITHIN_S)
-            await asyncio.to_thread(publish, kafka, actions(400))
-            await until(lambda: len(first.events()) == 400, WITHIN_S)
-            for number, store in first.disks.items():
-                await asyncio.to_thread(delete_before, kafka, number, store.applied_offset)
-            async with second.running():
-                await until(
-                    lambda: {one.state for one in followed(second).values()} == {StandbyState.DIVERGED},
-                    WITHIN_S,
-                    what="the standbys to see that they lack what was trimmed",
-                )
-                for number, one in followed(second).items():
-                    assert f"before offset {first.disks[number].applied_offset}" in one.reason
-                    assert "restore a snapshot" in one.reason
-                assert second.standby.local_partitions() == {}
-
-    asyncio.run(run())
+    async with first.running():
+        await until(lambda: first.serving() == {0, 1, 2, 3}, WITHIN_S)
+        await asyncio.to_thread(publish, kafka, actions(400))
+        await until(lambda: len(first.events()) == 400, WITHIN_S)
+        for number, store in first.disks.items():
+            await asyncio.to_thread(delete_before, kafka, number, store.applied_offset)
+        async with second.running():
+            await until(
+                lambda: {status.state for status in followed(second).values()} == {StandbyState.DIVERGED},
+                WITHIN_S,
+                what="the standbys to see that they lack what was trimmed",
+            )
+            for number, status in followed(second).items():
+                assert f"before offset {first.disks[number].applied_offset}" in status.reason
+                assert "restore a snapshot" in status.reason
+            assert second.standby.local() == {}

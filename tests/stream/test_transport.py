@@ -1,6 +1,5 @@
 """What we rely on of the private seam of Faust's aiokafka driver: a new version that moves any of it fails here."""
 
-import asyncio
 import inspect
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -96,7 +95,7 @@ def test_what_is_off_can_be_turned_off() -> None:
 
 
 @pytest.mark.kafka
-def test_the_order_of_a_rebalance(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_order_of_a_rebalance(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every assignment seeks with the flow stopped; every revocation stops the flow before we hear of it."""
     create_topics(kafka_settings)
     log: list[tuple[str, bool, frozenset[int]]] = []
@@ -113,39 +112,35 @@ def test_the_order_of_a_rebalance(kafka_settings: KafkaSettings, monkeypatch: py
     monkeypatch.setattr(transport._Consumer, "seek_to_committed", spy_on_seek)
     node = Node(kafka_settings)
     other = Node(kafka_settings)
+    updater = node.make_updater()
+    revoked = updater.on_revoked
 
-    async def run() -> None:
-        updater = node.make_updater()
-        revoked = updater.on_revoked
+    async def spy_on_revoked(partitions: frozenset[int]) -> None:
+        log.append(("revoked", node.stream._app.consumer.flow_active, partitions))
+        await revoked(partitions)
 
-        async def spy_on_revoked(partitions: frozenset[int]) -> None:
-            log.append(("revoked", node.stream._app.consumer.flow_active, partitions))
-            await revoked(partitions)
-
-        monkeypatch.setattr(updater, "on_revoked", spy_on_revoked)
-        monkeypatch.setattr(node, "make_updater", lambda: updater)
-        async with node.running():
-            await until(lambda: len(node.serving()) == 4)
-            generation = node.stream._app.consumer_generation_id
-            async with other.running():
-                await until(lambda: len(node.serving()) == 2 and len(other.serving()) == 2)
-            await until(lambda: len(node.serving()) == 4)
-            assert node.stream._app.consumer_generation_id > generation
-
-    asyncio.run(run())
+    monkeypatch.setattr(updater, "on_revoked", spy_on_revoked)
+    monkeypatch.setattr(node, "make_updater", lambda: updater)
+    async with node.running():
+        await until(lambda: len(node.serving()) == 4)
+        generation = node.stream._app.consumer_generation_id
+        async with other.running():
+            await until(lambda: len(node.serving()) == 2 and len(other.serving()) == 2)
+        await until(lambda: len(node.serving()) == 4)
+        assert node.stream._app.consumer_generation_id > generation
     kept = set(range(4))
     assert log[0] == ("revoked", True, frozenset())
-    ours = [entry for entry in log[1:] if entry[0] == "seek" or entry[2]]
-    assert [name for name, _, _ in ours] == ["seek", "revoked", "seek", "revoked", "seek"]
-    assert {flow for name, flow, _ in ours if name == "revoked"} == {False}
-    assert ours[0][2] == ours[1][2] == ours[4][2] == kept
-    assert len(ours[2][2]) == len(ours[3][2]) == 2
+    calls = [entry for entry in log[1:] if entry[0] == "seek" or entry[2]]
+    assert [name for name, _, _ in calls] == ["seek", "revoked", "seek", "revoked", "seek"]
+    assert {flow for name, flow, _ in calls if name == "revoked"} == {False}
+    assert calls[0][2] == calls[1][2] == calls[4][2] == kept
+    assert len(calls[2][2]) == len(calls[3][2]) == 2
     # The flow is stopped by every revocation that had something to stop, and resumed after the seek alone.
-    assert [flow for name, flow, _ in ours if name == "seek"][1:] == [False, False]
+    assert [flow for name, flow, _ in calls if name == "seek"][1:] == [False, False]
 
 
 @pytest.mark.kafka
-def test_a_single_record_right_after_a_rebalance_arrives(kafka_settings: KafkaSettings) -> None:
+async def test_a_single_record_right_after_a_rebalance_arrives(kafka_settings: KafkaSettings) -> None:
     """A fetch that began before the rebalance may be the one that returns it; and one node has no partition."""
     kafka = kafka_settings.model_copy(update={"partitions": 1})
     create_topics(kafka)
@@ -158,33 +153,24 @@ def test_a_single_record_right_after_a_rebalance_arrives(kafka_settings: KafkaSe
             producer.publish(Action(user_id="u", item_id=number, timestamp_ms=1, action_type=1)).result(10)
             await until(lambda: number in {len(first.events()), len(second.events())}, 10)
 
-    async def run() -> None:
-        with LifelineProducer(kafka) as producer:
-            async with first.running():
+    with LifelineProducer(kafka) as producer:
+        async with first.running():
+            await until(lambda: first.serving() == {0})
+            for number in range(1, 4):
+                await join_and_publish(producer, number)
                 await until(lambda: first.serving() == {0})
-                for number in range(1, 4):
-                    await join_and_publish(producer, number)
-                    await until(lambda: first.serving() == {0})
-
-    asyncio.run(run())
 
 
 @pytest.mark.kafka
-def test_nothing_of_fausts_is_left_behind(
+async def test_nothing_of_fausts_is_left_behind(
     kafka_settings: KafkaSettings, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_topics(kafka_settings)
     monkeypatch.chdir(tmp_path)
     node = Node(kafka_settings)
-
-    async def run() -> set[str]:
-        async with node.running():
-            await until(lambda: len(node.serving()) == 4)
-            topics: set[str] = await node.stream._app.consumer._thread.call_thread(
-                node.stream._app.consumer._thread._ensure_consumer().topics
-            )
-            return topics
-
-    topics = asyncio.run(run())
+    async with node.running():
+        await until(lambda: len(node.serving()) == 4)
+        thread = node.stream._app.consumer._thread
+        topics: set[str] = await thread.call_thread(thread._ensure_consumer().topics)
     assert not [topic for topic in topics if kafka_settings.group_id in topic]
     assert list(tmp_path.iterdir()) == []

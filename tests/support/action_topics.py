@@ -14,14 +14,14 @@ def actions(count: int, start: int = 0) -> list[Action]:
     ]
 
 
-def publish(kafka: KafkaSettings, wanted: list[Action]) -> None:
+def publish(kafka: KafkaSettings, batch: list[Action]) -> None:
     with LifelineProducer(kafka) as producer:
-        for action in wanted:
+        for action in batch:
             producer.publish(action)
 
 
-def as_events(wanted: list[Action]) -> list[tuple[bytes, int, int, int]]:
-    return sorted((a.user_id.encode(), a.timestamp_ms, a.item_id, a.action_type << 8 | a.surface) for a in wanted)
+def as_events(batch: list[Action]) -> list[tuple[bytes, int, int, int]]:
+    return sorted((a.user_id.encode(), a.timestamp_ms, a.item_id, a.action_type << 8 | a.surface) for a in batch)
 
 
 def delete_before(kafka: KafkaSettings, partition: int, offset: int) -> None:

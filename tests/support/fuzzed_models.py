@@ -154,8 +154,8 @@ class Fuzz:
                 header[name]["shape"] = [self._any([0, 1, 2**31, 2**62]) for _ in header[name]["shape"]]
             case _:
                 header[self._any(["", "__metadata__", "x"])] = header.pop(name)
-        made = json.dumps(header).encode()
-        return struct.pack("<Q", len(made)) + made + content[start:]
+        data = json.dumps(header).encode()
+        return struct.pack("<Q", len(data)) + data + content[start:]
 
 
 def signed(files: dict[str, bytes]) -> dict[str, bytes]:

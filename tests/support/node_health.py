@@ -21,6 +21,6 @@ SERVING = PartitionStatus(
 
 
 def health(*partitions: PartitionStatus, standbys: Sequence[StandbyStatus] = (), stall_after_s: float = 30.0) -> Health:
-    made = Health(lambda: partitions, lambda: standbys, stall_after_s=stall_after_s)
-    made.is_assigned = made.has_synced_items = True
-    return made
+    health = Health(lambda: partitions, lambda: standbys, stall_after_s=stall_after_s)
+    health.is_assigned = health.has_synced_items = True
+    return health

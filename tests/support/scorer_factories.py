@@ -189,8 +189,8 @@ def encoding(
     """Return a request of so many tokens and candidates, the middle one without an embedding."""
     rng = np.random.default_rng([seed, explicit, impressions, count])
     torch.manual_seed(seed)
-    made, candidates = history(rng, explicit, impressions, config), embeddings(rng, count)
+    inputs, candidates = history(rng, explicit, impressions, config), embeddings(rng, count)
     candidates[count // 2] = 0
     items, context = np.arange(count, dtype=np.uint64), RequestContext(1_001 * DAY, 1)
-    request, found = FeatureSnapshot.of(made, items, candidates, context, config)
+    request, found = FeatureSnapshot.of(inputs, items, candidates, context, config)
     return Encoding(model or TransAct(config).eval(), request, request.selection(found.similarity))

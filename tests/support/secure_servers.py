@@ -27,10 +27,10 @@ class Authority:
 
     def issue(self, name: str) -> tuple[Path, Path]:
         """Return the certificate's and the key's file, of a host or a caller."""
-        made = self._ca.issue_cert(name)
+        issued = self._ca.issue_cert(name)
         certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
-        certificate.write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
-        made.private_key_pem.write_to_path(key)
+        certificate.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
         return certificate, key
 
 

@@ -100,8 +100,8 @@ def node_at(
         models = ModelHolder(scoring, Scorer(loaded(TransAct(SMALL)), VOCABULARY, table))
 
         def load(version: str | None) -> Scorer:
-            wanted = scoring.model_copy(update={"version": version})
-            return Scorer(weights.load(wanted, VOCABULARY), VOCABULARY, table)
+            versioned = scoring.model_copy(update={"version": version})
+            return Scorer(weights.load(versioned, VOCABULARY), VOCABULARY, table)
 
         services = Services(
             SequenceService(directory, max_reply_bytes=1 << 20),

@@ -1,10 +1,11 @@
 """What the tests of snapshots share: a store with a history, a repository, and what is at its URL."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from lifeline.store.partition import PartitionStore
 from lifeline.store.snapshots.remote import RemoteDirectory
-from lifeline.store.snapshots.repository import SnapshotRepository
+from lifeline.store.snapshots.repository import Snapshot, SnapshotRepository
 from tests.support.factories import batch_of, work
 
 P = "partition-00003"
@@ -25,3 +26,12 @@ def contents(repository: SnapshotRepository) -> set[str]:
 
 def manifests(repository: SnapshotRepository) -> list[str]:
     return sorted(remote(repository).files(f"{P}/manifests"))
+
+
+def only(repository: SnapshotRepository) -> Snapshot:
+    (snapshot,) = repository.snapshots()
+    return snapshot
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []

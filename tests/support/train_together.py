@@ -15,7 +15,7 @@ from tests.support.training_sets import SETTINGS, made_set
 
 def main(directory: Path) -> None:
     config = SMALL.model_copy(update={"nal_source": "in_batch"})
-    told: list[Step] = []
+    steps: list[Step] = []
     with Group.join() as group, seed_torch(SETTINGS):
         assert group.size == 2
         model = TransAct(config)
@@ -23,12 +23,12 @@ def main(directory: Path) -> None:
             model,
             TrainingData(made_set(0, 10, config), made_set(1, 6, config), [1, 2]),
             SETTINGS,
-            on_step=told.append,
+            on_step=steps.append,
             group=group,
         )
         np.savez(
             directory / f"{group.rank}.npz",
-            losses=[at.loss for at in told],
+            losses=[at.loss for at in steps],
             validation=[loss for *_, loss in progress.curve],
             weights=torch.cat([weight.reshape(-1) for weight in model.state_dict().values()]).numpy(),
         )

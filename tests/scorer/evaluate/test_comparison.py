@@ -37,10 +37,10 @@ def test_the_three_parts_share_no_request_and_stopping_has_users_of_its_own(task
 def test_requests_are_the_same_for_every_model(task: SimulatedTask) -> None:
     short, long = (task.splits(variant(name, task.heads)) for name in ("none", "v2"))
     for name in Splits._fields:
-        one, other = getattr(short, name), getattr(long, name)
-        np.testing.assert_array_equal(one.item_id, other.item_id)
-        np.testing.assert_array_equal(one.action_types, other.action_types)
-        np.testing.assert_array_equal(one.timestamp_ms, other.timestamp_ms)
+        left, right = getattr(short, name), getattr(long, name)
+        np.testing.assert_array_equal(left.item_id, right.item_id)
+        np.testing.assert_array_equal(left.action_types, right.action_types)
+        np.testing.assert_array_equal(left.timestamp_ms, right.timestamp_ms)
 
 
 def test_runs_come_in_the_order_that_was_asked_for(comparison: Comparison) -> None:

@@ -21,12 +21,12 @@ def outcomes(count: int = 12) -> list[Outcome]:
     made = made_requests(rng, [(int(rng.integers(0, 60)), int(rng.integers(0, 12)), 20) for _ in range(count)])
     return [
         Outcome(
-            one.user,
-            FeatureSnapshot.of(one.history, one.item_id, one.embedding, one.context, SMALL)[0],
-            one.action_types,
+            request.user,
+            FeatureSnapshot.of(request.history, request.item_id, request.embedding, request.context, SMALL)[0],
+            request.action_types,
             {},
         )
-        for one in made
+        for request in made
     ]
 
 
@@ -79,9 +79,9 @@ def test_what_is_found_of_a_model_tells_of_every_product() -> None:
     found = measure_precision(own, outcomes(), told.append)
     assert found.by_kernels == (best() >= InstructionSet.AVX512_BF16)
     assert found.bfloat16.tau > 0.9
-    assert {one.product for one in found.sensitivities} == set(products(own))
-    assert sum(one.operations for one in found.sensitivities) == pytest.approx(1)
-    losses = [(1 - one.agreement.tau) / one.operations for one in found.sensitivities]
+    assert {sensitivity.product for sensitivity in found.sensitivities} == set(products(own))
+    assert sum(sensitivity.operations for sensitivity in found.sensitivities) == pytest.approx(1)
+    losses = [(1 - sensitivity.agreement.tau) / sensitivity.operations for sensitivity in found.sensitivities]
     assert losses == sorted(losses, reverse=True)
     assert found.int8.tau < 1
     assert told[0] == "calibration"

@@ -30,16 +30,16 @@ def test_a_request_has_the_history_before_it_and_the_candidates_of_the_simulator
 ) -> None:
     found = [*requests(simulator, user, test=False), *requests(simulator, user, test=True)]
     assert len(found) == len(user.requests.timestamp_ms)
-    assert [one.context.timestamp_ms for one in found] == user.requests.timestamp_ms.tolist()
-    for row, one in enumerate(found):
-        at = one.context.timestamp_ms
-        assert one.user == 1
-        assert (one.history.explicit.timestamp_ms < at).all()
-        assert (one.history.impressions.timestamp_ms < at).all()
+    assert [request.context.timestamp_ms for request in found] == user.requests.timestamp_ms.tolist()
+    for row, request in enumerate(found):
+        at = request.context.timestamp_ms
+        assert request.user == 1
+        assert (request.history.explicit.timestamp_ms < at).all()
+        assert (request.history.impressions.timestamp_ms < at).all()
         explicit = user.events.timestamp_ms[(user.events.action_type != 5) & (user.events.timestamp_ms < at)]
-        assert one.history.explicit.timestamp_ms[-1] == explicit[-1]
-        np.testing.assert_array_equal(one.item_id, simulator.items.item_id[user.requests.item[row]])
-        by_kind = dict(zip([head.name for head in HEADS], labels(one.action_types, HEADS).T, strict=True))
+        assert request.history.explicit.timestamp_ms[-1] == explicit[-1]
+        np.testing.assert_array_equal(request.item_id, simulator.items.item_id[user.requests.item[row]])
+        by_kind = dict(zip([head.name for head in HEADS], labels(request.action_types, HEADS).T, strict=True))
         for place, kind in enumerate(KINDS):
             np.testing.assert_array_equal(by_kind[kind] > 0, user.requests.done[row, :, place])
 

@@ -256,11 +256,11 @@ def test_int8_is_as_far_off_as_its_rounding_makes_it(name: str, explicit: int, i
     calibration = calibrate(made.model, [made.inputs])
     exact, wanted = made.by(made.model), made.by(quantize_model(made.model, kernel_mix(made.model), calibration))
     given = made.parts(CpuEncoder.of(made.model, best(), Precision.INT8, 2, calibration))
-    for one, other, whole in zip(given, wanted, exact, strict=True):
-        assert one.isfinite().all()
+    for actual, other, whole in zip(given, wanted, exact, strict=True):
+        assert actual.isfinite().all()
         loss = (other - whole).abs().mean()
-        assert (one - whole).abs().mean() < 1.5 * loss + 1e-3
-        assert (one - other).abs().max() < 0.3
+        assert (actual - whole).abs().mean() < 1.5 * loss + 1e-3
+        assert (actual - other).abs().max() < 0.3
 
 
 @every_instruction_set

@@ -75,14 +75,14 @@ def test_it_is_the_published_formula() -> None:
 
 def test_negatives_in_the_batch_are_other_users() -> None:
     rng = np.random.default_rng(3)
-    one = unit(rng, 1)
+    embedding = unit(rng, 1)
     none = np.empty((0, 32), np.float32)
-    same = [NextActions(4, np.array([0]), one, none), NextActions(4, np.array([0]), unit(rng, 1), none)]
+    same = [NextActions(4, np.array([0]), embedding, none), NextActions(4, np.array([0]), unit(rng, 1), none)]
     projected = torch.from_numpy(rng.normal(size=(2, 1, 32)).astype(np.float32))
     assert next_action_loss(projected, same, CONFIG, rng) == 0
-    other = [same[0], NextActions(5, np.array([0]), -one, none)]
+    other = [same[0], NextActions(5, np.array([0]), -embedding, none)]
     in_batch = CONFIG.model_copy(update={"nal_source": "in_batch"})
-    impressed = [NextActions(4, np.array([0]), one, unit(rng, 3)), other[1]]
+    impressed = [NextActions(4, np.array([0]), embedding, unit(rng, 3)), other[1]]
     first = next_action_loss(projected, other, CONFIG, rng).item()
     assert first > 0
     assert next_action_loss(projected, impressed, in_batch, rng).item() == pytest.approx(first)

@@ -147,9 +147,9 @@ def test_two_processes_go_the_way_of_one(tmp_path: Path) -> None:
     )
     together = [np.load(tmp_path / f"{rank}.npz") for rank in range(2)]
     losses = [at.loss for at in alone]
-    for one in together:
-        np.testing.assert_allclose(one["losses"], losses, rtol=1e-4)
-        np.testing.assert_allclose(one["validation"], [loss for *_, loss in progress.curve], rtol=1e-4)
-        np.testing.assert_array_equal(one["weights"], together[0]["weights"])
+    for worker in together:
+        np.testing.assert_allclose(worker["losses"], losses, rtol=1e-4)
+        np.testing.assert_allclose(worker["validation"], [loss for *_, loss in progress.curve], rtol=1e-4)
+        np.testing.assert_array_equal(worker["weights"], together[0]["weights"])
     flat = torch.cat([weight.reshape(-1) for weight in weights(model).values()])
     np.testing.assert_allclose(together[0]["weights"], flat.numpy(), atol=2e-3)

@@ -30,34 +30,34 @@ def stored_bytes(path: Path) -> int:
 
 def test_it_counts_what_is_there(tmp_path: Path) -> None:
     model = filled(tmp_path)
-    one = inspection(tmp_path)
-    assert (one.damaged, one.damages) == (0, ())
-    assert (one.partition, one.path) == (0, tmp_path)
-    assert one.state.fingerprint == model.fingerprint
-    assert one.contract is not None
-    assert one.contract.max_explicit == SHAPE.max_explicit
-    assert (one.users, one.items, one.state.events) == (3, 4, 53)
-    explicit, impressions = one.kinds[Kind.EXPLICIT], one.kinds[Kind.IMPRESSION]
+    report = inspection(tmp_path)
+    assert (report.damaged, report.damages) == (0, ())
+    assert (report.partition, report.path) == (0, tmp_path)
+    assert report.state.fingerprint == model.fingerprint
+    assert report.contract is not None
+    assert report.contract.max_explicit == SHAPE.max_explicit
+    assert (report.users, report.items, report.state.events) == (3, 4, 53)
+    explicit, impressions = report.kinds[Kind.EXPLICIT], report.kinds[Kind.IMPRESSION]
     assert (explicit.sequences, explicit.events) == (3, 47)
     assert (impressions.sequences, impressions.events) == (1, 6)
     for totals in (explicit, impressions):
         assert totals.inline + totals.in_segments + totals.sealed == totals.events
         assert sum(each.values for each in totals.events_per_sequence.bins) == totals.sequences
-    assert sum(each.values for each in one.events_per_chunk.bins) == explicit.chunks + impressions.chunks
+    assert sum(each.values for each in report.events_per_chunk.bins) == explicit.chunks + impressions.chunks
     assert explicit.skipped
     assert explicit.oldest_timestamp_ms == 0
     assert explicit.newest_timestamp_ms == max(each.timestamp_ms for each in model.identities(b"ann", Kind.EXPLICIT))
-    assert [(each.user, each.events) for each in one.largest] == [("ann", 40), ("bob", 12), ("cy", 1)]
-    assert {each.encoding for each in one.encodings} == {"uint32 ms"}
-    assert sum(each.bytes for each in one.parts) == stored_bytes(tmp_path)
-    assert {(each.family, each.name) for each in one.parts} >= {
+    assert [(each.user, each.events) for each in report.largest] == [("ann", 40), ("bob", 12), ("cy", 1)]
+    assert {each.encoding for each in report.encodings} == {"uint32 ms"}
+    assert sum(each.bytes for each in report.parts) == stored_bytes(tmp_path)
+    assert {(each.family, each.name) for each in report.parts} >= {
         ("rows", "heads"),
         ("rows", "inline events"),
         ("rows", "raw segments"),
         ("chunks", "timestamps"),
         ("meta", "item ids"),
     }
-    assert one.statistics.families.keys() == {"rows", "chunks", "meta"}
+    assert report.statistics.families.keys() == {"rows", "chunks", "meta"}
 
 
 def test_tables_are_told_apart_by_family_and_level(tmp_path: Path) -> None:
@@ -67,17 +67,17 @@ def test_tables_are_told_apart_by_family_and_level(tmp_path: Path) -> None:
     assert waiting.tables == ()
     assert {each.name: each.bytes for each in waiting.files}["write-ahead log"]
     store.compact()
-    one = inspection(tmp_path)
+    report = inspection(tmp_path)
     store.close()
-    assert [(each.family, each.level, each.tables) for each in one.tables] == [
+    assert [(each.family, each.level, each.tables) for each in report.tables] == [
         ("rows", 6, 1),
         ("chunks", 6, 1),
         ("meta", 6, 1),
     ]
     sizes = {path.stat().st_size for path in tmp_path.glob("*.sst")}
-    assert {each.bytes for each in one.tables} == sizes
-    sequences, tables, directory = one.sizes
-    assert tables.bytes == sum(each.bytes for each in one.tables if each.family != "meta")
+    assert {each.bytes for each in report.tables} == sizes
+    sequences, tables, directory = report.sizes
+    assert tables.bytes == sum(each.bytes for each in report.tables if each.family != "meta")
     assert directory.bytes > tables.bytes
     assert sequences.per_event == pytest.approx(sequences.bytes / 30)
     assert sequences.ratio_50 == pytest.approx(50 / sequences.per_event)
@@ -86,8 +86,14 @@ def test_tables_are_told_apart_by_family_and_level(tmp_path: Path) -> None:
 
 def test_an_empty_partition_has_nothing_to_show(tmp_path: Path) -> None:
     open_store(tmp_path, SHAPE, partition=0).close()
-    one = inspection(tmp_path)
-    assert (one.damaged, one.users, one.largest, one.sizes, one.events_per_chunk.bins) == (0, 0, (), (), ())
+    report = inspection(tmp_path)
+    assert (report.damaged, report.users, report.largest, report.sizes, report.events_per_chunk.bins) == (
+        0,
+        0,
+        (),
+        (),
+        (),
+    )
 
 
 def test_whatever_the_log_did_no_record_is_broken(tmp_path: Path) -> None:
@@ -96,10 +102,10 @@ def test_whatever_the_log_did_no_record_is_broken(tmp_path: Path) -> None:
     for offset in range(120):
         perform(store, offset)
         if offset % 10 == 9:
-            one = inspection(tmp_path)
-            assert one.damages == ()
-            assert sum(each.events for each in one.largest) == store.state.events == one.state.events
-            assert one.users == len(list(store.users()))
+            report = inspection(tmp_path)
+            assert report.damages == ()
+            assert sum(each.events for each in report.largest) == store.state.events == report.state.events
+            assert report.users == len(list(store.users()))
     store.close()
     assert sum(each.bytes for each in inspection(tmp_path).parts) == stored_bytes(tmp_path)
 
@@ -150,11 +156,11 @@ def test_a_broken_record_is_listed_and_the_rest_counted(
 ) -> None:
     filled(tmp_path)
     breaks(tmp_path)
-    one = inspection(tmp_path)
-    assert one.damaged == len(one.damages) >= 1
-    assert any(each.record.startswith(what) and why in each.why for each in one.damages), one.damages
-    assert one.users == 3
-    assert {each.user: each.events for each in one.largest if each.user != "ann"} == {"bob": 12, "cy": 1}
+    report = inspection(tmp_path)
+    assert report.damaged == len(report.damages) >= 1
+    assert any(each.record.startswith(what) and why in each.why for each in report.damages), report.damages
+    assert report.users == 3
+    assert {each.user: each.events for each in report.largest if each.user != "ann"} == {"bob": 12, "cy": 1}
 
 
 def test_a_table_that_cannot_be_read_is_a_damage_too(tmp_path: Path) -> None:
@@ -168,11 +174,11 @@ def test_a_table_that_cannot_be_read_is_a_damage_too(tmp_path: Path) -> None:
     content = bytearray(table.read_bytes())
     content[100] ^= 0xFF
     table.write_bytes(content)
-    one = inspection(tmp_path)
-    assert any(
-        "chunks after" in each.record and "RocksDB cannot continue reading" in each.why for each in one.damages
-    ), one.damages
-    assert one.users == 1
+    report = inspection(tmp_path)
+    assert any("chunks after" in each.record and "RocksDB cannot continue reading" in each.why for each in report.damages), (
+        report.damages
+    )
+    assert report.users == 1
 
 
 def test_a_generated_history_is_small(tmp_path: Path) -> None:
@@ -195,13 +201,13 @@ def test_a_generated_history_is_small(tmp_path: Path) -> None:
     store.compact()
     passed: list[int] = []
     with inspected(tmp_path) as other:
-        one = inspect_partition(other, progress=passed.append)
+        report = inspect_partition(other, progress=passed.append)
     store.close()
-    assert one.damages == ()
-    assert passed[-1] == one.state.events
+    assert report.damages == ()
+    assert passed[-1] == report.state.events
     assert passed == sorted(passed)
     longest = max(np.unique(np.array(history.user_id), return_counts=True)[1])
-    assert one.largest[0].events <= longest
-    assert [each.events for each in one.largest] == sorted((each.events for each in one.largest), reverse=True)
-    assert one.sizes[1].per_event < 8
-    assert one.events_per_chunk.bins[0].low <= 1_024 <= one.events_per_chunk.bins[-1].high
+    assert report.largest[0].events <= longest
+    assert [each.events for each in report.largest] == sorted((each.events for each in report.largest), reverse=True)
+    assert report.sizes[1].per_event < 8
+    assert report.events_per_chunk.bins[0].low <= 1_024 <= report.events_per_chunk.bins[-1].high

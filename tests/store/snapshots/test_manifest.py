@@ -37,9 +37,9 @@ def test_it_comes_back_as_it_went() -> None:
 def test_every_state_comes_back(
     offset: int, watermark: int, events: int, fingerprint: int, topic: str | None, at: datetime
 ) -> None:
-    made = Manifest.of(0, topic, RetentionPolicy(1, 2, 3, 4), State(offset, watermark, events, fingerprint), ())
-    made = made.model_copy(update={"created_at": at.replace(tzinfo=UTC)})
-    assert Manifest.unpack(made.pack()) == made
+    manifest = Manifest.of(0, topic, RetentionPolicy(1, 2, 3, 4), State(offset, watermark, events, fingerprint), ())
+    manifest = manifest.model_copy(update={"created_at": at.replace(tzinfo=UTC)})
+    assert Manifest.unpack(manifest.pack()) == manifest
 
 
 def test_ids_sort_by_offset_and_then_by_time() -> None:
@@ -48,7 +48,7 @@ def test_ids_sort_by_offset_and_then_by_time() -> None:
         MADE.model_copy(update={"state": MADE.state.model_copy(update={"applied_offset": offset})})
         for offset in (-1, 1 << 62)
     )
-    ages = [age_of(one.id) for one in (empty, older, MADE, further)]
+    ages = [age_of(manifest.id) for manifest in (empty, older, MADE, further)]
     assert None not in ages
     assert ages == sorted(age for age in ages if age is not None)
     assert MADE.id == f"00000000000000000041-{MADE.created_at:%Y%m%dT%H%M%S%f}Z"

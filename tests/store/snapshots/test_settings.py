@@ -5,9 +5,16 @@ from lifeline.store.snapshots.settings import SnapshotSettings
 
 
 def test_options_are_secret_and_come_back_as_they_were() -> None:
-    given = {"key": "me", "secret": "0123", "anon": False, "client_kwargs": {"region_name": "x"}, "port": 1, "odd": "{"}
-    settings = SnapshotSettings.model_validate({"url": "s3://bucket/path", "storage_options": given})
-    assert settings.options() == given | {"port": "1"}
+    options = {
+        "key": "me",
+        "secret": "0123",
+        "anon": False,
+        "client_kwargs": {"region_name": "x"},
+        "port": 1,
+        "odd": "{",
+    }
+    settings = SnapshotSettings.model_validate({"url": "s3://bucket/path", "storage_options": options})
+    assert settings.options() == options | {"port": "1"}
     assert "0123" not in str(settings)
     assert "0123" not in settings.model_dump_json()
 

@@ -173,8 +173,8 @@ class Cluster:
 
     def _settings(self, path: Path, **flags: object) -> Settings:
         path.mkdir()
-        given = {key.replace("__", "."): value for key, value in flags.items()}
-        return settings_for(self._servers, path, Vocabulary(), suffix=self._suffix, flags=self._flags | given)
+        settings = {key.replace("__", "."): value for key, value in flags.items()}
+        return settings_for(self._servers, path, Vocabulary(), suffix=self._suffix, flags=self._flags | settings)
 
     @property
     def partitions(self) -> int:
@@ -340,7 +340,9 @@ class Cluster:
                         f"offset {offset} of partition {partition.partition} is {reason}, and the dead letters say "
                         f"{found.get((partition.partition, offset))}"
                     )
-        if spare := found.keys() - {(one.partition, at) for one in self.judge.partitions for at in one.dead}:
+        if spare := found.keys() - {
+            (partition.partition, offset) for partition in self.judge.partitions for offset in partition.dead
+        }:
             raise FaultError(f"these are dead letters and need not be: {sorted(spare)[:5]}")
 
     def __enter__(self) -> Self:

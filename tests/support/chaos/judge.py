@@ -81,7 +81,10 @@ class Law(NamedTuple):
             settings.kafka.partitions,
             (store.max_explicit, store.max_impressions),
             (ages[0] and 24 * ages[0], ages[1] and 24 * ages[1]),
-            {one.id: int(one.role.value == "impression") for one in words.action_types.values()},
+            {
+                action_type.id: int(action_type.role.value == "impression")
+                for action_type in words.action_types.values()
+            },
             frozenset({0, *words.surfaces.values()}),
             settings.updater.max_action_bytes,
             settings.updater.max_future_ms,
@@ -156,8 +159,8 @@ class PartitionJudge:
         if reached_ms > self.watermark_ms:
             before, self.watermark_ms = self.watermark_ms, reached_ms
             if before // _HOUR_MS != self.watermark_ms // _HOUR_MS:
-                for one, other in self.sequences:
-                    self._expire(one, other)
+                for sequence_key, sequence_kind in self.sequences:
+                    self._expire(sequence_key, sequence_kind)
         event = (action.timestamp_ms, action.item_id, action.action_type << 8 | action.surface)
         sequence = self.sequences[key, kind]
         at = bisect_left(sequence, event)

@@ -60,7 +60,7 @@ def restart(cluster: Cluster, node: Member) -> None:
     node.terminate()
     node.wait_ended()
     node.start()
-    node.wait_for(lambda one: any(event.get("event") == "ready" for event in one.events))
+    node.wait_for(lambda process: any(event.get("event") == "ready" for event in process.events))
     cluster.settle()
 
 
