@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import platform_tags
 
 # By the package's path: an sdist has no folder scorer/ at its top.
 KERNELS = "lifeline/scorer/kernels"
@@ -24,4 +25,10 @@ class KernelsHook(BuildHookInterface[Any]):
             return
         build_data["artifacts"].append(f"{KERNELS}/{LIBRARY.name}")
         build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+        # Every CPython can load the library with ctypes: the wheel depends on the platform alone.
+        build_data["tag"] = f"py3-none-{_platform()}"
+
+
+def _platform() -> str:
+    """Return the tag of this machine. A manylinux or musllinux tag would promise that the library runs on others."""
+    return next(tag for tag in platform_tags() if not tag.startswith(("manylinux", "musllinux")))

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -17,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.freshness import measure_freshness
 from benchmarks.report import Bar, Report, Row
-from lifeline.cli.console import err, progress
+from lifeline.cli.console import err
+from lifeline.cli.progress import progress
 from lifeline.client import LifelineClient
 from lifeline.config import Settings, load_settings
 from lifeline.core.actions import Kind
-from lifeline.core.sequence import SequenceQuery
 from lifeline.core.topics import create_topics, delete_topics
 from lifeline.dev.broker import cluster_or_broker
 from lifeline.dev.node_process import Event, NodeProcess, settings_for
 from lifeline.ops.publish import publish
-from lifeline.producer.producer import Delivery, LifelineProducer
 from lifeline.scorer import weights
 from lifeline.scorer.config import ModelConfig, default_heads
 from lifeline.scorer.model import TransAct
@@ -138,43 +137,25 @@ def _timed(times: int, call: Callable[[], object]) -> list[float]:
 
 
 def _freshness(settings: Settings, node: NodeProcess, history: History) -> list[Row]:
-    """Publish at a steady rate, open loop; time each sample from its acknowledgement to a reply that has it."""
     users = history.longest_users(200)
     items = history.embeddings.item_id.tolist()
-    samples: list[Future[float]] = []
-    with (
-        LifelineClient(node.address, timeout_s=30) as client,
-        LifelineProducer(settings.kafka, linger_ms=1) as producer,
-        ThreadPoolExecutor(32) as pool,
-    ):
-
-        def sample(user: str, delivery: Delivery, acknowledged: float) -> float:
-            client.get_sequence(user, SequenceQuery(newest=1), min_offset=delivery.result(0).offset)
-            return (time.perf_counter() - acknowledged) * 1_000
-
-        started = time.perf_counter()
-        for number in range(RATE_PER_S * RATE_SECONDS):
-            ahead = started + number / RATE_PER_S - time.perf_counter()
-            if ahead > 0.001:
-                time.sleep(ahead)
-            user = users[number % len(users)]
-            now_ms = int(time.time() * 1_000)
-            action = Action(user_id=user, item_id=items[number % len(items)], timestamp_ms=now_ms, action_type=1)
-            delivery = producer.publish(action)
-            if number % SAMPLE_EVERY == 0:
-                delivery.add_done_callback(
-                    lambda done, user=user: samples.append(  # type: ignore[misc]
-                        pool.submit(sample, user, done, time.perf_counter())
-                    )
-                )
-        producer.flush(60)
-        rate = RATE_PER_S * RATE_SECONDS / (time.perf_counter() - started)
-        times = [future.result(60) for future in samples]
+    actions = (
+        Action(
+            user_id=users[number % len(users)],
+            item_id=items[number % len(items)],
+            timestamp_ms=int(time.time() * 1_000),
+            action_type=1,
+        )
+        for number in range(RATE_PER_S * RATE_SECONDS)
+    )
+    measured = measure_freshness(
+        node.address, settings.kafka, actions, per_s=RATE_PER_S, sample_every=SAMPLE_EVERY, linger_ms=1
+    )
     return [
-        Row("freshness_published_per_s", rate, "events/s", Bar(">=", 0.99 * RATE_PER_S)),
-        Row("freshness_samples", len(times), "calls"),
-        Row("action_to_readable_p50_ms", float(np.median(times)), "ms"),
-        Row("action_to_readable_p99_ms", float(np.percentile(times, 99)), "ms", Bar("<=", 500)),
+        Row("freshness_published_per_s", measured.per_s, "events/s", Bar(">=", 0.99 * RATE_PER_S)),
+        Row("freshness_samples", measured.samples, "calls"),
+        Row("action_to_readable_p50_ms", measured.p50_ms, "ms"),
+        Row("action_to_readable_p99_ms", measured.p99_ms, "ms", Bar("<=", 500)),
     ]
 
 

@@ -20,13 +20,15 @@ from lifeline.client import LifelineClient, LifelineError
 
 TIMEOUT_S = float(os.environ.get("RANKING_TIMEOUT_S", "0.2"))
 
+ItemId = Annotated[int, Field(ge=0, lt=2**64)]
+
 
 class RankRequest(BaseModel):
     """A user, and the items to rank."""
 
     user_id: str
-    candidates: Annotated[list[int], Field(min_length=1, max_length=256)]
-    min_offset: int | None = None
+    candidates: Annotated[list[ItemId], Field(min_length=1, max_length=256)]
+    min_offset: Annotated[int | None, Field(ge=0, lt=2**63)] = None
     """The offset of the user's last acknowledged action: the ranking then includes it."""
 
 

@@ -34,7 +34,7 @@ from lifeline.core.vocabulary import Vocabulary
 from lifeline.rpc.settings import NodeSettings
 from lifeline.scorer.kernels.instruction_set import VARIABLE as KERNELS_VARIABLE
 from lifeline.scorer.settings import ScorerSettings
-from lifeline.sources.history import HISTORY_VARIABLE
+from lifeline.sources import HISTORY_VARIABLE
 from lifeline.store.settings import StoreSettings
 from lifeline.store.snapshots.settings import SnapshotSettings
 from lifeline.stream.settings import UpdaterSettings

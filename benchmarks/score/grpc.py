@@ -23,7 +23,7 @@ from benchmarks.score.requests import single_torch_thread
 from benchmarks.score.timing import times_ms
 from benchmarks.score.world import ACTIONS, APART_MS, CANDIDATES
 from benchmarks.stream.environment import rss_mib
-from lifeline.cli.console import progress
+from lifeline.cli.progress import progress
 from lifeline.client import LifelineClient
 from lifeline.config import Settings, load_settings
 from lifeline.core.actions import Kind

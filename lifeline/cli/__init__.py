@@ -4,6 +4,7 @@
 """
 
 import io
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -85,8 +86,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _configure_command_logs() -> None:
-    """Log errors only: commands print their own progress. A node configures its log once more."""
+def _configure_command_logs(*, has_logger: bool) -> None:
+    """Log errors only: commands print their own progress. A node configures its log once more.
+
+    A command without a logger of its own configures the logs when a library logs its first error.
+    """
+    if has_logger:
+        _log_errors()
+    else:
+        root = logging.getLogger()
+        root.handlers = [_LibraryErrors()]
+        root.setLevel(logging.ERROR)
+
+
+class _LibraryErrors(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _log_errors()
+        logging.getLogger().handle(record)
+
+
+def _log_errors() -> None:
     from lifeline.cli.logs import configure_logs
     from lifeline.rpc.settings import NodeSettings
 

@@ -1,20 +1,9 @@
-"""The consoles behind `Output`, with tables and progress displays, made with rich."""
+"""The consoles behind `Output`, and its tables, made with rich."""
 
-from collections.abc import Callable
 from typing import Any
 
 from rich import box
 from rich.console import Console, Group
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -51,29 +40,3 @@ def render(table: Table) -> Group:
     for row in table.rows:
         grid.add_row(*(printable(str(cell)) for cell in row))
     return Group(Text(printable(table.title), style="bold"), grid)
-
-
-class _TextColumn(ProgressColumn):
-    """Text of a task, without markup."""
-
-    def __init__(self, text_of: Callable[[Task], str]) -> None:
-        super().__init__()
-        self._text_of = text_of
-
-    def render(self, task: Task) -> Text:
-        return Text(printable(self._text_of(task)))
-
-
-def progress() -> Progress:
-    """Return a progress display on stderr, if that is a terminal: bar, count, rate, time."""
-    return Progress(
-        SpinnerColumn(),
-        _TextColumn(lambda task: task.description),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        _TextColumn(lambda task: str(task.fields["note"])),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        disable=not err.is_terminal,
-    )

@@ -17,6 +17,8 @@ class CommandEntry(NamedTuple):
     summary: str
     """The first sentence of its help; a test compares the two."""
     hidden: bool = False
+    has_logger: bool = True
+    """Whether its modules log with structlog, which takes as long to import as a call to a node. A test checks it."""
 
 
 def command_group(summary: str) -> typer.Typer:
@@ -32,6 +34,16 @@ def lazy_group(entries: Iterable[CommandEntry]) -> type[TyperGroup]:
             super().__init__(**attributes)
             self.commands = {entry.name: _Unloaded(entry) for entry in entries} | dict(self.commands)
 
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - a context of the click in typer
+            if not args or args[0].startswith("-"):
+                return super().parse_args(ctx, args)
+            # No option of the group is given: typer would import pydantic to validate the absent ones.
+            params, self.params, self.add_help_option = self.params, [], False
+            try:
+                return super().parse_args(ctx, args)
+            finally:
+                self.params, self.add_help_option = params, True
+
         def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
             name, command, rest = super().resolve_command(ctx, args)
             if isinstance(command, _Unloaded):
@@ -45,10 +57,16 @@ def lazy_group(entries: Iterable[CommandEntry]) -> type[TyperGroup]:
 class _Command(TyperCommand):
     """A command that first calls the function in its context, if there is one: it configures the logs."""
 
+    has_logger = True
+
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - a context of the click inside typer
         if ctx.obj is not None:
-            ctx.obj()
+            ctx.obj(has_logger=self.has_logger)
         return super().invoke(ctx)
+
+
+class _CommandWithoutLogger(_Command):
+    has_logger = False
 
 
 class _Unloaded(TyperCommand):
@@ -61,13 +79,14 @@ class _Unloaded(TyperCommand):
     def load(self) -> Any:  # noqa: ANN401 - a class of the click inside typer
         """Import the module, and return the command."""
         module, _, attribute = self.entry.target.partition(":")
+        command_class = _Command if self.entry.has_logger else _CommandWithoutLogger
         target: typer.Typer | Callable[..., None] = getattr(import_module(module), attribute)
         if isinstance(target, typer.Typer):
             for command in target.registered_commands:
-                command.cls = _Command
+                command.cls = command_class
             group = typer.main.get_group(target)
             group.name = self.entry.name
             return group
         app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-        app.command(self.entry.name, cls=_Command)(target)
+        app.command(self.entry.name, cls=command_class)(target)
         return typer.main.get_command(app)

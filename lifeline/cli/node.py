@@ -4,7 +4,15 @@ from typing import Annotated
 
 import typer
 
-from lifeline.cli.options import AddressOption, BootstrapOption, ConfigOption, DataDirOption, JsonOption, load_config
+from lifeline.cli.options import (
+    AddressOption,
+    BootstrapOption,
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    TimeoutOption,
+    load_config,
+)
 from lifeline.cli.output import Output, Table
 
 
@@ -45,7 +53,7 @@ def health(
     service: Annotated[
         str, typer.Option(help="a gRPC service, 'readiness' or 'liveness'", show_default="the node")
     ] = "",
-    timeout: Annotated[float, typer.Option(help="deadline of the call in seconds")] = 5.0,
+    timeout: TimeoutOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Check whether a node serves: exit code 0 if it does, else 1."""
@@ -79,7 +87,7 @@ def health(
 def partitions(
     config: ConfigOption = None,
     address: AddressOption = None,
-    timeout: Annotated[float, typer.Option(help="deadline of the call in seconds")] = 5.0,
+    timeout: TimeoutOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Show the partitions of a node, and the owners of the others."""

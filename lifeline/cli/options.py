@@ -23,6 +23,7 @@ AddressOption = Annotated[
     str | None, typer.Option("--address", help="the node's gRPC address, host:port", show_default=False)
 ]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="the node's data directory", show_default=False)]
+TimeoutOption = Annotated[float, typer.Option(help="deadline of the call in seconds")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
 

@@ -66,7 +66,7 @@ class Output:
 
     def progress(self) -> "Progress":
         """Return a progress display on stderr; it shows nothing if stderr is not a terminal."""
-        from lifeline.cli.console import progress
+        from lifeline.cli.progress import progress
 
         return progress()
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lifeline.cli.options import AddressOption, ConfigOption, JsonOption, load_config
+from lifeline.cli.options import AddressOption, ConfigOption, JsonOption, TimeoutOption, load_config
 from lifeline.cli.output import Output
 
 
@@ -22,7 +22,6 @@ UserArgument = Annotated[str, typer.Argument(help="user id", callback=_user_id)]
 _MinOffsetOption = Annotated[
     int | None, typer.Option(help="wait until the node has applied this offset", show_default=False)
 ]
-_TimeoutOption = Annotated[float, typer.Option(help="deadline of the call in seconds")]
 
 
 def get(
@@ -33,7 +32,7 @@ def get(
         bool, typer.Option("--embeddings", help="also print the items' embeddings; needs --json")
     ] = False,
     min_offset: _MinOffsetOption = None,
-    timeout: _TimeoutOption = 5.0,
+    timeout: TimeoutOption = 5.0,
     config: ConfigOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
@@ -71,7 +70,7 @@ def score(
     candidates: Annotated[list[int], typer.Argument(metavar="ITEM...", min=0, max=2**64 - 1, help="item ids")],
     explain: Annotated[bool, typer.Option("--explain", help="also print the selected tokens")] = False,
     min_offset: _MinOffsetOption = None,
-    timeout: _TimeoutOption = 10.0,
+    timeout: TimeoutOption = 10.0,
     config: ConfigOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
@@ -98,7 +97,7 @@ def explain(
     item: Annotated[int, typer.Argument(metavar="ITEM", min=0, max=2**64 - 1, help="an item id")],
     tokens: Annotated[int, typer.Option(min=0, help="number of tokens whose contribution to compute")] = 16,
     min_offset: _MinOffsetOption = None,
-    timeout: _TimeoutOption = 10.0,
+    timeout: TimeoutOption = 10.0,
     config: ConfigOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.core.vocabulary import Vocabulary
+from lifeline.sources import HISTORY_VARIABLE
 from lifeline.sources.files import Source, SourceError, open_source
 from lifeline.sources.generated import generate
 from lifeline.sources.git import FILES_VOCABULARY
@@ -27,7 +28,6 @@ ITEMS_FILE = "rails-items.npz"
 TABLE_FILE = "actions.parquet"
 TABLE_ITEMS_FILE = "items.npz"
 VOCABULARY_FILE = "vocabulary.json"
-HISTORY_VARIABLE = "LIFELINE_HISTORY"
 RAILS_HISTORY = Path(__file__).resolve().parents[2] / "examples" / "rails-history"
 """The real history. It is in a checkout, but not in an installed package."""
 

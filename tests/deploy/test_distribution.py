@@ -2,6 +2,7 @@
 
 import re
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from email.message import Message
@@ -146,6 +147,17 @@ def test_the_wheel_is_called_lifeline_store_and_its_command_lifeline(wheel: Path
     assert {"all", "broker", "gpu", "load", "node", "scorer", "train"} == set(fields.get_all("Provides-Extra", []))
     with zipfile.ZipFile(wheel) as archive:
         assert "lifeline = lifeline.cli:main" in archive.read(f"{INFO}/entry_points.txt").decode()
+
+
+def test_the_wheel_fits_every_python_of_the_platform(wheel: Path) -> None:
+    *_, python, abi, platform = wheel.stem.split("-")
+    assert (python, abi) == ("py3", "none")
+    # Without a compiler it has no library, and fits every platform.
+    assert platform == ("any" if not has_compiler() else sysconfig.get_platform().replace("-", "_").replace(".", "_"))
+    with zipfile.ZipFile(wheel) as archive:
+        tags = Parser().parsestr(archive.read(f"{INFO}/WHEEL").decode())
+    assert tags.get_all("Tag") == [f"py3-none-{platform}"]
+    assert tags["Root-Is-Purelib"] == str(platform == "any").lower()
 
 
 def test_the_sdist_has_sources_only_and_each_of_them_once(sdist: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lifeline.sources.history import HISTORY_VARIABLE
+from lifeline.sources import HISTORY_VARIABLE
 
 pytestmark = pytest.mark.kafka
 

@@ -9,10 +9,10 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from lifeline.v1.action_pb2 import Action
 pytestmark = pytest.mark.kafka
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
 READY_S = 120.0
 ITEMS = (3, 7, 9)
 PROGRAMS = {
@@ -80,12 +80,12 @@ def running(bootstrap_servers: str, tmp_path_factory: pytest.TempPathFactory) ->
         yield Running(node, client)
 
 
-def run(name: str, *arguments: str, python: Path | str = sys.executable) -> str:
+def run(name: str, *arguments: str) -> str:
     """Run an example; return what it prints."""
     done = subprocess.run(
-        [str(python), str(EXAMPLES / name), *arguments],
+        [sys.executable, str(EXAMPLES / name), *arguments],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=120,
@@ -112,13 +112,11 @@ def test_kafka_python_publishes(running: Running) -> None:
 
 
 def test_confluent_kafka_publishes(running: Running) -> None:
-    # The peers of the benchmarks bring it along.
-    python = sys.executable if find_spec("confluent_kafka") else PEERS_PYTHON
-    if not Path(python).exists():
-        pytest.skip("confluent-kafka is not installed, which the example needs: `make peers` installs it")
-    # Several users: by CRC-32 one of them at least would be in another partition.
-    for user in ("carol", "dave", "erin"):
-        printed = run("produce_with_confluent_kafka.py", *running.addresses, user, *map(str, ITEMS), python=python)
+    users, partitions = ("carol", "dave", "erin"), running.node.settings.kafka.partitions
+    # librdkafka's default partitioner would put one of them at least elsewhere.
+    assert any(zlib.crc32(user.encode()) % partitions != partition_of(user.encode(), partitions) for user in users)
+    for user in users:
+        printed = run("produce_with_confluent_kafka.py", *running.addresses, user, *map(str, ITEMS))
         check_published(running, user, printed)
 
 
@@ -137,8 +135,8 @@ def ranking_service(address: str, log: Path) -> Iterator[str]:
     """Run the ranking service; yield its URL once it answers."""
     url = f"127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(port), "ranking_service:app"]
-    variables = {"PYTHONPATH": str(ROOT), "LIFELINE_ADDRESS": address, "RANKING_TIMEOUT_S": "30"}
-    with log.open("w") as output, subprocess.Popen(command, env=os.environ | variables, stderr=output) as process:
+    variables = {"LIFELINE_ADDRESS": address, "RANKING_TIMEOUT_S": "30"}
+    with log.open("w") as output, subprocess.Popen(command, env=ENVIRONMENT | variables, stderr=output) as process:
         try:
             deadline = time.monotonic() + 60
             while process.poll() is None and time.monotonic() < deadline:
@@ -164,16 +162,20 @@ def rank(url: str, **body: object) -> dict[str, Any]:
 
 
 def test_the_ranking_service_ranks(running: Running, tmp_path: Path) -> None:
-    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-        pytest.skip(f"{' and '.join(missing)} not installed, which the example needs and Lifeline does not")
     scores = running.client.score("ann", ITEMS)
     best_first = scores.item_id[np.argsort(-scores.score, kind="stable")].tolist()
     with ranking_service(running.node.address, tmp_path / "uvicorn.log") as url:
         ranking = rank(url, user_id="ann", candidates=ITEMS)
         assert (ranking["is_ranked"], ranking["model_version"]) == (True, "1")
         assert [item["item_id"] for item in ranking["items"]] == best_first
-        with pytest.raises(urllib.error.HTTPError, match="422"):
-            rank(url, user_id="", candidates=ITEMS)
+        for refused in (
+            {"user_id": "", "candidates": ITEMS},
+            {"user_id": "ann", "candidates": [-1]},
+            {"user_id": "ann", "candidates": [2**64]},
+            {"user_id": "ann", "candidates": ITEMS, "min_offset": -1},
+        ):
+            with pytest.raises(urllib.error.HTTPError, match="422"):
+                rank(url, **refused)
 
 
 def test_every_program_is_run_here_and_has_a_line_in_the_list() -> None:

@@ -12,7 +12,7 @@ from typing import Self
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from lifeline.sources.history import HISTORY_VARIABLE
+from lifeline.sources import HISTORY_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -175,9 +175,9 @@ def test_a_table_that_cannot_be_read_is_a_damage_too(tmp_path: Path) -> None:
     content[100] ^= 0xFF
     table.write_bytes(content)
     report = inspection(tmp_path)
-    assert any("chunks after" in each.record and "RocksDB cannot continue reading" in each.why for each in report.damages), (
-        report.damages
-    )
+    assert any(
+        "chunks after" in each.record and "RocksDB cannot continue reading" in each.why for each in report.damages
+    ), report.damages
     assert report.users == 1
 
 
