@@ -1,5 +1,6 @@
 """One real broker for the session: ours, or the cluster that LIFELINE_KAFKA__BOOTSTRAP_SERVERS names."""
 
+import gc
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.scorer.kernels.instruction_set import InstructionSet, best
 from tests.support.distribution import Scheduling, order, tier_of, write_alone
+from tests.support.once import once
 from tests.support.sanitizers import Sanitised, compiler
 from tests.support.shared_broker import BrokerHost, shared_broker
 
@@ -36,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Triton decides when it is imported: without a GPU its kernels run in its interpreter.
     if not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+    # Workers share the processors: a second thread of PyTorch would mostly spin, at twice the processor time.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Without bytecode each child process compiles every module that it imports: a node starts in twice the time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # A console keeps the width that COLUMNS names when it is made: no test's, and not the caller's.
@@ -100,6 +104,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # The folders at the top are the packages' other names, under which every class would be another one.
     if bare := {"store", "stream", "scorer"} & sys.modules.keys():
         raise pytest.UsageError(f"something imports {sorted(bare)}: import lifeline.{min(bare)}")
+    # Modules and tests stay until the end: without this, each full garbage collection visits a million objects.
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -110,6 +116,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    # Extension modules report what is not freed at exit.
+    gc.unfreeze()
     path: Path | None = session.config.getoption("--failed-tiers")
     if path is not None and not hasattr(session.config, "workerinput"):
         path.write_text("".join(f"{tier}\n" for tier in sorted(_FAILED_TIERS)))
@@ -145,7 +153,13 @@ def sanitised(tmp_path_factory: pytest.TempPathFactory) -> Sanitised:
     """Kernels under AddressSanitizer; skips where there are none."""
     if best() is InstructionSet.NONE or compiler() is None:
         pytest.skip("the kernels were not built, the processor lacks them, or there is no C++ compiler")
-    return Sanitised.build(tmp_path_factory.mktemp("sanitised"))
+
+    def build() -> str:
+        built = Sanitised.build(tmp_path_factory.mktemp("sanitised"))
+        return f"{built.library}\n{built.runtime}"
+
+    library, runtime = once(tmp_path_factory, "sanitised", build).splitlines()
+    return Sanitised(Path(library), runtime)
 
 
 @pytest.fixture

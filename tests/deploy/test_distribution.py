@@ -18,6 +18,9 @@ from lifeline.core.vocabulary import Vocabulary
 from lifeline.dev.node_process import NodeProcess, settings_for
 from tests.support.wheel import ROOT, Environment, build_sdist, build_wheel, has_compiler, run
 
+# Builds a wheel, and an environment that has it.
+pytestmark = pytest.mark.slow
+
 INFO = f"lifeline_store-{lifeline.__version__}.dist-info"
 LIBRARY = "lifeline/scorer/kernels/lifeline_kernels.so"
 READY_S = 120.0

@@ -20,7 +20,7 @@ def run(*arguments: object) -> Result:
 
 def test_a_report_has_every_row_the_comparisons_and_the_plots(tmp_path: Path) -> None:
     rows = [part for name in ("none", "v1", "statistics") for part in ("--variant", name)]
-    result = run(tmp_path, "--task", "simulator", "--world", 3, "--users", 40, "--seed", 0, "--steps", 2, *rows)
+    result = run(tmp_path, "--task", "simulator", "--world", 3, "--users", 24, "--seed", 0, "--steps", 2, *rows)
     assert result.exit_code == 0, result.output
     text = (tmp_path / "model-report.md").read_text()
     assert "## Simulator, world 3" in text
@@ -35,7 +35,7 @@ def test_a_report_has_every_row_the_comparisons_and_the_plots(tmp_path: Path) ->
     assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
 
     # Another task comes behind it, with the command that made it.
-    more = ("--world", 4, "--users", 40, "--seed", 0, "--steps", 1, "--variant", "none", "--append")
+    more = ("--world", 4, "--users", 20, "--seed", 0, "--steps", 1, "--variant", "none", "--append")
     result = run(tmp_path, "--task", "simulator", *more)
     assert result.exit_code == 0, result.output
     longer = (tmp_path / "model-report.md").read_text()

@@ -66,8 +66,9 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(data: Path, tmp_
     assert resumed["weights_sha256"] == whole["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_two_processes_save_one_version(data: Path, tmp_path: Path) -> None:
-    command, environment = arguments(data, tmp_path, "--variant", "none")
+    command, environment = arguments(data, tmp_path, "--variant", "none", "--steps", 2)
     together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "lifeline"]
     done = subprocess.run(
         [*together, *command],

@@ -28,7 +28,7 @@ class Sanitised(NamedTuple):
         found = compiler()
         assert found is not None
         library = directory / "sanitised.so"
-        assert build(library, ("-fsanitize=address", "-g", "-O1")) is None
+        assert build(library, ("-fsanitize=address", "-g1", "-O1")) is None
         runtime = subprocess.run([found, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
         return cls(library, runtime.stdout.strip())
 
