@@ -124,7 +124,7 @@ def test_a_directory_of_something_else_is_left_alone(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letters.txt").write_text("dear")
     for into, why in (
-        (tmp_path / "mine", "not from a replay"),
+        (tmp_path / "mine", "holds letters.txt, which no replay made"),
         (node.settings.node.data_dir, "the node's own directory"),
     ):
         done = run_cli(node, "replay", "--into", str(into), "--force")

@@ -102,7 +102,7 @@ async def test_a_table_follows_the_topic_and_goes_on_where_it_was(kafka_settings
 
 @pytest.mark.kafka
 async def test_a_long_start_tells_how_far_it_is(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifeline.stream.items._TELL_S", 0.0)
+    monkeypatch.setattr("lifeline.stream.items._PROGRESS_S", 0.0)
     monkeypatch.setattr("lifeline.stream.items._BATCH", 100)
     create_topics(kafka_settings)
     table = RecordingTable()
@@ -227,7 +227,7 @@ async def test_a_topic_that_is_missing_or_was_made_anew(kafka_settings: KafkaSet
         await start(kafka_settings, table)
     create_topics(kafka_settings)
     table.offsets[2] = 10
-    with pytest.raises(PartitionLostError, match=r"2 ends at 0, and 10 is applied.*<node.data_dir>/items aside"):
+    with pytest.raises(PartitionLostError, match=r"2 ends at 0, and offset 10 is applied.*<node.data_dir>/items aside"):
         await start(kafka_settings, table)
 
 

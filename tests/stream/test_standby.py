@@ -95,7 +95,7 @@ async def test_a_standby_keeps_up_and_takes_over_with_its_store_open(kafka: Kafk
             assert set(followed(second)) == owned
             assert second.placement.owners == first.placement.owners
             assert {number for number, owner in second.placement.owners.items() if owner == "a:1"} == owned
-            assert second.standby.local() == {
+            assert second.standby.local_partitions() == {
                 number: LocalPartition(store.applied_offset, owned=False)
                 for number, store in second.disks.items()
                 if number in owned
@@ -183,7 +183,7 @@ async def test_a_standby_whose_state_differs_says_so_and_is_not_offered(
         await until(lambda: followed(second)[damaged].state is StandbyState.DIVERGED, WITHIN_S, what="the alarm")
         assert "a:1" in followed(second)[damaged].reason
         assert second.standby.mismatches == 1
-        assert set(second.standby.local()) == set(others)
+        assert set(second.standby.local_partitions()) == set(others)
         assert second.standby.spoiled() == {damaged}
         stands = followed(second)[damaged].applied_offset
         await asyncio.to_thread(publish, kafka, actions(1_000, 1_000))
@@ -211,7 +211,7 @@ async def test_a_standby_that_the_log_has_overtaken_refuses(kafka: KafkaSettings
                 what="the standbys to refuse",
             )
             assert all("set the directory" in status.reason for status in followed(second).values())
-            assert second.standby.local() == {}
+            assert second.standby.local_partitions() == {}
 
 
 async def test_a_standby_without_room_for_new_items_refuses_and_its_node_goes_on(kafka: KafkaSettings) -> None:
@@ -231,7 +231,7 @@ async def test_a_standby_without_room_for_new_items_refuses_and_its_node_goes_on
             what="the standbys to refuse",
         )
         assert all("store.max_items" in status.reason for status in followed(second).values())
-        assert second.standby.local() == {}
+        assert second.standby.local_partitions() == {}
         await until(lambda: len(first.events()) + len(second.events()) >= 400, WITHIN_S)
         assert len(second.serving()) == 4 - len(followed(second))
 
@@ -256,4 +256,4 @@ async def test_a_standby_that_began_where_the_log_was_trimmed_tells_what_it_lack
             for number, status in followed(second).items():
                 assert f"before offset {first.disks[number].applied_offset}" in status.reason
                 assert "restore a snapshot" in status.reason
-            assert second.standby.local() == {}
+            assert second.standby.local_partitions() == {}
