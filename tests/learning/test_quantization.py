@@ -1,6 +1,7 @@
 """`lifeline quantize`, on a directory like a node's."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("data"), planted=False)
 
 
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of models with one version in it; not to be written."""
+    models = tmp_path_factory.mktemp("models")
+    manifest(run(data, models))
+    return models
+
+
+@pytest.fixture
+def models(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "models")
+
+
+def version_in(models: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the directory of the version, and its manifest."""
+    (path,) = models.rglob("manifest.json")
+    return path.parent, json.loads(path.read_text())
+
+
 def quantize(data: Path, models: Path, *more: str) -> Result:
-    command = ["quantize", "--data-dir", str(data), "--requests", "10", "--candidates", "16", *more]
+    command = ["quantize", "--data-dir", str(data), "--requests", "10", "--candidates", "8", *more]
     return CliRunner().invoke(app, command, env={"LIFELINE_SCORER__MODELS_DIR": str(models)})
 
 
@@ -34,13 +54,13 @@ def node_settings(models: Path, precision: str = "auto") -> Settings:
     return load_settings(None, flags).settings
 
 
-def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Path, tmp_path: Path) -> None:
-    found = manifest(run(data, tmp_path))
-    directory = tmp_path / found["name"] / found["version"]
-    scorer = Models(node_settings(tmp_path), Table()).holder.scorer
+def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Path, models: Path) -> None:
+    directory, found = version_in(models)
+    assert directory == models / found["name"] / found["version"]
+    scorer = Models(node_settings(models), Table()).holder.scorer
     assert scorer is not None
     assert scorer.kernels != "bf16"
-    done = quantize(data, tmp_path, "--json")
+    done = quantize(data, models, "--json")
     assert done.exit_code == 0, done.output
     answer: dict[str, Any] = json.loads(done.stdout)
     assert answer["version"] == found["version"]
@@ -52,29 +72,28 @@ def test_what_is_measured_stands_beside_the_version_and_nodes_go_by_it(data: Pat
     assert kept.bfloat16_accepted == (has and Agreement(**answer["bfloat16"]).reaches(BFLOAT16))
     for accepted in (True, False):
         (directory / PRECISION).write_text(kept.model_copy(update={"bfloat16_accepted": accepted}).model_dump_json())
-        scorer = Models(node_settings(tmp_path), Table()).holder.scorer
+        scorer = Models(node_settings(models), Table()).holder.scorer
         assert scorer is not None
         assert (scorer.kernels == "bf16") == (accepted and has)
     (directory / PRECISION).write_text("{}")
     with pytest.raises(ModelCorruptError, match="run lifeline quantize again"):
-        Models(node_settings(tmp_path), Table())
-    assert quantize(data, tmp_path, "--json").exit_code == 0
+        Models(node_settings(models), Table())
+    assert quantize(data, models, "--json").exit_code == 0
     assert MeasuredPrecision.model_validate_json((directory / PRECISION).read_bytes()) == kept
     (directory / PRECISION).write_text(kept.model_copy(update={"int8_accepted": True}).model_dump_json())
-    scorer = Models(node_settings(tmp_path, "int8"), Table()).holder.scorer
+    scorer = Models(node_settings(models, "int8"), Table()).holder.scorer
     assert scorer is not None
     assert scorer.kernels == ("int8" if has else best().label)
     (directory / PRECISION).write_text(kept.model_copy(update={"int8_accepted": False}).model_dump_json())
     with pytest.raises(PrecisionError, match="is not accepted in int8: run lifeline quantize, or set"):
-        Models(node_settings(tmp_path, "int8"), Table())
+        Models(node_settings(models, "int8"), Table())
 
 
-def test_a_report_gets_the_tables_in_the_place_of_those_before(data: Path, tmp_path: Path) -> None:
-    run(data, tmp_path / "models")
+def test_a_report_gets_the_tables_in_the_place_of_those_before(data: Path, models: Path, tmp_path: Path) -> None:
     report = tmp_path / "model-report.md"
     report.write_text("# A report\n\ntext\n")
     for _ in range(2):
-        done = quantize(data, tmp_path / "models", "--report", str(report))
+        done = quantize(data, models, "--report", str(report))
         assert done.exit_code == 0, done.output
     text = report.read_text()
     assert text.startswith("# A report\n\ntext\n\n## Precision\n")

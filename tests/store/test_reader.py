@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -359,6 +360,7 @@ def test_a_view_is_of_one_moment_while_a_thread_writes(tmp_path: Path, head_cach
     def moments(offset: int) -> list[int]:
         return [offset * 10, offset * 10 + 1, max(0, offset - 4) * 10 + 5]
 
+    @cache
     def wanted(offset: int, kind: Kind) -> list[int]:
         since = (offset + 1) // erased_every * erased_every
         times = {at for number in range(since, offset + 1) for at in moments(number)}

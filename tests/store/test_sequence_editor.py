@@ -238,23 +238,28 @@ def test_the_order_of_arrival_does_not_matter(
         store.close()
 
 
+@cache
+def six_days(age_days: int | None) -> tuple[StoreSettings, list[Event], Model]:
+    """Return 20,000 actions of six days, and what they come to; the newest 16,384 are of the last five days."""
+    shape = StoreSettings(block_cache_mib=8, write_buffer_mib=8, max_explicit_age_days=age_days)
+    events = [Event(b"ann", 26_000 * (number // 3) * 3, number % 977, 257 + number % 4) for number in range(20_000)]
+    assert len(set(events)) == 20_000
+    return shape, events, whole(events, shape)
+
+
 @pytest.mark.parametrize("age_days", [None, 3])
 @pytest.mark.parametrize("batch", [500, 5_000, 20_000])
 @pytest.mark.parametrize("order", ["in-order", "backwards", "shuffled", "newest-half-first"])
 def test_a_user_with_20_000_actions_keeps_the_newest_16_384(
     tmp_path: Path, order: str, batch: int, age_days: int | None
 ) -> None:
-    # Six days of them; the newest 16,384 are of the last five.
-    shape = StoreSettings(block_cache_mib=8, write_buffer_mib=8, max_explicit_age_days=age_days)
-    events = [Event(b"ann", 26_000 * (number // 3) * 3, number % 977, 257 + number % 4) for number in range(20_000)]
-    assert len(set(events)) == 20_000
+    shape, events, model = six_days(age_days)
     arrival = {
         "in-order": events,
         "backwards": events[::-1],
         "shuffled": random.Random(batch).sample(events, len(events)),
         "newest-half-first": events[10_000:] + events[:10_000],
     }[order]
-    model = whole(events, shape)
     assert model.events == 16_384 if age_days is None else 8_000 < model.events < 16_384
     store = open_store(tmp_path, shape)
     for at in range(0, len(arrival), batch):

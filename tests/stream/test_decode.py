@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +20,8 @@ RULES = Rules(Vocabulary(), partitions=4, max_action_bytes=1_000, max_future_ms=
 
 
 def users_of(partition: int, count: int) -> list[str]:
-    names = (f"user-{n}" for n in range(100_000))
-    return [name for name in names if partition_of(name.encode(), 4) == partition][:count]
+    names = map("user-{}".format, itertools.count())
+    return list(itertools.islice((name for name in names if partition_of(name.encode(), 4) == partition), count))
 
 
 def decode_single(record: FakeRecord | UnreadableRecords) -> tuple[DecodedBatch, list[tuple[DeadLetterReason, str]]]:

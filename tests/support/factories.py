@@ -4,6 +4,7 @@ import random
 import struct
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +71,7 @@ def rows_of(events: EventColumns) -> list[tuple[int, int, int]]:
     return list(zip(events.timestamp_ms.tolist(), events.ordinal.tolist(), events.code.tolist(), strict=True))
 
 
+@lru_cache(maxsize=1 << 17)
 def event_hash(event: Event) -> int:
     """Return the 128-bit hash of one event by the reference implementation of murmur3."""
     user = xxhash.xxh3_128_digest(event.user)

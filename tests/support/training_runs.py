@@ -40,7 +40,7 @@ def build(data: Path, *, planted: bool) -> Path:
 
 
 def arguments(data: Path, models: Path, *more: object) -> tuple[list[str], dict[str, str]]:
-    steps = [] if "--steps" in more or "--seconds" in more else ["--steps", "6"]
+    steps = [] if "--steps" in more or "--seconds" in more else ["--steps", "3"]
     environment = {"LIFELINE_SCORER__MODELS_DIR": str(models)}
     return ["train", "--data-dir", str(data), "--json", *steps, *map(str, more)], environment
 

@@ -11,8 +11,8 @@ from lifeline.scorer.train.trainer import TrainingData, fit, seed_torch
 from lifeline.scorer.variants import variant
 from tests.support.scorer_factories import VOCABULARY, population
 
-SETTINGS = TrainSettings(steps=3, requests_per_step=4, candidates_drawn=8, min_history=5, candidates=8)
-WORLD = SimulatorSettings(users=24, min_actions=100, max_actions=300, train_requests=3, test_requests=2)
+SETTINGS = TrainSettings(steps=2, requests_per_step=4, candidates_drawn=8, min_history=5, candidates=8)
+WORLD = SimulatorSettings(users=24, min_actions=100, max_actions=300, train_requests=2, test_requests=1)
 
 
 @pytest.fixture(scope="module")
