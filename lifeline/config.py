@@ -3,11 +3,15 @@
 Flags override ``LIFELINE_*`` variables (``__`` between the parts: ``LIFELINE_KAFKA__GROUP_ID``), these override a
 TOML file (``--config``, ``LIFELINE_CONFIG``, or ``lifeline.toml`` in the working directory), and that overrides the
 defaults. Nothing else in the program reads a setting from the environment.
+
+Kubernetes gives every container the addresses of the services of its namespace. Those of a service called
+``lifeline...`` begin like our variables, and are passed over.
 """
 
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -47,6 +51,10 @@ OTHER_VARIABLES = {
     HISTORY_VARIABLE: "the directory of the demo's history",
     KERNELS_VARIABLE: "the backend of the scorer",
 }
+_SERVICE_ADDRESS = re.compile(
+    r"LIFELINE(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+)
+_SERVICE_URL_NAME, _SERVICE_URL = re.compile(r"LIFELINE(_\w+)?_PORT"), re.compile(r"(tcp|udp|sctp)://.+:[0-9]+")
 DEFAULT_FILE = Path("lifeline.toml")
 DEFAULT = "default"
 
@@ -175,6 +183,8 @@ def _from_environment() -> _Source:
             continue
         path = variable[len(PREFIX) :].lower().split(DELIMITER)
         place = _field(path)
+        if place is None and _is_service_address(variable):
+            continue
         if place is None:
             known = [PREFIX + key.replace(".", DELIMITER).upper() for key in _leaves(Settings)]
             problems.append(f"{variable} names no setting: {_suggestion(variable.upper(), [*known, *OTHER_VARIABLES])}")
@@ -191,6 +201,15 @@ def _from_environment() -> _Source:
     except SettingsError as error:
         # The message must not show the value, which may be a secret.
         raise ConfigError([f'a {PREFIX}* variable holds no JSON ({error}): write a list as ["A", "B"]']) from None
+
+
+def _is_service_address(variable: str) -> bool:
+    """Return whether Kubernetes made a variable, for a service whose name begins with "lifeline".
+
+    A name that ends in ``_PORT`` may also be a mistaken setting: Kubernetes' value is a URL.
+    """
+    is_url = _SERVICE_URL_NAME.fullmatch(variable) and _SERVICE_URL.fullmatch(os.environ[variable])
+    return bool(is_url or _SERVICE_ADDRESS.fullmatch(variable))
 
 
 def _from_file(config: Path | None) -> _Source:

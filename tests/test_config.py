@@ -76,6 +76,53 @@ def test_another_file_can_be_named(monkeypatch: pytest.MonkeyPatch, by: str) -> 
     assert loaded.origin["store.max_explicit"] == "other.toml"
 
 
+@pytest.mark.parametrize(
+    "service", ["LIFELINE", "LIFELINE_NODE", "LIFELINE_KAFKA_BOOTSTRAP", "LIFELINE_0", "LIFELINE_PORT"]
+)
+def test_kubernetes_may_name_the_services_of_a_namespace(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    variables = {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "50051",
+        "SERVICE_PORT_GRPC": "50051",
+        "SERVICE_PORT_HTTP_METRICS": "8080",
+        "PORT": "tcp://10.0.0.1:50051",
+        **{
+            f"PORT_50051_{protocol}{end}": value
+            for protocol in ("TCP", "UDP", "SCTP")
+            for end, value in {
+                "": f"{protocol.lower()}://[fd00::1]:50051",
+                "_ADDR": "fd00::1",
+                "_PORT": "50051",
+                "_PROTO": protocol.lower(),
+            }.items()
+        },
+    }
+    for end, value in variables.items():
+        monkeypatch.setenv(f"{service}_{end}", value)
+    assert set(load_settings().origin.values()) == {DEFAULT}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LIFELINE_PORT", "50051"),
+        ("LIFELINE_GRPC_PORT", "127.0.0.1:50051"),
+        ("LIFELINE_NODE__GRPC_PORT", "50051"),
+        ("LIFELINE_SERVICE_HOSTS", "10.0.0.1"),
+        ("LIFELINE_PORT_TCP", "tcp://10.0.0.1:50051"),
+        ("LIFELINE_PORT_50051_HTTP", "tcp://10.0.0.1:50051"),
+        ("LIFELINE_PORT_50051_TCP_HOST", "10.0.0.1"),
+        ("LIFELINE_KAFKA__BOOTSTRAP_SERVER", "tcp://10.0.0.1:9092"),
+    ],
+)
+def test_a_name_that_kubernetes_does_not_make_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    (problem,) = _problems()
+    assert problem.startswith(f"{variable} names no setting: ")
+
+
 def test_a_named_file_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _problems(Path("no.toml")) == ["no.toml is not a file: create it, or name another with --config"]
     monkeypatch.setenv("LIFELINE_CONFIG", "no.toml")
