@@ -4,12 +4,15 @@ rich is imported when something is printed, so that a command's module stays qui
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
+
+_INDENT = "  "
+_MAX_HIGHLIGHTED = 1 << 16
 
 
 class Table(NamedTuple):
@@ -70,17 +73,52 @@ class Output:
 
         return progress()
 
+    def line(self, document: object) -> None:
+        """Print a JSON document as one line of stdout."""
+        _write(_escaped(json.dumps(document, ensure_ascii=False, separators=(",", ":"))))
+
     @staticmethod
     def _print_json(document: object) -> None:
-        """Print one JSON document, with all control characters in strings escaped, more than JSON requires."""
-        from rich.highlighter import JSONHighlighter
-
+        """Print one JSON document, in colours on a terminal. Its control characters are escaped."""
         from lifeline.cli.console import out
 
-        lines = json.dumps(document, ensure_ascii=False, indent=2).split("\n")
-        text = "\n".join(line if line.isprintable() else "".join(map(_json_char, line)) for line in lines)
+        text = "\n".join(map(_escaped, _lines(document)))
+        if not out.is_terminal or len(text) > _MAX_HIGHLIGHTED:
+            _write(text)
+            return
+        from rich.highlighter import JSONHighlighter
+
         out.print(JSONHighlighter()(text), soft_wrap=True)
 
 
-def _json_char(char: str) -> str:
-    return char if char.isprintable() else json.dumps(char)[1:-1]
+def _write(text: str) -> None:
+    """Write to where the console of answers writes, without its layout, which takes a microsecond a character."""
+    from lifeline.cli.console import out
+
+    out.file.write(f"{text}\n")
+    out.file.flush()
+
+
+def _lines(document: object, indent: str = "", before: str = "", after: str = "") -> Iterator[str]:
+    """Yield the lines of a JSON document. A list without mappings takes one line, however long: it is a column."""
+    inner = indent + _INDENT
+    if isinstance(document, Mapping) and document:
+        yield f"{indent}{before}{{"
+        for at, (key, value) in enumerate(document.items(), 1):
+            comma = "," if at < len(document) else ""
+            yield from _lines(value, inner, f"{json.dumps(str(key), ensure_ascii=False)}: ", comma)
+        yield f"{indent}}}{after}"
+    elif isinstance(document, list | tuple) and any(isinstance(value, Mapping) for value in document):
+        yield f"{indent}{before}["
+        for at, value in enumerate(document, 1):
+            yield from _lines(value, inner, after="," if at < len(document) else "")
+        yield f"{indent}]{after}"
+    else:
+        yield f"{indent}{before}{json.dumps(document, ensure_ascii=False)}{after}"
+
+
+def _escaped(text: str) -> str:
+    """Return JSON in which no string holds a character that JSON allows but a terminal obeys."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
