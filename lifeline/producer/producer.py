@@ -151,10 +151,7 @@ class LifelineProducer:
 
     def publish_item(self, item: Item) -> Delivery:
         """Send one item, keyed by its id in decimal digits. Raises InvalidItemError or PublishError."""
-        if len(item.embedding) != EMBEDDING_DIM:
-            raise InvalidItemError(
-                f"item {item.item_id} has {len(item.embedding)} bytes of embedding: give {EMBEDDING_DIM}"
-            )
+        _check_embedding(item.item_id, item.embedding)
         with self._lock:
             if len(self._items) >= _MAX_CACHED_ITEMS:
                 del self._items[next(iter(self._items))]
@@ -287,7 +284,7 @@ def check_action(action: Action, vocabulary: Vocabulary | None = None) -> bytes:
 def make_item(
     item_id: int, embedding: "bytes | NDArray[np.int8] | NDArray[np.floating[Any]]", version: int = 0
 ) -> Item:
-    """Return an Item with an embedding of int8[32] (bytes or array, used unchanged) or of floats[32] (quantized).
+    """Return an Item with an embedding of int8[32] (bytes or array, used unchanged) or of float[32] (quantized).
 
     Floats become int8 by `lifeline.core.embedding_codec.quantize`. Raises InvalidItemError.
     """
@@ -296,12 +293,22 @@ def make_item(
     elif embedding.dtype == np.int8:
         packed = embedding.tobytes()
     else:
-        if not np.isfinite(embedding).all():
-            raise InvalidItemError(f"item {item_id} has an embedding with NaN or infinity: give finite numbers")
-        packed = quantize(embedding.astype(np.float64)).tobytes()
-    if len(packed) != EMBEDDING_DIM:
-        raise InvalidItemError(f"item {item_id} has an embedding of {len(packed)} numbers: give {EMBEDDING_DIM}")
+        try:
+            packed = quantize(np.asarray(embedding, np.float64)).tobytes()
+        except ValueError as error:
+            raise InvalidItemError(f"item {item_id}: {error}") from error
+    _check_embedding(item_id, packed)
     try:
         return Item(item_id=item_id, embedding=packed, embedding_version=version)
     except (ValueError, TypeError) as error:
         raise InvalidItemError(f"item {item_id} cannot be an Item ({error}): give unsigned ids and versions") from error
+
+
+def _check_embedding(item_id: int, packed: bytes) -> None:
+    if len(packed) != EMBEDDING_DIM:
+        raise InvalidItemError(f"item {item_id} has an embedding of {len(packed)} numbers: give {EMBEDDING_DIM}")
+    if not any(packed):
+        raise InvalidItemError(
+            f"item {item_id} has an embedding of zeros, which means that it has none: call forget_item if that is so, "
+            "or give its embedding"
+        )

@@ -166,7 +166,7 @@ def read_table(directory: Path) -> History:
 
 
 def read_items(path: Path) -> ItemEmbeddings:
-    """Read the embeddings from an .npz file; raises SourceError."""
+    """Read the embeddings from an .npz file; raises SourceError. Zeros mean that an item has none: it is left out."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             item_id, embedding = arrays["item_id"], arrays["embedding"]
@@ -177,7 +177,8 @@ def read_items(path: Path) -> ItemEmbeddings:
             f"{path} holds {item_id.dtype}{item_id.shape} and {embedding.dtype}{embedding.shape}: create it "
             f"again with item_id uint64[m] and embedding int8[m, {EMBEDDING_DIM}]"
         )
-    return ItemEmbeddings(item_id, embedding)
+    has_embedding = embedding.any(axis=1)
+    return ItemEmbeddings(item_id[has_embedding], embedding[has_embedding])
 
 
 def generated_history() -> History:

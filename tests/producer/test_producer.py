@@ -204,16 +204,19 @@ def test_what_a_node_would_dead_letter_is_refused(kafka_settings: KafkaSettings,
 
 def test_embeddings_are_quantized_as_the_wire_contract_says() -> None:
     floats = np.zeros(32, np.float32)
-    floats[:5] = [0.65, -0.65, 9.0, 0.65 * 0.49 / 127, 0.65 * 1.51 / 127]
-    assert np.frombuffer(make_item(1, floats).embedding, np.int8)[:5].tolist() == [127, -127, 127, 0, 2]
+    floats[:5] = [127, -127, 64, 0.49, 1.51]
+    for scale in (0.001, 1, 1_000):
+        assert np.frombuffer(make_item(1, floats * scale).embedding, np.int8)[:5].tolist() == [127, -127, 64, 0, 2]
     ready = np.arange(32, dtype=np.int8)
     assert make_item(1, ready).embedding == ready.tobytes() == make_item(1, ready.tobytes()).embedding
 
 
-@pytest.mark.parametrize("embedding", [b"", b"a" * 31, np.zeros(33), np.full(32, np.nan)])
+@pytest.mark.parametrize(
+    "embedding", [b"", b"a" * 31, np.ones(33), bytes(32), np.zeros(32), np.full(32, np.nan), np.full(32, np.inf)]
+)
 def test_an_embedding_that_is_none(embedding: Any) -> None:
-    with pytest.raises(InvalidItemError, match="give"):
-        make_item(1, embedding)
+    with pytest.raises(InvalidItemError, match=r"^item 17\b"):
+        make_item(17, embedding)
 
 
 def test_an_item_id_that_is_none() -> None:

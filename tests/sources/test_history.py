@@ -9,7 +9,7 @@ import pytest
 from lifeline.core.actions import Kind
 from lifeline.sources import history as history_module
 from lifeline.sources.files import SourceError
-from lifeline.sources.history import ACTIONS_FILE, ITEMS_FILE, History, demo_history, generated_history
+from lifeline.sources.history import ACTIONS_FILE, ITEMS_FILE, History, demo_history, generated_history, read_items
 from lifeline.store.settings import StoreSettings
 
 HEADER = "user_id,item_id,timestamp_ms,action_type,surface\n"
@@ -159,3 +159,13 @@ def test_a_history_may_be_empty(tmp_path: Path) -> None:
     assert len(found) == 0
     assert list(found.source()) == []
     assert found.longest_users(3) == []
+
+
+def test_an_item_with_zeros_has_no_embedding(tmp_path: Path) -> None:
+    directory = _directory(tmp_path / "given")
+    embedding = np.zeros((3, 32), np.int8)
+    embedding[1, 5] = -1
+    np.savez(directory / ITEMS_FILE, item_id=np.array([3, 4, 5], np.uint64), embedding=embedding)
+    embeddings = read_items(directory / ITEMS_FILE)
+    assert embeddings.item_id.tolist() == [4]
+    assert embeddings.embedding.tolist() == embedding[1:2].tolist()
