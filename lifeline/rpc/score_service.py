@@ -19,6 +19,7 @@ from lifeline.core.action_types import ids_of
 from lifeline.core.actions import MAX_TIMESTAMP_MS
 from lifeline.core.reasons import Reason
 from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.core.time_units import DAY_MS, mistaken_unit
 from lifeline.core.vocabulary import MAX_SURFACES, Vocabulary
 from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.status import Refusal
@@ -32,7 +33,7 @@ from lifeline.rpc.validation import (
     time_left,
 )
 from lifeline.scorer.experiment import arm_of
-from lifeline.scorer.features import RequestContext
+from lifeline.scorer.features import History, RequestContext
 from lifeline.scorer.history_cache import HistoryCache
 from lifeline.scorer.settings import ScorerSettings
 from lifeline.v1 import exposure_pb2, score_pb2, score_pb2_grpc
@@ -153,6 +154,7 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
             with self._slot(context):
                 started = time.perf_counter()
                 as_of, history = self._histories.history(reader, request.user_id, scorer.config)
+                self._check_unit(request.context, history)
                 check_deadline(context)
                 scores = scorer.score(
                     history,
@@ -212,12 +214,32 @@ class ScoreService(score_pb2_grpc.ScoreServiceServicer):
         if not context.HasField("timestamp_ms"):
             return RequestContext(int(self._clock() * 1000), context.surface)
         if not 0 <= context.timestamp_ms < MAX_TIMESTAMP_MS:
+            unit = mistaken_unit(context.timestamp_ms, self._latest_ms() // 2, self._latest_ms())
             raise invalid_field(
                 "context.timestamp_ms",
-                f"{context.timestamp_ms} is not a time from 1970 to 2100 in milliseconds: correct it, or leave it "
-                "out for now",
+                f"{context.timestamp_ms} is not a time from 1970 to 2100 in milliseconds"
+                f"{f' (it may be in {unit})' if unit else ''}: correct it, or leave it out for now",
             )
         return RequestContext(context.timestamp_ms, context.surface)
+
+    def _check_unit(self, context: score_pb2.ScoreContext, history: History) -> None:
+        """Refuse a time that fits the user's history in another unit only: its scores would be those of 1970."""
+        times = [tokens.timestamp_ms for tokens in (history.explicit, history.impressions) if len(tokens)]
+        if not times or not context.HasField("timestamp_ms"):
+            return
+        first_ms = min(int(part.min()) for part in times)
+        last_ms = max(self._latest_ms(), *(int(part.max()) for part in times))
+        unit = mistaken_unit(context.timestamp_ms, first_ms, last_ms)
+        if unit is not None:
+            raise invalid_field(
+                "context.timestamp_ms",
+                f"{context.timestamp_ms} does not fit the user's history in milliseconds, and does in "
+                f"{unit}: give milliseconds since 1970, or leave it out for now",
+            )
+
+    def _latest_ms(self) -> int:
+        """Return the latest time that a request may honestly be made at, by a clock that is wrong by a day."""
+        return int(self._clock() * 1000) + DAY_MS
 
     @contextmanager
     def _slot(self, context: grpc.ServicerContext) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """The gRPC service that returns a user's sequences as packed columns."""
 
+import time
+
 import grpc
 import numpy as np
 from numpy.typing import NDArray
@@ -7,6 +9,7 @@ from numpy.typing import NDArray
 from lifeline.core.actions import Kind
 from lifeline.core.reasons import Reason
 from lifeline.core.sequence import Column, Sequence, SequenceQuery
+from lifeline.core.time_units import DAY_MS, mistaken_unit
 from lifeline.core.wire import COLUMNS, KINDS, WIRE_KINDS
 from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.status import Refusal
@@ -14,6 +17,8 @@ from lifeline.rpc.validation import abort_on_refusal, as_of_message, check_user_
 from lifeline.v1 import sequence_pb2, sequence_pb2_grpc
 
 SERVICE = sequence_pb2.DESCRIPTOR.services_by_name["SequenceService"].full_name
+
+_YEAR_1980_MS = 315_532_800_000
 
 
 class SequenceService(sequence_pb2_grpc.SequenceServiceServicer):
@@ -73,6 +78,16 @@ def parse_query(request: sequence_pb2.GetSequenceRequest) -> SequenceQuery:
     until = request.to_timestamp_ms if request.HasField("to_timestamp_ms") else None
     if since is not None and until is not None and since > until:
         raise invalid_field("from_timestamp_ms", f"{since} is after to_timestamp_ms {until}: swap them")
+    latest_ms = int(time.time() * 1000) + DAY_MS
+    for field, time_ms in (("from_timestamp_ms", since), ("to_timestamp_ms", until)):
+        # A time after the last event is a usual way to say "all", so only numbers that are too small are suspect.
+        if time_ms is None or time_ms >= _YEAR_1980_MS:
+            continue
+        unit = mistaken_unit(time_ms, _YEAR_1980_MS, latest_ms)
+        if unit is not None:
+            raise invalid_field(
+                field, f"{time_ms} is a time of {unit} since 1970, and not of milliseconds: give it in milliseconds"
+            )
     return SequenceQuery(
         kinds=tuple(kinds),
         newest=request.newest or None,

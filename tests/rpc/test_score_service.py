@@ -207,6 +207,34 @@ def test_the_time_of_the_request_may_be_given(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
+    ("timestamp_ms", "unit"),
+    [
+        (NOW_MS // 1_000, "seconds"),
+        ((NOW_MS - 30 * DAY) // 1_000, "seconds"),
+        (NOW_MS // 1_000_000, "thousands of seconds"),
+        (NOW_MS * 1_000, "microseconds"),
+        (NOW_MS * 1_000_000, "nanoseconds"),
+    ],
+)
+def test_a_time_in_another_unit_is_refused(node: Node, timestamp_ms: int, unit: str) -> None:
+    node.act(0, (NOW_MS - 40 * DAY, 3, 1), (NOW_MS - MINUTE, 5, 4))
+    code, reason, details, message = refusal(node, request(3, timestamp_ms=timestamp_ms))
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.FIELD_INVALID)
+    assert details["field"] == "context.timestamp_ms"
+    assert f"in {unit}" in message
+
+
+@pytest.mark.parametrize("timestamp_ms", [NOW_MS - 40 * DAY, NOW_MS - 41 * DAY, NOW_MS - DAY, NOW_MS + 300 * DAY, 1])
+def test_a_time_in_the_past_or_the_future_is_scored(node: Node, timestamp_ms: int) -> None:
+    node.act(0, (NOW_MS - 40 * DAY, 3, 1), (NOW_MS - MINUTE, 5, 4))
+    assert len(node.stub.Score(request(3, timestamp_ms=timestamp_ms)).score) == 1
+
+
+def test_any_time_is_scored_for_a_user_without_events(node: Node) -> None:
+    assert len(node.stub.Score(request(3, timestamp_ms=NOW_MS // 1_000)).score) == 1
+
+
+@pytest.mark.parametrize(
     ("message", "reason", "field"),
     [
         (request(1, user=""), Reason.USER_ID_INVALID, "user_id"),

@@ -106,6 +106,8 @@ def test_a_user_that_nobody_knows_is_no_error(node: Node) -> None:
         ({"action_types": [0]}, "FIELD_INVALID", "action_types", "1 to 64"),
         ({"action_types": [1, 65]}, "FIELD_INVALID", "action_types", "1 to 64"),
         ({"from_timestamp_ms": 2, "to_timestamp_ms": 1}, "FIELD_INVALID", "from_timestamp_ms", "swap them"),
+        ({"from_timestamp_ms": 1_700_000_000}, "FIELD_INVALID", "from_timestamp_ms", "a time of seconds"),
+        ({"to_timestamp_ms": 1_700_000_000}, "FIELD_INVALID", "to_timestamp_ms", "give it in milliseconds"),
         ({"min_offset": -1}, "FIELD_INVALID", "min_offset", "0 or more"),
     ],
 )
