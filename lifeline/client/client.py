@@ -30,6 +30,9 @@ from lifeline.client.connection import NodeConnection, Reply
 from lifeline.client.errors import LifelineError
 from lifeline.client.ownership import OwnershipCache
 from lifeline.client.replies import ModelInfo, PartitionList, PartitionSnapshot, Scores, unpack_sequences
+from lifeline.client.score_parts import CandidateLimit, join_scores
+from lifeline.core.embedding_codec import quantize
+from lifeline.core.item_ids import exact_item_ids
 from lifeline.core.metadata import OWNER, PARTITIONS
 from lifeline.core.security import INSECURE, CallSecurity
 from lifeline.core.sequence import EMBEDDING_DIM, SequenceQuery, UserSequences
@@ -67,6 +70,7 @@ class LifelineClient:
     _configured: list[str] = field(init=False, repr=False)
     _nodes: dict[str, NodeConnection] = field(init=False, repr=False)
     _owners: OwnershipCache = field(init=False, repr=False)
+    _candidates: CandidateLimit = field(init=False, repr=False, default_factory=CandidateLimit)
     _lock: threading.Lock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -122,9 +126,9 @@ class LifelineClient:
     def score(
         self,
         user_id: str,
-        candidates: Sequence[int] | NDArray[np.uint64],
+        candidates: Sequence[int] | NDArray[Any],
         *,
-        embeddings: Mapping[int, NDArray[np.int8]] | None = None,
+        embeddings: Mapping[int, NDArray[np.int8] | NDArray[np.floating[Any]]] | None = None,
         timestamp_ms: int | None = None,
         surface: int = 0,
         min_offset: int | None = None,
@@ -133,22 +137,40 @@ class LifelineClient:
     ) -> Scores:
         """Return the candidates' scores on the user's current history.
 
-        `embeddings` gives int8[32] for items that the node's embedding table may lack. `timestamp_ms` is the time of
-        the request, the node's current time by default. `min_offset` is as in `get_sequence`. With `explain` the reply
-        has each candidate's tokens, and the contributions of the `explain` most similar ones (0: no contributions).
+        `candidates` are exact integers, as many as you like: more than a node takes in one request
+        (``scorer.max_candidates``) are sent in several, within the one deadline, and scored by one model version.
+        `embeddings` gives int8[32], or float[32] to be quantized, for items that the node's embedding table may lack.
+        `timestamp_ms` is the time of the request, the node's current time by default. `min_offset` is as in
+        `get_sequence`. With `explain` the reply has each candidate's tokens, and the contributions of the `explain`
+        most similar ones (0: no contributions). Raises ValueError for a candidate that is no exact integer.
         """
-        item_id = np.asarray(candidates, np.uint64)
-        request = score_pb2.ScoreRequest(
-            user_id=user_id,
-            item_id=item_id.tolist(),
-            embedding=_pack_embeddings(item_id, embeddings) if embeddings else b"",
-            context=score_pb2.ScoreContext(timestamp_ms=timestamp_ms, surface=surface),
-            min_offset=min_offset,
-            explain=explain is not None,
-            contributions=explain or 0,
-        )
-        reply = self._call_owner(user_id, lambda node: node.scores.Score, request, timeout_s)
-        return Scores.of(reply, item_id)
+        item_id = exact_item_ids(candidates)
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit_s
+
+        def score_part(part: NDArray[np.uint64], offset: int | None) -> Scores:
+            request = score_pb2.ScoreRequest(
+                user_id=user_id,
+                item_id=part.tolist(),
+                embedding=_pack_embeddings(part, embeddings) if embeddings else b"",
+                context=score_pb2.ScoreContext(timestamp_ms=timestamp_ms, surface=surface),
+                min_offset=offset,
+                explain=explain is not None,
+                contributions=explain or 0,
+            )
+            left_s = max(0.0, deadline - time.monotonic())
+            return Scores.of(self._call_owner(user_id, lambda node: node.scores.Score, request, left_s), part)
+
+        while True:
+            parts = [item_id[part] for part in self._candidates.parts(len(item_id), explain or 0)]
+            if len(parts) > 1 and timestamp_ms is None:
+                # One request has one time.
+                timestamp_ms = int(time.time() * 1000)
+            try:
+                return _score_alike(parts, score_part, min_offset)
+            except LifelineError as error:
+                if not self._candidates.learn(error):
+                    raise
 
     def create_snapshot(
         self, partitions: Sequence[int] = (), *, timeout_s: float = SNAPSHOT_TIMEOUT_S
@@ -285,16 +307,41 @@ class LifelineClient:
             return self._nodes[address]
 
 
-def _pack_embeddings(item_id: NDArray[np.uint64], embeddings: Mapping[int, NDArray[np.int8]]) -> bytes:
+def _score_alike(
+    parts: Sequence[NDArray[np.uint64]],
+    score_part: Callable[[NDArray[np.uint64], int | None], Scores],
+    min_offset: int | None,
+) -> Scores:
+    """Score all parts by one model version; a part is scored again where the node has changed its model meanwhile."""
+    scores: dict[int, Scores] = {}
+    version = None
+    while stale := [at for at in range(len(parts)) if at not in scores or scores[at].version != version]:
+        at = stale[0]
+        scores[at] = reply = score_part(parts[at], min_offset)
+        version = reply.version
+        if reply.as_of.applied_offset >= 0:
+            # Another node may answer the next part: its history must not be older.
+            min_offset = max(reply.as_of.applied_offset, -1 if min_offset is None else min_offset)
+    return join_scores([scores[at] for at in range(len(parts))])
+
+
+def _pack_embeddings(
+    item_id: NDArray[np.uint64], embeddings: Mapping[int, NDArray[np.int8] | NDArray[np.floating[Any]]]
+) -> bytes:
     """Return int8[c, 32] in the wire format: zeros for candidates without an embedding."""
     rows = np.zeros((len(item_id), EMBEDDING_DIM), np.int8)
     for row, item in enumerate(item_id.tolist()):
         embedding = embeddings.get(item)
         if embedding is None:
             continue
-        if embedding.dtype != np.int8 or embedding.shape != (EMBEDDING_DIM,):
+        is_number = embedding.dtype == np.int8 or np.issubdtype(embedding.dtype, np.floating)
+        if not is_number or embedding.shape != (EMBEDDING_DIM,):
             raise ValueError(
-                f"the embedding of item {item} is {embedding.dtype}{embedding.shape}: give int8[{EMBEDDING_DIM}]"
+                f"the embedding of item {item} is {embedding.dtype}{list(embedding.shape)}: give int8[{EMBEDDING_DIM}] "
+                f"or float[{EMBEDDING_DIM}]"
             )
-        rows[row] = embedding
+        try:
+            rows[row] = embedding if embedding.dtype == np.int8 else quantize(embedding)
+        except ValueError as error:
+            raise ValueError(f"item {item}: {error}") from error
     return rows.tobytes()

@@ -72,6 +72,11 @@ class Scores:
     model: str
     model_version: str
 
+    @property
+    def version(self) -> tuple[str, str]:
+        """The model and its version."""
+        return self.model, self.model_version
+
     @classmethod
     def of(cls, reply: score_pb2.ScoreResponse, item_id: NDArray[np.uint64]) -> Self:
         """Convert the message for the requested uint64[c]; raises LifelineError where the two do not fit."""

@@ -13,6 +13,7 @@ from lifeline.client import SNAPSHOT_TIMEOUT_S, LifelineClient, LifelineError, P
 from lifeline.core.actions import Kind
 from lifeline.core.reasons import Reason
 from lifeline.core.sequence import AsOf, Column, SequenceQuery
+from lifeline.producer import make_item
 from lifeline.rpc.status import Refusal, abort
 from lifeline.v1 import (
     operator_pb2,
@@ -238,10 +239,17 @@ def test_an_answer_without_candidates_has_empty_columns(client: LifelineClient) 
     assert client.score("ann", []).probability.shape == (0, 0)
 
 
-@pytest.mark.parametrize("row", [np.zeros(31, np.int8), np.zeros(32, np.float32)])
-def test_an_embedding_of_another_shape_is_not_sent(client: LifelineClient, row: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"give int8\[32\]"):
-        client.score("ann", [1], embeddings={1: row})
+@pytest.mark.parametrize("row", [np.zeros(31, np.int8), np.ones(32, np.int64), np.ones((1, 32)), np.zeros(32)])
+def test_an_embedding_that_is_none_is_not_sent(client: LifelineClient, row: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"item 17\b.*(give int8\[32\] or float\[32\]|all zeros)"):
+        client.score("ann", [17], embeddings={17: row})
+
+
+def test_floats_are_quantized_as_items_are(node: Node, client: LifelineClient) -> None:
+    node.score.score.append(0.5)
+    node.score.embedding_known.append(True)
+    client.score("ann", [1], embeddings={1: np.full(32, 1e-3, np.float32)})
+    assert node.scored[0].embedding == make_item(1, np.ones(32)).embedding
 
 
 def test_a_refusal_carries_its_reason(node: Node, address: str) -> None:
