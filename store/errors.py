@@ -130,14 +130,18 @@ class PartitionRefusingError(StoreError):
 class NotYetAppliedError(StoreError):
     """The partition has not applied the `min_offset` of a read.
 
-    Callers: retry, with a longer deadline where it was short.
+    Callers: retry, with a longer deadline where it was short. With a `blocked`, leave `min_offset` out.
     """
 
-    def __init__(self, partition: int, requested: int, applied: int) -> None:
-        self.partition, self.requested, self.applied = partition, requested, applied
+    def __init__(self, partition: int, requested: int, applied: int, blocked: str = "") -> None:
+        """`blocked` says why no later record will be applied before somebody acts."""
+        self.partition, self.requested, self.applied, self.blocked = partition, requested, applied, blocked
+        where = f"partition {partition} has applied offset {applied}, and the call needs {requested}"
         super().__init__(
-            f"partition {partition} has applied offset {applied}, and the call needs {requested}: retry (a wait ends "
-            "at the call's deadline, or after node.max_wait_ms), or leave min_offset out"
+            f"{where}; until somebody acts, leave min_offset out. Its records are not applied: {blocked}"
+            if blocked
+            else f"{where}: retry (a wait ends at the call's deadline, or after node.max_wait_ms), or leave min_offset "
+            "out"
         )
 
 

@@ -11,7 +11,7 @@ from lifeline.store import keys
 from lifeline.store.chunk import ColumnSelection, EventColumns, decode, decode_all
 from lifeline.store.database import View
 from lifeline.store.embeddings import Embeddings
-from lifeline.store.errors import CorruptRecordError
+from lifeline.store.errors import CorruptRecordError, NotYetAppliedError
 from lifeline.store.event_order import ascending
 from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.records import ChunkPart, SequenceRecords, UserRecords, find_sequence, newest_needed
@@ -27,10 +27,17 @@ class SequenceReader:
     """Reads one partition. Every method may be called from any thread."""
 
     def __init__(
-        self, store: ReadablePartition, embeddings: Embeddings | None = None, lag: Callable[[], int] = lambda: 0
+        self,
+        store: ReadablePartition,
+        embeddings: Embeddings | None = None,
+        lag: Callable[[], int] = lambda: 0,
+        blocked: Callable[[], str] = str,
     ) -> None:
-        """Without `embeddings` every embedding is zeros. `lag` returns the number of records not applied yet."""
-        self.store, self.embeddings, self._lag = store, embeddings, lag
+        """Without `embeddings` every embedding is zeros. `lag` returns the number of records not applied yet.
+
+        `blocked` returns why none of them will be applied before somebody acts; an empty text if they will be.
+        """
+        self.store, self.embeddings, self._lag, self._blocked = store, embeddings, lag, blocked
         self._rows_lock = threading.Lock()
         self._rows = np.empty(0, np.int64)
         self._rows_embedded = 0
@@ -39,6 +46,12 @@ class SequenceReader:
     def known_offset(self) -> int:
         """The last known offset of the partition's log; -1 before the first."""
         return self.store.applied_offset + self._lag()
+
+    def check_applies(self, offset: int) -> None:
+        """Raise NotYetAppliedError if `offset` is not applied, and will not be before somebody acts."""
+        applied = self.store.applied_offset
+        if applied < offset and (why := self._blocked()):
+            raise NotYetAppliedError(self.store.partition, offset, applied, why)
 
     def read(self, user_id: str, query: SequenceQuery) -> UserSequences:
         """Return the user's sequences that match `query`; sequences of length 0 for an unknown user.

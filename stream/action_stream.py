@@ -14,7 +14,8 @@ from lifeline.stream.aio import end_within
 from lifeline.stream.membership import Membership
 from lifeline.stream.partition import PartitionStatus
 from lifeline.stream.settings import UpdaterSettings
-from lifeline.stream.standby import StandbyFollower, StandbyStatus
+from lifeline.stream.standby import StandbyFollower
+from lifeline.stream.standby_status import StandbyStatus
 from lifeline.stream.stores import StoreT
 from lifeline.stream.transport import FaustApp
 from lifeline.stream.updater import Updater

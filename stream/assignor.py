@@ -26,9 +26,13 @@ class LifelineAssignor(AbstractPartitionAssignor):  # type: ignore[misc, unused-
 
     name = "lifeline"
 
-    def __init__(self, topic: str, standby_replicas: int, member: Callable[[], Member]) -> None:
-        """`member` describes this member; it is called at every join, in the client's thread."""
-        self._topic, self._standby_replicas, self._member = topic, standby_replicas, member
+    def __init__(self, topic: str, partitions: int, standby_replicas: int, member: Callable[[], Member]) -> None:
+        """Place the first `partitions` partitions; any others were added to the topic, and no store is for them.
+
+        `member` describes this member; it is called at every join, in the client's thread.
+        """
+        self._topic, self._partitions = topic, partitions
+        self._standby_replicas, self._member = standby_replicas, member
         self.placement: Placement = NO_PLACEMENT
         """The placement of the last assignment."""
 
@@ -40,11 +44,11 @@ class LifelineAssignor(AbstractPartitionAssignor):  # type: ignore[misc, unused-
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
         """Place the topic's partitions; the client calls this only on the group's leader."""
-        partitions = cluster.partitions_for_topic(self._topic)
+        partitions = {number for number in cluster.partitions_for_topic(self._topic) or () if number < self._partitions}
         if not partitions:
             _log.warning("the cluster does not know the topic: no member gets a partition", topic=self._topic)
         known = {member: decode_member(bytes(metadata.user_data or b"")) for member, metadata in members.items()}
-        places = place(known, partitions or (), self._standby_replicas)
+        places = place(known, partitions, self._standby_replicas)
         placed = [
             group_pb2.PlacedPartition(
                 partition=number,

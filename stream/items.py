@@ -27,12 +27,14 @@ from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.stream.aio import end_within, run_to_end
 from lifeline.stream.log_consumer import LogConsumer, assign_all
+from lifeline.stream.open_transaction import NOT_HELD, Held, held_now
 from lifeline.stream.record import Record, UnreadableRecords
 from lifeline.v1.item_pb2 import Item
 
 _BATCH = 8_192
 _POLL_MS = 500
 _PROGRESS_S = 1.0
+_HELD_S = 30.0
 _DECIMAL = re.compile(rb"0|[1-9][0-9]{0,19}")
 _NO_EMBEDDING = bytes(EMBEDDING_DIM)
 
@@ -138,6 +140,8 @@ class ItemFollower:
         self._started_at = self._logged_at = time.monotonic()
         self.caught_up = asyncio.Event()
         """Set once the table has every record that was in the topic at the start."""
+        self._held: dict[TopicPartition, Held] = {}
+        self._held_logged: dict[TopicPartition, int] = {}
         self.records = 0
         self.problems: Counter[ItemProblem] = Counter()
 
@@ -197,6 +201,23 @@ class ItemFollower:
                     self.problems[problem] += 1
                     _log.warning("item skipped", why=problem.value, partition=record.partition, offset=record.offset)
             await self._check_caught_up(consumer)
+            self._check_transactions(consumer)
+
+    def _check_transactions(self, consumer: LogConsumer) -> None:
+        """Note which partitions have an open transaction, and log a warning for one that stays open."""
+        for tp in self._ends:
+            stable, end = consumer.last_stable_offset(tp), consumer.highwater(tp)
+            if stable is None or end is None or stable < 0:
+                continue
+            held = self._held[tp] = held_now(self._held.get(tp, NOT_HELD), stable, end)
+            if held.open_s > _HELD_S and self._held_logged.get(tp) != held.offset:
+                self._held_logged[tp] = held.offset
+                _log.warning("items are held back", why=held.reason(tp.partition, tp.topic))
+
+    @property
+    def open_transaction_s(self) -> float:
+        """How long an open transaction has held back items, seconds; 0 when none does. Callable from any thread."""
+        return max((held.open_s for held in list(self._held.values())), default=0.0)
 
     def _apply(self, partition: int, records: Sequence[Record]) -> tuple[ItemBatch, int]:
         batch = decode_items(records)

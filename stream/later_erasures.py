@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from lifeline.core.kafka_errors import TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.user_ids import is_user_id
@@ -61,8 +62,15 @@ class LaterErasures:
     """
 
     def __init__(self, kafka: KafkaSettings, log: TopicReader) -> None:
-        """`log` reads the actions topic. Raises TopicMismatchError when the topic has too few partitions."""
+        """`log` reads the actions topic. Raises TopicMismatchError when it has not ``kafka.partitions`` partitions."""
         self._kafka, self._log = kafka, log
+        if (found := len(log.partitions())) != kafka.partitions:
+            raise TopicMismatchError(
+                f"topic {kafka.actions_topic} has {found} partitions, and kafka.partitions is {kafka.partitions}: a "
+                "user's erasures may be in other partitions than those that would be searched. Set kafka.partitions to "
+                f"{found} if the topic has had as many since its first record; if partitions were added to it, retry "
+                "the letters after the copy that docs/runbook.md describes (LifelinePartitionsAdded)"
+            )
         self._bounds = {number: log.bounds(number) for number in log.partitions(range(kafka.partitions))}
         self._next: dict[int, int] = {}
         """By partition the offset to read next."""

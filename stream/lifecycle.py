@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Generic
 
@@ -12,13 +12,14 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 from lifeline.stream.aio import run_to_end
 from lifeline.stream.fingerprint_log import FingerprintLog
 from lifeline.stream.log import Bounds, LogReader, PartitionGoneError
-from lifeline.stream.partition import HeldPartition
+from lifeline.stream.partition import HeldPartition, PartitionState
 from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.stores import StoreAccess, StoreT
 
 _RETRY_S = 0.1
 _RETRY_MAX_S = 2.0
 _LOG_END_S = 1.0
+_FOLLOW_END_S = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +40,7 @@ class PartitionLifecycle(Generic[StoreT]):
         self._settings, self._stores = settings, stores
         self._fingerprints, self._take_over = fingerprints, take_over
         self._stopping = False
+        self._suspension = ""
 
     def stop(self) -> None:
         """Send no more requests to the cluster."""
@@ -60,14 +62,17 @@ class PartitionLifecycle(Generic[StoreT]):
                 if position == 0 and bounds.start > 0:
                     position = bounds.start
                     _log.warning("a new store starts where the log does", partition=partition.number, offset=position)
-                if not self._is_within(partition, position, bounds):
+                is_within = self._is_within(partition, position, bounds)
+                if is_within and self._suspension:
+                    partition.suspend(self._suspension)
+                if self._suspension or not is_within:
                     return False
                 if self._settings.serve == "stale":
                     partition.open_to_readers()
                 else:
                     partition.announce()
                 partition.catch_up(position)
-                await reader.resume_at(partition.number, position)
+                await self._resume_at(partition, reader, position)
                 return True
             return False
 
@@ -78,7 +83,27 @@ class PartitionLifecycle(Generic[StoreT]):
             bounds = await self._bounds(partition, epoch, reader)
             if bounds is not None and self._is_within(partition, position, bounds):
                 partition.retry()
-                await reader.resume_at(partition.number, position)
+                await self._resume_at(partition, reader, position)
+
+    def suspend(self, partitions: Iterable[HeldPartition[StoreT]], why: str) -> None:
+        """Let these partitions, and those that are opened later, consume nothing more."""
+        self._suspension = why
+        for partition in partitions:
+            # One that is being opened is suspended by `open`, and one that refuses consumes nothing.
+            if partition.reader is not None and (partition.is_consuming or partition.state is PartitionState.PAUSED):
+                with suppress(PartitionGoneError):
+                    partition.reader.pause(partition.number)
+                    partition.suspend(why)
+
+    async def follow_ends(self, partitions: Callable[[], Iterable[HeldPartition[StoreT]]]) -> None:
+        """Keep the lag of suspended partitions up to date, of which nothing is fetched; runs until the stop."""
+        while not self._stopping:
+            await asyncio.sleep(_FOLLOW_END_S)
+            for partition in partitions():
+                if partition.is_blocked and not partition.is_consuming and partition.reader is not None:
+                    with suppress(KafkaError, PartitionGoneError):
+                        end = (await partition.reader.bounds(partition.number)).end
+                        partition.end_offset = max(partition.end_offset, end)
 
     async def close(self, partition: HeldPartition[StoreT]) -> bool:
         """Close the store of a partition that has left this node; False if the partition came back meanwhile."""
@@ -111,7 +136,7 @@ class PartitionLifecycle(Generic[StoreT]):
                 return False
             if first > partition.next_offset and partition.gap_offset != first:
                 partition.gap_offset = first
-                await reader.resume_at(partition.number, partition.next_offset)
+                await self._resume_at(partition, reader, partition.next_offset)
                 return False
             return epoch == partition.epoch
         return False
@@ -123,19 +148,26 @@ class PartitionLifecycle(Generic[StoreT]):
         """
         reader, now = partition.reader, time.monotonic()
         is_idle = partition.is_consuming and not partition.pending.records and not partition.applying.locked()
-        if reader is None or not is_idle or partition.lag == 0 or now - partition.progress_at < _LOG_END_S:
+        if reader is None or not is_idle or partition.readable_lag == 0 or now - partition.progress_at < _LOG_END_S:
             return False
-        if (reader.position(partition.number) or 0) < partition.end_offset:
+        if (reader.position(partition.number) or 0) < partition.stable_offset:
             return False
         end, since = partition.idle_end
-        if end != partition.end_offset:
-            partition.idle_end = (partition.end_offset, now)
+        if end != partition.stable_offset:
+            partition.idle_end = (partition.stable_offset, now)
             with suppress(PartitionGoneError):
-                await reader.resume_at(partition.number, partition.next_offset)
+                await self._resume_at(partition, reader, partition.next_offset)
         elif now - since >= _LOG_END_S:
-            partition.control_offset = partition.end_offset
+            partition.control_offset = partition.stable_offset
             return True
         return False
+
+    async def _resume_at(self, partition: HeldPartition[StoreT], reader: LogReader, position: int) -> None:
+        epoch = partition.epoch
+        await reader.resume_at(partition.number, position)
+        if epoch != partition.epoch:
+            # It was suspended meanwhile.
+            reader.pause(partition.number)
 
     async def _open_store(self, partition: HeldPartition[StoreT]) -> StoreT:
         partition.restore()
@@ -175,7 +207,8 @@ class PartitionLifecycle(Generic[StoreT]):
     def _is_within(self, partition: HeldPartition[StoreT], position: int, bounds: Bounds) -> bool:
         """Return whether the log still has the records that follow the store; if not, let the partition refuse."""
         start, end = bounds
-        partition.end_offset = end
+        known = None if partition.reader is None else partition.reader.known_end(partition.number)
+        partition.stable_offset, partition.end_offset = end, end if known is None else max(end, known.end)
         if start <= position <= end:
             return True
         if position < start:

@@ -13,7 +13,16 @@ class Bounds(NamedTuple):
     start: int
     """Its first offset."""
     end: int
-    """The offset after the last record; equal to `start` when the log is empty."""
+    """The offset after the last record that can be read; equal to `start` when there is none."""
+
+
+class LogEnd(NamedTuple):
+    """Where the log of a partition ended at the last fetch."""
+
+    stable: int
+    """The last stable offset: no record from it on is delivered, because a transaction that began there is open."""
+    end: int
+    """The offset after the last record (the high watermark); equal to `stable` when no transaction is open."""
 
 
 class LogReader(Protocol):
@@ -31,8 +40,11 @@ class LogReader(Protocol):
     def pause(self, partition: int) -> None:
         """Deliver no more records of the partition."""
 
-    def known_end(self, partition: int) -> int | None:
-        """Return the end of the log at the last fetch; None before the first fetch."""
+    def known_end(self, partition: int) -> LogEnd | None:
+        """Return where the log ended at the last fetch; None before the first fetch."""
+
+    def partition_count(self) -> int | None:
+        """Return how many partitions the topic had when the cluster last told; None if it is not known."""
 
     def position(self, partition: int) -> int | None:
         """Return the offset to fetch next. It also moves past control records, which are never delivered."""

@@ -9,31 +9,33 @@ Each transition is a method; the state changes nowhere else::
     CATCHING_UP, SERVING, STALLED, PAUSED   serve       SERVING       the end of the log is reached
     CATCHING_UP, SERVING                    stall       STALLED       records wait, and none is applied
     STALLED                                 unstall     CATCHING_UP
+    SERVING                                 hold        PAUSED        a transaction is open; consumes
     CATCHING_UP, SERVING, STALLED, PAUSED   pause       PAUSED        consumes nothing
+    any state but REVOKED, REFUSING         suspend     PAUSED        consumes nothing any more
     PAUSED                                  retry       PAUSED        consumes again
     PAUSED                                  recover     the state that the pause interrupted
     any state but REVOKED                   refuse      REFUSING
     any state                               revoke      REVOKED
 
-`assign`, `pause`, `refuse` and `revoke` end the *epoch*: they drop all waiting records, and a task that began in an
-earlier epoch must not change the partition any more. Only `catch_up` and `retry` let it consume records again. A
-partition that consumes is in CATCHING_UP, SERVING, STALLED or PAUSED.
+`assign`, `pause`, `suspend`, `refuse` and `revoke` end the *epoch*: they drop all waiting records, and a task that
+began in an earlier epoch must not change the partition any more. Only `catch_up` and `retry` let it consume again.
 """
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic
 
 import structlog
 
+from lifeline.stream.applied_counts import AppliedCounts
 from lifeline.stream.bad_record_breaker import BadRecordBreaker
-from lifeline.stream.decode import DeadLetter, DeadLetterReason, DecodedBatch, Erasure
+from lifeline.stream.decode import DeadLetter, DeadLetterReason, DecodedBatch
 from lifeline.stream.log import LogReader
+from lifeline.stream.open_transaction import NOT_HELD, held_now
 from lifeline.stream.pending import Batch, IntakeLimit, PendingRecords
 from lifeline.stream.record import Record, records_from
 from lifeline.stream.stores import Directory, StoreT
@@ -53,7 +55,10 @@ class PartitionState(StrEnum):
     SERVING = "serving"
     """It has reached the end of the log since it was assigned."""
     PAUSED = "paused"
-    """It applies nothing for now, and tries again by itself; reads are answered as of its applied offset."""
+    """It applies nothing for now, and goes on by itself, except where partitions were added to the topic.
+
+    Reads are answered as of its applied offset.
+    """
     REFUSING = "refusing"
     """Its store does not fit the log, or most of its records are bad; an operator has to act."""
     STALLED = "stalled"
@@ -74,7 +79,7 @@ class PartitionStatus:
     applied_offset: int
     """The last offset applied; -1 before the first."""
     lag: int
-    """Known records of the log that are not applied yet."""
+    """Known records of the log that are not applied yet, also those that wait for the end of a transaction."""
     records: int
     events: int
     """Actions that passed the checks, including those that the store already had."""
@@ -96,6 +101,9 @@ class PartitionStatus:
     """Whether reads are answered."""
     catching_up_s: float = 0.0
     """Seconds from when its store was open until it reached the end of the log."""
+    held_since_ms: int = 0
+    """Since when an open transaction has held back the next record, while all records before it are applied;
+    milliseconds since 1970. 0 when there is none."""
 
 
 ALARMS = frozenset({PartitionState.PAUSED, PartitionState.REFUSING, PartitionState.STALLED})
@@ -109,27 +117,6 @@ _ANY = frozenset(PartitionState)
 
 class TransitionError(RuntimeError):
     """The state does not allow the requested transition: a fault in this program."""
-
-
-@dataclass(slots=True)
-class AppliedCounts:
-    """Counts of what was applied since the partition was first assigned."""
-
-    records: int = 0
-    events: int = 0
-    erasures: int = 0
-    batches: int = 0
-    dead_letters: Counter[DeadLetterReason] = field(default_factory=Counter)
-
-    def add(self, records: int, decoded: DecodedBatch) -> int:
-        """Count a batch, and return the number of its erasures."""
-        erasures = sum(isinstance(step, Erasure) for step in decoded.steps)
-        self.batches += 1
-        self.records += records
-        self.events += decoded.actions
-        self.erasures += erasures
-        self.dead_letters.update(letter.reason for letter in decoded.dead_letters)
-        return erasures
 
 
 class HeldPartition(Generic[StoreT]):
@@ -171,10 +158,16 @@ class HeldPartition(Generic[StoreT]):
         self.gap_offset = -1
         """The first offset after a gap that was fetched once; -1 for none."""
         self.end_offset = 0
+        """The offset after the last known record of the log."""
+        self.stable_offset = 0
+        """The last stable offset: no record from it on is delivered while the transaction that began there is open."""
         self.control_offset = 0
         """Before this offset everything is applied except control records."""
         self.idle_end: tuple[int, float] = (-1, 0.0)
         """The end of the log that was reached without its last records arriving, and when this was noticed."""
+        self.held = NOT_HELD
+        self.is_blocked = False
+        """Whether it is PAUSED until somebody acts: by `hold`, or by `suspend`."""
         self.progress_at = time.monotonic()
         self._counted_offset = -1
         self._pauses = 0
@@ -221,6 +214,23 @@ class HeldPartition(Generic[StoreT]):
         """From STALLED to CATCHING_UP: records are applied again, or the cluster is unreachable."""
         self._enter(PartitionState.CATCHING_UP, {PartitionState.STALLED})
 
+    def hold(self, why: str) -> None:
+        """From SERVING to PAUSED: an open transaction holds back the next record. It consumes until `recover`."""
+        self._interrupted = self.state
+        self._enter(PartitionState.PAUSED, {PartitionState.SERVING}, why)
+        self.is_blocked = True
+
+    def suspend(self, why: str) -> None:
+        """From any state but REVOKED and REFUSING to PAUSED: nothing more may be applied to its store."""
+        self._enter(PartitionState.PAUSED, _CONSUMING | {PartitionState.ASSIGNED, PartitionState.RESTORING}, why)
+        self.is_blocked = True
+        self._end_epoch()
+        if self.applied_offset >= 0 or self.lag == 0:
+            self.open_to_readers()
+        else:
+            # An empty store would answer that there are no such users.
+            self.close_to_readers(why)
+
     def pause(self, why: str) -> int:
         """From any state that consumes to PAUSED: consume nothing for now; reads are answered.
 
@@ -241,7 +251,7 @@ class HeldPartition(Generic[StoreT]):
         self._consume_from(self.retry_position)
 
     def recover(self) -> None:
-        """From PAUSED to the state that the pause interrupted: a batch was applied."""
+        """From PAUSED to the state that the pause interrupted: a batch was applied, or can be."""
         self._enter(self._interrupted, {PartitionState.PAUSED})
 
     def refuse(self, why: str) -> None:
@@ -261,7 +271,7 @@ class HeldPartition(Generic[StoreT]):
             raise TransitionError(f"partition {self.number} cannot go from {self.state.value} to {state.value}")
         if (self.state, self.reason) == (state, reason) and state is not PartitionState.ASSIGNED:
             return
-        self.state, self.reason = state, reason
+        self.state, self.reason, self.is_blocked = state, reason, False
         self._report()
 
     def explain(self, reason: str) -> None:
@@ -291,7 +301,7 @@ class HeldPartition(Generic[StoreT]):
         """Let readers find the store. Idempotent."""
         if self.store is not None and not self.is_served:
             self.is_served = True
-            self._directory.add(self.store, lambda: self.lag)
+            self._directory.add(self.store, lambda: self.lag, lambda: self.blocked)
 
     def announce(self) -> None:
         """Tell readers that this node owns the partition and will serve it, unless it is served already."""
@@ -325,18 +335,26 @@ class HeldPartition(Generic[StoreT]):
         self._newest_ms = batch.records[-1].timestamp
         self.progress_at = time.monotonic()
         self._pauses = 0
-        if self.state is PartitionState.PAUSED:
+        if self.state is PartitionState.PAUSED and self.is_consuming:
             self.recover()
         return erasures
 
     def observe(self, *, has_room: bool, stall_after_s: float) -> None:
-        """Compare the partition with the log: serve at its end, or stall when nothing was applied for too long."""
+        """Compare the partition with the log: serve at its end, or stall when nothing was applied for too long.
+
+        Its end is the last stable offset here: nothing behind an open transaction can be applied.
+        """
         if self.reader is None or not self.is_consuming:
             return
-        self.end_offset = max(self.end_offset, self.reader.known_end(self.number) or 0, self.applied_offset + 1)
-        if self.lag == 0:
-            self.serve()
+        stable, end = self.reader.known_end(self.number) or (self.stable_offset, self.end_offset)
+        self.stable_offset = max(self.stable_offset, stable, self.applied_offset + 1)
+        self.end_offset = max(end, self.stable_offset)
+        if self.readable_lag == 0:
+            self._reach_end(stall_after_s)
             return
+        self.held = NOT_HELD
+        if self.is_blocked:
+            self.recover()
         if self.state is PartitionState.PAUSED:
             return
         has_work = self.pending.records or self.applying.locked() or not has_room
@@ -348,7 +366,18 @@ class HeldPartition(Generic[StoreT]):
             if self.state is PartitionState.STALLED:
                 self.unstall()
         elif self.state is not PartitionState.STALLED:
-            self.stall(f"{self.lag} records wait, and none was applied for {idle_s:.0f} s: check disk and cluster")
+            why = f"{self.readable_lag} records wait, and none was applied for {idle_s:.0f} s: check disk and cluster"
+            self.stall(why)
+
+    def _reach_end(self, hold_after_s: float) -> None:
+        """Serve; or hold, if the same transaction has been open for longer than `hold_after_s`."""
+        self.progress_at = time.monotonic()
+        self.held = held_now(self.held, self.stable_offset, self.end_offset)
+        if self.held.open_s <= hold_after_s:
+            self.serve()
+        elif not self.is_blocked:
+            self.serve()
+            self.hold(self.held.reason(self.number))
 
     # -- status ------------------------------------------------------------------------------------------------
 
@@ -368,6 +397,16 @@ class HeldPartition(Generic[StoreT]):
         return max(0, self.end_offset - max(self.applied_offset + 1, self.control_offset))
 
     @property
+    def readable_lag(self) -> int:
+        """Those of them that no open transaction holds back."""
+        return max(0, self.stable_offset - max(self.applied_offset + 1, self.control_offset))
+
+    @property
+    def blocked(self) -> str:
+        """Why no later record will be applied before somebody acts; empty while records are applied."""
+        return self.reason if self.is_blocked else ""
+
+    @property
     def retry_position(self) -> int:
         """The offset from which a paused partition consumes again."""
         return max(self.applied_offset + 1, self._resumed_offset)
@@ -377,6 +416,8 @@ class HeldPartition(Generic[StoreT]):
         """See `PartitionStatus`. No record waited at `_caught_up_ms`, so the waiting ones are newer."""
         if self.lag == 0:
             return 0
+        if self.readable_lag == 0:
+            return self.held.since_ms
         if self.applying.locked():
             return self.batch.first_ms
         first_ms = self.pending.first_ms
@@ -402,4 +443,5 @@ class HeldPartition(Generic[StoreT]):
             end_offset=self.end_offset,
             is_served=self.is_served,
             catching_up_s=reached_end_at - self._resumed_at if self._resumed_at else 0.0,
+            held_since_ms=self.held.since_ms,
         )

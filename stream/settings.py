@@ -35,7 +35,12 @@ class UpdaterSettings(BaseModel):
         Field(ge=1_000, le=600_000, description="how long a dead letter may wait for its acknowledgement"),
     ] = 30_000
     stall_after_ms: Annotated[
-        int, Field(ge=1_000, le=3_600_000, description="no progress for this long, with records to apply, is a stall")
+        int,
+        Field(
+            ge=1_000,
+            le=3_600_000,
+            description="no progress for this long is a stall; behind an open transaction, a pause",
+        ),
     ] = 30_000
     max_waiting_mib: Annotated[
         int,

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from operator import itemgetter
 from typing import Generic
 
@@ -33,6 +32,7 @@ from lifeline.stream.log_consumer import LogConsumer
 from lifeline.stream.placement import LocalPartition, Placement
 from lifeline.stream.record import Record, records_from
 from lifeline.stream.settings import UpdaterSettings
+from lifeline.stream.standby_status import StandbyState, StandbyStatus
 from lifeline.stream.stores import Store, StoreAccess, StoreT
 
 _IDLE_S = 0.1
@@ -47,38 +47,6 @@ _log = structlog.get_logger(__name__)
 
 AskOwner = Callable[[str, Sequence[int]], Awaitable[Mapping[int, Sequence[Fingerprint]]]]
 """Returns the fingerprints of those of the partitions that the node at an address has, or raises ConnectionError."""
-
-
-class StandbyState(StrEnum):
-    """The state of a followed partition."""
-
-    FOLLOWING = "following"
-    """It applies the log."""
-    WAITING = "waiting"
-    """Its next record is bad, and the owner is not known to have published the dead letter yet."""
-    REFUSING = "refusing"
-    """Its store does not fit the log, or is full; an operator has to act."""
-    DIVERGED = "diverged"
-    """Its fingerprint differs from the owner's; an operator has to find out which of the two is wrong."""
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the follower still applies the log, so that a takeover is possible."""
-        return self in {StandbyState.FOLLOWING, StandbyState.WAITING}
-
-
-@dataclass(frozen=True, slots=True)
-class StandbyStatus:
-    """One followed partition at one moment."""
-
-    partition: int
-    state: StandbyState
-    applied_offset: int
-    """The last offset applied; -1 before the first."""
-    lag: int
-    """Known records of the log that are not applied yet."""
-    reason: str
-    """Why it refuses or has diverged; empty otherwise."""
 
 
 @dataclass(slots=True, eq=False)
@@ -135,6 +103,7 @@ class StandbyFollower(Generic[StoreT]):
         self._consumer: LogConsumer | None = None
         self._assigned: frozenset[int] = frozenset()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lifeline-follow")
+        self._suspension = ""
         self.mismatches = 0
         """The number of fingerprints that differed from the owner's."""
 
@@ -152,6 +121,13 @@ class StandbyFollower(Generic[StoreT]):
         """Follow exactly the partitions of the placement, each as soon as the updater has closed its store."""
         self._targets, self._owners = placement.follow, dict(placement.owners)
         self._wake.set()
+
+    def suspend(self, why: str) -> None:
+        """Apply nothing more: partitions were added to the topic. The stores can still take over."""
+        self._suspension = why
+        for standby in self._standbys.values():
+            if standby.state.is_active:
+                standby.state, standby.reason = StandbyState.PAUSED, why
 
     def status(self) -> list[StandbyStatus]:
         """Return the status of every followed partition, by number; callable from any thread."""
@@ -254,6 +230,8 @@ class StandbyFollower(Generic[StoreT]):
 
             await run_to_end(open_store)
             standby.next_offset = standby.applied_offset + 1
+        if self._suspension:
+            standby.state, standby.reason = StandbyState.PAUSED, self._suspension
         _log.info("standby", partition=number, state=standby.state.value, applied_offset=standby.applied_offset)
 
     async def _leave(self, standby: _Standby[StoreT]) -> None:
@@ -269,13 +247,13 @@ class StandbyFollower(Generic[StoreT]):
         return [
             standby
             for standby in self._standbys.values()
-            if standby.store is not None and standby.state.is_active and now >= standby.not_before
+            if standby.store is not None and standby.state.applies and now >= standby.not_before
         ]
 
     async def _read(self, ready: Sequence[_Standby[StoreT]]) -> None:
         consumer = await self._connect()
         await self._position(consumer, ready)
-        tps = [self._tp(standby.number) for standby in ready if standby.state.is_active]
+        tps = [self._tp(standby.number) for standby in ready if standby.state.applies]
         if not tps:
             return
         try:
@@ -314,7 +292,7 @@ class StandbyFollower(Generic[StoreT]):
 
     async def _position(self, consumer: LogConsumer, ready: Sequence[_Standby[StoreT]]) -> None:
         """Assign the followed partitions to the consumer, and seek those whose position has changed."""
-        numbers = frozenset(standby.number for standby in self._standbys.values() if standby.state.is_active)
+        numbers = frozenset(standby.number for standby in self._standbys.values() if standby.state.applies)
         if numbers != self._assigned:
             consumer.assign([self._tp(number) for number in sorted(numbers)])
             self._assigned = numbers
@@ -342,7 +320,7 @@ class StandbyFollower(Generic[StoreT]):
     async def _apply(self, standby: _Standby[StoreT], fetched: Sequence[Record]) -> None:
         async with standby.lock:
             records = records_from(fetched, standby.next_offset)
-            if self._standbys.get(standby.number) is not standby or not standby.state.is_active:
+            if self._standbys.get(standby.number) is not standby or not standby.state.applies:
                 # It was released or stopped during the fetch.
                 return
             while records and standby.store is not None:
@@ -356,6 +334,8 @@ class StandbyFollower(Generic[StoreT]):
                     )
                 if applied:
                     standby.next_offset = batch[applied - 1].offset + 1
+                if self._suspension:
+                    return
                 if applied < len(batch):
                     standby.state, standby.needs_seek, standby.not_before = (
                         StandbyState.WAITING,

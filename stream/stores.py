@@ -37,8 +37,12 @@ _StoreT_contra = TypeVar("_StoreT_contra", contravariant=True)
 class Directory(Protocol[_StoreT_contra]):
     """Where readers find open stores; `rpc.directory.PartitionDirectory` implements it."""
 
-    def add(self, store: _StoreT_contra, lag: Callable[[], int]) -> None:
-        """Serve the store's partition from now on; `lag` returns the records still to apply, in any thread."""
+    def add(self, store: _StoreT_contra, lag: Callable[[], int], blocked: Callable[[], str]) -> None:
+        """Serve the store's partition from now on.
+
+        `lag` returns the records still to apply, and `blocked` why none of them will be applied before somebody acts,
+        or an empty text; both are called in any thread.
+        """
 
     def announce(self, partition: int) -> None:
         """Tell readers that this node owns a partition, and will serve it once it has caught up."""

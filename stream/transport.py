@@ -35,7 +35,7 @@ from faust.types import TP
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.stream.aio import end_within
 from lifeline.stream.assignor import LifelineAssignor
-from lifeline.stream.log import Bounds, Handler, PartitionGoneError
+from lifeline.stream.log import Bounds, Handler, LogEnd, PartitionGoneError
 from lifeline.stream.log_consumer import LogConsumer
 from lifeline.stream.membership import Membership
 from lifeline.stream.settings import UpdaterSettings
@@ -44,6 +44,8 @@ _IDLE_S = 0.02
 _POLL_S = 1.0
 _COMMIT_S = 5.0
 _CLIENT_STOP_S = 3.0
+# How soon partitions that were added to the topic are noticed.
+_METADATA_AGE_MS = 3_000
 
 _log = structlog.get_logger(__name__)
 
@@ -74,6 +76,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc, unus
             heartbeat_interval_ms=min(1_000, kafka.session_timeout_ms // 3),
             rebalance_timeout_ms=kafka.rebalance_timeout_ms,
             max_poll_interval_ms=kafka.max_poll_interval_ms,
+            metadata_max_age_ms=_METADATA_AGE_MS,
         )
 
 
@@ -117,8 +120,11 @@ class _Consumer(driver.Consumer):  # type: ignore[misc, unused-ignore]
             raise
 
     def _numbers(self, partitions: set[TP]) -> frozenset[int]:
-        topic = self.app.kafka.actions_topic
-        return frozenset(tp.partition for tp in partitions if tp.topic == topic)
+        kafka = self.app.kafka
+        # A leader that was built with more partitions may assign some that no user of this node belongs to.
+        return frozenset(
+            tp.partition for tp in partitions if tp.topic == kafka.actions_topic and tp.partition < kafka.partitions
+        )
 
     async def _drain_messages(self, fetcher: Any) -> None:  # noqa: ANN401 - a mode.Service
         handler: Handler = self.app.handler
@@ -186,11 +192,18 @@ class _Reader:
         self._check(partition)
         self._consumer.pause_partitions({TP(self._topic, partition)})
 
-    def known_end(self, partition: int) -> int | None:
+    def known_end(self, partition: int) -> LogEnd | None:
         state = self._state(partition)
-        # With read_committed the readable log ends at the last stable offset.
-        end: int | None = None if state is None else state.highwater if state.lso in {None, -1} else state.lso
-        return end
+        if state is None or state.highwater is None:
+            return None
+        stable = state.highwater if state.lso in {None, -1} else state.lso
+        return LogEnd(stable, state.highwater)
+
+    def partition_count(self) -> int | None:
+        if self._epoch != self._consumer._epoch:  # noqa: SLF001 - the other half of this class
+            return None
+        client = self._client()._client  # noqa: SLF001 - aiokafka has no public way
+        return len(client.cluster.partitions_for_topic(self._topic) or ()) or None
 
     def position(self, partition: int) -> int | None:
         state = self._state(partition)
@@ -258,7 +271,9 @@ class FaustApp(faust.App):  # type: ignore[misc, unused-ignore]
         self, kafka: KafkaSettings, updater: UpdaterSettings, handler: Handler, membership: Membership
     ) -> None:
         self.kafka, self.updater, self.handler, self.membership = kafka, updater, handler, membership
-        self.placement_assignor = LifelineAssignor(kafka.actions_topic, updater.standby_replicas, membership.member)
+        self.placement_assignor = LifelineAssignor(
+            kafka.actions_topic, kafka.partitions, updater.standby_replicas, membership.member
+        )
         request_s = kafka.request_timeout_ms / 1000
         super().__init__(
             kafka.group_id,

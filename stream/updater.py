@@ -25,6 +25,7 @@ import structlog
 
 from lifeline.core.kafka_errors import DeadLetterError, StreamError
 from lifeline.store.errors import ItemLimitError
+from lifeline.stream.added_partitions import suspension
 from lifeline.stream.apply import apply_steps
 from lifeline.stream.bad_record_breaker import BadRecordBreaker
 from lifeline.stream.dead_letters import DeadLetterPublisher
@@ -84,6 +85,10 @@ class Updater(Generic[StoreT]):
         self._lifecycle = PartitionLifecycle(settings, stores, self._fingerprints, take_over)
         self.intake = IntakeLimit(4 * settings.batch_max_records, settings.max_waiting_mib << 20)
         """The limit of waiting records of all partitions; beyond it the transport waits."""
+        self.added_partitions = 0
+        """How many partitions the topic has beyond those that the stores were built with."""
+        self.on_suspend: Callable[[str], None] = lambda _why: None
+        """Called with the reason when partitions were added to the topic."""
         self._partitions: dict[int, HeldPartition[StoreT]] = {}
         self._reader: LogReader | None = None
         self._work_arrived = asyncio.Event()
@@ -142,6 +147,7 @@ class Updater(Generic[StoreT]):
         """Close the stores of partitions that left, and open and position those that arrived."""
         self._reader = reader
         self._observer.on_assigned(partitions)
+        self._check_partitions(reader)
         for number in sorted(self._partitions.keys() - partitions):
             self._spawn(self._release(self._partitions[number]))
         for number in sorted(partitions):
@@ -180,6 +186,20 @@ class Updater(Generic[StoreT]):
                 return
         partition.push(new)
         self._work_arrived.set()
+
+    def _check_partitions(self, reader: LogReader) -> None:
+        """Let no partition consume any more once the topic has more partitions than the stores were built with."""
+        count = reader.partition_count() or 0
+        added = count - self._rules.partitions
+        if added <= self.added_partitions:
+            return
+        if not self.added_partitions:
+            self._spawn(self._lifecycle.follow_ends(lambda: list(self._partitions.values())))
+        self.added_partitions = added
+        why = suspension(self._rules.partitions, count)
+        _log.error("partitions were added", why=why)
+        self._lifecycle.suspend(self._partitions.values(), why)
+        self.on_suspend(why)
 
     # -- the life of a partition -------------------------------------------------------------------------------
 
@@ -344,6 +364,8 @@ class Updater(Generic[StoreT]):
         commit_at = time.monotonic() + self._settings.commit_interval_ms / 1000
         while not self._stopping:
             await asyncio.sleep(_WATCH_S)
+            if self._reader is not None and not self._stopping:
+                self._check_partitions(self._reader)
             for partition in list(self._partitions.values()):
                 self._observe(partition)
                 if await self._lifecycle.check_log_end(partition):

@@ -66,6 +66,7 @@ def replay(
     from lifeline.ops.offline import open_partitions
     from lifeline.ops.replay import plan_replay, run_replay
     from lifeline.ops.swap import swap as swap_in
+    from lifeline.ops.topic_note import with_partitions_of
     from lifeline.ops.verify import compare_with_replay
     from lifeline.store.data_lock import SWAP_JOURNAL, data_dir_lock
 
@@ -93,6 +94,8 @@ def replay(
     timestamp_ms = None if to_datetime is None else int(to_datetime.replace(tzinfo=UTC).timestamp() * 1_000)
     flags = config_flags(config, bootstrap_servers)
     with ExitStack() as stack:
+        if verify:
+            settings = with_partitions_of(settings, settings.node.data_dir)
         live = stack.enter_context(open_partitions(settings)) if verify else []
         plans = plan_replay(
             settings,

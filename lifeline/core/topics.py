@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -36,6 +36,8 @@ class TopicPlan:
     configs: Mapping[str, str] = field(default_factory=dict)
     is_keyed: bool = False
     """Whether records are placed by key: another number of partitions would then misplace them."""
+    may_have_more: bool = False
+    """Whether a keyed topic may have more partitions: those are not used."""
     requires_log_time: bool = False
     """Whether ages are measured by the records' timestamps, which the broker must then set."""
 
@@ -129,17 +131,22 @@ def plan_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -> 
             "max.message.bytes": str(MAX_RECORD_BYTES + _MIB),
         },
         is_keyed=True,
+        may_have_more=True,
     )
     return actions, items, dead_letters
 
 
-def create_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -> tuple[TopicReport, ...]:
+def create_topics(
+    settings: KafkaSettings, *, requires_log_time: bool = False, has_grown: bool = False
+) -> tuple[TopicReport, ...]:
     """Create the topics that do not exist, and report on all; an existing topic is never changed. Idempotent.
 
-    For `requires_log_time` see `plan_topics`. Raises ClusterUnreachableError, and StreamError if the cluster refuses
+    With `has_grown` the actions topic may have more partitions than planned. For `requires_log_time` see `plan_topics`.
+     Raises ClusterUnreachableError, and StreamError if the cluster refuses
     a topic.
     """
-    plans = plan_topics(settings, requires_log_time=requires_log_time)
+    actions, *others = plan_topics(settings, requires_log_time=requires_log_time)
+    plans = (replace(actions, may_have_more=has_grown), *others)
     with _admin(settings) as admin:
         existing = _describe(admin, plans)
         created = {plan.name for plan in plans if plan.name not in existing and _create(admin, plan)}
@@ -148,9 +155,11 @@ def create_topics(settings: KafkaSettings, *, requires_log_time: bool = False) -
     return tuple(_report(plan, current, created) for plan in plans)
 
 
-def ensure_topics(settings: KafkaSettings, *, requires_log_time: bool) -> tuple[TopicReport, ...]:
+def ensure_topics(
+    settings: KafkaSettings, *, requires_log_time: bool, has_grown: bool = False
+) -> tuple[TopicReport, ...]:
     """Call `create_topics`, and raise TopicMismatchError if a topic must not be used as it is."""
-    reports = create_topics(settings, requires_log_time=requires_log_time)
+    reports = create_topics(settings, requires_log_time=requires_log_time, has_grown=has_grown)
     for report in reports:
         report.check()
         if report.differences:
@@ -198,6 +207,17 @@ def actions_topic_id(settings: KafkaSettings) -> str:
     with _admin(settings) as admin:
         existing = _describe(admin, [plan]).get(plan.name)
     return "" if existing is None else existing.topic_id
+
+
+def actions_topic_partitions(settings: KafkaSettings) -> int:
+    """Return how many partitions the actions topic has; 0 if it does not exist.
+
+    Raises ClusterUnreachableError, StreamError.
+    """
+    plan, *_ = plan_topics(settings)
+    with _admin(settings) as admin:
+        existing = _describe(admin, [plan]).get(plan.name)
+    return 0 if existing is None else existing.partitions
 
 
 def retentions_ms(settings: KafkaSettings) -> dict[str, int | None]:
@@ -301,8 +321,13 @@ def _report(plan: TopicPlan, current: Mapping[str, _ExistingTopic], created: fro
         f"{name} is {actual}, not {required}" for name, (actual, required) in pairs.items() if actual != required
     )
     advice = []
-    if plan.is_keyed and partitions != plan.partitions:
-        advice.append("Set kafka.partitions to what the topic has, or name another topic in kafka.actions_topic")
+    if plan.is_keyed and (partitions < plan.partitions or (partitions > plan.partitions and not plan.may_have_more)):
+        advice.append(
+            f"Add partitions to it (kafka-topics.sh --alter --topic {plan.name} --partitions {plan.partitions})"
+            if plan.may_have_more
+            else f"Set kafka.partitions to {partitions} if it has had as many since its first record (users' "
+            "partitions depend on the number), or name another topic in kafka.actions_topic"
+        )
     if plan.requires_log_time and configs.get(_TIMESTAMP_TYPE) != _LOG_TIME:
         advice.append(
             "A producer could move the watermark and expire all users' events: let the broker set timestamps "

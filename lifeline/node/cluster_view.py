@@ -7,7 +7,8 @@ from lifeline.store.fingerprint import as_text
 from lifeline.store.partition import PartitionStore
 from lifeline.stream.fingerprint_log import Fingerprint, FingerprintLog
 from lifeline.stream.partition import PartitionStatus
-from lifeline.stream.standby import StandbyFollower, StandbyStatus
+from lifeline.stream.standby import StandbyFollower
+from lifeline.stream.standby_status import StandbyStatus
 from lifeline.stream.updater import Updater
 from lifeline.v1 import group_pb2, operator_pb2
 

@@ -77,6 +77,7 @@ class GroupPart:
             fingerprints=fingerprints,
             ask_owner=lambda address, partitions: ask_owner(address, partitions, security()),
         )
+        updater.on_suspend = standby.suspend
         membership = Membership(
             (standby, updater),
             address=lambda: owners.own_address,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lifeline.stream.partition import PartitionState, PartitionStatus
-from lifeline.stream.standby import StandbyStatus
+from lifeline.stream.standby_status import StandbyStatus
 
 
 class Check(NamedTuple):
@@ -70,7 +70,7 @@ class Health:
     def remarks(self) -> list[Check]:
         """Return the checks that affect neither liveness nor readiness: whether standbys follow the log."""
         return [
-            Check(f"standby-{status.partition}", status.state.is_active, _detail(status)) for status in self._standbys()
+            Check(f"standby-{status.partition}", status.state.applies, _detail(status)) for status in self._standbys()
         ]
 
 

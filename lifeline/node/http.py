@@ -138,7 +138,9 @@ class _Server(ThreadingHTTPServer):
         _log.debug("http", client=client_address[0], exc_info=True)
 
     def server_bind(self) -> None:
-        # The library's method asks the name service for this machine's name, which may take long.
+        # The library's method asks the name service for this machine's name, which may take long. Connections that this
+        # side has closed keep the port for a minute, in which a node must be able to start again.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])

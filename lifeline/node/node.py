@@ -59,9 +59,10 @@ class Node:
     @classmethod
     async def start(cls, settings: Settings, watch: SecurityWatch, stack: AsyncExitStack, deadline: Deadline) -> "Node":
         """Start every part; `stack` stops them in reverse order, within `deadline`. Raises what the parts raise."""
+        storage = await Storage.open(settings, stack)
+        settings = storage.settings
         node, kafka = settings.node, settings.kafka
         metrics = NodeMetrics() if node.metrics else None
-        storage = await Storage.open(settings, stack)
         embeddings, snapshots = storage.embeddings, storage.snapshots
         waits = Waits(node.wait_places, node.max_wait_ms / 1000)
         directory = PartitionDirectory(lambda key: partition_of(key, kafka.partitions), embeddings, waits)

@@ -6,10 +6,10 @@ from typing import Self
 
 from lifeline.config import Settings
 from lifeline.core.paths import items_dir, partition_dir
-from lifeline.core.topics import ensure_topics
+from lifeline.core.topics import actions_topic_partitions, ensure_topics
 from lifeline.node.metrics.node_metrics import NodeMetrics
 from lifeline.node.restore import open_or_restore
-from lifeline.ops.topic_note import TopicIdentity
+from lifeline.ops.topic_note import TopicIdentity, with_partitions_of
 from lifeline.rpc.memory_limit import item_limit
 from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.embeddings import EmbeddingTable
@@ -33,14 +33,23 @@ class Storage:
     async def open(cls, settings: Settings, stack: AsyncExitStack) -> Self:
         """Lock the data directory, create missing topics, and open what all partitions share.
 
+        Its `settings` have the number of partitions that the directory was built with, if the topic has more by now.
+
         Raises StoreLockedError, DataDirError, StreamError, StoreError.
         """
         data_dir = settings.node.data_dir
         stack.enter_context(data_dir_lock(data_dir))
-        actions_topic, *_ = await run_abandonable(
-            ensure_topics, settings.kafka, requires_log_time=settings.store.has_ages
+        note = TopicIdentity.of(data_dir)
+        has_grown = (
+            note is not None and await run_abandonable(actions_topic_partitions, settings.kafka) > note.partitions
         )
-        TopicIdentity(settings.kafka.actions_topic, actions_topic.topic_id).check(data_dir)
+        if has_grown:
+            settings = with_partitions_of(settings, data_dir)
+        kafka = settings.kafka
+        actions_topic, *_ = await run_abandonable(
+            ensure_topics, kafka, requires_log_time=settings.store.has_ages, has_grown=has_grown
+        )
+        TopicIdentity(kafka.actions_topic, actions_topic.topic_id, kafka.partitions).check(data_dir)
         snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
         store = settings.store
         if store.max_items is None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing, contextmanager
 from lifeline.config import Settings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.paths import items_dir, partition_dir, partitions_in
+from lifeline.ops.topic_note import with_partitions_of
 from lifeline.store.embeddings import SecondaryEmbeddings
 from lifeline.store.errors import StoreError
 from lifeline.store.memory import SharedMemory
@@ -43,6 +44,7 @@ def open_readers(settings: Settings) -> Iterator[list[tuple[SecondaryPartition, 
 @contextmanager
 def open_user_readers(settings: Settings) -> Iterator[Callable[[str], SequenceReader | None]]:
     """Yield a function from a user id to a reader, or to None if the user's partition is missing. Raises StoreError."""
+    settings = with_partitions_of(settings, settings.node.data_dir)
     with open_readers(settings) as pairs:
         readers = {partition.partition: reader for partition, reader in pairs}
         yield lambda user_id: readers.get(partition_of(user_id.encode(), settings.kafka.partitions))

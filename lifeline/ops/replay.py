@@ -23,9 +23,9 @@ from rocksdict import Rdict
 from lifeline.config import Settings
 from lifeline.core.errors import DataDirError, ReplayError
 from lifeline.core.paths import partition_dir, partitions_in
-from lifeline.core.topics import actions_topic_id, check_log_time
+from lifeline.core.topics import actions_topic_id, actions_topic_partitions, check_log_time
 from lifeline.core.watchdog import Watchdog
-from lifeline.ops.topic_note import TOPIC_NOTE, TopicIdentity
+from lifeline.ops.topic_note import TOPIC_NOTE, TopicIdentity, with_partitions_of
 from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.gc_tuning import tune_gc
 from lifeline.store.memory import SharedMemory
@@ -81,6 +81,8 @@ def plan_replay(
     _check_replay_dir(settings, into, force=force)
     if settings.store.has_ages:
         check_log_time(settings.kafka)
+    if to_state is None:
+        _check_partitions(settings)
     ranges = asyncio.run(log_ranges(settings.kafka, to_offset=to_offset, to_timestamp_ms=to_timestamp_ms))
     if to_state is not None:
         if unknown := sorted(to_state.keys() - ranges.keys()):
@@ -122,7 +124,8 @@ def run_replay(
     Returns once every partition is applied. Raises ReplayError with the output of a process that failed (the others
     are stopped; the same call resumes from there), and StoreLockedError while another replay writes into `into`.
     """
-    actions_topic = TopicIdentity(settings.kafka.actions_topic, actions_topic_id(settings.kafka))
+    kafka = settings.kafka
+    actions_topic = TopicIdentity(kafka.actions_topic, actions_topic_id(kafka), kafka.partitions)
     with data_dir_lock(into):
         _check_replay_dir(settings, into, force=force)
         if force:
@@ -133,7 +136,7 @@ def run_replay(
             actions_topic.check(into)
         except DataDirError as error:
             raise ReplayError(f"{error}; or start over with --force") from error
-        (into / NOTE).write_text(json.dumps({"topic": settings.kafka.actions_topic}) + "\n")
+        (into / NOTE).write_text(json.dumps({"topic": kafka.actions_topic}) + "\n")
         cancelled = threading.Event()
         with ThreadPoolExecutor(processes) as pool:
             futures = [
@@ -156,6 +159,7 @@ def replay_partition(
 ) -> None:
     """Replay one partition in this process. Raises what `stream.replay.replay` and opening the store raise."""
     tune_gc()
+    settings = with_partitions_of(settings, into)
     rules = Rules.of(settings.vocabulary, settings.kafka.partitions, settings.updater)
     store = PartitionStore.open(
         partition_dir(into, partition),
@@ -235,6 +239,18 @@ def _check_replay_dir(settings: Settings, into: Path, *, force: bool) -> None:
         raise ReplayError(
             f"{into} holds a replay of topic {topic}, not of {settings.kafka.actions_topic}: name another directory, "
             "or start over with --force"
+        )
+
+
+def _check_partitions(settings: Settings) -> None:
+    """Raise ReplayError if the topic has another number of partitions: the state would lack users, or misplace them."""
+    expected, found = settings.kafka.partitions, actions_topic_partitions(settings.kafka)
+    if found not in {0, expected}:
+        raise ReplayError(
+            f"topic {settings.kafka.actions_topic} has {found} partitions, and kafka.partitions is {expected}: if it "
+            f"has had {found} since its first record, set kafka.partitions to that; if partitions were added to it, "
+            "the records of a user are in several, so no directory can hold them: copy them by key into a new topic. "
+            "--verify replays what a node has applied"
         )
 
 

@@ -1,13 +1,15 @@
 """The file with the name and the cluster's id of the topic that the partitions of a directory come from.
 
 A topic that was deleted and created again has other records at the same offsets, and another id. Without the note a
-node would resume in the middle of the new topic.
+node would resume in the middle of the new topic. The file also has the number of partitions that the directory was
+built with, on which every user's partition depends: the topic may have been given more since.
 """
 
 import json
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from lifeline.config import Settings
 from lifeline.core.atomic_files import write_durably
 from lifeline.core.errors import DataDirError
 
@@ -20,17 +22,25 @@ class TopicIdentity(NamedTuple):
     topic: str
     topic_id: str
     """Empty if the cluster has none (brokers before 2.8)."""
+    partitions: int
+    """The number of partitions by which a user's partition was found."""
+
+    @classmethod
+    def of(cls, directory: Path) -> Self | None:
+        """Read the note of a directory, None if it has none; raises DataDirError."""
+        note = directory / TOPIC_NOTE
+        return cls.read(note) if note.exists() else None
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a note; raises DataDirError."""
         try:
             fields = json.loads(path.read_text())
-            return cls(str(fields["topic"]), str(fields["topic_id"]))
+            return cls(str(fields["topic"]), str(fields["topic_id"]), int(fields["partitions"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataDirError(
-                f"{path} does not name the topic of the partitions beside it ({error}): remove it if you know that "
-                "they come from the configured topic"
+                f"{path} does not describe the topic of the partitions beside it ({error!r}): remove it if you know "
+                "that they come from the configured topic, while it had kafka.partitions partitions"
             ) from error
 
     def check(self, directory: Path) -> None:
@@ -52,3 +62,17 @@ class TopicIdentity(NamedTuple):
                 "kafka.bootstrap_servers, or start over: set the directory aside, or replay the topic with `lifeline "
                 "replay --into DIR --swap`"
             )
+        if before.partitions != self.partitions:
+            raise DataDirError(
+                f"{directory} was built with {before.partitions} partitions, and kafka.partitions is "
+                f"{self.partitions}: set it to {before.partitions}, or name another directory"
+            )
+
+
+def with_partitions_of(settings: Settings, directory: Path) -> Settings:
+    """Return the settings with the number of partitions that a directory was built with; raises DataDirError."""
+    note = TopicIdentity.of(directory)
+    if note is None or note.partitions == settings.kafka.partitions:
+        return settings
+    kafka = settings.kafka.model_copy(update={"partitions": note.partitions})
+    return settings.model_copy(update={"kafka": kafka})

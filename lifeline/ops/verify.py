@@ -17,6 +17,7 @@ from lifeline.core.sequence import SequenceQuery
 from lifeline.ops.node_client import node_client
 from lifeline.ops.offline import open_partitions
 from lifeline.ops.replay import plan_replay, run_replay
+from lifeline.ops.topic_note import with_partitions_of
 from lifeline.sources.files import Source
 from lifeline.store.fingerprint import as_text
 from lifeline.store.memory import SharedMemory
@@ -89,6 +90,7 @@ def verify_log(settings: Settings, flags: Sequence[str], progress: Progress) -> 
     `flags` pass the settings on to the replaying processes. Raises StoreError if there is no state, and what
     `plan_replay` and `run_replay` raise.
     """
+    settings = with_partitions_of(settings, settings.node.data_dir)
     with open_partitions(settings) as live, TemporaryDirectory(prefix="lifeline-verify-") as directory:
         into = Path(directory)
         plans = plan_replay(settings, into, to_state={store.partition: store.applied_offset for store in live})

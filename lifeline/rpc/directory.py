@@ -25,12 +25,14 @@ class PartitionDirectory:
         self._catching_up: set[int] = set()
         self._lock = threading.Lock()
 
-    def add(self, store: ReadablePartition, lag: Callable[[], int] = lambda: 0) -> None:
-        """Serve the store's partition from now on; `lag` gives the records that it has still to apply."""
+    def add(
+        self, store: ReadablePartition, lag: Callable[[], int] = lambda: 0, blocked: Callable[[], str] = str
+    ) -> None:
+        """Serve the store's partition from now on; `lag` and `blocked` are as in `SequenceReader`."""
         with self._lock:
             self._refusing.pop(store.partition, None)
             self._catching_up.discard(store.partition)
-            self._readers = {**self._readers, store.partition: SequenceReader(store, self._embeddings, lag)}
+            self._readers = {**self._readers, store.partition: SequenceReader(store, self._embeddings, lag, blocked)}
 
     def announce(self, partition: int) -> None:
         """Add a partition that is not served yet, because it is still catching up with its log."""

@@ -51,7 +51,7 @@ class Refusal(Exception):  # noqa: N818 - a reply to the caller, not a bug
                 return cls(code, reason, str(error), partition=str(error.partition))
             case NotYetAppliedError():
                 return cls(
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    grpc.StatusCode.FAILED_PRECONDITION if error.blocked else grpc.StatusCode.DEADLINE_EXCEEDED,
                     Reason.OFFSET_NOT_REACHED,
                     str(error),
                     partition=str(error.partition),

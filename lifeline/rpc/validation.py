@@ -14,7 +14,6 @@ from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.status import Refusal, abort
 from lifeline.rpc.waits import Waits, resume
 from lifeline.store.errors import NotYetAppliedError, StoreError
-from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.reader import SequenceReader
 from lifeline.v1 import sequence_pb2
 
@@ -61,7 +60,7 @@ def reader_at(
     if min_offset is not None:
         _check_offset(reader, min_offset)
         if reader.store.applied_offset < min_offset:
-            _wait_for(reader.store, min_offset, directory.waits, context)
+            _wait_for(reader, min_offset, directory.waits, context)
     check_deadline(context)
     return reader
 
@@ -84,19 +83,21 @@ def _check_offset(reader: SequenceReader, offset: int) -> None:
         )
 
 
-def _wait_for(store: ReadablePartition, offset: int, waits: Waits, context: grpc.ServicerContext) -> None:
-    """Wait in a place of `waits` until `offset` is applied, or until the caller disconnects.
+def _wait_for(reader: SequenceReader, offset: int, waits: Waits, context: grpc.ServicerContext) -> None:
+    """Wait in a place of `waits` until `offset` is applied, will not be, or until the caller disconnects.
 
     The wait ends shortly before the deadline, so that the caller receives the reason and not just a timeout.
     """
     remaining_s = time_left(context)
     end = time.monotonic() + min(waits.max_wait_s, remaining_s - min(remaining_s / 10, _DEADLINE_MARGIN_S))
+    reader.check_applies(offset)
     with waits.place(context):
         while True:
             poll_s = min(_POLL_S, end - time.monotonic())
             try:
-                store.wait_for(offset, poll_s)
+                reader.store.wait_for(offset, poll_s)
             except NotYetAppliedError:
+                reader.check_applies(offset)
                 check_active(context)
                 if poll_s < _POLL_S:
                     raise

@@ -5,7 +5,16 @@ from kafka import KafkaAdminClient
 
 from lifeline.core.kafka_errors import ClusterUnreachableError, TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.core.topics import TopicState, actions_topic_id, create_topics, delete_topics, ensure_topics, plan_topics
+from lifeline.core.topics import (
+    TopicState,
+    actions_topic_id,
+    actions_topic_partitions,
+    create_topics,
+    delete_topics,
+    ensure_topics,
+    plan_topics,
+)
+from tests.support.action_topics import add_partitions
 
 pytestmark = pytest.mark.kafka
 
@@ -72,6 +81,25 @@ def test_an_existing_topic_is_reported_and_not_changed(kafka_settings: KafkaSett
         kafka_settings.model_copy(update={"partitions": 2, "dead_letter_suffix": "-dead"}), requires_log_time=False
     )
     assert not any(each.is_unusable for each in reports)
+
+
+def test_a_topic_that_was_given_more_partitions_is_refused_with_advice_that_can_be_followed(
+    kafka_settings: KafkaSettings,
+) -> None:
+    create_topics(kafka_settings)
+    add_partitions(kafka_settings, 6)
+    assert actions_topic_partitions(kafka_settings) == 6
+    advice = r"partitions is 6, not 4.*Set kafka\.partitions to 6 if it has had as many since its first record"
+    with pytest.raises(TopicMismatchError, match=advice):
+        ensure_topics(kafka_settings, requires_log_time=False)
+    # The other topic of the two that must agree.
+    with pytest.raises(
+        TopicMismatchError, match=r"-dlq: partitions is 4, not 6.*--alter --topic .*-dlq --partitions 6"
+    ):
+        ensure_topics(kafka_settings.model_copy(update={"partitions": 6}), requires_log_time=False)
+    actions, *others = ensure_topics(kafka_settings, requires_log_time=False, has_grown=True)
+    assert actions.differences == ("partitions is 6, not 4",)
+    assert not any(report.differences for report in others)
 
 
 def test_the_dead_letters_have_the_partitions_of_the_actions() -> None:

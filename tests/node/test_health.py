@@ -4,7 +4,7 @@ import pytest
 
 from lifeline.node.health import Check, all_ok
 from lifeline.stream.partition import PartitionState
-from lifeline.stream.standby import StandbyState, StandbyStatus
+from lifeline.stream.standby_status import StandbyState, StandbyStatus
 from tests.support.node_health import SERVING, health
 
 
@@ -56,5 +56,5 @@ def test_standbys_are_remarks() -> None:
     ]
     node = health(SERVING, standbys=standbys)
     assert all_ok(node.ready())
-    assert failed(node.remarks()) == ["standby-2", "standby-3"]
-    assert node.remarks()[3].detail == "diverged: why"
+    assert failed(node.remarks()) == ["standby-2", "standby-3", "standby-4"]
+    assert node.remarks()[4].detail == "diverged: why"

@@ -49,6 +49,23 @@ def test_metrics_come_as_text_and_as_openmetrics(server: HttpServer) -> None:
     assert text.endswith("# EOF\n")
 
 
+def test_a_server_starts_again_on_a_port_whose_connections_it_has_closed(node: Health) -> None:
+    first = HttpServer("127.0.0.1:0", node, None)
+    try:
+        host, port = first.address.split(":")
+        with socket.create_connection((host, int(port)), 60) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n")
+            while connection.recv(4_096):
+                pass
+    finally:
+        first.stop()
+    second = HttpServer(first.address, node, None)
+    try:
+        assert get(second, "/livez")[0] == 200
+    finally:
+        second.stop()
+
+
 def test_health_is_a_word_and_with_verbose_a_line_for_each_check(server: HttpServer, node: Health) -> None:
     assert get(server, "/livez")[:2] == (200, "ok\n")
     assert get(server, "/readyz")[:2] == (200, "ok\n")

@@ -128,6 +128,22 @@ def test_a_wait_ends_after_the_longest_one_whatever_the_deadline(
     assert directory.waits.statistics() == (0, 0)
 
 
+def test_a_wait_that_only_somebody_else_can_end_is_refused_with_the_reason(directory: PartitionDirectory) -> None:
+    why = ["", "", "a transaction is open: end it"]
+    directory.add(next(iter(directory)), lag=lambda: 5, blocked=lambda: why.pop(0) if len(why) > 1 else why[0])
+    assert reader_at(directory, "ann", 9, Call(5.0)).store.partition == 3  # type: ignore[arg-type]
+    begun = time.monotonic()
+    for _ in range(2):
+        # The first call is waiting when the partition is paused, the second one comes later.
+        with pytest.raises(
+            NotYetAppliedError, match=r"leave min_offset out\. .* a transaction is open: end it"
+        ) as caught:
+            reader_at(directory, "ann", 10, Call(600.0))  # type: ignore[arg-type]
+    assert time.monotonic() - begun < 20
+    assert Refusal.of(caught.value).code is grpc.StatusCode.FAILED_PRECONDITION
+    assert directory.waits.statistics() == (0, 0)
+
+
 def test_an_offset_far_beyond_the_log_is_refused_at_once(directory: PartitionDirectory) -> None:
     directory.add(next(iter(directory)), lag=lambda: 5)
     directory.waits.max_wait_s = 0.0

@@ -12,12 +12,14 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from typer.testing import CliRunner
 
 from lifeline.cli import app
+from lifeline.core.kafka_errors import TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.topics import create_topics
 from lifeline.stream import later_erasures
 from lifeline.stream.dead_letter_reader import RetryOutcome, StoredLetter, read_letters, retry_letters
 from lifeline.v1.action_pb2 import Action
+from tests.support.action_topics import add_partitions
 
 pytestmark = pytest.mark.kafka
 HOUR_MS = 3_600_000
@@ -224,3 +226,12 @@ def test_the_command_says_whom_it_passes_over(cluster: Cluster, way: Callable[[i
     said = CliRunner().invoke(app, ["dlq", "retry", *way(0)], env=flags)
     assert "1 erased: their users were erased after them" in said.stdout
     assert cluster.log("ann").get(30).offset == 2
+
+
+def test_no_letter_is_retried_where_erasures_may_be_in_partitions_that_were_added(cluster: Cluster) -> None:
+    at = cluster.log("ann").get(30)
+    cluster.letter("ann", at)
+    assert cluster.retry() == [RetryOutcome.PUBLISHED.value]
+    add_partitions(cluster.kafka, 6)
+    with pytest.raises(TopicMismatchError, match=r"has 6 partitions, and kafka\.partitions is 4: a user's erasures"):
+        cluster.retry()

@@ -19,14 +19,14 @@ class Cluster:
 
 
 def assign(members: dict[str, bytes], partitions: set[int] | None, replicas: int = 0) -> dict[str, Any]:
-    assignor = LifelineAssignor("actions", replicas, lambda: Member("leader:1", {}))
+    assignor = LifelineAssignor("actions", 4, replicas, lambda: Member("leader:1", {}))
     metadata = {name: ConsumerProtocolMemberMetadata(0, ["actions"], data) for name, data in members.items()}
     return assignor.assign(cast("ClusterMetadata", Cluster(partitions)), metadata)
 
 
 def test_a_member_is_asked_at_every_join() -> None:
     members = [Member("a:1", {}), Member("a:1", {2: LocalPartition(9, owned=True)})]
-    assignor = LifelineAssignor("actions", 0, lambda: members.pop(0))
+    assignor = LifelineAssignor("actions", 4, 0, lambda: members.pop(0))
     joins = [assignor.metadata(["actions"]) for _ in range(2)]
     assert [decode_member(member.user_data).partitions for member in joins] == [{}, {2: LocalPartition(9, owned=True)}]
     assert joins[0].subscription == ["actions"]
@@ -44,10 +44,18 @@ def test_everyone_is_told_its_partitions_what_it_follows_and_where_the_rest_is()
     }
     assert [(tp.topic, tp.partition) for tp in assignments["m1"].partitions()] == [("actions", 0)]
     assert [(tp.topic, tp.partition) for tp in assignments["m2"].partitions()] == [("actions", 1)]
-    assignor = LifelineAssignor("actions", 0, lambda: Member("a:1", {}))
+    assignor = LifelineAssignor("actions", 4, 0, lambda: Member("a:1", {}))
     assert assignor.placement == NO_PLACEMENT
     assignor.on_assignment(assignments["m1"])
     assert assignor.placement == Placement({0: "a:1", 1: "b:2"}, {0: ("b:2",), 1: ("a:1",)}, frozenset({1}))
+
+
+def test_partitions_that_were_added_to_the_topic_are_nobodys() -> None:
+    assignments = assign(
+        {"m1": encode_member(Member("a:1", {6: LocalPartition(5, owned=False)})), "m2": b""}, set(range(8))
+    )
+    placed = sorted(tp.partition for assignment in assignments.values() for tp in assignment.partitions())
+    assert placed == [0, 1, 2, 3]
 
 
 def test_what_cannot_be_read_is_a_member_with_nothing_and_a_topic_not_known_gives_nothing() -> None:

@@ -234,3 +234,31 @@ async def test_a_topic_that_is_missing_or_was_made_anew(kafka_settings: KafkaSet
 async def test_a_cluster_that_is_not_there() -> None:
     with pytest.raises(ClusterUnreachableError):
         await start(KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_ms=200), RecordingTable())
+
+
+@pytest.mark.kafka
+async def test_items_behind_an_open_transaction_are_reported_and_waited_for_by_nobody(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lifeline.stream.items._HELD_S", 0.1)
+    create_topics(kafka_settings)
+    raw(kafka_settings, (b"1", item(1).SerializeToString()))
+    producer = KafkaProducer(
+        bootstrap_servers=kafka_settings.bootstrap_servers, transactional_id=f"tx-{kafka_settings.group_id}", acks="all"
+    )
+    await asyncio.to_thread(producer.init_transactions)
+    producer.begin_transaction()
+    producer.send(kafka_settings.items_topic, key=b"2", value=item(2).SerializeToString(), partition=0).get(30)
+    raw(kafka_settings, (b"3", item(3).SerializeToString()))
+    table = RecordingTable()
+    with capture_logs() as logs:
+        async with following(kafka_settings, table) as follower:
+            assert set(table.rows) == {1}
+            await until(lambda: follower.open_transaction_s > 0.1)
+            await until(lambda: any(entry["event"] == "items are held back" for entry in logs))
+            await asyncio.to_thread(producer.commit_transaction)
+            await until(lambda: set(table.rows) == {1, 2, 3})
+            await until(lambda: follower.open_transaction_s == 0.0)
+    producer.close()
+    (warning,) = [entry for entry in logs if entry["event"] == "items are held back"]
+    assert f"abort --topic {kafka_settings.items_topic} --partition 0 --start-offset 1`" in warning["why"]

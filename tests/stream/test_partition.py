@@ -1,10 +1,11 @@
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
 from lifeline.stream.bad_record_breaker import BadRecordBreaker
-from lifeline.stream.log import LogReader
+from lifeline.stream.log import LogEnd, LogReader
 from lifeline.stream.partition import HeldPartition, PartitionState, TransitionError
 from lifeline.stream.pending import IntakeLimit
 from tests.support.records import FakeRecord
@@ -20,6 +21,8 @@ TRANSITIONS: dict[str, Callable[[Held], Any]] = {
     "serve": lambda held: held.serve(),
     "stall": lambda held: held.stall("nothing comes"),
     "unstall": lambda held: held.unstall(),
+    "hold": lambda held: held.hold("a transaction is open"),
+    "suspend": lambda held: held.suspend("partitions were added"),
     "pause": lambda held: held.pause("no room"),
     "retry": lambda held: held.retry(),
     "recover": lambda held: held.recover(),
@@ -45,6 +48,8 @@ TABLE: dict[str, tuple[set[States], States]] = {
     "serve": (CONSUMING, States.SERVING),
     "stall": ({States.CATCHING_UP, States.SERVING}, States.STALLED),
     "unstall": ({States.STALLED}, States.CATCHING_UP),
+    "hold": ({States.SERVING}, States.PAUSED),
+    "suspend": (set(States) - {States.REVOKED, States.REFUSING}, States.PAUSED),
     "pause": (CONSUMING, States.PAUSED),
     "retry": ({States.PAUSED}, States.PAUSED),
     "recover": ({States.PAUSED}, States.CATCHING_UP),
@@ -56,10 +61,10 @@ TABLE: dict[str, tuple[set[States], States]] = {
 class Log:
     """A log whose end was never fetched."""
 
-    end: int | None = None
+    end: LogEnd | None = None
     is_connected = True
 
-    def known_end(self, partition: int) -> int | None:  # noqa: ARG002
+    def known_end(self, partition: int) -> LogEnd | None:  # noqa: ARG002
         return self.end
 
     def connected(self, partition: int) -> bool:  # noqa: ARG002
@@ -89,7 +94,7 @@ def test_every_transition_comes_from_the_states_of_the_table(name: str, state: S
         assert partition.state is state
 
 
-@pytest.mark.parametrize("name", ["assign", "pause", "refuse", "revoke"])
+@pytest.mark.parametrize("name", ["assign", "pause", "suspend", "refuse", "revoke"])
 def test_the_end_of_an_epoch_voids_what_waits(name: str) -> None:
     partition = make_partition(*PATHS[States.SERVING])
     partition.push([FakeRecord(offset=offset) for offset in range(5)])
@@ -111,7 +116,7 @@ def test_what_waits_stalls_only_where_it_could_be_applied() -> None:
     partition = make_partition(*PATHS[States.CATCHING_UP])
     log = Log()
     partition.reader = cast("LogReader", log)
-    log.end, log.is_connected = 5, False
+    log.end, log.is_connected = LogEnd(5, 5), False
     partition.progress_at -= 100
     partition.observe(has_room=True, stall_after_s=30)
     states = [partition.state]
@@ -123,6 +128,52 @@ def test_what_waits_stalls_only_where_it_could_be_applied() -> None:
     log.is_connected = False
     partition.observe(has_room=True, stall_after_s=30)
     assert [*states, partition.state] == [States.CATCHING_UP, States.STALLED, States.CATCHING_UP]
+
+
+def test_an_open_transaction_is_lag_but_no_stall_and_holds_the_partition_only_after_a_while() -> None:
+    partition = make_partition(*PATHS[States.CATCHING_UP])
+    log = Log()
+    partition.reader, partition.store = cast("LogReader", log), RecordingStore(3, applied_offset=4)
+    log.end = LogEnd(stable=5, end=8)
+    partition.progress_at -= 100
+    partition.observe(has_room=True, stall_after_s=30)
+    status = partition.status()
+    assert (status.state, status.lag, status.is_served, partition.blocked) == (States.SERVING, 3, True, "")
+    assert status.waiting_since_ms == status.held_since_ms > 0
+    partition.held = partition.held._replace(at=partition.held.at - 31)
+    log.end = LogEnd(stable=5, end=9)
+    for _ in range(2):
+        partition.observe(has_room=True, stall_after_s=30)
+        status = partition.status()
+        assert (status.state, status.lag, status.is_served) == (States.PAUSED, 4, True)
+    assert status.reason == partition.blocked
+    assert re.match(r"a transaction that began at offset 5 has been open since 20\d\d-", status.reason)
+    assert "abort --topic ACTIONS_TOPIC --partition 3 --start-offset 5`" in status.reason
+    assert partition.is_consuming
+    # The first transaction ends, and another one begins.
+    log.end = LogEnd(stable=7, end=9)
+    partition.observe(has_room=True, stall_after_s=30)
+    status = partition.status()
+    assert (status.state, status.lag, status.reason, status.held_since_ms) == (States.SERVING, 4, "", 0)
+    partition.store.applied_offset = 6
+    partition.observe(has_room=True, stall_after_s=30)
+    assert (partition.state, partition.lag, partition.held.offset) == (States.SERVING, 2, 7)
+    log.end = LogEnd(stable=10, end=10)
+    partition.store.applied_offset = 9
+    partition.observe(has_room=True, stall_after_s=30)
+    status = partition.status()
+    assert (status.state, status.lag, status.held_since_ms) == (States.SERVING, 0, 0)
+
+
+@pytest.mark.parametrize(("applied", "end", "is_served"), [(4, 9, True), (-1, 9, False), (-1, 0, True)])
+def test_a_suspended_partition_answers_reads_unless_its_store_has_nothing_of_its_log(
+    applied: int, end: int, *, is_served: bool
+) -> None:
+    partition = make_partition("assign", "restore")
+    partition.store, partition.end_offset = RecordingStore(3, applied_offset=applied), end
+    partition.suspend("partitions were added")
+    assert (partition.is_served, partition.is_consuming) == (is_served, False)
+    assert partition.blocked == "partitions were added"
 
 
 def test_a_refusal_is_remembered_through_a_revocation_and_ends_with_the_next_assignment() -> None:

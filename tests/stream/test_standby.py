@@ -13,7 +13,7 @@ from lifeline.stream.dead_letters import DeadLetterPublisher
 from lifeline.stream.decode import DeadLetter
 from lifeline.stream.placement import LocalPartition
 from lifeline.stream.settings import UpdaterSettings
-from lifeline.stream.standby import StandbyState, StandbyStatus
+from lifeline.stream.standby_status import StandbyState, StandbyStatus
 from tests.support.action_topics import actions, as_events, delete_before, publish
 from tests.support.stream_harness import Node, until
 
@@ -184,7 +184,7 @@ async def test_a_standby_whose_state_differs_says_so_and_is_not_offered(
         assert "a:1" in followed(second)[damaged].reason
         assert second.standby.mismatches == 1
         assert set(second.standby.local_partitions()) == set(others)
-        assert second.standby.spoiled() == {damaged}
+        assert second.standby.unusable_stores() == {damaged}
         stands = followed(second)[damaged].applied_offset
         await asyncio.to_thread(publish, kafka, actions(1_000, 1_000))
         await until(lambda: len(first.serving()) == 2 and all(not s.lag for s in first.stream.status()), WITHIN_S)

@@ -24,6 +24,15 @@ def as_events(batch: list[Action]) -> list[tuple[bytes, int, int, int]]:
     return sorted((a.user_id.encode(), a.timestamp_ms, a.item_id, a.action_type << 8 | a.surface) for a in batch)
 
 
+def add_partitions(kafka: KafkaSettings, count: int) -> None:
+    """Give the actions topic `count` partitions, as `kafka-topics.sh --alter` does."""
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+    try:
+        admin.create_partitions({kafka.actions_topic: count})
+    finally:
+        admin.close()
+
+
 def delete_before(kafka: KafkaSettings, partition: int, offset: int) -> None:
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
     try:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lifeline.node.health import Health
 from lifeline.stream.partition import PartitionState, PartitionStatus
-from lifeline.stream.standby import StandbyStatus
+from lifeline.stream.standby_status import StandbyStatus
 
 SERVING = PartitionStatus(
     partition=3,

@@ -71,8 +71,9 @@ class RecordingDirectory:
     def __init__(self) -> None:
         self.served: set[int] = set()
 
-    def add(self, store: RecordingStore, lag: Callable[[], int]) -> None:
+    def add(self, store: RecordingStore, lag: Callable[[], int], blocked: Callable[[], str]) -> None:
         assert lag() >= 0
+        assert isinstance(blocked(), str)
         self.served.add(store.partition)
 
     def announce(self, partition: int) -> None:
@@ -172,6 +173,8 @@ class Node:
         self.fingerprints = FingerprintLog(self.updater.fingerprint_every)
         self.running_updater = self.make_updater()
         self.standby = self.make_standby() if self.address in self.peers else None
+        if self.standby is not None:
+            self.running_updater.on_suspend = self.standby.suspend
         holders = [self.running_updater] if self.standby is None else [self.standby, self.running_updater]
         self.stream = ActionStream(
             self.kafka,

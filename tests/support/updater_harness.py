@@ -8,7 +8,7 @@ from typing import Any
 from aiokafka.errors import KafkaTimeoutError
 
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.stream.log import Bounds, PartitionGoneError
+from lifeline.stream.log import Bounds, LogEnd, PartitionGoneError
 from lifeline.stream.settings import UpdaterSettings
 from lifeline.stream.updater import Updater
 from lifeline.v1.action_pb2 import Action
@@ -21,6 +21,9 @@ class FakeLog:
 
     def __init__(self, start: int = 0, end: int = 0) -> None:
         self.start, self.end = start, end
+        self.partitions: int | None = None
+        self.stable: int | None = None
+        """The last stable offset while a transaction is open."""
         self.gone = False
         self.resumed: list[tuple[int, int]] = []
         self.paused: list[int] = []
@@ -36,7 +39,7 @@ class FakeLog:
         self._check()
         if self.away:
             raise KafkaTimeoutError
-        return Bounds(self.start, self.end)
+        return Bounds(self.start, self.end if self.stable is None else self.stable)
 
     async def resume_at(self, partition: int, offset: int) -> None:
         self._check()
@@ -46,8 +49,11 @@ class FakeLog:
         self._check()
         self.paused.append(partition)
 
-    def known_end(self, partition: int) -> int | None:  # noqa: ARG002
-        return None if self.gone else self.end
+    def known_end(self, partition: int) -> LogEnd | None:  # noqa: ARG002
+        return None if self.gone else LogEnd(self.end if self.stable is None else self.stable, self.end)
+
+    def partition_count(self) -> int | None:
+        return self.partitions
 
     def position(self, partition: int) -> int | None:  # noqa: ARG002
         return None

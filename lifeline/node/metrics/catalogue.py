@@ -83,9 +83,18 @@ ACTION_TO_READABLE = _histogram(
 )
 
 STATE = _gauge("lifeline_partition_state", "1 for the state that an owned partition is in.", "partition", "state")
-LAG_RECORDS = _gauge("lifeline_lag_records", "Records known to be in the log and not applied yet.", "partition")
+LAG_RECORDS = _gauge(
+    "lifeline_lag_records",
+    "Records known to be in the log and not applied yet, also those behind an open transaction.",
+    "partition",
+)
 LAG_SECONDS = _gauge(
     "lifeline_lag_seconds", "Age of the oldest record that waits to be applied; 0 while none waits.", "partition"
+)
+OPEN_TRANSACTION = _gauge(
+    "lifeline_open_transaction_seconds",
+    "How long an open transaction has held back a partition's next record, while all before it are applied; else 0.",
+    "partition",
 )
 APPLIED_OFFSET = _gauge("lifeline_applied_offset", "The last offset applied; -1 before the first.", "partition")
 DURABLE_OFFSET = _gauge(
@@ -108,6 +117,9 @@ CATCH_UP_RATE = _gauge(
 )
 CATCH_UP_REMAINING = _gauge(
     "lifeline_catch_up_remaining_seconds", "Time to the log's end at that rate; 0 once it was reached.", "partition"
+)
+ADDED_PARTITIONS = _gauge(
+    "lifeline_added_partitions", "Partitions of the actions topic beyond those that the data directory was built with."
 )
 REBALANCES = _counter("lifeline_rebalances_total", "Assignments that the group has made to this node.")
 REBALANCE_SECONDS = _histogram(
@@ -153,6 +165,11 @@ ITEM_IDS = _gauge(
 ITEM_EMBEDDINGS = _gauge("lifeline_item_embeddings", "Items that have an embedding, or had one.")
 MAX_ITEMS = _gauge("lifeline_max_items", "The limit of each of these two: store.max_items, or a limit by the memory.")
 ITEMS_CAUGHT_UP = _gauge("lifeline_items_caught_up", "1 once the items topic is read to where it was at the start.")
+
+ITEMS_OPEN_TRANSACTION = _gauge(
+    "lifeline_items_open_transaction_seconds",
+    "How long an open transaction on the items topic has held back later items; else 0.",
+)
 
 SIDE_RECORDS = _counter(
     "lifeline_side_records_total",

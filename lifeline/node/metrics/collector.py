@@ -21,7 +21,7 @@ from lifeline.store.item_budget import ItemBudget
 from lifeline.store.partition import PartitionStore
 from lifeline.store.statistics import PartitionStatistics
 from lifeline.stream.partition import PartitionState, PartitionStatus
-from lifeline.stream.standby import StandbyState, StandbyStatus
+from lifeline.stream.standby_status import StandbyState, StandbyStatus
 
 _LOW_BITS = (1 << 52) - 1
 
@@ -40,11 +40,13 @@ class Sources(NamedTuple):
 
     partitions: Callable[[], Sequence[PartitionStatus]]
     standbys: Callable[[], Sequence[StandbyStatus]]
+    added_partitions: Callable[[], int]
     standby_mismatches: Callable[[], int]
     store_of: Callable[[int], PartitionStore | None]
     """The open store of a partition, owned or followed."""
     item_records: Callable[[], int]
     item_problems: Callable[[], Mapping[str, int]]
+    items_open_transaction_s: Callable[[], float]
     side_topics: Sequence[BestEffortProducer]
     """The producers of the side topics that the node writes."""
     snapshot_ages: Callable[[], Mapping[int, float]]
@@ -74,6 +76,7 @@ class NodeCollector(Collector):
         yield from self._of_stream()
         owned = self._sources.partitions()
         yield from _of_partitions(owned)
+        yield _family(c.ADDED_PARTITIONS, [((), self._sources.added_partitions())])
         standbys = self._sources.standbys()
         yield from self._of_standbys(standbys)
         numbers = [*(status.partition for status in owned), *(status.partition for status in standbys)]
@@ -86,6 +89,7 @@ class NodeCollector(Collector):
         yield _family(c.ITEM_EMBEDDINGS, [((), len(embeddings))])
         yield _family(c.MAX_ITEMS, [((), ids.limit or 0)])
         yield _family(c.ITEMS_CAUGHT_UP, [((), health.has_synced_items)])
+        yield _family(c.ITEMS_OPEN_TRANSACTION, [((), self._sources.items_open_transaction_s())])
         written = [((producer.topic, "published"), producer.published) for producer in self._sources.side_topics]
         written += [((producer.topic, "dropped"), producer.dropped) for producer in self._sources.side_topics]
         yield _family(c.SIDE_RECORDS, written)
@@ -171,9 +175,8 @@ def _of_partitions(owned: Sequence[PartitionStatus]) -> Iterator[Metric]:
     }
     values: dict[MetricSpec, Callable[[PartitionStatus], float]] = {
         c.LAG_RECORDS: lambda status: status.lag,
-        c.LAG_SECONDS: lambda status: (
-            max(0.0, now_ms - status.waiting_since_ms) / 1000 if status.waiting_since_ms else 0.0
-        ),
+        c.LAG_SECONDS: lambda status: _age_s(status.waiting_since_ms, now_ms),
+        c.OPEN_TRANSACTION: lambda status: _age_s(status.held_since_ms, now_ms),
         c.APPLIED_OFFSET: lambda status: status.applied_offset,
         c.DURABLE_OFFSET: lambda status: status.durable_offset,
         c.CATCH_UP_DONE: lambda status: done[status.partition],
@@ -187,6 +190,10 @@ def _of_partitions(owned: Sequence[PartitionStatus]) -> Iterator[Metric]:
     }
     for metric, value in values.items():
         yield _family(metric, (((str(status.partition),), value(status)) for status in owned))
+
+
+def _age_s(since_ms: int, now_ms: float) -> float:
+    return max(0.0, now_ms - since_ms) / 1000 if since_ms else 0.0
 
 
 def _statistics(stores: Sequence[tuple[int, PartitionStore]]) -> Iterator[tuple[str, PartitionStatistics]]:

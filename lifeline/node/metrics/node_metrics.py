@@ -44,10 +44,12 @@ class NodeMetrics:
         sources = Sources(
             partitions=group.stream.status,
             standbys=group.stream.standbys,
+            added_partitions=lambda: group.updater.added_partitions,
             standby_mismatches=lambda: group.standby.mismatches,
             store_of=group.store_of,
             item_records=lambda: items.records,
             item_problems=lambda: {problem.value: count for problem, count in dict(items.problems).items()},
+            items_open_transaction_s=lambda: items.open_transaction_s,
             side_topics=side_topics,
             snapshot_ages=snapshot_ages,
             history_cache=history_cache,
