@@ -7,10 +7,11 @@ from typing import Generic
 import structlog
 from aiokafka.errors import KafkaError
 
-from lifeline.core.kafka_cluster import check_reachable
-from lifeline.core.kafka_errors import ClusterUnreachableError, StreamError, TransportError
+from lifeline.core.kafka_cluster import check_reachable, cluster_error
+from lifeline.core.kafka_errors import StreamError, TransportError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.stream.aio import end_within
+from lifeline.stream.group_errors import group_error
 from lifeline.stream.membership import Membership
 from lifeline.stream.partition import PartitionStatus
 from lifeline.stream.settings import UpdaterSettings
@@ -21,6 +22,7 @@ from lifeline.stream.transport import FaustApp
 from lifeline.stream.updater import Updater
 
 _LEAVE_S = 4.0
+_JOIN_POLL_S = 0.1
 _STANDBY_STOP_S = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -46,7 +48,7 @@ class ActionStream(Generic[StoreT]):
     async def start(self) -> None:
         """Return once the group has assigned partitions (possibly none); their stores open in the background.
 
-        Raises ClusterUnreachableError, or TransportError when the group cannot be joined.
+        Raises ClusterUnreachableError, GroupConflictError when the group does not let this node in, or TransportError.
         """
         await asyncio.to_thread(check_reachable, self._kafka)
         self._updater.start()
@@ -54,11 +56,24 @@ class ActionStream(Generic[StoreT]):
             self._standby.start()
         self._app = FaustApp(self._kafka, self._settings, self._updater, self._membership)
         try:
-            await self._app.start()
+            await self._join(self._app)
         except (KafkaError, OSError) as error:
-            raise ClusterUnreachableError(self._kafka.bootstrap_servers, error) from error
+            refusal = await asyncio.to_thread(group_error, self._kafka, error)
+            raise refusal or cluster_error(self._kafka, error) from error
         if self._app.crashed:
-            raise self._crash()
+            raise await self._crash()
+
+    async def _join(self, app: FaustApp) -> None:
+        joining = asyncio.create_task(app.start())
+        try:
+            while not (await asyncio.wait({joining}, timeout=_JOIN_POLL_S))[0]:
+                if (refusal := app.refusal) is not None:
+                    raise refusal
+            joining.result()
+        finally:
+            if not joining.done():
+                joining.cancel()
+                await asyncio.gather(joining, return_exceptions=True)
 
     async def wait(self) -> None:
         """Wait until a part ends, and raise its error, or TransportError when the transport has crashed."""
@@ -73,7 +88,7 @@ class ActionStream(Generic[StoreT]):
                 if task.done():
                     task.result()
             if app.crashed:
-                raise self._crash()
+                raise await self._crash()
         finally:
             for task in tasks:
                 task.cancel()
@@ -117,10 +132,11 @@ class ActionStream(Generic[StoreT]):
             raise TransportError("the stream is not running: start it first")
         return self._app
 
-    def _crash(self) -> BaseException:
+    async def _crash(self) -> BaseException:
         reason = None if self._app is None else self._app.crash_reason
         if isinstance(reason, StreamError):
             return reason
-        error = TransportError(f"the transport crashed ({reason!r}): start the node again")
+        refusal = await asyncio.to_thread(group_error, self._kafka, reason)
+        error = refusal or TransportError(f"the transport crashed ({reason!r}): start the node again")
         error.__cause__ = reason
         return error

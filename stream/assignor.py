@@ -35,6 +35,8 @@ class LifelineAssignor(AbstractPartitionAssignor):  # type: ignore[misc, unused-
         self._standby_replicas, self._member = standby_replicas, member
         self.placement: Placement = NO_PLACEMENT
         """The placement of the last assignment."""
+        self.is_placed_by_leader = True
+        """Whether a node placed the partitions of the last assignment; if not, the broker did."""
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:  # type: ignore[override, unused-ignore]
         """Return this member's subscription, with its description as user data."""
@@ -71,6 +73,7 @@ class LifelineAssignor(AbstractPartitionAssignor):  # type: ignore[misc, unused-
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:  # type: ignore[override, unused-ignore]
         """Store the placement; the client calls this before it reports this member's partitions."""
+        self.is_placed_by_leader = bool(assignment.user_data)
         self.placement = decode_placement(bytes(assignment.user_data or b""))
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from lifeline.core.kafka_cluster import cluster_error
 from lifeline.core.kafka_errors import DeadLetterError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
@@ -190,10 +191,15 @@ def _publish(producer: Any, kafka: KafkaSettings, record: Record, partition: int
 
 
 def _producer(kafka: KafkaSettings) -> Any:  # noqa: ANN401 - the library ships no types
-    return KafkaProducer(
-        **kafka.client_options(),
-        acks="all",
-        enable_idempotence=True,
-        request_timeout_ms=kafka.request_timeout_ms,
-        max_request_size=MAX_RECORD_BYTES + (1 << 20),
-    )
+    try:
+        return KafkaProducer(
+            **kafka.client_options(),
+            acks="all",
+            enable_idempotence=True,
+            request_timeout_ms=kafka.request_timeout_ms,
+            max_block_ms=kafka.request_timeout_ms,
+            bootstrap_timeout_ms=kafka.request_timeout_ms,
+            max_request_size=MAX_RECORD_BYTES + (1 << 20),
+        )
+    except (KafkaError, OSError) as error:
+        raise cluster_error(kafka, error) from error

@@ -17,16 +17,16 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from lifeline.core.kafka_cluster import check_reachable
-from lifeline.core.kafka_errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError, TransportError
+from lifeline.core.kafka_cluster import check_reachable, cluster_error
+from lifeline.core.kafka_errors import PartitionLostError, TopicMismatchError, TransportError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.stream.aio import end_within, run_to_end
-from lifeline.stream.log_consumer import LogConsumer, assign_all
+from lifeline.stream.log_consumer import LogConsumer, partitions_of
 from lifeline.stream.open_transaction import NOT_HELD, Held, held_now
 from lifeline.stream.record import Record, UnreadableRecords
 from lifeline.v1.item_pb2 import Item
@@ -154,34 +154,40 @@ class ItemFollower:
         await asyncio.to_thread(check_reachable, self._kafka)
         try:
             self._consumer = LogConsumer(
-                **self._kafka.consumer_options(), auto_offset_reset="earliest", fetch_max_wait_ms=_POLL_MS
+                **self._kafka.consumer_options(), auto_offset_reset="none", fetch_max_wait_ms=_POLL_MS
             )
             await self._consumer.start()
             await self._position(self._consumer)
         except (KafkaError, OSError) as error:
-            raise ClusterUnreachableError(self._kafka.bootstrap_servers, error) from error
+            raise cluster_error(self._kafka, error) from error
         self._task = asyncio.create_task(self._follow(self._consumer))
 
     async def _position(self, consumer: LogConsumer) -> None:
         topic = self._kafka.items_topic
-        partitions = await assign_all(consumer, topic, self._kafka.request_timeout_ms / 1000)
+        partitions = await partitions_of(consumer, topic)
         if not partitions:
             raise TopicMismatchError(f"topic {topic} does not exist: create it with `lifeline topics create`")
-        self._ends = await consumer.end_offsets(partitions)
-        for partition in partitions:
-            position = self._table.applied_offset(partition.partition) + 1
-            if position > self._ends[partition]:
+        ends = await consumer.end_offsets(partitions)
+        starts = {partition: self._table.applied_offset(partition.partition) + 1 for partition in partitions}
+        for partition, start in starts.items():
+            if start > ends[partition]:
                 raise PartitionLostError(
-                    f"{topic} {partition.partition} ends at {self._ends[partition]}, and offset {position - 1} is "
+                    f"{topic} {partition.partition} ends at {ends[partition]}, and offset {start - 1} is "
                     "applied: the topic was created again, so set <node.data_dir>/items aside and start again"
                 )
-            consumer.seek(partition, position)
-            self._starts[partition] = position
+        self._starts, self._ends = starts, ends
+        # No await between the assignment and the last seek: the client would look for positions of its own.
+        consumer.assign(partitions)
+        for partition, start in starts.items():
+            consumer.seek(partition, start)
         self._started_at = self._logged_at = time.monotonic()
 
     async def _follow(self, consumer: LogConsumer) -> None:
         await self._check_caught_up(consumer)
         while True:
+            if len(consumer.partitions_for_topic(self._kafka.items_topic) or ()) > len(self._ends):
+                _log.info("the items topic has more partitions", before=len(self._ends))
+                await self._position(consumer)
             fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
             for partition, records in fetched.items():
                 batch, too_many = await run_to_end(self._apply, partition.partition, records)
@@ -252,6 +258,11 @@ class ItemFollower:
             raise TransportError("the items follower is not running: start it first")
         try:
             await asyncio.shield(self._task)
+        except OffsetOutOfRangeError as error:
+            raise PartitionLostError(
+                f"{self._kafka.items_topic} no longer has the records that this node reads next ({error}): the topic "
+                "was deleted and created again. Start the node again: it then says what to set aside"
+            ) from error
         except KafkaError as error:
             raise TransportError(f"the items topic cannot be read ({error}): start the node again") from error
 

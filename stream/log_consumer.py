@@ -14,7 +14,6 @@ A batch with a wrong checksum is fetched a second time before it counts as unrea
 damaged it.
 """
 
-import asyncio
 import struct
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -23,6 +22,7 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer as LogConsumer
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.errors import KafkaError
@@ -42,7 +42,7 @@ from lifeline.stream.record_batch import (
     unreadable_records,
 )
 
-__all__ = ["LogConsumer", "assign_all"]
+__all__ = ["LogConsumer", "cluster_of", "partitions_of"]
 
 MAX_FETCHED_BYTES: Final = 16 << 20
 """The budget of one call of `fetched_records`, in bytes of records; the last record may exceed it."""
@@ -51,7 +51,6 @@ _FRAME: Final = struct.Struct(">qi")
 _MAGIC_AT: Final = 16
 _MAGIC: Final = 2
 _MIN_BATCH_BYTES: Final = 14
-_ASSIGN_POLL_S: Final = 0.01
 
 _log = structlog.get_logger(__name__)
 
@@ -277,19 +276,17 @@ def _log_unreadable(records: UnreadableRecords) -> None:
     )
 
 
-async def assign_all(consumer: LogConsumer, topic: str, timeout_s: float) -> list[TopicPartition]:
-    """Assign all partitions of a topic to a consumer without a group, and return them; none if the topic is missing.
+def cluster_of(consumer: LogConsumer) -> ClusterMetadata:
+    """Return what a started consumer knows of the cluster."""
+    cluster: ClusterMetadata = consumer._client.cluster  # noqa: SLF001 - pinned by a test
+    return cluster
 
-    Raises TimeoutError.
-    """
-    if topic not in await consumer.topics():
-        return []
-    consumer.subscribe([topic])
-    # A client without a group assigns itself every partition once it has the topic's metadata.
-    async with asyncio.timeout(timeout_s):
-        while not consumer.assignment():  # noqa: ASYNC110 - the client offers nothing to wait for
-            await asyncio.sleep(_ASSIGN_POLL_S)
-    return sorted(consumer.assignment())
+
+async def partitions_of(consumer: LogConsumer, topic: str) -> list[TopicPartition]:
+    """Return all partitions of a topic, ascending; none if the topic is missing."""
+    # The consumer's own `partitions_for_topic` knows only topics that it reads.
+    cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001 - pinned by a test
+    return [TopicPartition(topic, number) for number in sorted(cluster.partitions_for_topic(topic) or ())]
 
 
 aiokafka_fetcher.MemoryRecords = LogBytes

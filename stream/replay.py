@@ -4,6 +4,7 @@
 also completes a store that an interrupted replay left.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,13 +13,14 @@ from typing import NamedTuple
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from lifeline.core.kafka_errors import ClusterUnreachableError, PartitionLostError, TopicMismatchError
+from lifeline.core.kafka_cluster import addresses_of, check_brokers, check_reachable, cluster_error
+from lifeline.core.kafka_errors import PartitionLostError, StalledReadError, TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.store.partition import PartitionStore
 from lifeline.stream.aio import end_within
 from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Rules, decode
-from lifeline.stream.log_consumer import LogConsumer
+from lifeline.stream.log_consumer import LogConsumer, cluster_of
 
 _BATCH = 8_192
 _POLL_MS = 1_000
@@ -67,8 +69,8 @@ async def replay(
     """Apply every record after the store's applied offset, up to and including `until`.
 
     Dead letters are skipped: the live path has published them. `progress` gets the applied offset after each batch.
-    Raises ClusterUnreachableError, also when no record arrives for ``kafka.request_timeout_ms``, and PartitionLostError
-    when the log starts after the first needed offset or ends before `until`.
+    Raises ClusterUnreachableError, StalledReadError when no record arrives for ``kafka.request_timeout_ms``, and
+    PartitionLostError when the log starts after the first needed offset or ends before `until`.
     """
     partition = TopicPartition(kafka.actions_topic, store.partition)
     async with _consumer(kafka) as consumer:
@@ -90,7 +92,8 @@ async def replay(
             if position > previous:
                 moved_at = time.monotonic()
             elif time.monotonic() - moved_at > kafka.request_timeout_ms / 1000:
-                raise ClusterUnreachableError(kafka.bootstrap_servers, TimeoutError())
+                await asyncio.to_thread(check_reachable, kafka)
+                raise StalledReadError(kafka.actions_topic, store.partition, position, kafka.request_timeout_ms / 1000)
             records = [record for record in fetched.get(partition, ()) if record.offset <= until]
             if records:
                 apply_steps(store, decode(records, rules).steps)
@@ -104,9 +107,14 @@ async def replay(
 async def _consumer(kafka: KafkaSettings) -> AsyncIterator[LogConsumer]:
     consumer = LogConsumer(**kafka.consumer_options(), auto_offset_reset="none")
     try:
-        await consumer.start()
+        try:
+            await consumer.start()
+        except OSError as error:
+            # Later ones are not of the connection: a full disk, for example.
+            raise cluster_error(kafka, error) from error
+        await asyncio.to_thread(check_brokers, kafka, addresses_of(cluster_of(consumer)))
         yield consumer
-    except (KafkaError, OSError) as error:
-        raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
+    except KafkaError as error:
+        raise cluster_error(kafka, error) from error
     finally:
         await end_within(consumer.stop(), _STOP_S)

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from lifeline.core.kafka_cluster import check_reachable
-from lifeline.core.kafka_errors import ClusterUnreachableError, TopicMismatchError
+from lifeline.core.kafka_cluster import addresses_of, check_brokers, check_reachable, cluster_error
+from lifeline.core.kafka_errors import StalledReadError, TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.stream.aio import end_within
-from lifeline.stream.log_consumer import LogConsumer, assign_all
+from lifeline.stream.log_consumer import LogConsumer, cluster_of, partitions_of
 from lifeline.stream.record import Record
 
 _POLL_MS = 500
@@ -55,7 +55,7 @@ class TopicReader:
     def records(self, partition: int, start: int, end: int) -> Iterator[Record]:
         """Yield the records from `start` to before `end`; control records leave gaps.
 
-        Raises ClusterUnreachableError.
+        Raises ClusterUnreachableError, and StalledReadError when none arrives for ``kafka.request_timeout_ms``.
         """
         tp = TopicPartition(self._topic, partition)
         self._run(self._assign(tp, start))
@@ -66,7 +66,8 @@ class TopicReader:
             if position > previous:
                 moved_at = time.monotonic()
             elif time.monotonic() - moved_at > self._kafka.request_timeout_ms / 1000:
-                raise ClusterUnreachableError(self._kafka.bootstrap_servers, TimeoutError())
+                check_reachable(self._kafka)
+                raise StalledReadError(self._topic, partition, position, self._kafka.request_timeout_ms / 1000)
             yield from (record for record in fetched if record.offset < end)
         self._run(self._pause(tp))
 
@@ -92,13 +93,13 @@ def open_topic(kafka: KafkaSettings, topic: str, *, advice: str) -> Iterator[Top
         try:
             consumer, numbers = runner.run(_connect(kafka, topic))
         except (KafkaError, OSError) as error:
-            raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
+            raise cluster_error(kafka, error) from error
         try:
             if not numbers:
                 raise TopicMismatchError(f"topic {topic} does not exist: {advice}")
             yield TopicReader(runner, consumer, kafka, topic, numbers)
         except KafkaError as error:
-            raise ClusterUnreachableError(kafka.bootstrap_servers, error) from error
+            raise cluster_error(kafka, error) from error
         finally:
             runner.run(end_within(consumer.stop(), _STOP_S))
 
@@ -108,8 +109,8 @@ async def _connect(kafka: KafkaSettings, topic: str) -> tuple[LogConsumer, list[
     consumer = LogConsumer(**kafka.consumer_options(), auto_offset_reset="earliest", fetch_max_wait_ms=_FETCH_WAIT_MS)
     try:
         await consumer.start()
-        partitions = await assign_all(consumer, topic, kafka.request_timeout_ms / 1000)
-        consumer.unsubscribe()
+        await asyncio.to_thread(check_brokers, kafka, addresses_of(cluster_of(consumer)))
+        partitions = await partitions_of(consumer, topic)
     except BaseException:
         await end_within(consumer.stop(), _STOP_S)
         raise

@@ -35,6 +35,7 @@ from faust.types import TP
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.stream.aio import end_within
 from lifeline.stream.assignor import LifelineAssignor
+from lifeline.stream.group_errors import check_placed_by_broker
 from lifeline.stream.log import Bounds, Handler, LogEnd, PartitionGoneError
 from lifeline.stream.log_consumer import LogConsumer
 from lifeline.stream.membership import Membership
@@ -113,6 +114,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc, unused-ignore]
     async def _notify_assigned(self, assigned: set[TP]) -> None:
         self._epoch += 1
         try:
+            if not self.app.placement_assignor.is_placed_by_leader:
+                await asyncio.to_thread(check_placed_by_broker, self.app.kafka)
             await self.app.handler.on_assigned(self._numbers(assigned), _Reader(self, self._epoch))
             self.app.membership.on_placement(self.app.placement_assignor.placement)
         except Exception as error:
@@ -290,6 +293,14 @@ class FaustApp(faust.App):  # type: ignore[misc, unused-ignore]
             TableManager=_Tables,
         )
         self.topics.add(self.topic(kafka.actions_topic, acks=False))
+
+    @property
+    def refusal(self) -> BaseException | None:
+        """The error with which the group's coordinator keeps this member out; Faust would wait for ever."""
+        client = self.consumer._thread._consumer  # noqa: SLF001 - pinned by a test
+        coordinator = None if client is None else client._coordinator  # noqa: SLF001 - aiokafka has no public way
+        error: BaseException | None = None if coordinator is None else coordinator._pending_exception  # noqa: SLF001
+        return error
 
     def _new_transport(self) -> _Transport:
         return _Transport(self.conf.broker_consumer, self)

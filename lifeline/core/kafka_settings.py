@@ -71,7 +71,7 @@ class KafkaSettings(BaseModel):
 
     compression: Annotated[
         Literal["none", "gzip", "snappy", "lz4", "zstd"],
-        Field(description="compression of the producer's batches; the last three need additional packages"),
+        Field(description="compression of the producer's batches"),
     ] = "none"
 
     security_protocol: SecurityProtocol = "PLAINTEXT"

@@ -1,19 +1,17 @@
 """Topics: their required configuration, their creation, and the comparison of existing ones with it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
-from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from kafka.errors import TopicAlreadyExistsError, for_code
 
-from lifeline.core.kafka_cluster import check_reachable
-from lifeline.core.kafka_errors import ClusterUnreachableError, StreamError, TopicMismatchError
+from lifeline.core.kafka_admin import open_admin
+from lifeline.core.kafka_errors import StreamError, TopicMismatchError
 from lifeline.core.kafka_settings import KafkaSettings
 
 _MIB = 1 << 20
@@ -142,12 +140,11 @@ def create_topics(
     """Create the topics that do not exist, and report on all; an existing topic is never changed. Idempotent.
 
     With `has_grown` the actions topic may have more partitions than planned. For `requires_log_time` see `plan_topics`.
-     Raises ClusterUnreachableError, and StreamError if the cluster refuses
-    a topic.
+    Raises ClusterUnreachableError, and StreamError if the cluster refuses a topic.
     """
     actions, *others = plan_topics(settings, requires_log_time=requires_log_time)
     plans = (replace(actions, may_have_more=has_grown), *others)
-    with _admin(settings) as admin:
+    with open_admin(settings) as admin:
         existing = _describe(admin, plans)
         created = {plan.name for plan in plans if plan.name not in existing and _create(admin, plan)}
         admin.wait_for_topics([plan.name for plan in plans], timeout_ms=settings.request_timeout_ms)
@@ -173,7 +170,7 @@ def check_log_time(settings: KafkaSettings) -> None:
     A topic that does not exist passes the check. Raises ClusterUnreachableError, StreamError.
     """
     plan, *_ = plan_topics(settings, requires_log_time=True)
-    with _admin(settings) as admin:
+    with open_admin(settings) as admin:
         existing = _describe(admin, [plan])
     if existing:
         _report(plan, existing, frozenset()).check()
@@ -192,20 +189,19 @@ def ensure_side_topic(settings: KafkaSettings, name: str) -> None:
         "max.message.bytes": str(MAX_RECORD_BYTES),
     }
     plan = TopicPlan(name, settings.partitions, settings.replication_factor, configs)
-    with _admin(settings) as admin:
+    with open_admin(settings) as admin:
         if not _describe(admin, [plan]):
             _create(admin, plan)
             admin.wait_for_topics([name], timeout_ms=settings.request_timeout_ms)
 
 
-def actions_topic_id(settings: KafkaSettings) -> str:
-    """Return the id of the actions topic; empty if it does not exist or the cluster reports no id.
+def topic_id(settings: KafkaSettings, name: str) -> str:
+    """Return the id of a topic; empty if it does not exist or the cluster reports no id.
 
     Raises ClusterUnreachableError, StreamError.
     """
-    plan, *_ = plan_topics(settings)
-    with _admin(settings) as admin:
-        existing = _describe(admin, [plan]).get(plan.name)
+    with open_admin(settings) as admin:
+        existing = _describe(admin, [TopicPlan(name, 0, 0)]).get(name)
     return "" if existing is None else existing.topic_id
 
 
@@ -215,7 +211,7 @@ def actions_topic_partitions(settings: KafkaSettings) -> int:
     Raises ClusterUnreachableError, StreamError.
     """
     plan, *_ = plan_topics(settings)
-    with _admin(settings) as admin:
+    with open_admin(settings) as admin:
         existing = _describe(admin, [plan]).get(plan.name)
     return 0 if existing is None else existing.partitions
 
@@ -228,7 +224,7 @@ def retentions_ms(settings: KafkaSettings) -> dict[str, int | None]:
     """
     actions, _, dead_letters = plan_topics(settings)
     side_topics = [TopicPlan(name, 0, 0) for name in (settings.selections_topic, settings.exposures_topic)]
-    with _admin(settings) as admin:
+    with open_admin(settings) as admin:
         existing = _describe(admin, [actions, dead_letters, *side_topics])
     retention = {name: int(topic.configs.get("retention.ms") or -1) for name, topic in existing.items()}
     return {name: milliseconds if milliseconds >= 0 else None for name, milliseconds in retention.items()}
@@ -240,31 +236,10 @@ def delete_topics(settings: KafkaSettings) -> None:
     For topics that a demo or a benchmark created on a shared cluster. Raises ClusterUnreachableError, StreamError.
     """
     plans = plan_topics(settings)
-    with _admin(settings) as admin:
+    with open_admin(settings) as admin:
         existing = _describe(admin, plans)
         if existing:
             admin.delete_topics(sorted(existing))
-
-
-@contextmanager
-def _admin(settings: KafkaSettings) -> Iterator[Any]:
-    check_reachable(settings)
-    try:
-        admin = KafkaAdminClient(
-            **settings.client_options(),
-            request_timeout_ms=settings.request_timeout_ms,
-            bootstrap_timeout_ms=settings.request_timeout_ms,
-        )
-    except (KafkaError, OSError) as error:
-        raise ClusterUnreachableError(settings.bootstrap_servers, error) from error
-    try:
-        yield admin
-    except KafkaError as error:
-        raise StreamError(
-            f"the cluster refused the request ({error}): check its log, and the permissions of this login"
-        ) from error
-    finally:
-        admin.close()
 
 
 def _create(admin: Any, plan: TopicPlan) -> bool:  # noqa: ANN401 - the library ships no types

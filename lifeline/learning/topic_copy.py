@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lifeline.config import Settings
-from lifeline.core.paths import items_dir
+from lifeline.core.topics import topic_id
+from lifeline.ops.item_table import open_item_table
 from lifeline.ops.replay import plan_replay, run_replay
 from lifeline.store.data_lock import private_files
-from lifeline.store.embeddings import EmbeddingTable
 from lifeline.stream.items import ItemFollower
 
 _STOP_S = 10.0
@@ -41,8 +41,9 @@ def update_topic_copy(
 
 async def _follow_items(settings: Settings, into: Path) -> None:
     """Read the items topic up to its present end."""
-    table = EmbeddingTable.open(items_dir(into))
-    follower = ItemFollower(settings.kafka, table)
+    kafka = settings.kafka
+    table = open_item_table(into, kafka, await asyncio.to_thread(topic_id, kafka, kafka.items_topic))
+    follower = ItemFollower(kafka, table)
     try:
         await follower.start()
         ended = asyncio.create_task(follower.wait())

@@ -100,7 +100,13 @@ class Node:
         services = Services(
             SequenceService(directory, max_reply_bytes=node.max_message_mib * _MIB),
             scoring.service(directory, metrics.scores if metrics else None),
-            OperatorService(directory, snapshots, group.view, topic=kafka.actions_topic),
+            OperatorService(
+                directory,
+                snapshots,
+                group.view,
+                topic=storage.actions_topic.topic,
+                topic_id=storage.actions_topic.topic_id,
+            ),
             scoring.models.service(),
         )
         server = NodeServer(node, services, routing, metrics.calls if metrics else None, settings.security)

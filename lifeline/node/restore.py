@@ -1,8 +1,8 @@
 """Opens a partition's store from the local disk, or restored from the newest snapshot, or empty.
 
-In each case the log completes the state. A snapshot that is incomplete, or has other caps or ages, is skipped, and the
-reason is logged. An unreachable snapshot repository is an error, because the operator expects a restore and not a
-replay of the whole log.
+In each case the log completes the state. A snapshot that is incomplete, has other caps or ages, or is of an earlier
+topic with the same name, is skipped, and the reason is logged. An unreachable snapshot repository is an error, because
+the operator expects a restore and not a replay of the whole log.
 """
 
 from pathlib import Path
@@ -26,22 +26,27 @@ def open_or_restore(
     memory: SharedMemory,
     snapshots: SnapshotRepository | None,
     topic: str,
+    topic_id: str,
 ) -> PartitionStore:
-    """Open the store in `path`; if there is none, first restore the newest complete snapshot of `topic`.
+    """Open the store in `path`; if there is none, first restore the newest complete snapshot of this topic.
 
     Raises SnapshotError, and what `PartitionStore.open` raises.
     """
     if snapshots is not None and not path.exists():
-        _restore(path, partition, settings, snapshots, topic)
+        _restore(path, partition, settings, snapshots, (topic, topic_id))
     return PartitionStore.open(path, partition=partition, settings=settings, memory=memory)
 
 
-def _restore(path: Path, partition: int, settings: StoreSettings, snapshots: SnapshotRepository, topic: str) -> None:
+def _restore(
+    path: Path, partition: int, settings: StoreSettings, snapshots: SnapshotRepository, topic: tuple[str, str]
+) -> None:
     for snapshot in snapshots.snapshots(partition):
         try:
             # The hashes of the files are checked. Counting all events as well would take much of the time that the
             # restore saves.
-            restored = snapshots.restore(partition, path, settings, snapshot=snapshot.id, topic=topic, verify=False)
+            restored = snapshots.restore(
+                partition, path, settings, snapshot=snapshot.id, topic=topic[0], topic_id=topic[1], verify=False
+            )
         except (SnapshotRefusedError, RetentionPolicyError) as error:
             _log.error("a snapshot was skipped", partition=partition, snapshot=snapshot.id, why=str(error))
             continue

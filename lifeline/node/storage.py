@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from lifeline.config import Settings
-from lifeline.core.paths import items_dir, partition_dir
+from lifeline.core.paths import partition_dir
 from lifeline.core.topics import actions_topic_partitions, ensure_topics
 from lifeline.node.metrics.node_metrics import NodeMetrics
 from lifeline.node.restore import open_or_restore
+from lifeline.ops.item_table import open_item_table
 from lifeline.ops.topic_note import TopicIdentity, with_partitions_of
 from lifeline.rpc.memory_limit import item_limit
 from lifeline.store.data_lock import data_dir_lock
@@ -28,6 +29,7 @@ class Storage:
     memory: SharedMemory
     embeddings: EmbeddingTable
     snapshots: SnapshotRepository | None
+    actions_topic: TopicIdentity
 
     @classmethod
     async def open(cls, settings: Settings, stack: AsyncExitStack) -> Self:
@@ -46,17 +48,18 @@ class Storage:
         if has_grown:
             settings = with_partitions_of(settings, data_dir)
         kafka = settings.kafka
-        actions_topic, *_ = await run_abandonable(
+        actions_topic, items_topic, _ = await run_abandonable(
             ensure_topics, kafka, requires_log_time=settings.store.has_ages, has_grown=has_grown
         )
-        TopicIdentity(kafka.actions_topic, actions_topic.topic_id, kafka.partitions).check(data_dir)
+        identity = TopicIdentity(kafka.actions_topic, actions_topic.topic_id, kafka.partitions)
+        identity.check(data_dir)
         snapshots = SnapshotRepository.of(settings.snapshot) if settings.snapshot.url else None
         store = settings.store
         if store.max_items is None:
             store = store.model_copy(update={"max_items": item_limit(settings.node.max_memory_mib)})
-        embeddings = EmbeddingTable.open(items_dir(data_dir), max_items=store.max_items)
+        embeddings = open_item_table(data_dir, settings.kafka, items_topic.topic_id, max_items=store.max_items)
         stack.callback(embeddings.close)
-        return cls(settings, SharedMemory(store), embeddings, snapshots)
+        return cls(settings, SharedMemory(store), embeddings, snapshots, identity)
 
     def access(self, metrics: NodeMetrics | None) -> StoreAccess[PartitionStore]:
         """Return the functions that open and close the store of a partition."""
@@ -68,7 +71,8 @@ class Storage:
                 settings=self.settings.store,
                 memory=self.memory,
                 snapshots=self.snapshots,
-                topic=self.settings.kafka.actions_topic,
+                topic=self.actions_topic.topic,
+                topic_id=self.actions_topic.topic_id,
             )
 
         def close_store(store: PartitionStore) -> None:

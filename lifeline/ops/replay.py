@@ -23,7 +23,7 @@ from rocksdict import Rdict
 from lifeline.config import Settings
 from lifeline.core.errors import DataDirError, ReplayError
 from lifeline.core.paths import partition_dir, partitions_in
-from lifeline.core.topics import actions_topic_id, actions_topic_partitions, check_log_time
+from lifeline.core.topics import actions_topic_partitions, check_log_time, topic_id
 from lifeline.core.watchdog import Watchdog
 from lifeline.ops.topic_note import TOPIC_NOTE, TopicIdentity, with_partitions_of
 from lifeline.store.data_lock import data_dir_lock
@@ -125,7 +125,7 @@ def run_replay(
     are stopped; the same call resumes from there), and StoreLockedError while another replay writes into `into`.
     """
     kafka = settings.kafka
-    actions_topic = TopicIdentity(kafka.actions_topic, actions_topic_id(kafka), kafka.partitions)
+    actions_topic = TopicIdentity(kafka.actions_topic, topic_id(kafka, kafka.actions_topic), kafka.partitions)
     with data_dir_lock(into):
         _check_replay_dir(settings, into, force=force)
         if force:

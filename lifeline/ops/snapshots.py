@@ -6,6 +6,7 @@ from rich.progress import Progress
 
 from lifeline.config import Settings
 from lifeline.core.paths import partition_dir, partitions_in
+from lifeline.ops.topic_note import TOPIC_NOTE, TopicIdentity
 from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.errors import SnapshotError
 from lifeline.store.memory import SharedMemory
@@ -29,13 +30,16 @@ def create_offline(settings: Settings, partitions: Sequence[int], progress: Prog
     _check_known(partitions, stored, str(settings.node.data_dir))
     created = []
     with data_dir_lock(settings.node.data_dir):
+        topic_id = _noted_topic_id(settings)
         memory = SharedMemory(settings.store)
         for number in sorted(set(partitions or stored)):
             path = partition_dir(settings.node.data_dir, number)
             store = PartitionStore.open(path, partition=number, settings=settings.store, memory=memory)
             try:
                 follow = _bar(progress, f"uploading partition {number}")
-                created.append(repository.create(store, topic=settings.kafka.actions_topic, progress=follow))
+                created.append(
+                    repository.create(store, topic=settings.kafka.actions_topic, topic_id=topic_id, progress=follow)
+                )
             finally:
                 store.close()
     return created
@@ -61,19 +65,32 @@ def restore(
         }
         for path in paths.values():
             check_restore_target(path)
+        topic_id = _noted_topic_id(settings)
         for number, path in paths.items():
-            restored.append(
-                repository.restore(
-                    number,
-                    path,
-                    settings.store,
-                    snapshot=snapshot,
-                    topic=settings.kafka.actions_topic,
-                    verify=verify,
-                    progress=_bar(progress, f"downloading partition {number}"),
-                )
+            result = repository.restore(
+                number,
+                path,
+                settings.store,
+                snapshot=snapshot,
+                topic=settings.kafka.actions_topic,
+                topic_id=topic_id,
+                verify=verify,
+                progress=_bar(progress, f"downloading partition {number}"),
+            )
+            restored.append(result)
+            topic_id = topic_id or result.manifest.topic_id
+        if topic_id:
+            # So that no node continues with partitions of an earlier topic.
+            TopicIdentity(settings.kafka.actions_topic, topic_id, settings.kafka.partitions).check(
+                settings.node.data_dir
             )
     return restored
+
+
+def _noted_topic_id(settings: Settings) -> str:
+    """Return the id of the topic that the data directory comes from; empty if it has no note. Raises DataDirError."""
+    note = settings.node.data_dir / TOPIC_NOTE
+    return TopicIdentity.read(note).topic_id if note.exists() else ""
 
 
 def _check_known(partitions: Sequence[int], available: Sequence[int], where: str) -> None:

@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from lifeline.core.actions import MAX_TIMESTAMP_MS
 from lifeline.core.embedding_codec import quantize
-from lifeline.core.kafka_cluster import check_reachable
-from lifeline.core.kafka_errors import ClusterUnreachableError, InvalidActionError, InvalidItemError, PublishError
+from lifeline.core.kafka_cluster import addresses_of, check_brokers, check_reachable, cluster_error
+from lifeline.core.kafka_errors import InvalidActionError, InvalidItemError, PublishError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
 from lifeline.core.sequence import EMBEDDING_DIM
 from lifeline.core.topics import MAX_RECORD_BYTES
 from lifeline.core.user_ids import InvalidUserIdError, encode_user_id
 from lifeline.core.vocabulary import MAX_ACTION_TYPES, MAX_SURFACES, Vocabulary
+from lifeline.producer.codecs import provide_codecs
 from lifeline.v1.action_pb2 import Action
 from lifeline.v1.item_pb2 import Item
 
@@ -103,7 +104,7 @@ class LifelineProducer:
     """
 
     def __init__(self, settings: KafkaSettings, *, vocabulary: Vocabulary | None = None, linger_ms: int = 5) -> None:
-        """Connect. Raises ClusterUnreachableError."""
+        """Connect. Raises ClusterUnreachableError, BrokerAddressError, ClusterRequestError."""
         self._settings = settings
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
@@ -113,6 +114,7 @@ class LifelineProducer:
         self._failures = 0
         self._first_failure: BaseException | None = None
         check_reachable(settings)
+        provide_codecs()
         try:
             self._producer = KafkaProducer(
                 **settings.client_options(),
@@ -130,7 +132,12 @@ class LifelineProducer:
                 metrics_enabled=False,
             )
         except (KafkaError, OSError) as error:
-            raise ClusterUnreachableError(settings.bootstrap_servers, error) from error
+            raise cluster_error(settings, error) from error
+        try:
+            check_brokers(settings, addresses_of(self._producer._metadata))  # noqa: SLF001 - there is no public way
+        except BaseException:
+            self._producer.close(0)
+            raise
 
     def publish(
         self,

@@ -43,10 +43,17 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     """Serves the partitions of a directory. A caller cannot choose the destination of snapshots."""
 
     def __init__(
-        self, directory: PartitionDirectory, snapshots: SnapshotRepository | None, cluster: Cluster, *, topic: str
+        self,
+        directory: PartitionDirectory,
+        snapshots: SnapshotRepository | None,
+        cluster: Cluster,
+        *,
+        topic: str,
+        topic_id: str = "",
     ) -> None:
-        """`snapshots` is None where snapshot.url is not configured; `topic` is the actions topic."""
-        self._directory, self._snapshots, self._cluster, self._topic = directory, snapshots, cluster, topic
+        """`snapshots` is None where snapshot.url is not configured; `topic` is the actions topic, with its id."""
+        self._directory, self._snapshots, self._cluster = directory, snapshots, cluster
+        self._topic, self._topic_id = topic, topic_id
         self._snapshot_lock = threading.Lock()
 
     def CreateSnapshot(  # noqa: N802 - the name of the method on the wire
@@ -117,7 +124,12 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         self, snapshots: SnapshotRepository, store: PartitionStore, context: grpc.ServicerContext
     ) -> operator_pb2.PartitionSnapshot:
         check_deadline(context)
-        snapshot = snapshots.create(store, topic=self._topic, progress=lambda _done, _total: check_active(context))
+        snapshot = snapshots.create(
+            store,
+            topic=self._topic,
+            topic_id=self._topic_id,
+            progress=lambda _done, _total: check_active(context),
+        )
         message = _message(snapshot)
         _log.info(
             "snapshot",

@@ -2,7 +2,8 @@
 
 ::
 
-    {"format": 1, "partition": 3, "topic": "actions", "created_at": "2025-01-02T03:04:05.000006Z",
+    {"format": 1, "partition": 3, "topic": "actions", "topic_id": "0f8fad5b-...",
+     "created_at": "2025-01-02T03:04:05.000006Z",
      "contract": {"max_explicit": 16384, ...},
      "state": {"applied_offset": 41, "watermark_ms": 7, "events": 40, "fingerprint": "32 hexadecimal digits"},
      "files": [{"name": "000012.sst", "bytes": 4711, "sha256": "64 hexadecimal digits"}, ...],
@@ -74,6 +75,8 @@ class Manifest(_Record):
     format: Literal[1] = 1
     partition: Annotated[int, Field(ge=0)]
     topic: str | None
+    topic_id: str = ""
+    """The cluster's id of the topic, which differs from that of a later topic with the same name; empty if unknown."""
     created_at: AwareDatetime
     contract: dict[str, int]
     """The fields of RetentionPolicy."""
@@ -83,12 +86,19 @@ class Manifest(_Record):
 
     @classmethod
     def of(
-        cls, partition: int, topic: str | None, policy: RetentionPolicy, state: State, files: tuple[SnapshotFile, ...]
+        cls,
+        partition: int,
+        topic: str | None,
+        topic_id: str,
+        policy: RetentionPolicy,
+        state: State,
+        files: tuple[SnapshotFile, ...],
     ) -> Self:
         """Return the manifest of a snapshot that is created now."""
         return cls(
             partition=partition,
             topic=topic,
+            topic_id=topic_id,
             created_at=datetime.now(UTC),
             contract=policy._asdict(),
             state=SnapshotState.of(state),

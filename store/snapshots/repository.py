@@ -104,18 +104,23 @@ class SnapshotRepository:
         return self._remote.url
 
     def create(
-        self, store: PartitionStore, *, topic: str | None = None, progress: Progress = lambda _done, _total: None
+        self,
+        store: PartitionStore,
+        *,
+        topic: str | None = None,
+        topic_id: str = "",
+        progress: Progress = lambda _done, _total: None,
     ) -> CreatedSnapshot:
         """Create a snapshot of a store, and remove snapshots beyond `keep`. The store may be written meanwhile.
 
-        Only contents that the URL lacks are uploaded. `topic` is the topic of the store. First it waits up to a minute
-        for the scrub of erased users. If `progress` raises, no snapshot is created.
+        Only contents that the URL lacks are uploaded. `topic` and `topic_id` are those of the store. First it waits up
+        to a minute for the scrub of erased users. If `progress` raises, no snapshot is created.
         """
         started = time.monotonic()
         store.wait_scrubbed(_SCRUB_S)
         with staging_path(store.path, SNAPSHOT) as directory:
             state = _checkpoint(store, directory)
-            manifest = Manifest.of(store.partition, topic, _policy(store), state, files_of(directory))
+            manifest = Manifest.of(store.partition, topic, topic_id, _policy(store), state, files_of(directory))
             with self._upload_marker(store.partition) as marker:
                 uploaded = self._upload(manifest, directory, progress)
                 path = f"{_directory(store.partition)}/manifests/{manifest.id}{_SUFFIX}"
@@ -127,7 +132,7 @@ class SnapshotRepository:
                         f"the snapshot of partition {store.partition} is incomplete ({problem}): another node may have "
                         "removed files that it needs; create it again"
                     )
-                self._retain(store.partition, manifest.id, marker)
+                self._retain(manifest, marker)
         return CreatedSnapshot(manifest, len(uploaded), sum(uploaded), time.monotonic() - started)
 
     def snapshots(self, partition: int | None = None) -> list[Snapshot]:
@@ -148,14 +153,15 @@ class SnapshotRepository:
         *,
         snapshot: str | None = None,
         topic: str | None = None,
+        topic_id: str = "",
         verify: bool = True,
         progress: Progress = lambda _done, _total: None,
     ) -> RestoredSnapshot:
         """Restore a snapshot, by default the newest, into the directory `into`, which must be empty or not exist.
 
         It checks the content of every file and the state of the store; with `verify` it also recounts all events. If a
-        check fails, `into` stays empty. Raises SnapshotRefusedError with the reason, and RetentionPolicyError if the
-        snapshot was created with other caps or ages than `settings`.
+        check fails, `into` stays empty. Raises SnapshotRefusedError with the reason, also when `topic` had another id
+        then than `topic_id`, and RetentionPolicyError if the snapshot was created with other caps or ages.
         """
         started = time.monotonic()
         manifest = self._select(partition, snapshot)
@@ -164,6 +170,13 @@ class SnapshotRepository:
             raise SnapshotError(
                 f"snapshot {manifest.id} of partition {partition} is of topic {manifest.topic}, and the settings name "
                 f"{topic}: set kafka.actions_topic to the snapshot's topic, or name the URL of this topic's snapshots"
+            )
+        if topic_id and manifest.topic_id and topic_id != manifest.topic_id:
+            raise SnapshotRefusedError(
+                partition,
+                manifest.id,
+                f"it is of an earlier topic {manifest.topic} with the id {manifest.topic_id}, and the topic was "
+                f"created again with the id {topic_id}",
             )
         with staging_path(into, RESTORING) as directory:
             check_restore_target(into)
@@ -244,18 +257,21 @@ class SnapshotRepository:
             raise SnapshotRefusedError(partition, selected.id, selected.problem or "")
         return selected.manifest
 
-    def _retain(self, partition: int, new_id: str, marker: str) -> None:
-        """Remove the oldest manifests beyond `keep`, then the contents that no manifest lists."""
+    def _retain(self, new: Manifest, marker: str) -> None:
+        """Remove the oldest manifests of the topic beyond `keep`, then the contents that no manifest lists."""
+        partition = new.partition
         # The order matters: a creator that ends between the listing of markers and of manifests has its manifest.
         contents = self._contents(partition)
         is_alone = not self._other_markers(partition, marker)
         snapshots = self._load(partition, contents)
-        complete = [snapshot for snapshot in snapshots if snapshot.problem is None][: self._keep]
+        # Offsets of another topic of the same name say nothing of the age.
+        others = {each.id for each in snapshots if each.manifest and each.manifest.topic_id != new.topic_id}
+        complete = [each for each in snapshots if each.problem is None and each.id not in others][: self._keep]
         oldest = age_of(complete[-1].id) if complete else None
         remaining = []
         for snapshot in snapshots:
             age = age_of(snapshot.id)
-            if oldest is not None and age is not None and age < oldest and snapshot.id != new_id:
+            if oldest is not None and age is not None and age < oldest and snapshot.id not in {new.id, *others}:
                 self._remote.remove(f"{_directory(partition)}/manifests/{snapshot.id}{_SUFFIX}")
             else:
                 remaining.append(snapshot)

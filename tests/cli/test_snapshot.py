@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lifeline.cli import app
+from lifeline.core.errors import DataDirError
 from lifeline.core.paths import partition_dir
+from lifeline.ops.topic_note import TopicIdentity
 from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.errors import SnapshotError, SnapshotRefusedError, StoreLockedError
 from lifeline.store.fingerprint import as_text
@@ -101,6 +103,22 @@ def test_a_directory_goes_and_comes_back(tmp_path: Path, states: dict[int, State
         back = open_follower(partition_dir(tmp_path / "back", number), partition=number)
         assert back.state == state
         back.close()
+
+
+def test_the_topic_that_partitions_come_from_stays_known(tmp_path: Path, states: dict[int, State], url: str) -> None:
+    del states, url
+    first, second = TopicIdentity("actions", "id-1", 4), TopicIdentity("actions", "id-2", 4)
+    first.check(tmp_path / "data")
+    assert {copy["partition"] for copy in answer("create", "--offline")} == {0, 2}
+    answer("restore", "--partition", "0", "--data-dir", tmp_path / "back")
+    with pytest.raises(DataDirError, match="the topic was created again"):
+        second.check(tmp_path / "back")
+    answer("restore", "--partition", "2", "--data-dir", tmp_path / "back")
+    (tmp_path / "new").mkdir(0o700)
+    second.check(tmp_path / "new")
+    refused = run("restore", "--data-dir", tmp_path / "new")
+    assert isinstance(refused.exception, SnapshotRefusedError)
+    assert "an earlier topic actions with the id id-1" in str(refused.exception)
 
 
 def test_people_get_tables(tmp_path: Path, states: dict[int, State], url: str) -> None:

@@ -7,12 +7,12 @@ from lifeline.core.kafka_errors import ClusterUnreachableError, TopicMismatchErr
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import (
     TopicState,
-    actions_topic_id,
     actions_topic_partitions,
     create_topics,
     delete_topics,
     ensure_topics,
     plan_topics,
+    topic_id,
 )
 from tests.support.action_topics import add_partitions
 
@@ -32,18 +32,18 @@ def test_topics_are_created_once_and_then_found_as_planned(kafka_settings: Kafka
     ids = [report.topic_id for report in again]
     assert len(set(ids)) == 3
     assert ids == [report.topic_id for report in first]
-    assert actions_topic_id(kafka_settings) == ids[0]
+    assert topic_id(kafka_settings, kafka_settings.actions_topic) == ids[0]
 
 
 def test_a_topic_made_anew_has_another_id(kafka_settings: KafkaSettings) -> None:
-    assert actions_topic_id(kafka_settings) == ""
+    assert topic_id(kafka_settings, kafka_settings.actions_topic) == ""
     create_topics(kafka_settings)
-    before = actions_topic_id(kafka_settings)
+    before = topic_id(kafka_settings, kafka_settings.actions_topic)
     delete_topics(kafka_settings)
     deadline = time.monotonic() + 60
     while create_topics(kafka_settings)[0].state is not TopicState.CREATED:
         assert time.monotonic() < deadline
-    assert actions_topic_id(kafka_settings) not in {"", before}
+    assert topic_id(kafka_settings, kafka_settings.actions_topic) not in {"", before}
 
 
 def test_a_missing_topic_is_created_beside_those_that_exist(kafka_settings: KafkaSettings) -> None:

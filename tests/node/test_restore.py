@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from lifeline.node.restore import open_or_restore
 from lifeline.store.errors import SnapshotError
@@ -28,14 +29,22 @@ def snapshots(repository: SnapshotRepository, tmp_path: Path) -> list[tuple[str,
     found = []
     for offsets in (range(20), range(20, 30)):
         fill(store, offsets)
-        found.append((repository.create(store, topic="actions").manifest.id, store.fingerprint))
+        found.append((repository.create(store, topic="actions", topic_id="id-1").manifest.id, store.fingerprint))
     store.close()
     return found
 
 
-def opened(path: Path, snapshots: SnapshotRepository | None, settings: StoreSettings = SETTINGS) -> PartitionStore:
+def opened(
+    path: Path, snapshots: SnapshotRepository | None, settings: StoreSettings = SETTINGS, topic_id: str = "id-1"
+) -> PartitionStore:
     return open_or_restore(
-        path, PARTITION, settings=settings, memory=SharedMemory(settings), snapshots=snapshots, topic="actions"
+        path,
+        PARTITION,
+        settings=settings,
+        memory=SharedMemory(settings),
+        snapshots=snapshots,
+        topic="actions",
+        topic_id=topic_id,
     )
 
 
@@ -90,3 +99,16 @@ def test_a_place_that_does_not_answer_is_an_error_and_no_reason_to_begin_anew(tm
     with pytest.raises(SnapshotError):
         opened(tmp_path / P, SnapshotRepository(f"file://{tmp_path}/file/below"))
     assert not (tmp_path / P).exists()
+
+
+def test_a_snapshot_of_an_earlier_topic_is_not_restored(
+    repository: SnapshotRepository, snapshots: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    with capture_logs() as logs:
+        store = opened(tmp_path / P, repository, topic_id="id-2")
+    assert store.applied_offset == -1
+    store.close()
+    assert [line["snapshot"] for line in logs if line["event"] == "a snapshot was skipped"] == [
+        name for name, _ in reversed(snapshots)
+    ]
+    assert "created again with the id id-2" in logs[0]["why"]

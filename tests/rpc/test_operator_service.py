@@ -57,12 +57,13 @@ class Slow(SnapshotRepository):
         store: PartitionStore,
         *,
         topic: str | None = None,
+        topic_id: str = "",
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> CreatedSnapshot:
         def follow(done: int, total: int) -> None:
             self.between(lambda: progress(done, total))
 
-        return super().create(store, topic=topic, progress=follow)
+        return super().create(store, topic=topic, topic_id=topic_id, progress=follow)
 
 
 @pytest.fixture

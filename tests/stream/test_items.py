@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
@@ -17,6 +17,7 @@ from lifeline.core.topics import create_topics
 from lifeline.producer.producer import LifelineProducer
 from lifeline.stream.items import ItemFollower, ItemProblem, decode_items
 from lifeline.v1.item_pb2 import Item
+from tests.support.items_topic import publish_items, recreate_items_topic
 from tests.support.records import FakeRecord
 from tests.support.stream_harness import until
 
@@ -229,6 +230,39 @@ async def test_a_topic_that_is_missing_or_was_made_anew(kafka_settings: KafkaSet
     table.offsets[2] = 10
     with pytest.raises(PartitionLostError, match=r"2 ends at 0, and offset 10 is applied.*<node.data_dir>/items aside"):
         await start(kafka_settings, table)
+
+
+@pytest.mark.kafka
+async def test_a_topic_that_is_made_anew_meanwhile_ends_the_follower(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    publish_items(kafka_settings, 50, fill=1)
+    table = RecordingTable()
+    async with following(kafka_settings, table) as follower:
+        await asyncio.to_thread(recreate_items_topic, kafka_settings)
+        with pytest.raises(PartitionLostError, match="deleted and created again"):
+            async with asyncio.timeout(30):
+                await follower.wait()
+    assert {row for row, _ in table.rows.values()} == {b"\x01" * 32}
+
+
+@pytest.mark.kafka
+async def test_partitions_that_are_added_are_followed(kafka_settings: KafkaSettings) -> None:
+    create_topics(kafka_settings)
+    publish_items(kafka_settings, 50, fill=1)
+    table = RecordingTable()
+    async with following(kafka_settings, table) as follower:
+        admin = KafkaAdminClient(bootstrap_servers=kafka_settings.bootstrap_servers)
+        try:
+            admin.create_partitions({kafka_settings.items_topic: 6})
+        finally:
+            admin.close()
+        assert follower._consumer is not None
+        await follower._consumer._client.force_metadata_update()
+        await until(lambda: len(follower._ends) == 6)
+        publish_items(kafka_settings, 50, fill=2)
+        await until(lambda: follower.records == 100)
+    assert {row for row, _ in table.rows.values()} == {b"\x02" * 32}
+    assert set(table.offsets) == set(range(6))
 
 
 async def test_a_cluster_that_is_not_there() -> None:

@@ -1,10 +1,12 @@
 """Replay of a log that falls silent; what a replay gives is tested where logs are compared."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.cluster import ClusterMetadata
 
 from lifeline.core.kafka_errors import ClusterUnreachableError
 from lifeline.core.kafka_settings import KafkaSettings
@@ -19,6 +21,8 @@ from tests.support.stream_harness import RecordingStore
 
 class SilentConsumer:
     """Knows what the log holds, and gets none of it."""
+
+    _client = SimpleNamespace(cluster=ClusterMetadata())
 
     def __init__(self, **_: Any) -> None:
         self.at = 0
@@ -54,4 +58,4 @@ async def test_a_cluster_that_goes_away_ends_the_replay(monkeypatch: pytest.Monk
     rules = Rules.of(Vocabulary(), 4, UpdaterSettings())
     with pytest.raises(ClusterUnreachableError):
         async with asyncio.timeout(20):
-            await replay(KafkaSettings(request_timeout_ms=1_000), rules, store, until=9)
+            await replay(KafkaSettings(request_timeout_ms=1_000, connect_timeout_ms=0), rules, store, until=9)

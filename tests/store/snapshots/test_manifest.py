@@ -13,7 +13,7 @@ from lifeline.store.state import State
 
 DIGEST = hashlib.sha256(b"x").hexdigest()
 FILES = (SnapshotFile(name="000012.sst", bytes=4, sha256=DIGEST), SnapshotFile(name="CURRENT", bytes=3, sha256=DIGEST))
-MADE = Manifest.of(3, "actions", RetentionPolicy(5, 6, 0, 7), State(41, 99, 40, (1 << 128) - 1), FILES)
+MADE = Manifest.of(3, "actions", "id-1", RetentionPolicy(5, 6, 0, 7), State(41, 99, 40, (1 << 128) - 1), FILES)
 INT64 = st.integers(min_value=0, max_value=(1 << 63) - 1)
 
 
@@ -37,7 +37,7 @@ def test_it_comes_back_as_it_went() -> None:
 def test_every_state_comes_back(
     offset: int, watermark: int, events: int, fingerprint: int, topic: str | None, at: datetime
 ) -> None:
-    manifest = Manifest.of(0, topic, RetentionPolicy(1, 2, 3, 4), State(offset, watermark, events, fingerprint), ())
+    manifest = Manifest.of(0, topic, "", RetentionPolicy(1, 2, 3, 4), State(offset, watermark, events, fingerprint), ())
     manifest = manifest.model_copy(update={"created_at": at.replace(tzinfo=UTC)})
     assert Manifest.unpack(manifest.pack()) == manifest
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lifeline.store.errors import SnapshotError
+from lifeline.store.errors import SnapshotError, SnapshotRefusedError
 from lifeline.store.partition import PartitionStore
 from lifeline.store.snapshots.manifest import Manifest
 from lifeline.store.snapshots.repository import SnapshotRepository
@@ -105,3 +105,21 @@ def test_a_snapshot_whose_contents_are_taken_away_while_it_is_made_is_not_one(
     with pytest.raises(SnapshotError, match=r"is incomplete \(.* are missing, .*create it again"):
         repository.create(source, progress=take_away)
     assert manifests(repository) == before
+
+
+def test_a_topic_that_was_created_again_pushes_out_only_its_own(
+    url: str, source: PartitionStore, tmp_path: Path
+) -> None:
+    repository = SnapshotRepository(url, keep=1)
+    old = repository.create(source, topic="actions", topic_id="id-1").manifest
+    again = open_store(tmp_path / "again", SHAPE)
+    names = []
+    for offset in range(3):
+        fill(again, [offset])
+        names.append(repository.create(again, topic="actions", topic_id="id-2").manifest.id)
+    again.close()
+    assert [snapshot.id for snapshot in repository.snapshots()] == [old.id, names[-1]]
+    with pytest.raises(SnapshotRefusedError, match="the topic was created again with the id id-2"):
+        repository.restore(3, tmp_path / "back", SHAPE, snapshot=old.id, topic="actions", topic_id="id-2")
+    assert not (tmp_path / "back").exists()
+    repository.restore(3, tmp_path / "back", SHAPE, snapshot=names[-1], topic="actions", topic_id="id-2")
