@@ -67,6 +67,21 @@ class StoreLockedError(StoreError):
     """
 
 
+class OpenFilesError(StoreError):
+    """This process may not open as many files as its partitions need.
+
+    Operators: raise the limit.
+    """
+
+    def __init__(self, what: str, needed: int, limit: int) -> None:
+        self.needed, self.limit = needed, limit
+        super().__init__(
+            f"{what} need {needed:,} open files, and this process may have {limit:,}: raise its hard limit to at least "
+            f"{needed:,} (ulimit -n; LimitNOFILE= of a systemd unit; the nofile ulimit of a container), or use fewer "
+            "partitions"
+        )
+
+
 class StoreFailedError(StoreError):
     """An earlier write failed, so the state in memory may differ from the disk.
 

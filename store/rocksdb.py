@@ -15,8 +15,9 @@ from rocksdict import (
 )
 from tenacity import Retrying, retry_if_exception_message, stop_after_attempt, wait_random_exponential
 
-from lifeline.store.errors import StoreError, StoreLockedError
+from lifeline.store.errors import OpenFilesError, StoreError, StoreLockedError
 from lifeline.store.memory import SharedMemory
+from lifeline.store.open_files import PARTITION_FILES, is_limit_reached, raise_limit
 
 FAMILIES = ("rows", "chunks", "meta")
 """The column families: heads and segments; sealed chunks; everything else."""
@@ -41,6 +42,7 @@ def open_primary(path: Path, memory: SharedMemory) -> Rdict:
             raise StoreLockedError(
                 f"{path} is open in another process: stop that node, or give this one its own node.data_dir"
             ) from error
+        _check_limit(error, path)
         raise StoreError(
             f"{path} does not open ({error}): check the disk, or set the directory aside to rebuild it from the topic"
         ) from error
@@ -98,6 +100,7 @@ def open_secondary(path: Path, memory: SharedMemory, own: Path) -> SecondaryData
                 return SecondaryDatabase(db, before.current)
             db.close()
         except Exception as error:  # rocksdict raises bare Exception
+            _check_limit(error, path)
             raise StoreError(
                 f"{path} does not open ({error}): if a node is running there, try again; else check the disk"
             ) from error
@@ -120,8 +123,19 @@ def catch_up(secondary: SecondaryDatabase, path: Path) -> bool:
     except Exception as error:  # rocksdict raises bare Exception
         if current.read_bytes() != secondary.current:
             return False
+        _check_limit(error, path)
         raise StoreError(
             f"{path} cannot be followed ({error}): open it again; if that fails too, check the disk"
+        ) from error
+
+
+def _check_limit(error: Exception, path: Path) -> None:
+    """Raise OpenFilesError if `error` says that this process may open no further file."""
+    if is_limit_reached(error):
+        tables = sum(1 for _ in path.glob("*.sst"))
+        limit = raise_limit()
+        raise OpenFilesError(
+            f"{path}, with {tables:,} tables, and what is open already", limit + tables + PARTITION_FILES, limit
         ) from error
 
 
@@ -139,7 +153,7 @@ def database_options(memory: SharedMemory, *, is_secondary: bool) -> Options:
     options.set_max_total_wal_size(memory.settings.max_wal_mib * _MIB)
     options.set_max_background_jobs(2)
     # A secondary keeps every file open: the writer may delete a file that the secondary still reads.
-    options.set_max_open_files(-1 if is_secondary else memory.settings.max_open_files)
+    options.set_max_open_files(-1 if is_secondary else memory.files.max_open_files)
     # A manifest keeps the boundary keys of deleted files, and keys name users: start a new manifest each time.
     options.set_max_manifest_file_size(1)
     options.set_keep_log_file_num(2)

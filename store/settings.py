@@ -34,7 +34,6 @@ class StoreSettings(BaseModel):
     head_cache_mib: Annotated[float, Field(gt=0, description="head cache of the process")] = 64
     block_cache_mib: Annotated[int, Field(ge=1, description="RocksDB block cache of the process")] = 128
     write_buffer_mib: Annotated[int, Field(ge=1, description="memtables of the process, inside the block cache")] = 64
-    max_open_files: Annotated[int, Field(ge=16, description="files of each partition that RocksDB keeps open")] = 256
     max_wal_mib: Annotated[
         int, Field(ge=1, description="write-ahead log of each partition; replayed when it opens after a crash")
     ] = 32

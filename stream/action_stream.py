@@ -102,30 +102,46 @@ class ActionStream(Generic[StoreT]):
         """Return the status of every partition that this node follows, ascending by number."""
         return [] if self._standby is None else self._standby.status()
 
-    async def stop(self, timeout_s: float) -> None:
-        """Stop the intake, apply the waiting records, commit, leave the group, and close the stores.
+    async def leave(self, timeout_s: float) -> None:
+        """Stop the intake, apply the waiting records, commit, hide the stores from new readers, and leave the group.
 
-        It takes at most `timeout_s`, of which a part is reserved for leaving the group; but a write in progress always
-        ends. Records that are not applied in time are read again after the next start. An unreachable cluster is no
-        error, and errors that `wait` raises are not raised here. Idempotent.
+        Other nodes then get the partitions, while reads under way go on in the open stores, until `close`. It takes at
+        most `timeout_s`, of which a part is reserved for leaving the group; but a write in progress always ends.
+        Records that are not applied in time are read again after the next start. An unreachable cluster is no error,
+        and errors that `wait` raises are not raised here. Idempotent.
         """
         deadline = time.monotonic() + timeout_s
         app, self._app = self._app, None
+        if app is None:
+            return
+        if not app.crashed:
+            await self._updater.drain(timeout_s - min(_LEAVE_S, timeout_s / 2))
+        # Before the group knows: no reader may find a store that another node's is ahead of.
+        self._updater.hide()
+        if not await end_within(app.stop(), deadline - time.monotonic()):
+            _log.warning(
+                "the node did not leave the group in time: the group waits for its session to end",
+                timeout_s=timeout_s,
+            )
+
+    async def close(self, timeout_s: float) -> None:
+        """Stop what follows the log, within `timeout_s`, and close the stores; waits for reads under way. Idempotent.
+
+        Call `leave` first.
+        """
         try:
-            if app is not None:
-                if not app.crashed:
-                    await self._updater.drain(timeout_s - min(_LEAVE_S, timeout_s / 2))
-                if not await end_within(app.stop(), deadline - time.monotonic()):
-                    _log.warning(
-                        "the node did not leave the group in time: the group waits for its session to end",
-                        timeout_s=timeout_s,
-                    )
+            if self._standby is not None:
+                await self._standby.stop(max(_STANDBY_STOP_S, timeout_s))
         finally:
-            try:
-                if self._standby is not None:
-                    await self._standby.stop(max(_STANDBY_STOP_S, deadline - time.monotonic()))
-            finally:
-                await self._updater.close()
+            await self._updater.close()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Leave the group, and then close the stores; `timeout_s` is as for `leave`."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            await self.leave(timeout_s)
+        finally:
+            await self.close(max(0.0, deadline - time.monotonic()))
 
     def _running(self) -> FaustApp:
         if self._app is None:

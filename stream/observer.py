@@ -41,6 +41,9 @@ class Observer(Protocol):
     def on_state(self, partition: int, state: PartitionState) -> None:
         """Record a partition's change of state."""
 
+    def on_closed(self, partition: int) -> None:
+        """Record that this node has closed a partition, which another node owns now."""
+
 
 class NoObserver:
     """An observer that ignores everything."""
@@ -56,3 +59,38 @@ class NoObserver:
 
     def on_state(self, partition: int, state: PartitionState) -> None:
         """Do nothing."""
+
+    def on_closed(self, partition: int) -> None:
+        """Do nothing."""
+
+
+class Observers:
+    """Passes everything on to several observers."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def on_batch(self, batch: AppliedBatch) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_batch(batch)
+
+    def on_revoked(self, partitions: frozenset[int]) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_revoked(partitions)
+
+    def on_assigned(self, partitions: frozenset[int]) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_assigned(partitions)
+
+    def on_state(self, partition: int, state: PartitionState) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_state(partition, state)
+
+    def on_closed(self, partition: int) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_closed(partition)

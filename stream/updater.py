@@ -212,6 +212,7 @@ class Updater(Generic[StoreT]):
         self._committed.pop(partition.number, None)
         if is_closed and self._partitions.get(partition.number) is partition:
             del self._partitions[partition.number]
+            self._observer.on_closed(partition.number)
 
     def _pause(self, partition: HeldPartition[StoreT], why: str) -> None:
         """Consume nothing of a partition for a while; its waiting records are fetched again later."""
@@ -411,6 +412,13 @@ class Updater(Generic[StoreT]):
                 )
         if not self._failed.done():
             await self.commit(min(_LAST_COMMIT_S, max(deadline - time.monotonic(), 0.0)))
+
+    def hide(self) -> None:
+        """Give every partition away: apply nothing more, and hide the stores from new readers; they stay open."""
+        self._stop()
+        for partition in self._partitions.values():
+            partition.revoke()
+            partition.close_to_readers()
 
     async def close(self) -> None:
         """Close every store, also after a failure. Idempotent."""

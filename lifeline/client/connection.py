@@ -15,14 +15,14 @@ from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
 
 MAX_REPLY_BYTES = 256 << 20
 
-# A node that restarts is back within about a second; gRPC's default pause between connection attempts grows to two
-# minutes.
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
+RECONNECT = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+"""Options of channels to nodes: gRPC's default pause between connection attempts grows to two minutes, which a node
+that restarts is not away."""
+_CHANNEL_OPTIONS = (("grpc.max_receive_message_length", MAX_REPLY_BYTES), *RECONNECT)
 
 Reply = TypeVar("Reply")
 

@@ -40,7 +40,7 @@ class GroupPart:
         settings: Settings,
         stores: StoreAccess[PartitionStore],
         directory: PartitionDirectory,
-        observer: Observer | None,
+        observer: Observer,
         security: Callable[[], SecuritySettings],
     ) -> Self:
         """Wire the parts; nothing runs before `stream.start`. Call it in the event loop that they will run in.

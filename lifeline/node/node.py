@@ -1,9 +1,9 @@
 """A node: it wires partition stores, the stream, scoring and the servers into one process.
 
-It starts storage, scoring, the group's part, HTTP, items, gRPC, and last the stream, and stops in reverse order. It is
-ready once the items are read and every partition that the group has assigned to it serves. If a part fails, the node
-exits instead of running without consuming; a supervisor starts it again, and it resumes from the applied offsets of the
-stores.
+It starts storage, scoring, the group's part, HTTP, items, gRPC, and last the stream, and stops in reverse order, except
+that it leaves the group while the last calls finish: their stores close after them. It is ready once the items are read
+and every partition that the group has assigned to it serves. If a part fails, the node exits instead of running without
+consuming; a supervisor starts it again, and it resumes from the applied offsets of the stores.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from lifeline.node.metrics.node_metrics import NodeMetrics
 from lifeline.node.scoring import Scoring
 from lifeline.node.security_watch import SecurityWatch
 from lifeline.node.snapshot_ages import SnapshotAges
-from lifeline.node.status_reporter import StatusReporter
+from lifeline.node.status_reporter import StateSignal, StatusReporter
 from lifeline.node.storage import Storage
 from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.operator_service import OperatorService
@@ -37,6 +37,7 @@ from lifeline.rpc.waits import Waits
 from lifeline.store.embeddings import EmbeddingTable
 from lifeline.store.gc_tuning import tune_gc
 from lifeline.stream.items import ItemFollower
+from lifeline.stream.observer import Observer, Observers
 
 _SYNC_S = 1.0
 _TICK_S = 0.25
@@ -49,12 +50,18 @@ class Node:
     """A running node. It stops when the exit stack that `start` got closes."""
 
     def __init__(
-        self, server: NodeServer, group: GroupPart, items: ItemFollower, embeddings: EmbeddingTable, health: Health
+        self,
+        server: NodeServer,
+        group: GroupPart,
+        items: ItemFollower,
+        embeddings: EmbeddingTable,
+        health: Health,
+        health_changed: asyncio.Event,
     ) -> None:
         """Use `Node.start`."""
         self._server, self._group, self._items = server, group, items
-        self._embeddings, self._health = embeddings, health
-        self._reporter = StatusReporter(health, group, server)
+        self._embeddings, self._health, self._health_changed = embeddings, health, health_changed
+        self._reporter = StatusReporter(health, group, server, health_changed)
 
     @classmethod
     async def start(cls, settings: Settings, watch: SecurityWatch, stack: AsyncExitStack, deadline: Deadline) -> "Node":
@@ -67,8 +74,9 @@ class Node:
         waits = Waits(node.wait_places, node.max_wait_ms / 1000)
         directory = PartitionDirectory(lambda key: partition_of(key, kafka.partitions), embeddings, waits)
         scoring = Scoring.start(settings, embeddings, stack)
-        observer = metrics.stream if metrics else None
-        group = GroupPart.of(settings, storage.access(metrics), directory, observer, lambda: watch.current)
+        health_changed = asyncio.Event()
+        observers: list[Observer] = [StateSignal(health_changed), *([metrics.stream] if metrics else [])]
+        group = GroupPart.of(settings, storage.access(metrics), directory, Observers(observers), lambda: watch.current)
         items = ItemFollower(kafka, embeddings)
 
         health = Health(
@@ -93,7 +101,7 @@ class Node:
 
         stack.push_async_callback(lambda: items.stop(deadline.left()))
         await items.start()
-        # The stream starts last, and stops after the server, because the server needs its partitions.
+        # The stream starts last, and its stores close after the server, because calls under way read them.
         stack.push_async_callback(lambda: group.stream.stop(deadline.left()))
         routing = Routing(directory, group.owners, USER_SERVICES, misrouted=node.misrouted, security=settings.security)
         stack.callback(routing.close)
@@ -110,8 +118,7 @@ class Node:
             scoring.models.service(),
         )
         server = NodeServer(node, services, routing, metrics.calls if metrics else None, settings.security)
-        # Calls in progress get half of the remaining time; applying the waiting records needs the rest.
-        stack.push_async_callback(lambda: asyncio.to_thread(server.stop, deadline.left() / 2))
+        stack.push_async_callback(lambda: _hand_over(server, routing, group, deadline))
         watch.use = lambda security: server.use_callers(security.callers)
         _in_background(watch.follow(), stack)
         group.owners.own_address = advertised_address(node, server.address)
@@ -125,7 +132,7 @@ class Node:
         tune_gc()
         await group.stream.start()
         health.is_assigned = True
-        return cls(server, group, items, embeddings, health)
+        return cls(server, group, items, embeddings, health, health_changed)
 
     async def run(self) -> None:
         """Consume and serve until a part ends, and raise its error."""
@@ -151,8 +158,24 @@ class Node:
         await self._items.caught_up.wait()
         while True:
             await asyncio.to_thread(self._embeddings.sync)
-            self._health.has_synced_items = True
+            if not self._health.has_synced_items:
+                self._health.has_synced_items = True
+                self._health_changed.set()
             await asyncio.sleep(_SYNC_S)
+
+
+async def _hand_over(server: NodeServer, routing: Routing, group: GroupPart, deadline: Deadline) -> None:
+    """Refuse new calls, and give the partitions to other nodes while the calls under way finish."""
+    # Calls get half of the remaining time; closing the stores needs the rest.
+    wait_for_calls = server.refuse_calls(deadline.left() / 2)
+    routing.end_waits()
+    group.owners.leave()
+    ended = await asyncio.gather(
+        asyncio.to_thread(wait_for_calls), group.stream.leave(deadline.left()), return_exceptions=True
+    )
+    for error in ended:
+        if isinstance(error, BaseException):
+            raise error
 
 
 def _in_background(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 import structlog
 
@@ -9,25 +10,43 @@ from lifeline.node.group import GroupPart
 from lifeline.node.health import Health, all_ok
 from lifeline.rpc.server import NodeServer
 from lifeline.store.fingerprint import as_text
+from lifeline.stream.observer import NoObserver
+from lifeline.stream.partition import PartitionState
 
-_INTERVAL_S = 0.05
-_PROGRESS_S = 0.5
+_INTERVAL_S = 0.5
 
 _log = structlog.get_logger(__name__)
+
+
+class StateSignal(NoObserver):
+    """Sets an event after each change of the partitions' states."""
+
+    def __init__(self, changed: asyncio.Event) -> None:
+        self._changed = changed
+
+    def on_state(self, partition: int, state: PartitionState) -> None:  # noqa: ARG002 - any change counts
+        """Set the event."""
+        self._changed.set()
+
+    def on_closed(self, partition: int) -> None:  # noqa: ARG002
+        """Set the event: the partition no longer counts."""
+        self._changed.set()
 
 
 class StatusReporter:
     """Reads health and partitions; `seconds` in the log are counted from its creation."""
 
-    def __init__(self, health: Health, group: GroupPart, server: NodeServer) -> None:
-        self._health, self._group, self._server = health, group, server
+    def __init__(self, health: Health, group: GroupPart, server: NodeServer, changed: asyncio.Event) -> None:
+        """Look at once whenever `changed` is set: a check may have another result."""
+        self._health, self._group, self._server, self._changed = health, group, server, changed
         self._started = time.monotonic()
 
     async def run(self) -> None:
-        """Check the health many times a second, and log progress at most twice a second."""
+        """Check the health when it may have changed, and twice a second; log progress at most twice a second."""
         was_ready, was_live = False, True
         logged_at, logged_records = time.monotonic(), 0
         while True:
+            self._changed.clear()
             is_live = all_ok(self._health.live())
             if is_live is not was_live:
                 was_live = is_live
@@ -35,7 +54,7 @@ class StatusReporter:
             is_ready = all_ok(self._health.ready())
             partitions = self._group.stream.status()
             records, now = sum(status.records for status in partitions), time.monotonic()
-            if records != logged_records and (now - logged_at >= _PROGRESS_S or is_ready > was_ready):
+            if records != logged_records and (now - logged_at >= _INTERVAL_S or is_ready > was_ready):
                 rate = round((records - logged_records) / (now - logged_at))
                 lag = sum(status.lag for status in partitions)
                 _log.info("progress", applied=records, events_per_s=rate, lag=lag)
@@ -44,7 +63,10 @@ class StatusReporter:
                 was_ready = is_ready
                 self._server.set_ready(ready=is_ready)
                 self._log_readiness(is_ready=is_ready)
-            await asyncio.sleep(_INTERVAL_S)
+            with suppress(TimeoutError):
+                # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that arrives with the event.
+                async with asyncio.timeout(_INTERVAL_S):
+                    await self._changed.wait()
 
     def _log_readiness(self, *, is_ready: bool) -> None:
         if not is_ready:

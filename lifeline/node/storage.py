@@ -4,6 +4,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
 
+import structlog
+
 from lifeline.config import Settings
 from lifeline.core.paths import partition_dir
 from lifeline.core.topics import actions_topic_partitions, ensure_topics
@@ -15,10 +17,13 @@ from lifeline.rpc.memory_limit import item_limit
 from lifeline.store.data_lock import data_dir_lock
 from lifeline.store.embeddings import EmbeddingTable
 from lifeline.store.memory import SharedMemory
+from lifeline.store.open_files import NODE_FILES, FileBudget
 from lifeline.store.partition import PartitionStore
 from lifeline.store.snapshots.repository import SnapshotRepository
 from lifeline.stream.aio import run_abandonable
 from lifeline.stream.stores import StoreAccess
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,12 @@ class Storage:
 
         Its `settings` have the number of partitions that the directory was built with, if the topic has more by now.
 
-        Raises StoreLockedError, DataDirError, StreamError, StoreError.
+        Raises OpenFilesError, StoreLockedError, DataDirError, StreamError, StoreError.
         """
         data_dir = settings.node.data_dir
+        # The group may give all partitions to this node, when the other nodes are gone.
+        files = FileBudget.of(settings.kafka.partitions, NODE_FILES)
+        _log.info("open files", limit=files.limit, tables_per_partition=files.tables)
         stack.enter_context(data_dir_lock(data_dir))
         note = TopicIdentity.of(data_dir)
         has_grown = (
@@ -59,7 +67,7 @@ class Storage:
             store = store.model_copy(update={"max_items": item_limit(settings.node.max_memory_mib)})
         embeddings = open_item_table(data_dir, settings.kafka, items_topic.topic_id, max_items=store.max_items)
         stack.callback(embeddings.close)
-        return cls(settings, SharedMemory(store), embeddings, snapshots, identity)
+        return cls(settings, SharedMemory(store, files), embeddings, snapshots, identity)
 
     def access(self, metrics: NodeMetrics | None) -> StoreAccess[PartitionStore]:
         """Return the functions that open and close the store of a partition."""

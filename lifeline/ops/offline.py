@@ -10,21 +10,23 @@ from lifeline.ops.topic_note import with_partitions_of
 from lifeline.store.embeddings import SecondaryEmbeddings
 from lifeline.store.errors import StoreError
 from lifeline.store.memory import SharedMemory
+from lifeline.store.open_files import check_tables
 from lifeline.store.reader import SequenceReader
 from lifeline.store.secondary_partition import SecondaryPartition
 
 
 @contextmanager
 def open_partitions(settings: Settings) -> Iterator[list[SecondaryPartition]]:
-    """Open every partition of the data directory, ascending; raises StoreError if there is none."""
+    """Open every partition of the data directory, ascending; raises StoreError if there is none, OpenFilesError."""
     numbers = partitions_in(settings.node.data_dir)
     if not numbers:
         raise StoreError(f"{settings.node.data_dir} holds no partition: name the node's directory with --data-dir")
+    paths = {number: partition_dir(settings.node.data_dir, number) for number in numbers}
+    check_tables(list(paths.values()))
     memory = SharedMemory(settings.store)
     with ExitStack() as stack:
         partitions = []
-        for number in numbers:
-            path = partition_dir(settings.node.data_dir, number)
+        for number, path in paths.items():
             partition = SecondaryPartition.open(path, partition=number, memory=memory)
             stack.callback(partition.close)
             partitions.append(partition)

@@ -14,9 +14,10 @@ from lifeline.rpc.status import Refusal, abort
 from lifeline.rpc.waits import SLOT, Slot
 
 # A stream holds a thread for as long as its caller likes.
-_REFLECTION_STREAMS = 4
+REFLECTION_STREAMS = 4
+"""The most reflection streams at once."""
 _HEALTH_WATCHES = 64
-STREAMS = _REFLECTION_STREAMS + _HEALTH_WATCHES
+STREAMS = REFLECTION_STREAMS + _HEALTH_WATCHES
 """The largest number of threads that streams hold."""
 
 _log = structlog.get_logger(__name__)
@@ -32,7 +33,7 @@ class ConcurrencyLimit:
         self._max_calls, self._memory = max_calls, memory
         self._paths, self._user_paths = (tuple(f"/{name}/" for name in names) for names in (services, user_services))
         self._free = threading.BoundedSemaphore(max_calls)
-        self._reflection = _StreamLimit(_REFLECTION_STREAMS, "reflection streams are open")
+        self._reflection = _StreamLimit(REFLECTION_STREAMS, "reflection streams are open")
         self._watches = _StreamLimit(_HEALTH_WATCHES, "health watches are open")
 
     def wrap(self, method: str, handler: Handler) -> Handler:

@@ -25,6 +25,12 @@ class Owners:
         with self._lock:
             self._placement = placement
 
+    def leave(self) -> None:
+        """Remove this node: it has left the group, and the next owners of its partitions are not known here."""
+        with self._lock:
+            owners = {number: owner for number, owner in self._placement.owners.items() if owner != self.own_address}
+            self._placement = self._placement._replace(owners=owners)
+
     def owner_of(self, partition: int) -> str:
         """Return the address of a partition's owner; empty while it is unknown."""
         with self._lock:

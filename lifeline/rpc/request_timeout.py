@@ -42,8 +42,13 @@ class RequestTimeout:
         self._pending: dict[int, _PendingCall] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._timeout_s = _TIMEOUT_S
         self._thread = threading.Thread(target=self._cancel_late_calls, name="request-timeout", daemon=True)
         self._thread.start()
+
+    def hurry(self) -> None:
+        """Give every call only the timeout that applies under load: the server stops, and must not wait for them."""
+        self._timeout_s = _TIMEOUT_UNDER_LOAD_S
 
     def close(self) -> None:
         """Stop cancelling calls; returns when the thread has ended."""
@@ -95,5 +100,5 @@ class RequestTimeout:
             excess = len(pending) - self._max_pending
             # The dictionary keeps insertion order: the oldest call is first.
             for position, call in enumerate(pending):
-                if now - call.since >= (_TIMEOUT_UNDER_LOAD_S if position < excess else _TIMEOUT_S):
+                if now - call.since >= (_TIMEOUT_UNDER_LOAD_S if position < excess else self._timeout_s):
                     call.context.cancel()  # type: ignore[no-untyped-call]

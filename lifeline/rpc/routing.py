@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
+from lifeline.client.connection import RECONNECT
 from lifeline.core.errors import SecurityError
 from lifeline.core.metadata import FORWARDED, OWNER, PARTITIONS
 from lifeline.core.reasons import Reason
@@ -31,6 +32,7 @@ from lifeline.store.errors import CatchingUpError
 _MAX_MESSAGE = -1
 # A call that does not have to wait at the owner usually ends within this time.
 _NO_WAIT_S = 0.1
+_POLL_S = 0.25
 # The owner ends a wait itself, with the reason; this node must not time out first.
 _OWNER_MARGIN_S = 5.0
 
@@ -53,6 +55,11 @@ class Routing:
         self._methods = tuple(f"/{service}/" for service in services)
         self._channels: dict[tuple[str, bool], grpc.Channel] = {}
         self._lock = threading.Lock()
+        self._has_ended_waits = threading.Event()
+
+    def end_waits(self) -> None:
+        """End the forwarded calls that wait for their offset: this node stops, and their callers can ask the owner."""
+        self._has_ended_waits.set()
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         """Wrap the handlers of the services."""
@@ -98,7 +105,7 @@ class Routing:
         if not context.add_callback(cancel):
             cancel()
         try:
-            reply = cast("bytes", self._result_of_wait(call, context) if may_wait else call.result())
+            reply = cast("bytes", self._result_of_wait(call, partition, owner, context) if may_wait else call.result())
         except grpc.FutureCancelledError:
             context.abort(grpc.StatusCode.CANCELLED, "the caller cancelled the call or disconnected")
         except grpc.RpcError as error:
@@ -106,7 +113,9 @@ class Routing:
         context.send_initial_metadata(((OWNER, owner), (PARTITIONS, str(self._owners.partitions))))
         return reply
 
-    def _result_of_wait(self, call: "grpc.CallFuture[Any]", context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+    def _result_of_wait(
+        self, call: "grpc.CallFuture[Any]", partition: int, owner: str, context: grpc.ServicerContext
+    ) -> Any:  # noqa: ANN401 - a message
         """Return the result of a call that may wait at its owner.
 
         A long wait takes a place in `Waits`, because it holds a thread here too.
@@ -117,7 +126,12 @@ class Routing:
             pass
         try:
             with self._directory.waits.place(context):
-                return call.result()
+                while True:
+                    try:
+                        return call.result(_POLL_S)
+                    except grpc.FutureTimeoutError:
+                        if self._has_ended_waits.is_set():
+                            raise not_owner(partition, owner, self._owners.partitions) from None
         except Refusal as refusal:
             call.cancel()  # type: ignore[no-untyped-call]
             abort(context, refusal)
@@ -155,6 +169,7 @@ class Routing:
                 for key in [key for key in self._channels if key[0] not in current]:
                     self._channels.pop(key).close()
                 options = (
+                    *RECONNECT,
                     ("grpc.max_receive_message_length", _MAX_MESSAGE),
                     ("grpc.max_send_message_length", _MAX_MESSAGE),
                 )

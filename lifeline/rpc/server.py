@@ -1,12 +1,12 @@
 """The gRPC server of a node: the services, health, reflection, and the limits on all calls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lifeline.core.errors import ServerError
@@ -14,10 +14,12 @@ from lifeline.core.security import KEEPALIVE, Caller, SecuritySettings, server_c
 from lifeline.rpc import model_service, operator_service, score_service
 from lifeline.rpc import sequence_service as store_service
 from lifeline.rpc.authorization import Authorization
-from lifeline.rpc.concurrency import STREAMS, ConcurrencyLimit
+from lifeline.rpc.concurrency import REFLECTION_STREAMS, STREAMS, ConcurrencyLimit
+from lifeline.rpc.health_service import HealthService
 from lifeline.rpc.interceptor import Pipeline, Stage
 from lifeline.rpc.memory_limit import MemoryLimit
 from lifeline.rpc.request_limits import RequestLimits
+from lifeline.rpc.request_streams import RequestStreams
 from lifeline.rpc.request_timeout import RequestTimeout
 from lifeline.rpc.settings import NodeSettings
 from lifeline.v1 import model_pb2_grpc, operator_pb2_grpc, score_pb2_grpc, sequence_pb2_grpc
@@ -28,7 +30,7 @@ USER_SERVICES = (store_service.SERVICE, score_service.SERVICE)
 SERVICES = (*USER_SERVICES, operator_service.SERVICE, model_service.SERVICE)
 ALL_SERVICES = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
-# gRPC's health servicer lists this method but does not implement it, and logs a traceback at every call.
+# `HealthService` does not implement this method, and the library would log a traceback at every call.
 _UNIMPLEMENTED = f"/{health.SERVICE_NAME}/List"
 _SPARE_THREADS = 8
 _WAITING_CALLS = 1_024
@@ -82,8 +84,17 @@ class NodeServer:
         # Waiting calls and streams hold threads of their own; the spare ones refuse excess calls at once.
         threads = max_calls + settings.wait_places + STREAMS + _SPARE_THREADS
         self._request_timeout = RequestTimeout(threads // 2)
+        self._request_streams = RequestStreams(REFLECTION_STREAMS)
         limit = ConcurrencyLimit(max_calls, memory, SERVICES, USER_SERVICES)
-        stages = (self._request_timeout, calls, self._authorization, limit, routing, RequestLimits())
+        stages = (
+            self._request_timeout,
+            calls,
+            self._authorization,
+            limit,
+            routing,
+            RequestLimits(),
+            self._request_streams,
+        )
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
             interceptors=[Pipeline([stage for stage in stages if stage is not None], unimplemented=(_UNIMPLEMENTED,))],
@@ -94,8 +105,7 @@ class NodeServer:
         score_pb2_grpc.add_ScoreServiceServicer_to_server(services.scores, self._server)
         operator_pb2_grpc.add_OperatorServiceServicer_to_server(services.operators, self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(services.models, self._server)
-        # In its non-blocking mode the callbacks deadlock when one watch ends while another begins.
-        self._health = health.HealthServicer(experimental_non_blocking=False)
+        self._health = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(ALL_SERVICES, self._server)
         self.set_live(live=True)
@@ -132,19 +142,29 @@ class NodeServer:
 
     def set_live(self, *, live: bool) -> None:
         """Set liveness: a supervisor restarts a process that is not live."""
-        self._set(live, LIVENESS)
+        self._health.set((LIVENESS,), serving=live)
 
     def set_ready(self, *, ready: bool) -> None:
         """Set readiness: whether calls should be sent to this node."""
-        self._set(ready, "", READINESS, *SERVICES)
+        self._health.set(("", READINESS, *SERVICES), serving=ready)
+
+    def refuse_calls(self, grace_s: float) -> Callable[[], None]:
+        """Refuse new calls, end all streams, and give the calls under way `grace_s` seconds to finish.
+
+        It returns at once, with a function that waits for the end of the last call. A call that has not sent its
+        request gets a second.
+        """
+        ended = self._server.stop(grace_s)
+        self._health.stop()
+        self._request_streams.stop()
+        self._request_timeout.hurry()
+
+        def wait() -> None:
+            ended.wait()
+            self._request_timeout.close()
+
+        return wait
 
     def stop(self, grace_s: float) -> None:
-        """Refuse new calls, give those under way `grace_s` seconds to finish, and stop."""
-        self._health.enter_graceful_shutdown()
-        self._server.stop(grace_s).wait()
-        self._request_timeout.close()
-
-    def _set(self, serving: bool, *services: str) -> None:  # noqa: FBT001
-        status = health_pb2.HealthCheckResponse
-        for service in services:
-            self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
+        """Refuse new calls, wait at most `grace_s` seconds for those under way, and stop."""
+        self.refuse_calls(grace_s)()

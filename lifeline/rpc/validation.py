@@ -12,8 +12,8 @@ from lifeline.core.sequence import AsOf
 from lifeline.core.user_ids import InvalidUserIdError, encode_user_id
 from lifeline.rpc.directory import PartitionDirectory
 from lifeline.rpc.status import Refusal, abort
-from lifeline.rpc.waits import Waits, resume
-from lifeline.store.errors import NotYetAppliedError, StoreError
+from lifeline.rpc.waits import resume
+from lifeline.store.errors import NotOwnerError, NotYetAppliedError, StoreError
 from lifeline.store.reader import SequenceReader
 from lifeline.v1 import sequence_pb2
 
@@ -60,7 +60,7 @@ def reader_at(
     if min_offset is not None:
         _check_offset(reader, min_offset)
         if reader.store.applied_offset < min_offset:
-            _wait_for(reader, min_offset, directory.waits, context)
+            _wait_for(reader, min_offset, directory, context)
     check_deadline(context)
     return reader
 
@@ -83,12 +83,15 @@ def _check_offset(reader: SequenceReader, offset: int) -> None:
         )
 
 
-def _wait_for(reader: SequenceReader, offset: int, waits: Waits, context: grpc.ServicerContext) -> None:
-    """Wait in a place of `waits` until `offset` is applied, will not be, or until the caller disconnects.
+def _wait_for(
+    reader: SequenceReader, offset: int, directory: PartitionDirectory, context: grpc.ServicerContext
+) -> None:
+    """Wait in a place for waiting calls until `offset` is applied, will not be, or until the caller disconnects.
 
-    The wait ends shortly before the deadline, so that the caller receives the reason and not just a timeout.
+    The wait ends shortly before the deadline, so that the caller receives the reason and not just a timeout. It ends
+    with NotOwnerError once this node has given the partition away: its store applies nothing more then.
     """
-    remaining_s = time_left(context)
+    waits, remaining_s = directory.waits, time_left(context)
     end = time.monotonic() + min(waits.max_wait_s, remaining_s - min(remaining_s / 10, _DEADLINE_MARGIN_S))
     reader.check_applies(offset)
     with waits.place(context):
@@ -99,6 +102,8 @@ def _wait_for(reader: SequenceReader, offset: int, waits: Waits, context: grpc.S
             except NotYetAppliedError:
                 reader.check_applies(offset)
                 check_active(context)
+                if not directory.has(reader.store.partition):
+                    raise NotOwnerError(reader.store.partition) from None
                 if poll_s < _POLL_S:
                     raise
             else:

@@ -12,6 +12,7 @@ import pytest
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.core.metadata import OWNER, PARTITIONS
 from lifeline.core.reasons import Reason
+from lifeline.core.security import CallSecurity
 from lifeline.rpc.owners import advertised_address
 from lifeline.rpc.settings import EVERYWHERE, NodeSettings
 from lifeline.rpc.status import Refusal
@@ -120,12 +121,43 @@ def test_an_owner_that_does_not_answer_is_named(nodes: tuple[Node, Node]) -> Non
     assert dict(info.metadata) == {"partition": "1", "owner": "127.0.0.1:1"}
 
 
+def test_an_owner_that_restarts_is_tried_every_second(
+    nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = nodes
+    options: dict[str, int] = {}
+    channel = CallSecurity.channel
+
+    def recorded(security: CallSecurity, address: str, given: Any, **more: Any) -> grpc.Channel:
+        options.update(given)
+        return channel(security, address, given, **more)
+
+    monkeypatch.setattr(CallSecurity, "channel", recorded)
+    first.call(USERS[1])
+    assert len(second.services.asked) == 1
+    # gRPC's own longest pause is two minutes.
+    assert options["grpc.max_reconnect_backoff_ms"] == 1_000
+
+
 def test_while_nobody_is_known_the_caller_is_told_to_come_again(nodes: tuple[Node, Node]) -> None:
     first, _ = nodes
     first.owners.update(Placement({}, {}, frozenset()))
     code, info = first.refused(USERS[1])
     assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
     assert dict(info.metadata) == {"partition": "1", "partitions": str(COUNT)}
+
+
+def test_a_node_that_leaves_sends_callers_on_without_naming_itself(nodes: tuple[Node, Node]) -> None:
+    first, second = nodes
+    first.owners.leave()
+    # Until its store is hidden, it answers.
+    first.call(USERS[0])
+    first.directory.remove(0)
+    code, info = first.refused(USERS[0])
+    assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
+    assert "owner" not in info.metadata
+    _, metadata = first.call(USERS[1])
+    assert metadata[OWNER] == second.address
 
 
 def test_a_partition_that_is_given_to_this_node_and_not_open_yet_is_catching_up(nodes: tuple[Node, Node]) -> None:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from lifeline.client import LifelineClient, LifelineError
 from lifeline.core.errors import ServerError
@@ -19,6 +19,7 @@ from lifeline.rpc.memory_limit import MemoryLimit, available_memory, own_memory
 from lifeline.rpc.server import LIVENESS, READINESS, SERVICES, NodeServer, Services
 from lifeline.rpc.settings import NodeSettings
 from tests.support.grpc_services import Scores, Sequences
+from tests.support.http2 import END_HEADERS, HEADERS, PREFACE, SETTINGS, Raw, frame, headers
 from tests.support.operators import Models, Operators
 from tests.support.refusals import info_of
 
@@ -116,6 +117,61 @@ def test_a_stop_lets_calls_finish(server: NodeServer, sequences: Sequences) -> N
         sequences.go.set()
         assert call.result(10).sequences == {}
         stopped.result(10)
+
+
+def test_open_streams_and_silent_calls_do_not_delay_a_stop(sequences: Sequences) -> None:
+    running = NodeServer(NodeSettings(grpc_address="127.0.0.1:0"), Services(sequences, Scores(), Operators(), Models()))
+    never = threading.Event()
+
+    def one_request() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        never.wait(120)
+
+    silent_call = PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, headers(running))
+    with grpc.insecure_channel(running.address) as channel, Raw(running, silent_call), ThreadPoolExecutor(1) as pool:
+        health_stub = health_pb2_grpc.HealthStub(channel)
+        reflection_stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        services = [("", LIVENESS, READINESS, "no.such.Service")[number % 4] for number in range(60)]
+        streams: list[Any] = [health_stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in services]
+        streams += [reflection_stub.ServerReflectionInfo(one_request()) for _ in range(4)]
+        for stream in streams:
+            # It is under way.
+            next(stream)
+        with LifelineClient(running.address) as client:
+            call = pool.submit(client.get_sequence, "u", timeout_s=60)
+            assert sequences.entered.acquire(timeout=10)
+            started = time.monotonic()
+            wait = running.refuse_calls(120)
+            for stream in streams:
+                with pytest.raises(grpc.RpcError, match="the node stops") as caught:
+                    next(stream)
+                assert cast("grpc.Call", caught.value).code() is grpc.StatusCode.UNAVAILABLE
+            assert not call.done()
+            sequences.go.set()
+            assert call.result(10).sequences == {}
+            wait()
+        # Any of them alone would have taken the two minutes.
+        assert time.monotonic() - started < 60
+        never.set()
+
+
+def test_a_watch_is_told_each_change_of_its_service(server: NodeServer) -> None:
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    with grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watch: Any = stub.Watch(health_pb2.HealthCheckRequest(service=READINESS))
+        assert next(watch).status == not_serving
+        server.set_ready(ready=False)
+        server.set_live(live=False)
+        server.set_ready(ready=True)
+        assert next(watch).status == serving
+        watch.cancel()
+        unknown: Any = stub.Watch(health_pb2.HealthCheckRequest(service="no.such.Service"))
+        assert next(unknown).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        unknown.cancel()
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=10)
+        assert cast("grpc.Call", caught.value).code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_a_port_in_use_is_one_sentence(server: NodeServer, sequences: Sequences) -> None:

@@ -151,6 +151,28 @@ def test_a_wait_at_another_node_has_a_place_at_both(tmp_path: Path) -> None:
         until(lambda: near.waits.statistics().waiting == far.waits.statistics().waiting == 0, "places are held")
 
 
+def test_a_wait_ends_once_the_node_has_given_the_partition_away(node: Node) -> None:
+    with waiting(node.address, 2) as calls:
+        until(lambda: node.waits.statistics().waiting == 2, "the calls do not wait")
+        node.directory.remove(3)
+        for code, info in refusals(calls, 2):
+            assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
+    assert node.waits.statistics().waiting == 0
+
+
+def test_a_forwarded_wait_ends_when_the_node_stops_and_names_the_owner(tmp_path: Path) -> None:
+    with node_at(tmp_path / "near", SETTINGS) as near, node_at(tmp_path / "far", SETTINGS) as far:
+        far.directory._partition_of = lambda _key: 3
+        near.send_elsewhere(far.address)
+        with waiting(near.address, 2, ELSEWHERE) as calls:
+            until(lambda: near.waits.statistics().waiting == far.waits.statistics().waiting == 2, "not at both")
+            near.routing.end_waits()
+            for code, info in refusals(calls, 2):
+                assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
+                assert info.metadata["owner"] == far.address
+            until(lambda: far.waits.statistics().waiting == 0, "the owner still holds their places")
+
+
 def test_a_forwarded_call_without_a_deadline_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lifeline.rpc.routing._OWNER_MARGIN_S", 0.2)
     settings = SETTINGS.model_copy(update={"max_wait_ms": 100})

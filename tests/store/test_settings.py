@@ -45,7 +45,6 @@ def test_ages_are_days_and_each_kind_has_its_own() -> None:
         ("run_segments", 65),
         ("max_explicit_age_days", 0),
         ("max_impression_age_days", 100_001),
-        ("max_open_files", 15),
         ("max_wal_mib", 0),
         ("sync_every_ms", 0),
         ("durability", "none"),

@@ -228,6 +228,28 @@ async def test_two_nodes_share_the_partitions_and_each_keeps_whole_ones(kafka: K
         assert left.events() == as_events(published)
 
 
+async def test_a_node_that_leaves_hides_its_stores_and_others_get_the_partitions_before_it_closes_them(
+    kafka: KafkaSettings,
+) -> None:
+    published = actions(2_000)
+    publish(kafka, published)
+    leaver, heir = Node(kafka), Node(kafka)
+    async with heir.running(), leaver.running():
+        await until(lambda: len(leaver.serving()) == len(heir.serving()) == 2, what="two each")
+        kept = leaver.directory.served
+        assert len(kept) == 2
+        await leaver.stream.leave(15)
+        assert leaver.directory.served == set()
+        await until(lambda: heir.serving() == {0, 1, 2, 3}, what="the heir serves all")
+        assert {number for number, store in leaver.disks.items() if store.open} >= kept
+        assert committed(kafka) == {number: heir.disks[number].applied_offset + 1 for number in range(4)}
+        publish(kafka, actions(100, 2_000))
+        await until(lambda: len(heir.events()) == 2_100)
+        # It takes nothing more, so that an answer of its is not a mixture.
+        assert sum(store.applied_offset + 1 for store in leaver.disks.values()) <= 2_000
+    assert not any(store.open for node in (leaver, heir) for store in node.disks.values())
+
+
 async def test_a_failing_write_ends_the_stream_and_nothing_is_left_open(kafka: KafkaSettings) -> None:
     publish(kafka, actions(1_000))
     node = Node(kafka)

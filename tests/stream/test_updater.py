@@ -23,6 +23,17 @@ async def test_records_at_or_below_the_applied_offset_are_passed_over() -> None:
     assert items(node) == list(range(10, 20))
 
 
+async def test_a_partition_that_left_is_told_once_it_no_longer_counts() -> None:
+    node, log = make_node(), FakeLog(0, 0)
+    async with updating(node, log) as updater:
+        await until(lambda: updater.status()[0].state is PartitionState.SERVING)
+        log.gone = True
+        await updater.on_revoked(frozenset({PARTITION}))
+        await updater.on_assigned(frozenset(), FakeLog())
+        await until(lambda: node.closed == [PARTITION])
+        assert updater.status() == []
+
+
 async def test_a_gap_is_believed_once_the_log_has_shown_it_twice() -> None:
     node, log = make_node(), FakeLog(0, 30)
     async with updating(node, log) as updater:

@@ -3,9 +3,7 @@
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Self
-
-from lifeline.rpc.server import NodeServer
+from typing import Protocol, Self
 
 METHOD = "/lifeline.v1.SequenceService/GetSequence"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -13,11 +11,19 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 END_HEADERS = 4
 
 
+class Server(Protocol):
+    """A server in this process, or a node in another one."""
+
+    @property
+    def address(self) -> str:
+        """Return host:port."""
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def headers(server: NodeServer, *more: tuple[str, str]) -> bytes:
+def headers(server: Server, *more: tuple[str, str]) -> bytes:
     """Return a call's header block, each field told in full."""
     fields = [
         (":method", "POST"),
@@ -38,7 +44,7 @@ def headers(server: NodeServer, *more: tuple[str, str]) -> bytes:
 class Raw:
     """A connection that speaks frames."""
 
-    def __init__(self, server: NodeServer, first: bytes = PREFACE + frame(SETTINGS, 0, 0)) -> None:
+    def __init__(self, server: Server, first: bytes = PREFACE + frame(SETTINGS, 0, 0)) -> None:
         host, _, port = server.address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=20)
         self._left = b""

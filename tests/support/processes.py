@@ -3,7 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 @contextmanager
@@ -39,3 +40,12 @@ def last_acknowledged(process: subprocess.Popen[str], before: int) -> int:
     assert process.wait() == -9, errors
     whole = output.split("\n")[:-1]
     return int(whole[-1]) if whole else before
+
+
+def open_files(pid: int) -> list[str]:
+    """Return what a process has open: paths, and names of sockets and pipes."""
+    names = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            names.append(str(link.readlink()))
+    return names

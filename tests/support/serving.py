@@ -60,6 +60,7 @@ class Node:
     store: PartitionStore
     directory: PartitionDirectory
     owners: Owners
+    routing: Routing
 
     @property
     def address(self) -> str:
@@ -115,4 +116,4 @@ def node_at(
         server = NodeServer(settings, services, routing, security=security)
         stack.callback(server.stop, 5)
         owners.own_address = server.address
-        yield Node(server, store, directory, owners)
+        yield Node(server, store, directory, owners, routing)

@@ -84,13 +84,16 @@ class RecordingDirectory:
 
 
 class StateRecorder(NoObserver):
-    """Keeps every change of a state."""
+    """Keeps every change of a state, and every partition that was closed."""
 
-    def __init__(self, states: list[tuple[int, PartitionState]]) -> None:
-        self._states = states
+    def __init__(self, states: list[tuple[int, PartitionState]], closed: list[int]) -> None:
+        self._states, self._closed = states, closed
 
     def on_state(self, partition: int, state: PartitionState) -> None:
         self._states.append((partition, state))
+
+    def on_closed(self, partition: int) -> None:
+        self._closed.append(partition)
 
 
 @dataclass
@@ -103,6 +106,7 @@ class Node:
     directory: RecordingDirectory = field(default_factory=RecordingDirectory)
     states: list[tuple[int, PartitionState]] = field(default_factory=list)
     opened: list[int] = field(default_factory=list)
+    closed: list[int] = field(default_factory=list)
     address: str = ""
     peers: dict[str, "Node"] = field(default_factory=dict)
     """By address: whom a standby may ask. A node that is in it follows what the group's leader says."""
@@ -165,7 +169,7 @@ class Node:
             dead_letters=self.publisher or DeadLetterPublisher(self.kafka, self.updater),
             take_over=self.take_over,
             fingerprints=self.fingerprints,
-            observer=StateRecorder(self.states),
+            observer=StateRecorder(self.states, self.closed),
         )
 
     @asynccontextmanager
