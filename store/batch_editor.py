@@ -1,5 +1,8 @@
 """The changes that one batch makes to the sequences of a partition, collected until they are written.
 
+Of what the partition has in memory, only new item ids change before the write; the partition removes them if it fails.
+Heads leave the cache, and return to it after the write.
+
 In most sequences of a batch, new events are only appended to the head; `_append` edits all their packed records at
 once. A `SequenceEditor` edits each of the other sequences.
 """
@@ -201,7 +204,7 @@ class BatchEditor:
         return EditResult(sum(part.n for _, part in trimmed), self._sum_hashes(trimmed), sealed, late)
 
     def put(self, write: WriteBatch) -> None:
-        """Add all records to the write batch, and the heads to the cache."""
+        """Add all records to the write batch."""
         handles = self._database.handles
         for name, records in (("rows", self._rows), ("chunks", self._chunks), ("meta", self._meta)):
             handle = handles[name]
@@ -212,6 +215,9 @@ class BatchEditor:
                     write.delete(key, handle)
                 else:
                     write.put(key, data, handle)
+
+    def cache_heads(self) -> None:
+        """Put the heads into the cache, once the batch is written."""
         self._heads.put_many(self._records, self._decoded)
 
     def erase(self, user_id: bytes, write: WriteBatch) -> EventSum:

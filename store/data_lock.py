@@ -1,5 +1,6 @@
 """The lock of a data directory: one process at a time may change it, and other users cannot read it."""
 
+import errno
 import fcntl
 import os
 import stat
@@ -46,11 +47,11 @@ def data_dir_lock(data_dir: Path, *, may_finish_swap: bool = False) -> Iterator[
             data_dir.mkdir(parents=True, exist_ok=True)
             _make_private(data_dir)
             lock = stack.enter_context((data_dir / "node.lock").open("w"))
+            if not os.access(data_dir, os.W_OK | os.X_OK):
+                # The file of an earlier node may still be open to this user.
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
-            raise DataDirError(
-                f"{data_dir} cannot be used ({error.strerror}): name another directory with --data-dir, or give this "
-                "user write permission"
-            ) from error
+            raise _unusable(data_dir, error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -64,6 +65,18 @@ def data_dir_lock(data_dir: Path, *, may_finish_swap: bool = False) -> Iterator[
             )
         remove_leftovers(data_dir)
         yield
+
+
+def _unusable(data_dir: Path, error: OSError) -> DataDirError:
+    if error.errno == errno.EROFS:
+        return DataDirError(
+            f"{data_dir} is mounted read-only, and a node or command that changes it has to write there: mount it for "
+            "writing, or name another directory with --data-dir"
+        )
+    return DataDirError(
+        f"{data_dir} cannot be used ({error.strerror}): name another directory with --data-dir, or give this user "
+        "write permission"
+    )
 
 
 def _make_private(data_dir: Path) -> None:

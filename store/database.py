@@ -24,8 +24,10 @@ from rocksdict import Rdict, RdictIter, WriteBatch
 
 from lifeline.core.sequence import AsOf
 from lifeline.store import keys
+from lifeline.store.disk_space import DiskSpace
 from lifeline.store.errors import (
     CorruptRecordError,
+    DiskFullError,
     FormatVersionError,
     NotOwnerError,
     NotYetAppliedError,
@@ -69,6 +71,7 @@ class PartitionDatabase:
         # A second condition, so that the end of a read does not wake the threads that wait for an offset.
         self._view_closed = threading.Condition(lock)
         self._failure: BaseException | None = None
+        self._disk = DiskSpace(path)
         self.is_closed = False
         self._views: set[int] = set()
         self._view_number = 0
@@ -125,26 +128,46 @@ class PartitionDatabase:
     # Writing
 
     def put_new_items(self, write: WriteBatch, known: int) -> None:
-        """Add the item ids from ordinal `known` on to a batch."""
+        """Add the item ids from ordinal `known` on to a batch. Changes nothing in memory."""
         ids, handle = self.items.ids, self.handles["meta"]
         if len(ids) == known:
             return
         write.put(keys.items_key(known), ids[known:].tobytes(), handle)
-        while len(ids) - self._items_folded >= ITEMS_BLOCK:
-            start, end = self._items_folded, self._items_folded + ITEMS_BLOCK
+        # Earlier writes have joined all blocks that were full then.
+        for start in range(known // ITEMS_BLOCK * ITEMS_BLOCK, len(ids) - ITEMS_BLOCK + 1, ITEMS_BLOCK):
+            end = start + ITEMS_BLOCK
             # One block replaces many small records: opening reads one record for 4,096 items.
             write.delete_range(keys.items_key(start), keys.items_key(end), handle)
             write.put(keys.items_key(start), ids[start:end].tobytes(), handle)
             if len(ids) > end:
                 write.put(keys.items_key(end), ids[end:].tobytes(), handle)
-            self._items_folded = end
 
     def commit(self, write: WriteBatch, state: State) -> None:
-        """Write a batch that brings the partition to `state`."""
+        """Write a batch that brings the partition to `state`.
+
+        If it fails, nothing has changed: raises DiskFullError if the batch may be written again, else StoreFailedError.
+        """
         with self.changed:
-            self.db.write(write)
+            try:
+                self.db.write(write)
+            except Exception as error:  # rocksdict raises bare Exception
+                if self._disk.may_return(error):
+                    what = f"the next records of partition {self.partition}"
+                    raise DiskFullError(what, self.path, str(error)) from error
+                self.fail(error)
+                self.check_usable()
+            except BaseException as error:
+                # Nobody knows whether it is written.
+                self.fail(error)
+                raise
             self.state = state
+            self._disk.on_write()
             self.changed.notify_all()
+
+    def forget_items(self, known: int) -> None:
+        """Remove the item ids from ordinal `known` on, which no write has stored."""
+        with self.changed:
+            self.items.truncate(known)
 
     # Reading
 
@@ -262,7 +285,7 @@ class PartitionDatabase:
             except Exception as error:  # noqa: BLE001 - rocksdict raises bare Exception
                 errors.append(error)
         # After a failed write, closing fails too, with a less useful error.
-        if errors and self._failure is None:
+        if errors and self._failure is None and not self._disk.is_short:
             raise StoreError(
                 f"{self.path} did not close cleanly ({errors[0]}): check the disk; applied data is not lost"
             ) from errors[0]

@@ -24,6 +24,7 @@ offsets on has all later records, and `check` tells which rows after the synced 
 half of (item_id xor row * 0x9E3779B97F4A7C15) * 0xD6E8FEB86659FD93, with its lowest bit set.
 """
 
+import errno
 import fcntl
 import json
 import mmap
@@ -40,7 +41,13 @@ from numpy.typing import NDArray
 
 from lifeline.core.atomic_files import write_durably
 from lifeline.core.sequence import EMBEDDING_DIM
-from lifeline.store.errors import CorruptRecordError, FormatVersionError, StoreError, StoreLockedError
+from lifeline.store.errors import (
+    CorruptRecordError,
+    DiskFullError,
+    FormatVersionError,
+    StoreError,
+    StoreLockedError,
+)
 
 FORMAT = 2
 PENDING_ROWS = 1 << 13
@@ -174,7 +181,7 @@ class EmbeddingFiles:
             os.fsync(self._items_file.fileno())
 
     def append(self, item_id: NDArray[np.uint64], embedding: NDArray[np.int8], version: NDArray[np.uint32]) -> None:
-        """Write new rows after the published ones; `publish` shows them. Raises StoreError if the disk is full."""
+        """Write new rows after the published ones; `publish` shows them. Raises DiskFullError."""
         first = self.rows + 1
         end = first + len(item_id)
         self._grow(end)
@@ -200,12 +207,24 @@ class EmbeddingFiles:
             self._replace_block(mapped, rows[block], embedding.take(block, 0))
 
     def sync(self, synced: SyncPoint) -> None:
-        """Sync all written data to disk; `synced` is the state at the time of the call."""
+        """Sync all written data to disk; `synced` is the state at the time of the call.
+
+        Raises DiskFullError, StoreError.
+        """
         # fsync includes the mapped pages of a file. mmap.flush would hold the GIL meanwhile.
-        os.fsync(self._matrix_file.fileno())
-        os.fsync(self._items_file.fileno())
         content = json.dumps({"format": FORMAT, "rows": synced.rows, "offsets": synced.offsets})
-        write_durably(self.path / _STATE, content)
+        try:
+            os.fsync(self._matrix_file.fileno())
+            os.fsync(self._items_file.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"the embeddings in {self.path} cannot be synced ({error.strerror}): check the disk, then restart the "
+                "node"
+            ) from error
+        try:
+            write_durably(self.path / _STATE, content)
+        except OSError as error:
+            raise _write_error(self.path / _STATE, error) from error
 
     def close(self) -> None:
         """Close the files; existing maps stay readable. Idempotent."""
@@ -335,7 +354,7 @@ def _create_missing(path: Path) -> None:
 
 
 def _reserve(file: FileIO, size: int) -> None:
-    """Allocate space for a file; raises StoreError if the disk is full.
+    """Allocate space for a file; raises DiskFullError, StoreError.
 
     A sparse file would instead kill the process (SIGBUS) at the first write to its map.
     """
@@ -345,9 +364,13 @@ def _reserve(file: FileIO, size: int) -> None:
     try:
         os.posix_fallocate(file.fileno(), present, size - present)
     except OSError as error:
-        raise StoreError(
-            f"{file.name} cannot grow to {size} bytes ({error.strerror}): free space on its disk, then restart the node"
-        ) from error
+        raise _write_error(Path(str(file.name)), error) from error
+
+
+def _write_error(path: Path, error: OSError) -> StoreError:
+    if error.errno == errno.ENOSPC:
+        return DiskFullError(f"more embeddings in {path.name}", path.parent, error.strerror or "full")
+    return StoreError(f"{path} cannot be written ({error.strerror}): check the disk, then restart the node")
 
 
 def _open(path: Path, *, writable: bool) -> FileIO:

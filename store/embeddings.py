@@ -110,8 +110,8 @@ class EmbeddingTable(Embeddings):
         """Store embeddings (uint64[n], int8[n, 32], uint32[n]); zeros remove one, and later rows win.
 
         `offset` is the last offset that they cover in this partition of the items topic. Returns how many new items
-        were skipped because the table is full; existing items are always updated. Raises StoreError if the disk is
-        full.
+        were skipped because the table is full; existing items are always updated. Raises DiskFullError, after
+        which the same call may be repeated.
         """
         with self._lock:
             last = _last_rows(item_id)
@@ -134,7 +134,10 @@ class EmbeddingTable(Embeddings):
         return skipped
 
     def sync(self) -> None:
-        """Sync the files to disk if they have changed, and publish the applied offsets to other processes."""
+        """Sync the files to disk if they have changed, and publish the applied offsets to other processes.
+
+        Raises DiskFullError, after which the call may be repeated, and StoreError.
+        """
         with self._syncing:
             # Rows that are written during the sync are not counted in it, which is harmless.
             with self._lock:

@@ -83,10 +83,23 @@ class OpenFilesError(StoreError):
 
 
 class StoreFailedError(StoreError):
-    """An earlier write failed, so the state in memory may differ from the disk.
+    """A write failed in a way that RocksDB does not get over, or a record that a write needed is damaged.
 
     Operators: restart the node; it loads the last consistent state.
     """
+
+
+class DiskFullError(StoreError):
+    """The disk has no room for a write. Nothing is lost, reads continue, and the call may be repeated.
+
+    Operators: free space.
+    """
+
+    def __init__(self, what: str, directory: object, why: str) -> None:
+        super().__init__(
+            f"the disk has no room for {what} ({why}): free 64 MiB or more on the disk of {directory}; a node then "
+            "continues by itself, and a command must be started again"
+        )
 
 
 class ItemLimitError(StoreError):

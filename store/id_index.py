@@ -4,7 +4,7 @@ The table has several levels in one array of slots: level 0 is the upper half of
 the rest, and so on. An id has one candidate slot in each level, and is stored in the first candidate that was free.
 Level 0 is at most half full, so few ids need a probe in level 1, and hardly any below. If the candidates of all levels
 are taken, linear probing continues from the last one. A slot holds the ordinal + 1, or 0 if it is free. Ids are never
-moved or removed.
+moved, and only the newest are ever removed, when the write that added them has failed.
 
 Consecutive ids do not collide in level 0 (Fibonacci hashing). Producers could choose ids that all collide there; each
 then costs one more probe, because the slots of the other levels depend on a secret seed (id_hash.py).
@@ -67,6 +67,12 @@ class IdIndex:
             ordinals[unknown] = order + self._count
             self._append(new)
         return ordinals
+
+    def truncate(self, count: int) -> None:
+        """Remove the ids from ordinal `count` on. No other thread may call `find` meanwhile."""
+        # Other ids may have been placed behind the removed ones, so build the table again.
+        self._resize(self._ids[1 : count + 1])
+        self._count = count
 
     def _append(self, new: NDArray[np.uint64]) -> None:
         start, end = self._count, self._count + len(new)

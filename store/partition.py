@@ -1,7 +1,8 @@
 """The partition store: the RocksDB database of one partition of the actions topic, opened for writing.
 
 `apply` writes events, new items, heads, applied offset and fingerprint in one WriteBatch, so a crash leaves all of a
-micro-batch or nothing of it. With durability `process` the write-ahead log is not synced: a killed process loses no
+micro-batch or nothing of it. If the write fails, memory too is as before; the open store goes on once RocksDB writes
+again (disk_space.py). With durability `process` the write-ahead log is not synced: a killed process loses no
 data, and after a power failure Kafka delivers the lost records again, from the applied offset on. With durability
 `power` a thread syncs the log (durability.py), and `durable_offset` is the last synced offset.
 """
@@ -24,7 +25,7 @@ from lifeline.store.batch_editor import BatchEditor, EventSum, SequenceRules
 from lifeline.store.database import PartitionDatabase
 from lifeline.store.durability import GroupCommit
 from lifeline.store.erasure import Scrubber
-from lifeline.store.errors import StoreError
+from lifeline.store.errors import CorruptRecordError, FormatVersionError, StoreError
 from lifeline.store.expiry import drop_expired
 from lifeline.store.memory import SharedMemory
 from lifeline.store.readable_partition import ReadablePartition
@@ -107,15 +108,20 @@ class PartitionStore(ReadablePartition):
         """Apply a micro-batch in one atomic write; `offset` is the last offset of the log that it covers.
 
         Raises ValueError if `offset` is not above the applied offset; ItemLimitError, with nothing changed, if the
-        batch's new items exceed the limit of the process; StoreFailedError after a failed write.
+        batch's new items exceed the limit of the process; DiskFullError, with nothing changed, if the disk has no room;
+        StoreFailedError after a write that failed in another way; CorruptRecordError.
         """
         with self._writing(offset, batch.item_id) as write:
-            result, state = self._edit(batch, write, offset)
+            editor = BatchEditor(self.database, self._heads, self._rules)
+            result, state = self._edit(editor, batch, write, offset)
             self._commit(write, state)
+            editor.cache_heads()
             self.totals = self.totals.plus(result)
         return result
 
-    def _edit(self, batch: ActionBatch, write: WriteBatch, offset: int) -> tuple[ApplyResult, State]:
+    def _edit(
+        self, editor: BatchEditor, batch: ActionBatch, write: WriteBatch, offset: int
+    ) -> tuple[ApplyResult, State]:
         state, items = self.state, self.database.items
         if not len(batch):
             return ApplyResult(), state._replace(applied_offset=offset)
@@ -123,11 +129,9 @@ class PartitionStore(ReadablePartition):
         arrived = len(batch)
         if horizons := self._rules.ages.horizons(watermark):
             batch = drop_expired(batch, horizons)
-        editor = BatchEditor(self.database, self._heads, self._rules)
         expired = editor.expire(state.watermark_ms, watermark) if horizons else 0
         known = len(items)
         added = editor.insert(batch) if len(batch) else EventSum()
-        self.memory.items.add(len(items) - known)
         self.database.put_new_items(write, known)
         outcome = editor.finish()
         editor.put(write)
@@ -182,6 +186,7 @@ class PartitionStore(ReadablePartition):
 
     @contextmanager
     def _writing(self, offset: int, item_id: NDArray[np.uint64] | None = None) -> Iterator[WriteBatch]:
+        """Give a new batch to fill and commit. If the block raises before the commit, memory is as it was before."""
         database = self.database
         with self._write_lock:
             database.check_usable()
@@ -192,19 +197,29 @@ class PartitionStore(ReadablePartition):
                 )
             if item_id is not None:
                 self.memory.items.check(self.partition, database.items, item_id)
+            known = len(database.items)
             try:
                 yield WriteBatch(raw_mode=True)
             except BaseException as error:
-                # Cached heads may be ahead of the disk now: the partition must be opened again.
-                database.fail(error)
+                if self.applied_offset < offset:
+                    database.forget_items(known)
+                if self.applied_offset == offset or isinstance(error, CorruptRecordError | FormatVersionError):
+                    # Memory may be behind the disk now, or the files are damaged.
+                    database.fail(error)
                 if isinstance(error, StoreError) or not isinstance(error, Exception):
                     raise
-                database.check_usable()
+                raise StoreError(
+                    f"a batch of partition {self.partition} cannot be applied ({str(error) or type(error).__name__}): "
+                    "check the disk, then restart the node"
+                ) from error
+            finally:
+                self.memory.items.add(len(database.items) - known)
 
     def _commit(self, write: WriteBatch, state: State) -> None:
         write.put(keys.STATE_KEY, state.pack(), self.database.handles["meta"])
-        self.written_bytes += write.size_in_bytes()
+        size = write.size_in_bytes()
         self.database.commit(write, state)
+        self.written_bytes += size
         if self._commits is not None:
             self._commits.request()
 

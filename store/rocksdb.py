@@ -1,5 +1,6 @@
 """RocksDB: opening databases, options, translation of errors, and reads of several keys."""
 
+import re
 import time
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -10,11 +11,12 @@ from rocksdict import (
     BottommostLevelCompaction,
     CompactOptions,
     DBCompressionType,
+    DBPath,
     Options,
     Rdict,
 )
-from tenacity import Retrying, retry_if_exception_message, stop_after_attempt, wait_random_exponential
 
+from lifeline.store.disk_space import NO_SPACE
 from lifeline.store.errors import OpenFilesError, StoreError, StoreLockedError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.open_files import PARTITION_FILES, is_limit_reached, raise_limit
@@ -22,8 +24,9 @@ from lifeline.store.open_files import PARTITION_FILES, is_limit_reached, raise_l
 FAMILIES = ("rows", "chunks", "meta")
 """The column families: heads and segments; sealed chunks; everything else."""
 _KIB, _MIB = 1 << 10, 1 << 20
-_FOLLOWER_ATTEMPTS = 6
 _STAND_STILL_S = 10.0
+_CURRENT = re.compile(rb"(MANIFEST-\d+)\n")
+_ANY_SIZE = 1 << 60
 
 
 def open_primary(path: Path, memory: SharedMemory) -> Rdict:
@@ -36,25 +39,21 @@ def open_primary(path: Path, memory: SharedMemory) -> Rdict:
             "directory aside to rebuild it from the topic"
         )
     try:
-        return _open(path, database_options(memory, is_secondary=False), memory, AccessType.read_write())
+        return _open(path, database_options(memory), memory, AccessType.read_write())
     except Exception as error:  # rocksdict raises bare Exception
         if f"{path}/LOCK: " in str(error):
             raise StoreLockedError(
                 f"{path} is open in another process: stop that node, or give this one its own node.data_dir"
             ) from error
         _check_limit(error, path)
+        if NO_SPACE in str(error):
+            raise StoreError(
+                f"{path} does not open, because its disk is full ({error}): free 64 MiB or more on it, then restart "
+                "the node"
+            ) from error
         raise StoreError(
             f"{path} does not open ({error}): check the disk, or set the directory aside to rebuild it from the topic"
         ) from error
-
-
-# While another process writes, a file that the manifest names may disappear before it is opened.
-_beside_a_writer = Retrying(
-    stop=stop_after_attempt(_FOLLOWER_ATTEMPTS),
-    wait=wait_random_exponential(multiplier=0.05, max=1),
-    retry=retry_if_exception_message(match="(?s).*(No such file|Try again)"),
-    reraise=True,
-)
 
 
 class SecondaryDatabase(NamedTuple):
@@ -78,33 +77,53 @@ class _FileVersions(NamedTuple):
 def open_secondary(path: Path, memory: SharedMemory, own: Path) -> SecondaryDatabase:
     """Open a database that another process may be writing; `own` is a directory for the files of this instance.
 
+    Nothing is written to `path`, which may be read-only: RocksDB and its Python binding open `own`/database, which has
+    a copy of CURRENT and a link to the manifest, and are told that logs and tables are in `path`.
+
     RocksDB reads the manifest first, then the write-ahead logs. A log that disappears in between would leave one family
     older than another. A log is removed only after a manifest has made it obsolete; each manifest is a new file (see
     `database_options`), and CURRENT names it: if CURRENT has not changed, no log that is needed was missed. If an
     obsolete log disappears between being listed and being opened, RocksDB silently reads no log at all: so the set of
-    logs must not have changed either.
+    logs must not have changed either. For the same reason an error counts only if both are unchanged.
 
     Raises StoreError.
     """
-    current = path / "CURRENT"
-    if not current.exists():
-        # RocksDB would create the directory, which would then look like a partition.
+    if not (path / "CURRENT").exists():
         raise StoreError(f"{path} holds no store: name the data directory of a node that has run")
-    options = database_options(memory, is_secondary=True)
+    options = database_options(memory, files=path)
     deadline = time.monotonic() + _STAND_STILL_S
-    while time.monotonic() < deadline:
-        try:
+    try:
+        while time.monotonic() < deadline:
             before = _FileVersions.of(path)
-            db = _beside_a_writer(_open, path, options, memory, AccessType.secondary(str(own)))
+            try:
+                db = _open(_pinned(path, own, before.current), options, memory, AccessType.secondary(str(own)))
+            except Exception:
+                if _FileVersions.of(path) == before:
+                    raise
+                continue
             if _FileVersions.of(path) == before:
                 return SecondaryDatabase(db, before.current)
             db.close()
-        except Exception as error:  # rocksdict raises bare Exception
-            _check_limit(error, path)
-            raise StoreError(
-                f"{path} does not open ({error}): if a node is running there, try again; else check the disk"
-            ) from error
+    except Exception as error:  # rocksdict raises bare Exception
+        _check_limit(error, path)
+        raise StoreError(
+            f"{path} does not open for reading ({error}): check the disk, and that this user may read the directory"
+        ) from error
     raise StoreError(f"{path} changes faster than it can be followed: try again")
+
+
+def _pinned(path: Path, own: Path, current: bytes) -> Path:
+    """Return a directory in `own` that has `current` as its file CURRENT, and a link to the manifest that it names."""
+    pinned = own / "database"
+    pinned.mkdir(exist_ok=True)
+    for manifest in pinned.glob("MANIFEST-*"):
+        manifest.unlink()
+    (pinned / "CURRENT").write_bytes(current)
+    # RocksDB reports a file CURRENT that names no manifest.
+    if match := _CURRENT.fullmatch(current):
+        name = match[1].decode()
+        (pinned / name).symlink_to(path.absolute() / name)
+    return pinned
 
 
 def catch_up(secondary: SecondaryDatabase, path: Path) -> bool:
@@ -143,17 +162,24 @@ def _open(path: Path, options: Options, memory: SharedMemory, access: AccessType
     return Rdict(str(path), options, {name: family_options(name, memory) for name in FAMILIES}, access)
 
 
-def database_options(memory: SharedMemory, *, is_secondary: bool) -> Options:
-    """Return the options of one partition's database; `follows` where another process writes it."""
+def database_options(memory: SharedMemory, files: Path | None = None) -> Options:
+    """Return the options of one partition's database; for a secondary, `files` is the directory that the writer has."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
     options.set_write_buffer_manager(memory.write_buffers)
+    # Only of the empty default family. After a full disk, RocksDB waits until the largest write buffer has room.
+    options.set_write_buffer_size(16 * _MIB)
     # Bounds the log that the next open replays.
     options.set_max_total_wal_size(memory.settings.max_wal_mib * _MIB)
     options.set_max_background_jobs(2)
-    # A secondary keeps every file open: the writer may delete a file that the secondary still reads.
-    options.set_max_open_files(-1 if is_secondary else memory.files.max_open_files)
+    if files is None:
+        options.set_max_open_files(memory.files.max_open_files)
+    else:
+        # Keep every file open: the writer may delete a file that the secondary still reads.
+        options.set_max_open_files(-1)
+        options.set_wal_dir(str(files))
+        options.set_db_paths([DBPath(str(files), _ANY_SIZE)])
     # A manifest keeps the boundary keys of deleted files, and keys name users: start a new manifest each time.
     options.set_max_manifest_file_size(1)
     options.set_keep_log_file_num(2)

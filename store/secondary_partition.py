@@ -1,7 +1,7 @@
 """A partition that another process writes, opened for reading (RocksDB calls this a secondary instance).
 
-It changes nothing in the partition's directory, except that the Python binding rewrites its own small file there with
-the same content. It shows newer data only after a call of `catch_up`.
+It writes nothing to the partition's directory, which may be read-only: its own files are in a temporary directory. It
+shows newer data only after a call of `catch_up`.
 """
 
 import tempfile
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from lifeline.store.database import PartitionDatabase
-from lifeline.store.errors import NotOwnerError
+from lifeline.store.errors import NotOwnerError, StoreError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.rocksdb import SecondaryDatabase, catch_up, open_secondary
@@ -44,7 +44,13 @@ class SecondaryPartition(ReadablePartition):
     @classmethod
     def open(cls, path: Path, *, partition: int, memory: SharedMemory) -> Self:
         """Open the partition in `path`; raises StoreError, FormatVersionError, CorruptRecordError."""
-        own = tempfile.TemporaryDirectory(prefix="lifeline-follower-")
+        try:
+            own = tempfile.TemporaryDirectory(prefix="lifeline-follower-")
+        except OSError as error:
+            raise StoreError(
+                f"{path} cannot be read without a small temporary directory ({error}): set TMPDIR to a directory that "
+                "this user may write"
+            ) from error
         try:
             return cls(open_secondary(path, memory, Path(own.name)), path, partition, memory, own)
         except BaseException:

@@ -25,6 +25,7 @@ from lifeline.core.kafka_cluster import check_reachable, cluster_error
 from lifeline.core.kafka_errors import PartitionLostError, TopicMismatchError, TransportError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.sequence import EMBEDDING_DIM
+from lifeline.store.errors import DiskFullError
 from lifeline.stream.aio import end_within, run_to_end
 from lifeline.stream.log_consumer import LogConsumer, partitions_of
 from lifeline.stream.open_transaction import NOT_HELD, Held, held_now
@@ -35,6 +36,7 @@ _BATCH = 8_192
 _POLL_MS = 500
 _PROGRESS_S = 1.0
 _HELD_S = 30.0
+_FULL_DISK_S = 10.0
 _DECIMAL = re.compile(rb"0|[1-9][0-9]{0,19}")
 _NO_EMBEDDING = bytes(EMBEDDING_DIM)
 
@@ -190,7 +192,7 @@ class ItemFollower:
                 await self._position(consumer)
             fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
             for partition, records in fetched.items():
-                batch, too_many = await run_to_end(self._apply, partition.partition, records)
+                batch, too_many = await self._apply_when_there_is_room(partition.partition, records)
                 self.records += len(records)
                 if too_many:
                     self.problems[ItemProblem.TOO_MANY] += too_many
@@ -224,6 +226,14 @@ class ItemFollower:
     def open_transaction_s(self) -> float:
         """How long an open transaction has held back items, seconds; 0 when none does. Callable from any thread."""
         return max((held.open_s for held in list(self._held.values())), default=0.0)
+
+    async def _apply_when_there_is_room(self, partition: int, records: Sequence[Record]) -> tuple[ItemBatch, int]:
+        while True:
+            try:
+                return await run_to_end(self._apply, partition, records)
+            except DiskFullError as error:
+                _log.error("items wait", why=str(error), partition=partition, up_to_offset=records[-1].offset)
+                await asyncio.sleep(_FULL_DISK_S)
 
     def _apply(self, partition: int, records: Sequence[Record]) -> tuple[ItemBatch, int]:
         batch = decode_items(records)

@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from lifeline.core.kafka_errors import TransportError
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.store.errors import ItemLimitError
+from lifeline.store.errors import DiskFullError, ItemLimitError
 from lifeline.stream.aio import end_within, run_to_end
 from lifeline.stream.apply import apply_steps
 from lifeline.stream.decode import Rules, decode
@@ -38,6 +38,7 @@ from lifeline.stream.stores import Store, StoreAccess, StoreT
 _IDLE_S = 0.1
 _POLL_MS = 250
 _RETRY_S = 0.5
+_FULL_DISK_S = 10.0
 _COMPARE_S = 5.0
 _ASK_S = 5.0
 _ASK_COMMITTED_S = 1.0
@@ -71,6 +72,12 @@ class _Standby(Generic[StoreT]):
     @property
     def applied_offset(self) -> int:
         return -1 if self.store is None else self.store.applied_offset
+
+    def wait(self, seconds: float, reason: str = "") -> None:
+        """Read the log again in a while, after the last offset that is applied."""
+        self.state, self.reason, self.needs_seek = StandbyState.WAITING, reason, True
+        self.next_offset = max(self.next_offset, self.applied_offset + 1)
+        self.not_before = time.monotonic() + seconds
 
 
 class StandbyFollower(Generic[StoreT]):
@@ -271,6 +278,10 @@ class StandbyFollower(Generic[StoreT]):
                     await self._apply(standby, records)
                 except ItemLimitError as error:
                     self._give_up(standby, StandbyState.REFUSING, str(error))
+                except DiskFullError as error:
+                    if not standby.reason:
+                        _log.error("standby", partition=standby.number, state="waiting", why=str(error))
+                    standby.wait(_FULL_DISK_S, str(error))
 
     async def _connect(self) -> LogConsumer:
         if self._consumer is None:
@@ -337,13 +348,9 @@ class StandbyFollower(Generic[StoreT]):
                 if self._suspension:
                     return
                 if applied < len(batch):
-                    standby.state, standby.needs_seek, standby.not_before = (
-                        StandbyState.WAITING,
-                        True,
-                        time.monotonic() + _RETRY_S,
-                    )
+                    standby.wait(_RETRY_S)
                     return
-                standby.state = StandbyState.FOLLOWING
+                standby.state, standby.reason = StandbyState.FOLLOWING, ""
                 records = records[len(batch) :]
 
     async def _run(self, function: Callable[..., int], *args: object) -> int:

@@ -10,7 +10,7 @@ class StandbyState(StrEnum):
     FOLLOWING = "following"
     """It applies the log."""
     WAITING = "waiting"
-    """Its next record is bad, and the owner is not known to have published the dead letter yet."""
+    """It tries again later: the disk is full, or the owner is not known to have published the next dead letter."""
     PAUSED = "paused"
     """Partitions were added to the topic: it applies nothing more, and can take over as it is."""
     REFUSING = "refusing"
@@ -40,4 +40,4 @@ class StandbyStatus:
     lag: int
     """Known records of the log that are not applied yet."""
     reason: str
-    """Why it is paused, refuses or has diverged; empty otherwise."""
+    """Why it is paused, refuses, has diverged, or waits for space on the disk; empty otherwise."""

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from lifeline.core.kafka_errors import DeadLetterError, StreamError
-from lifeline.store.errors import ItemLimitError
+from lifeline.store.errors import DiskFullError, ItemLimitError
 from lifeline.stream.added_partitions import suspension
 from lifeline.stream.apply import apply_steps
 from lifeline.stream.bad_record_breaker import BadRecordBreaker
@@ -311,7 +311,7 @@ class Updater(Generic[StoreT]):
                 # Not inside the task: a task that is cancelled before its first step runs no code.
                 task.add_done_callback(lambda _: self._end_batch(partition))
                 has_task = True
-        except ItemLimitError as error:
+        except (ItemLimitError, DiskFullError) as error:
             self._pause(partition, str(error))
         finally:
             if not has_task:
@@ -333,7 +333,7 @@ class Updater(Generic[StoreT]):
             partition.published_offset = decoded.dead_letters[-1].record.offset
             await self._in_thread(apply_steps, store, decoded.steps)
             self._count(partition, batch, decoded)
-        except (DeadLetterError, ItemLimitError) as error:
+        except (DeadLetterError, ItemLimitError, DiskFullError) as error:
             self._pause(partition, str(error))
 
     async def _in_thread(self, function: Callable[..., _ResultT], *args: object) -> _ResultT:

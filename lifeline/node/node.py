@@ -35,11 +35,13 @@ from lifeline.rpc.sequence_service import SequenceService
 from lifeline.rpc.server import USER_SERVICES, NodeServer, Services
 from lifeline.rpc.waits import Waits
 from lifeline.store.embeddings import EmbeddingTable
+from lifeline.store.errors import DiskFullError
 from lifeline.store.gc_tuning import tune_gc
 from lifeline.stream.items import ItemFollower
 from lifeline.stream.observer import Observer, Observers
 
 _SYNC_S = 1.0
+_FULL_DISK_S = 10.0
 _TICK_S = 0.25
 _MIB = 1 << 20
 
@@ -157,7 +159,12 @@ class Node:
         """Sync the embeddings and their offsets to the disk once a second, and before the node is ready."""
         await self._items.caught_up.wait()
         while True:
-            await asyncio.to_thread(self._embeddings.sync)
+            try:
+                await asyncio.to_thread(self._embeddings.sync)
+            except DiskFullError as error:
+                _log.error("the embeddings are not synced", why=str(error))
+                await asyncio.sleep(_FULL_DISK_S)
+                continue
             if not self._health.has_synced_items:
                 self._health.has_synced_items = True
                 self._health_changed.set()

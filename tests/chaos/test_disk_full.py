@@ -1,10 +1,6 @@
-"""The disk of a node is full: it ends and says so, answers nothing wrong, and goes on once there is room."""
+"""The disk of a node is full: it says so, answers nothing wrong, and goes on once there is room."""
 
-import os
 import resource
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,36 +10,12 @@ from lifeline.core.paths import partition_dir
 from tests.chaos.conftest import ClusterMaker, PublisherMaker
 from tests.support.chaos.cluster import Cluster, Member
 from tests.support.chaos.traffic import Publisher
+from tests.support.mounts import can_mount, small_disk, used
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 _MIB = 1 << 20
 _LITTLE = 100_000
 _BATCHES = 60
-
-
-@contextmanager
-def small_disk(path: Path, size: int) -> Iterator[Callable[[int], None]]:
-    """Mount a filesystem of `size` bytes, and give what makes it another size; raises OSError where one may not."""
-    path.mkdir(parents=True)
-    mount("-t", "tmpfs", "-o", f"size={size}", "lifeline-chaos", str(path))
-    try:
-        yield lambda new: mount("-o", f"remount,size={new}", str(path))
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def can_mount(path: Path) -> bool:
-    try:
-        with small_disk(path, _MIB):
-            return True
-    except OSError:
-        return False
-
-
-def mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise OSError(done.stderr.strip())
 
 
 def test_a_filesystem_without_room(
@@ -60,13 +32,18 @@ def test_a_filesystem_without_room(
         node.start()
         cluster.check()
         resize(used(disk) + _LITTLE)
-        until_it_ends(cluster, source, node, "No space left on device")
+        until_it_pauses(source, node, "No space left on device")
+        cluster.judge.read()
+        cluster.stored(node.name)
         if is_long:
-            # Again, over the full disk.
+            # Killed, and started over the full disk, it opens no store and ends.
+            node.kill()
             node.start()
             until_it_ends(cluster, source, node, "No space left on device")
-        resize(64 * _MIB)
-        node.start()
+            resize(256 * _MIB)
+            node.start()
+        else:
+            resize(256 * _MIB)
         cluster.check()
         node.kill()
 
@@ -92,9 +69,17 @@ def test_files_that_may_not_grow(
     cluster.check()
 
 
-def used(path: Path) -> int:
-    found = os.statvfs(path)
-    return (found.f_blocks - found.f_bfree) * found.f_frsize
+def until_it_pauses(source: Publisher, node: Member, why: str) -> None:
+    """Publish until the node has paused a partition for the expected reason."""
+    for _ in range(_BATCHES):
+        source.send(500)
+        node.look()
+        if "paused" in node.states.values():
+            break
+    node.wait_for(lambda member: "paused" in member.states.values())
+    pauses = [event for event in node.events if event.get("state") == "paused"]
+    assert why in pauses[0]["why"]
+    assert "a node then continues by itself" in pauses[0]["why"]
 
 
 def until_it_ends(cluster: Cluster, source: Publisher, node: Member, why: str) -> None:

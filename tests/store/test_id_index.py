@@ -214,3 +214,29 @@ def test_a_reader_may_come_in_the_middle_of_an_addition(monkeypatch: pytest.Monk
     assert len(found) == 1
     assert found[0][-1] == -1
     assert ((found[0][:-1] == -1) | (found[0][:-1] == np.arange(199))).all()
+
+
+@given(st.lists(st.tuples(st.lists(IDS, max_size=60), st.booleans()), max_size=12), st.sampled_from([SEED, MEETING]))
+def test_ids_of_a_batch_that_failed_are_forgotten(batches: list[tuple[list[int], bool]], seed: HashSeed) -> None:
+    index, known = IdIndex(seed=seed), dict[int, int]()
+    for batch, is_kept in batches:
+        ids, before = np.array(batch, np.uint64), len(index)
+        index.add(ids)
+        if is_kept:
+            for value in batch:
+                known.setdefault(value, len(known))
+        else:
+            index.truncate(before)
+        assert index.ids.tolist() == list(known)
+        assert index.find(index.ids).tolist() == list(range(len(known)))
+        assert index.find(ids).tolist() == [known.get(value, -1) for value in batch]
+
+
+def test_ids_are_forgotten_also_when_the_table_has_grown_for_them() -> None:
+    index, ids = IdIndex(), np.random.default_rng(5).integers(1 << 63, size=9_000, dtype=np.uint64)
+    index.add(ids[:1_000])
+    for _ in range(3):
+        index.add(ids[1_000:])
+        index.truncate(1_000)
+        assert index.find(ids).tolist() == [*range(1_000), *[-1] * 8_000]
+    assert index.add(ids).tolist() == list(range(9_000))

@@ -283,8 +283,8 @@ def test_a_write_that_fails_poisons_the_store(
     waiting = threading.Thread(target=lambda: outcome.append(outcome_of_waiting(store)))
     outcome: list[str] = []
     waiting.start()
-    monkeypatch.setattr(store.database, "db", Watched(store.database.db, fails="IO error: No space left on device"))
-    with pytest.raises(StoreFailedError, match="No space left on device"):
+    monkeypatch.setattr(store.database, "db", Watched(store.database.db, fails="IO error: Input/output error"))
+    with pytest.raises(StoreFailedError, match="Input/output error"):
         store.apply(batch_of(BOB), offset=6)
     assert store.state == before
     for again in (

@@ -15,6 +15,7 @@ from lifeline.core.kafka_errors import ClusterUnreachableError, PartitionLostErr
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import create_topics
 from lifeline.producer.producer import LifelineProducer
+from lifeline.store.errors import DiskFullError
 from lifeline.stream.items import ItemFollower, ItemProblem, decode_items
 from lifeline.v1.item_pb2 import Item
 from tests.support.items_topic import publish_items, recreate_items_topic
@@ -214,6 +215,25 @@ async def test_a_failing_write_ends_the_follower(kafka_settings: KafkaSettings) 
     finally:
         await follower.stop(5)
         await follower.stop(5)
+
+
+@pytest.mark.kafka
+async def test_items_wait_for_room_on_the_disk(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifeline.stream.items._FULL_DISK_S", 0.01)
+    create_topics(kafka_settings)
+    raw(kafka_settings, (b"7", item(7).SerializeToString()))
+    table, attempts = RecordingTable(), iter(range(3))
+
+    def fail() -> None:
+        if next(attempts, None) is not None:
+            raise DiskFullError("more embeddings", "/data/items", "No space left on device")
+
+    table.before_apply = fail
+    with capture_logs() as logs:
+        async with following(kafka_settings, table):
+            assert table.rows == {7: (bytes([1]) * 32, 3)}
+    waits = [log for log in logs if log["event"] == "items wait"]
+    assert ["free 64 MiB or more" in log["why"] for log in waits] == [True] * 3
 
 
 async def start(kafka: KafkaSettings, table: Any) -> None:

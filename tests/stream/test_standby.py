@@ -8,7 +8,7 @@ from kafka import KafkaProducer
 
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.topics import create_topics
-from lifeline.store.errors import ItemLimitError
+from lifeline.store.errors import DiskFullError, ItemLimitError
 from lifeline.stream.dead_letters import DeadLetterPublisher
 from lifeline.stream.decode import DeadLetter
 from lifeline.stream.placement import LocalPartition
@@ -234,6 +234,39 @@ async def test_a_standby_without_room_for_new_items_refuses_and_its_node_goes_on
         assert second.standby.local_partitions() == {}
         await until(lambda: len(first.events()) + len(second.events()) >= 400, WITHIN_S)
         assert len(second.serving()) == 4 - len(followed(second))
+
+
+async def test_a_standby_with_a_full_disk_waits_and_goes_on_once_there_is_room(
+    kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lifeline.stream.standby._FULL_DISK_S", 0.1)
+    first, second = make_nodes(kafka, "a:1", "b:1")
+
+    def refuse() -> None:
+        raise DiskFullError("the next records", "/data/partition-00000", "No space left on device")
+
+    async with first.running(), second.running():
+        await settled(first, second)
+        for number in followed(second):
+            second.disks[number].before_apply = refuse
+        await asyncio.to_thread(publish, kafka, actions(400))
+        await until(
+            lambda: {status.state for status in followed(second).values()} == {StandbyState.WAITING},
+            WITHIN_S,
+            what="the standbys to wait",
+        )
+        assert all("free 64 MiB or more" in status.reason for status in followed(second).values())
+        for number in followed(second):
+            second.disks[number].before_apply = lambda: None
+        await until(
+            lambda: all(
+                (status.state, status.reason, status.applied_offset)
+                == (StandbyState.FOLLOWING, "", first.disks[number].applied_offset)
+                for number, status in followed(second).items()
+            ),
+            WITHIN_S,
+            what="the standbys to follow",
+        )
 
 
 async def test_a_standby_that_began_where_the_log_was_trimmed_tells_what_it_lacks(

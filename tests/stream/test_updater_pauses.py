@@ -7,7 +7,7 @@ import pytest
 
 from lifeline.core.kafka_errors import DeadLetterError
 from lifeline.core.partitioner import partition_of
-from lifeline.store.errors import ItemLimitError
+from lifeline.store.errors import DiskFullError, ItemLimitError
 from lifeline.stream.partition import PartitionState
 from lifeline.v1.action_pb2 import Action
 from tests.support.records import PARTITION, FakeRecord
@@ -148,8 +148,18 @@ async def test_too_many_bad_records_stop_the_partition_before_they_are_dead_lett
         assert node.disks[PARTITION].applied_offset == 7
 
 
-async def test_a_store_without_room_for_new_items_pauses_its_partition_and_is_read_on(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ItemLimitError(PARTITION, 10, 5, 12), "10 item ids of 12 (store.max_items)"),
+        (
+            DiskFullError("the next records", "/data/partition-00003", "No space"),
+            "(No space): free 64 MiB or more on the disk",
+        ),
+    ],
+)
+async def test_a_store_without_room_pauses_its_partition_and_is_read_on(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     monkeypatch.setattr("lifeline.stream.updater._PAUSE_S", 0.01)
     node, log = make_node(batch_max_records=5), FakeLog(0, 5)
@@ -159,7 +169,7 @@ async def test_a_store_without_room_for_new_items_pauses_its_partition_and_is_re
 
     def refuse() -> None:
         if store.applied_offset == 4:
-            raise ItemLimitError(PARTITION, 10, 5, 12)
+            raise error
 
     store.before_apply = refuse
     async with updating(node, log) as updater:
@@ -172,7 +182,7 @@ async def test_a_store_without_room_for_new_items_pauses_its_partition_and_is_re
             await until(lambda at=attempt: len(log.resumed) == at + 1)  # type: ignore[misc]
             (status,) = updater.status()
             assert status.state is PartitionState.PAUSED
-            assert "10 item ids of 12 (store.max_items)" in status.reason
+            assert reason in status.reason
             assert (store.applied_offset, node.directory.served) == (4, {PARTITION})
         store.before_apply = lambda: None
         await hand_over(updater, [FakeRecord(offset=5, value=b"\xff"), *records(*range(6, 12))])
