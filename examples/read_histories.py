@@ -81,7 +81,7 @@ def main(address: str, users: list[str], length: int) -> None:
     mean = (batch.embedding * weight).sum(1) / weight.sum(1).clamp(min=1)
     print(f"embedding {tuple(batch.embedding.shape)}, mean of items {tuple(mean.shape)}")
     for user_id, events, norm in zip(users, batch.is_event.sum(1).tolist(), mean.norm(dim=1).tolist(), strict=True):
-        print(f"{user_id}: {events} events, |mean| {norm:.3f}")
+        print(f"{user_id!r}: {events} events, |mean| {norm:.3f}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from lifeline.core.scratch import temporary_root
 from lifeline.store.database import PartitionDatabase
-from lifeline.store.errors import NotOwnerError, StoreError
+from lifeline.store.errors import NotOwnerError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.readable_partition import ReadablePartition
 from lifeline.store.rocksdb import SecondaryDatabase, catch_up, open_secondary
@@ -43,14 +44,8 @@ class SecondaryPartition(ReadablePartition):
 
     @classmethod
     def open(cls, path: Path, *, partition: int, memory: SharedMemory) -> Self:
-        """Open the partition in `path`; raises StoreError, FormatVersionError, CorruptRecordError."""
-        try:
-            own = tempfile.TemporaryDirectory(prefix="lifeline-follower-")
-        except OSError as error:
-            raise StoreError(
-                f"{path} cannot be read without a small temporary directory ({error}): set TMPDIR to a directory that "
-                "this user may write"
-            ) from error
+        """Open the partition in `path`; raises StoreError, FormatVersionError, CorruptRecordError, ScratchError."""
+        own = tempfile.TemporaryDirectory(prefix="lifeline-follower-", dir=temporary_root())
         try:
             return cls(open_secondary(path, memory, Path(own.name)), path, partition, memory, own)
         except BaseException:

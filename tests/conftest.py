@@ -42,6 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Without bytecode each child process compiles every module that it imports: a node starts in twice the time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # The developer's proxy is not asked for nodes and services of the tests, which are on loopback.
+    for name in ("no_grpc_proxy", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost")))
     # A console keeps the width that COLUMNS names when it is made: no test's, and not the caller's.
     os.environ.pop("COLUMNS", None)
     import lifeline.cli.console  # noqa: F401, PLC0415

@@ -30,6 +30,7 @@ from benchmarks.hostile.mutation import fill_message, mutate
 from benchmarks.hostile.pace import paced
 from benchmarks.hostile.target import Target, hostile_user
 from lifeline.core.metadata import FORWARDED
+from lifeline.core.security import DIRECT
 from lifeline.v1 import model_pb2, operator_pb2, score_pb2, sequence_pb2
 
 CALLS_PER_S: Final = 100
@@ -142,7 +143,7 @@ def make_calls(target: Target, control: Control) -> Counter[str]:
     # Different options, because channels with the same options share one connection.
     options = [("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 1 << 20)]
     channels = [
-        grpc.insecure_channel(target.grpc_address, [*options, ("lifeline.connection", number)])
+        grpc.insecure_channel(target.grpc_address, [*DIRECT, *options, ("lifeline.connection", number)])
         for number in range(CONNECTIONS)
     ]
     control.begin()

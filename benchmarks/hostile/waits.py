@@ -10,6 +10,7 @@ import grpc.aio
 
 from benchmarks.hostile.child import Control
 from benchmarks.hostile.target import Target, hostile_user
+from lifeline.core.security import DIRECT
 from lifeline.v1 import sequence_pb2
 from lifeline.v1.sequence_pb2_grpc import SequenceServiceStub
 
@@ -34,7 +35,7 @@ def hold_reads(target: Target, control: Control) -> Counter[str]:
 async def _waits(target: Target, control: Control, done: Counter[str]) -> None:
     # Different options, because channels with the same options share one connection.
     channels = [
-        grpc.aio.insecure_channel(target.grpc_address, [("lifeline.connection", number)])
+        grpc.aio.insecure_channel(target.grpc_address, [*DIRECT, ("lifeline.connection", number)])
         for number in range(CONNECTIONS)
     ]
     stubs: list[Any] = [SequenceServiceStub(channel) for channel in channels]

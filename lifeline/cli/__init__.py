@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     An expected failure is one clear sentence on stderr, not a traceback.
     """
     install_excepthooks()
+    _print_any_text()
     try:
         # Not `app()`: typer would replace our exception hook with its own.
         sys.exit(
@@ -70,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show(text)  # type: ignore[attr-defined] # every exception that it raises here has it
         sys.stderr.write(printable(text.getvalue(), keep="\n"))
         sys.exit(error.exit_code)
+    except typer.Abort:
+        Output().note("nothing was done")
+        sys.exit(EXIT_FAILED)
     except ConfigError as error:
         for problem in error.problems:
             Output().error(problem)
@@ -84,6 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _print_any_text() -> None:
+    """Have stdout escape what its encoding lacks: an answer must not end in an error for a user's id."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _configure_command_logs(*, has_logger: bool) -> None:

@@ -5,7 +5,7 @@ from lifeline.cli.lazy import CommandEntry
 COMMANDS = (
     CommandEntry("node", "lifeline.cli.node:node", "Run a node: apply the log, keep the state on disk, serve it."),
     CommandEntry("produce", "lifeline.cli.publish:produce", "Publish actions to Kafka from one source."),
-    CommandEntry("get", "lifeline.cli.read:get", "Print the newest events of a user.", has_logger=False),
+    CommandEntry("get", "lifeline.cli.read:get", "Print the newest events of a user, or of several.", has_logger=False),
     CommandEntry(
         "score", "lifeline.cli.read:score", "Score items for a user, with the current history.", has_logger=False
     ),

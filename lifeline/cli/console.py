@@ -20,6 +20,11 @@ class SafeConsole(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False)
 
+    @property
+    def encoding(self) -> str:
+        """The encoding of the file that is written to, by which rich chooses characters for lines of tables."""
+        return (getattr(self.file, "encoding", None) or "utf-8").lower()
+
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - passed on unchanged
         """Return the text with every unprintable character escaped, except line breaks."""
         return super().render_str(printable(text, keep="\n"), **options)

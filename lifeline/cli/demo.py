@@ -1,8 +1,6 @@
 """The demo: the whole path once, on a real Kafka and a real history, with every step printed."""
 
-import shlex
 import shutil
-import tempfile
 import time
 import uuid
 from collections import Counter
@@ -13,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -25,6 +22,8 @@ from lifeline.client import LifelineClient, Scores
 from lifeline.config import Settings, load_settings
 from lifeline.core.actions import Kind
 from lifeline.core.paths import partition_dir, partitions_in
+from lifeline.core.printable import printable, shell_words
+from lifeline.core.scratch import temporary_dir
 from lifeline.core.sequence import SequenceQuery
 from lifeline.core.topics import create_topics, delete_topics
 from lifeline.core.vocabulary import Role
@@ -66,7 +65,7 @@ def run_demo(*, keep: bool, bootstrap_servers: str | None, train_seconds: float)
     """Run the demo; with `keep` everything keeps running until Ctrl-C. Raises what its parts raise."""
     loaded = load_settings(None, {"kafka.bootstrap_servers": bootstrap_servers})
     is_given = loaded.is_set("kafka.bootstrap_servers")
-    workdir = Path(tempfile.mkdtemp(prefix="lifeline-demo-"))
+    workdir = temporary_dir("lifeline-demo-")
     try:
         with ExitStack() as stack:
             demo = _Demo(workdir, stack, loaded.settings.kafka.bootstrap_servers if is_given else None)
@@ -106,19 +105,22 @@ class _Demo:
 
     def stay(self) -> None:
         """Print commands to try, and wait for Ctrl-C."""
-        config, user = f"--config {self._node.config}", shlex.quote(self._user)
+        config, user = f"--config {self._node.config}", shell_words(self._user)
         commands = (
-            f"lifeline get {user} {config}",
-            f"lifeline score {user} {' '.join(map(str, self._candidates))} --explain {config}",
+            f"lifeline get {config} {user}",
+            f"lifeline score --explain {config} {user} {' '.join(map(str, self._candidates))}",
             f"lifeline verify {config}",
             f"lifeline health {config}",
             f"lifeline produce --history {config}",
-            f"lifeline erase {user} {config}",
+            f"lifeline erase {config} {user}",
         )
         self._output.print(
-            "\nEverything is running. Try in another terminal:\n",
+            "",
+            "Everything is running. Try in another terminal:",
+            "",
             *(f"  {command}" for command in commands),
-            "\nCtrl-C stops everything.",
+            "",
+            "Ctrl-C stops everything.",
         )
         try:
             while True:
@@ -129,7 +131,7 @@ class _Demo:
     def _say(self, title: str, text: str) -> None:
         self._steps += 1
         self._output.print(
-            Text(f"\n{self._steps}. {title}  ", style="bold cyan").append(text, style="not bold default")
+            Text(f"\n{self._steps}. {title}  ", style="bold cyan").append(printable(text), style="not bold default")
         )
 
     def _start_broker(self, history: History) -> Settings:
@@ -161,10 +163,8 @@ class _Demo:
     def _consume(self, history: History) -> None:
         self._say("A node", "consumes the topic into RocksDB: events, offset and fingerprint in one write.")
         self._node.start()
-        with Progress(
-            TextColumn("applying"), BarColumn(bar_width=30), TextColumn("{task.fields[note]}"), TimeElapsedColumn()
-        ) as bar:
-            task = bar.add_task("", total=len(history), note="starting")
+        with self._output.progress() as bar:
+            task = bar.add_task("applying", total=len(history), note="starting")
             first = last = time.monotonic()
 
             def follow(event: Event) -> None:
@@ -178,7 +178,8 @@ class _Demo:
 
             self._node.wait_ready(_READY_TIMEOUT_S, follow)
             self._figures.events_per_s = len(history) / (last - first)
-            bar.update(task, completed=len(history), note=f"{self._figures.events_per_s:,.0f} events/s, lag 0: serving")
+            bar.update(task, completed=len(history))
+        self._output.print(f"applied at {self._figures.events_per_s:,.0f} events/s, lag 0: serving")
         data = self._node.settings.node.data_dir
         self._figures.disk_bytes = sum(
             path.stat().st_size

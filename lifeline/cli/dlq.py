@@ -105,7 +105,7 @@ def show(
     Output(as_json=as_json).show(
         text=lambda: [
             Table(f"Dead letter {partition}/{offset}", ("", ""), fields),
-            _decoded(record.value) or _dump(record.value or b""),
+            *(_decoded(record.value) or _dump(record.value or b"")),
         ],
         document=lambda: _document(letter, with_value=True),
     )
@@ -234,25 +234,25 @@ def _text(value: bytes | None) -> str:
     return text if text.isprintable() else f"0x{value.hex()}"
 
 
-def _decoded(value: bytes | None) -> str:
-    """Return the action in protobuf's text form; empty if the value is not an action."""
+def _decoded(value: bytes | None) -> list[str]:
+    """Return the lines of the action in protobuf's text form; none if the value is not an action."""
     from google.protobuf.message import DecodeError
 
     from lifeline.stream.decode import unframe
     from lifeline.v1.action_pb2 import Action
 
     if not value:
-        return ""
+        return []
     try:
-        return str(Action.FromString(unframe(value)))
+        return str(Action.FromString(unframe(value))).splitlines()
     except DecodeError:
-        return ""
+        return []
 
 
-def _dump(value: bytes) -> str:
+def _dump(value: bytes) -> list[str]:
     lines = [
         f"{at:06x}  {value[at : at + _HEX_WIDTH].hex(' ', 4)}"
         for at in range(0, min(len(value), _SHOWN_BYTES), _HEX_WIDTH)
     ]
     left = len(value) - _SHOWN_BYTES
-    return "\n".join([*lines, f"... and {left} more bytes: --json prints all"] if left > 0 else lines)
+    return [*lines, f"... and {left} more bytes: --json prints all"] if left > 0 else lines

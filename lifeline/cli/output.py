@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from lifeline.core.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
@@ -25,7 +27,7 @@ class Table(NamedTuple):
 
 
 Part: TypeAlias = "Table | RenderableType"
-"""One part of an answer: a table, a line of text, or anything that rich renders."""
+"""One part of an answer: a table, a line of text, or anything that rich renders. A line break in a line is escaped."""
 
 
 class Output:
@@ -35,11 +37,12 @@ class Output:
     """
 
     def __init__(self, *, as_json: bool = False) -> None:
-        self._as_json = as_json
+        self.as_json = as_json
+        """Whether the answer is a JSON document."""
 
     def show(self, *, text: Callable[[], Iterable[Part]], document: Callable[[], object]) -> None:
         """Print the answer in the requested form; only that form is computed."""
-        if self._as_json:
+        if self.as_json:
             self._print_json(document())
         else:
             self.print(*text())
@@ -49,15 +52,16 @@ class Output:
         from lifeline.cli.console import out, render
 
         for part in parts:
-            out.print(
-                render(part) if isinstance(part, Table) else part, highlight=False, soft_wrap=isinstance(part, str)
-            )
+            if isinstance(part, str):
+                out.print(printable(part), highlight=False, soft_wrap=True)
+            else:
+                out.print(render(part) if isinstance(part, Table) else part, highlight=False)
 
     def note(self, text: str) -> None:
-        """Print a note to stderr, which is not part of the answer."""
+        """Print a note to stderr, in one line, which is not part of the answer."""
         from lifeline.cli.console import err
 
-        err.print(text, highlight=False, soft_wrap=True)
+        err.print(printable(text), highlight=False, soft_wrap=True)
 
     def error(self, text: str) -> None:
         """Print an error to stderr. Its further lines are indented, so that none looks like another error."""
@@ -75,14 +79,14 @@ class Output:
 
     def line(self, document: object) -> None:
         """Print a JSON document as one line of stdout."""
-        _write(_escaped(json.dumps(document, ensure_ascii=False, separators=(",", ":"))))
+        _write(_encodable(_escaped(json.dumps(document, ensure_ascii=False, separators=(",", ":")))))
 
     @staticmethod
     def _print_json(document: object) -> None:
         """Print one JSON document, in colours on a terminal. Its control characters are escaped."""
         from lifeline.cli.console import out
 
-        text = "\n".join(map(_escaped, _lines(document)))
+        text = _encodable("\n".join(map(_escaped, _lines(document))))
         if not out.is_terminal or len(text) > _MAX_HIGHLIGHTED:
             _write(text)
             return
@@ -97,6 +101,17 @@ def _write(text: str) -> None:
 
     out.file.write(f"{text}\n")
     out.file.flush()
+
+
+def _encodable(text: str) -> str:
+    """Return JSON in which a character that stdout's encoding lacks is escaped."""
+    from lifeline.cli.console import out
+
+    try:
+        text.encode(out.encoding)
+    except UnicodeEncodeError:
+        return "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text)
+    return text
 
 
 def _lines(document: object, indent: str = "", before: str = "", after: str = "") -> Iterator[str]:

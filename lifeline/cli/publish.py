@@ -1,6 +1,5 @@
 """`lifeline produce` and `lifeline erase`: what the command line publishes to Kafka."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +8,7 @@ import typer
 from lifeline.cli.options import BootstrapOption, ConfigOption, JsonOption, load_config
 from lifeline.cli.output import Output, Table
 from lifeline.cli.read import UserArgument
+from lifeline.core.printable import shell_words
 
 if TYPE_CHECKING:
     from lifeline.core.vocabulary import Vocabulary
@@ -72,7 +72,7 @@ def produce(
     output.show(
         text=lambda: [
             f"{counts} in {published.seconds:.1f} s ({rate:,.0f} actions/s)",
-            *([f"the longest history: lifeline get {shlex.quote(user)}"] if user else []),
+            *([f"the longest history: lifeline get {shell_words(user)}"] if user else []),
         ],
         document=published._asdict,
     )

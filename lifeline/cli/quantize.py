@@ -69,4 +69,6 @@ def quantize(
 def _markdown(text: str) -> Part:
     from rich.markdown import Markdown
 
-    return Markdown(text)
+    from lifeline.core.printable import printable
+
+    return Markdown(printable(text, keep="\n"))

@@ -9,7 +9,7 @@ def metrics(as_json: JsonOption = False) -> None:
     from lifeline.node.metrics.catalogue import CATALOGUE, as_markdown
 
     Output(as_json=as_json).show(
-        text=lambda: [as_markdown().removesuffix("\n")],
+        text=lambda: as_markdown().splitlines(),
         document=lambda: [metric._asdict() | {"kind": metric.kind.value} for metric in CATALOGUE],
     )
 
@@ -21,7 +21,7 @@ def limits(as_json: JsonOption = False) -> None:
     from lifeline.rpc.server import ALL_SERVICES
 
     Output(as_json=as_json).show(
-        text=lambda: [as_markdown(ALL_SERVICES).removesuffix("\n")],
+        text=lambda: as_markdown(ALL_SERVICES).splitlines(),
         document=lambda: {
             name: {"most": bound.max_length, "each": bound.max_entry_bytes, "what": bound.description}
             for name, bound in BOUNDS.items()

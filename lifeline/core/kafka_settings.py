@@ -5,8 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from lifeline.core.credentials import Password, password_text
 from lifeline.core.limits import MAX_PARTITIONS
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -78,11 +79,11 @@ class KafkaSettings(BaseModel):
     ssl_ca_file: Annotated[str | None, Field(description="PEM; default: the system's CAs")] = None
     ssl_cert_file: Annotated[str | None, Field(description="PEM: the client's certificate")] = None
     ssl_key_file: Annotated[str | None, Field(description="PEM: the client's private key")] = None
-    ssl_key_password: SecretStr | None = None
+    ssl_key_password: Password = None
     ssl_check_hostname: bool = True
     sasl_mechanism: SaslMechanism | None = None
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
+    sasl_username: Annotated[str | None, AfterValidator(lambda name: name and password_text(name))] = None
+    sasl_password: Password = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

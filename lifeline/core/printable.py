@@ -1,5 +1,7 @@
 """Untrusted text on a terminal or in a log: it cannot contain control sequences, or fake a log line."""
 
+import shlex
+
 
 def printable(text: str, *, keep: str = "") -> str:
     """Return `text` with unprintable characters escaped as in Python literals; characters in `keep` stay.
@@ -11,6 +13,23 @@ def printable(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
+
+
+def shell_words(text: str) -> str:
+    r"""Return `text` as positional argument of a command line to copy, on one line; nothing but such may follow it.
+
+    Text that is not printable is quoted as ``$'\x1b'``, which bash, ksh and zsh read.
+    """
+    word = shlex.quote(text) if text.isprintable() else f"$'{''.join(map(_escaped_for_shell, text))}'"
+    return f"-- {word}" if text.startswith("-") else word
+
+
+def _escaped_for_shell(char: str) -> str:
+    if char in "\\'":
+        return f"\\{char}"
+    if char.isprintable():
+        return char
+    return "".join(f"\\x{byte:02x}" for byte in char.encode(errors="surrogateescape"))
 
 
 def _escaped(char: str) -> str:

@@ -5,6 +5,8 @@ callers. The client part (`ca`, `client_certificate`, `token`) says what this pr
 a node. Nodes call each other, so a node uses both. Changed files are read again: by the server at the next handshake,
 for outgoing calls at the next channel, and a token file at the next call.
 
+Calls are direct: a proxy from the environment is used only with `use_proxy`, and never between nodes or to loopback.
+
 A token is sent over TLS, or unencrypted to loopback only. To an address that came from another node, such as one that a
 member of the group advertises, it is sent only if `ca` has signed the certificate there, or the address is loopback.
 """
@@ -14,15 +16,16 @@ import re
 import ssl
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import grpc
 import grpc.aio
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from lifeline.core.credentials import Token, TokenFile, file_stamp, token_text
 from lifeline.core.errors import SecurityError
 from lifeline.core.loopback import loopback_addresses, loopback_target
 from lifeline.core.methods import ALL_USER_METHODS, AUDIENCES
@@ -33,15 +36,15 @@ AUTHORIZATION = "authorization"
 """The metadata key of the token, whose value is ``Bearer TOKEN``."""
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
 _MAX_TOKENS = 2
-# A proxy from the environment would send calls for loopback to another machine.
-_NO_PROXY = ("grpc.enable_http_proxy", 0)
+DIRECT = (("grpc.enable_http_proxy", 0), ("grpc.address_http_proxy_enabled_addresses", ""))
+"""Options of a channel that takes no proxy from the environment."""
 
 
 def _hashes(value: object) -> tuple[str, ...]:
     """Parse one or two hashes, comma-separated in a string. The error does not show the value: it may be a token."""
     values = value.replace(",", " ").split() if isinstance(value, str) else value
     if isinstance(values, list | tuple) and 1 <= len(values) <= _MAX_TOKENS:
-        hashes = [str(text).lower() for text in values if _SHA256.fullmatch(str(text))]
+        hashes = [text.lower() for value in values if _SHA256.fullmatch(text := str(value).strip())]
         if len(hashes) == len(values) == len(set(hashes)):
             return tuple(hashes)
     raise ValueError(
@@ -121,16 +124,23 @@ class SecuritySettings(BaseModel):
     ] = None
     client_key: Annotated[Path | None, Field(description="PEM: the private key of that certificate")] = None
     token: Annotated[
-        SecretStr | None,
+        Token,
         Field(description="bearer token for outgoing calls of clients and commands; nodes never send it"),
     ] = None
     token_file: Annotated[
         Path | None, Field(description="file that contains only the token; read again when it has changed")
     ] = None
     peer_token: Annotated[
-        SecretStr | None,
+        Token,
         Field(description="bearer token for calls to other nodes, of a caller whose only method is ListFingerprints"),
     ] = None
+    use_proxy: Annotated[
+        bool,
+        Field(
+            description="make the calls of clients and commands through the proxy of grpc_proxy, https_proxy or "
+            "http_proxy; calls to loopback and calls of nodes are direct in any case"
+        ),
+    ] = False
     peer_name: Annotated[
         str | None,
         Field(
@@ -193,8 +203,8 @@ class SecuritySettings(BaseModel):
 
 
 def token_hash(token: str) -> str:
-    """Return the SHA-256 of a token, as in a configuration: 64 hexadecimal digits."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    """Return the SHA-256 of a token without white space at its ends: 64 hexadecimal digits, as in a configuration."""
+    return hashlib.sha256(token.strip().encode()).hexdigest()
 
 
 def server_credentials(settings: SecuritySettings) -> grpc.ServerCredentials | None:
@@ -238,20 +248,22 @@ class CallSecurity:
     """The name that the node's certificate must have; None for the host of the address."""
     stamp: tuple[object, ...] = ()
     """Modification times, sizes and inodes of the files: differs from `stamp_of` once a file has changed."""
+    use_proxy: bool = False
+    """Whether calls to other machines go through the proxy that the environment names."""
 
     @classmethod
     def of(cls, settings: SecuritySettings) -> Self:
         """Return the security of calls by clients and commands; raises SecurityError if a file cannot be used."""
         token: Callable[[], str] | None = None
         if settings.token_file is not None:
-            token = _TokenFile(settings.token_file).read
+            token = TokenFile(settings.token_file).read
         elif settings.token:
             token = settings.token.get_secret_value
-        return cls._create(settings, token, tls=settings.calls_tls)
+        return cls._create(settings, token, tls=settings.calls_tls, use_proxy=settings.use_proxy)
 
     @classmethod
     def between_nodes(cls, settings: SecuritySettings) -> Self:
-        """Return the security of calls from node to node: with TLS also if only the node has a certificate."""
+        """Return the security of calls between nodes: direct, and with TLS also if only the node has a certificate."""
         token = settings.peer_token.get_secret_value if settings.peer_token else None
         tls = settings.calls_tls or settings.certificate is not None
         return cls._create(settings, token, tls=tls, server_name=settings.peer_name)
@@ -264,25 +276,30 @@ class CallSecurity:
         *,
         tls: bool,
         server_name: str | None = None,
+        use_proxy: bool = False,
     ) -> Self:
         if not tls:
-            return cls(token=token)
+            return cls(token=token, use_proxy=use_proxy)
         files = _files_of_calls(settings)
         contents = files.read()
         ca = contents.pop(0) if settings.ca is not None else system_authorities()
         key, chain = contents or (None, None)
-        return cls(
-            grpc.ssl_channel_credentials(ca, key, chain), token, settings.ca is not None, server_name, files.stamp()
-        )
+        credentials = grpc.ssl_channel_credentials(ca, key, chain)
+        return cls(credentials, token, settings.ca is not None, server_name, files.stamp(), use_proxy)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The metadata of a call: the token as of now, if any."""
-        return () if self.token is None else ((AUTHORIZATION, f"Bearer {self.token()}"),)
+        """The metadata of a call: the token as of now, if any. Raises SecurityError if no header can carry it."""
+        if self.token is None:
+            return ()
+        try:
+            return ((AUTHORIZATION, f"Bearer {token_text(self.token())}"),)
+        except ValueError as error:
+            raise SecurityError(f"CallSecurity.token: {error}") from None
 
     def without_token(self) -> "CallSecurity":
         """Return a copy for calls without a token."""
-        return CallSecurity(self.credentials, None, self.has_own_ca, self.server_name, self.stamp)
+        return replace(self, token=None)
 
     def trusts(self, address: str) -> bool:
         """Return whether a token may be sent to an address that came from another node."""
@@ -313,6 +330,8 @@ class CallSecurity:
     ) -> tuple[str, Sequence[tuple[str, int | str]]]:
         """Return gRPC's target and the channel options."""
         options = (*KEEPALIVE, *options)
+        if not self.use_proxy or loopback_target(address) is not None:
+            options = (*options, *DIRECT)
         if self.credentials is not None:
             name = self.server_name
             return address, options if name is None else (*options, ("grpc.ssl_target_name_override", name))
@@ -324,7 +343,8 @@ class CallSecurity:
                 f"a token would be sent to {address} unencrypted: set security.ca to the CA that signed the node's "
                 "certificate, or security.tls = true if a public CA did; without TLS a token may go to loopback only"
             )
-        return target, (*options, _NO_PROXY)
+        # The name may resolve to another address by now: with a token the call is direct in any case.
+        return target, (*options, *DIRECT)
 
 
 INSECURE = CallSecurity()
@@ -350,47 +370,6 @@ def system_authorities() -> bytes | None:
 
 def _files_of_calls(settings: SecuritySettings) -> "_Files":
     return _Files([path for path in (settings.ca, settings.client_key, settings.client_certificate) if path])
-
-
-class _TokenFile:
-    """A token in a file."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the file; raises SecurityError unless it contains one token."""
-        self._path = path
-        self._stamp, self._token = self._read()
-
-    def read(self) -> str:
-        """Return the current token; the previous one while the file cannot be read or is empty."""
-        try:
-            if file_stamp(self._path) != self._stamp:
-                self._stamp, self._token = self._read()
-        except SecurityError:
-            return self._token
-        return self._token
-
-    def _read(self) -> tuple[tuple[int, int, int], str]:
-        stamp = file_stamp(self._path)
-        try:
-            token = self._path.read_text("ascii").strip()
-        except OSError as error:
-            raise SecurityError(
-                f"{self._path} cannot be read ({error.strerror}): correct security.token_file"
-            ) from error
-        except UnicodeDecodeError:
-            raise SecurityError(f"{self._path} is not ASCII: write a token from `lifeline token` to it") from None
-        if not token or len(token.split()) > 1:
-            raise SecurityError(f"{self._path} must contain exactly one token: write one from `lifeline token` to it")
-        return stamp, token
-
-
-def file_stamp(path: Path) -> tuple[int, int, int]:
-    """Return (modification time, size, inode) of a file; raises SecurityError if it cannot be read."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise SecurityError(f"{path} cannot be read ({error.strerror}): correct its setting in [security]") from error
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 class _Files:

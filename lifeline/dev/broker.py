@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from lifeline import INSTALL
+from lifeline.core.scratch import temporary_dir
 from lifeline.core.watchdog import Watchdog
 from lifeline.dev.kafka_jars import CLUSTER_ADVICE, BrokerError, Progress, fetch_kafka
 from lifeline.store.data_lock import GROUP_AND_OTHERS
@@ -142,7 +142,7 @@ class Broker:
         progress: Progress | None = None,
         timeout_s: float = 60.0,
     ) -> Self:
-        """Run Kafka, wait until it answers, and return it. Raises BrokerError.
+        """Run Kafka, wait until it answers, and return it. Raises BrokerError, ScratchError.
 
         `data_dir` stays after the broker has stopped; without it, a temporary directory is used and then removed.
         Without `port`, the broker uses a free one.
@@ -151,7 +151,7 @@ class Broker:
         if port is not None:
             _check_port(port)
         temporary = data_dir is None
-        home = Path(tempfile.mkdtemp(prefix="lifeline-kafka-")) if data_dir is None else data_dir
+        home = temporary_dir("lifeline-kafka-") if data_dir is None else data_dir
         broker: Self | None = None
         try:
             actual_port, command = _prepare(home, port, java, jars)

@@ -1,7 +1,7 @@
 """Fetches the jars of Apache Kafka's class path once, and verifies them at every start.
 
 kafka_jars.lock lists them with size and SHA-256. They come from Maven Central only (through the proxy in HTTPS_PROXY),
-and are stored in the user's cache.
+and are stored in the user's cache (core/scratch.py).
 """
 
 import errno
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 
 from lifeline import INSTALL
 from lifeline.core.errors import ActionableError
+from lifeline.core.scratch import cache_dir
 
 KAFKA_VERSION = "4.3.1"
 COORDINATES = (
@@ -85,18 +86,11 @@ def locked_jars() -> list[Jar]:
     return [Jar.of(line) for line in LOCK.read_text().splitlines()]
 
 
-def cache_dir() -> Path:
-    """Return the user's cache: ``$XDG_CACHE_HOME/lifeline``, or ``~/.cache/lifeline``."""
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = configured if configured.is_absolute() else Path.home() / ".cache"
-    return base / "lifeline"
-
-
 def fetch_kafka(progress: Progress | None = None, *, cache: Path | None = None) -> list[Path]:
     """Return the jars of Kafka's class path, verified against the lock; fetch all if one is missing.
 
     They are fetched into a temporary directory, which is renamed once it is complete, so an interrupted fetch never
-    looks complete. Raises BrokerError.
+    looks complete. Raises BrokerError, ScratchError.
     """
     jars = locked_jars()
     base = cache or cache_dir()

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import structlog
 
 from lifeline.config import LoadedSettings
+from lifeline.core.credentials import file_stamp
 from lifeline.core.errors import ConfigError, SecurityError
-from lifeline.core.security import SecuritySettings, file_stamp
+from lifeline.core.security import SecuritySettings
 
 _LOOK_S = 1.0
 _log = structlog.get_logger(__name__)

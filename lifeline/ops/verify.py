@@ -13,6 +13,7 @@ from rich.progress import Progress
 from lifeline.config import Settings
 from lifeline.core.actions import Identity, Kind
 from lifeline.core.paths import partition_dir
+from lifeline.core.scratch import temporary_root
 from lifeline.core.sequence import SequenceQuery
 from lifeline.ops.node_client import node_client
 from lifeline.ops.offline import open_partitions
@@ -91,7 +92,10 @@ def verify_log(settings: Settings, flags: Sequence[str], progress: Progress) -> 
     `plan_replay` and `run_replay` raise.
     """
     settings = with_partitions_of(settings, settings.node.data_dir)
-    with open_partitions(settings) as live, TemporaryDirectory(prefix="lifeline-verify-") as directory:
+    with (
+        open_partitions(settings) as live,
+        TemporaryDirectory(prefix="lifeline-verify-", dir=temporary_root()) as directory,
+    ):
         into = Path(directory)
         plans = plan_replay(settings, into, to_state={store.partition: store.applied_offset for store in live})
         tasks = {

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, cast
 
+from lifeline.core.scratch import temporary_root
 from lifeline.core.vocabulary import ActionType, Role, Vocabulary
 from lifeline.sources.files import Source, SourceError
 from lifeline.v1.action_pb2 import Action
@@ -109,7 +110,7 @@ def _tokens(repository: Path) -> Iterator[bytes]:
         *("-z", f"--format={_COMMIT.decode()}%aE%x00%at"),
     )
     with (
-        tempfile.TemporaryFile() as errors,
+        tempfile.TemporaryFile(dir=temporary_root()) as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,  # noqa: S603 - no shell
     ):
         output = cast("IO[bytes]", process.stdout)

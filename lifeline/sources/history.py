@@ -47,6 +47,11 @@ class ItemEmbeddings:
         for item_id, row in zip(self.item_id.tolist(), self.embedding, strict=True):
             yield Item(item_id=item_id, embedding=row.tobytes(), embedding_version=self.version)
 
+    def without_zeros(self) -> "ItemEmbeddings":
+        """Return those that are not zeros: zeros have no direction, and stand for an item without an embedding."""
+        rows = self.embedding.any(axis=1)
+        return ItemEmbeddings(self.item_id[rows], self.embedding[rows], self.version)
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -128,7 +133,7 @@ def read_history(directory: Path) -> History:
         item_id=np.array(item_id, np.uint64),
         action_type=np.array(action_type, np.uint8),
         surface=np.array(surface, np.uint8),
-        embeddings=read_items(directory / ITEMS_FILE),
+        embeddings=read_items(directory / ITEMS_FILE).without_zeros(),
         vocabulary=FILES_VOCABULARY,
     )
 
@@ -160,13 +165,13 @@ def read_table(directory: Path) -> History:
         item_id=item_id,
         action_type=action_type,
         surface=surface,
-        embeddings=read_items(directory / TABLE_ITEMS_FILE),
+        embeddings=read_items(directory / TABLE_ITEMS_FILE).without_zeros(),
         vocabulary=vocabulary,
     )
 
 
 def read_items(path: Path) -> ItemEmbeddings:
-    """Read the embeddings from an .npz file; raises SourceError. Zeros mean that an item has none: it is left out."""
+    """Read the embeddings from an .npz file; raises SourceError."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             item_id, embedding = arrays["item_id"], arrays["embedding"]
@@ -177,8 +182,7 @@ def read_items(path: Path) -> ItemEmbeddings:
             f"{path} holds {item_id.dtype}{item_id.shape} and {embedding.dtype}{embedding.shape}: create it "
             f"again with item_id uint64[m] and embedding int8[m, {EMBEDDING_DIM}]"
         )
-    has_embedding = embedding.any(axis=1)
-    return ItemEmbeddings(item_id[has_embedding], embedding[has_embedding])
+    return ItemEmbeddings(item_id, embedding)
 
 
 def generated_history() -> History:

@@ -1,5 +1,6 @@
 """The GPU backend: Triton kernels select and encode, PyTorch computes cross and heads on the CPU."""
 
+import os
 from importlib.util import find_spec
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lifeline.core.scratch import cache_dir
 from lifeline.scorer.errors import KernelsError
 from lifeline.scorer.features import History, Tokens
 from lifeline.scorer.inputs import Pairs
@@ -24,6 +26,7 @@ class GpuBackend:
 
     def __init__(self, model: TransAct, device: torch.device, precision: Precision = Precision.FLOAT32) -> None:
         """Prepare a model; int8 is computed in bfloat16."""
+        _give_triton_a_cache()
         # A machine without a GPU needs no Triton.
         from lifeline.scorer.gpu.encoder import GpuEncoder  # noqa: PLC0415
         from lifeline.scorer.gpu.selection import GpuSelector  # noqa: PLC0415
@@ -42,6 +45,12 @@ class GpuBackend:
         check_candidates(pairs.embedding)
         check_selection(selection, len(tokens))
         return self._model.heads(cross_input(self._model, self._encoder, tokens, selection, pairs))
+
+
+def _give_triton_a_cache() -> None:
+    """Have Triton keep compiled kernels in this user's cache: without a home it would write to ``./~``."""
+    if not {"TRITON_HOME", "TRITON_CACHE_DIR"} & os.environ.keys():
+        os.environ["TRITON_HOME"] = str(cache_dir())
 
 
 def gpu_backend(model: TransAct, device: Device, precision: Precision) -> GpuBackend | None:

@@ -6,13 +6,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+from lifeline.core.credentials import password_text
+
 _JSON_LITERALS = frozenset({"true", "false", "null"})
 _WITH_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 def _as_text(value: object) -> object:
     """Return a value that is not a string as JSON, so that every option can be a SecretStr."""
-    return value if isinstance(value, str | SecretStr) else json.dumps(value, default=str)
+    if isinstance(value, str):
+        return password_text(value)
+    return value if isinstance(value, SecretStr) else json.dumps(value, default=str)
 
 
 def _without_password(url: str) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient
 
+from lifeline.core.scratch import cache_dir
 from lifeline.dev import broker as module
 from lifeline.dev.broker import Broker, cluster_or_broker, free_port
-from lifeline.dev.kafka_jars import KAFKA_VERSION, LOCK, BrokerError, cache_dir, locked_jars
+from lifeline.dev.kafka_jars import KAFKA_VERSION, LOCK, BrokerError, locked_jars
 
 pytestmark = pytest.mark.kafka
 

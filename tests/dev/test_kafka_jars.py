@@ -8,7 +8,7 @@ import pytest
 
 from lifeline.dev import kafka_jars as module
 from lifeline.dev.broker import free_port
-from lifeline.dev.kafka_jars import COORDINATES, BrokerError, FetchProgress, Jar, cache_dir, fetch_kafka
+from lifeline.dev.kafka_jars import COORDINATES, BrokerError, FetchProgress, Jar, fetch_kafka
 
 CONTENTS = {"a": b"abc", "b": b"defg"}
 
@@ -134,13 +134,6 @@ def test_nobody_but_maven_central_is_asked(tmp_path: Path, monkeypatch: pytest.M
     assert maven.remote_repos == {"central": constants.MAVEN_CENTRAL_URL}
     assert maven.local_repos == []
     assert maven.repo_cache == tmp_path / "repository"
-
-
-def test_the_cache_follows_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
-    assert cache_dir() == Path("/var/cache/me/lifeline")
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert cache_dir() == Path.home() / ".cache" / "lifeline"
 
 
 def test_the_lock_names_what_is_run() -> None:

@@ -125,8 +125,8 @@ def test_histories_become_arrays_and_tensors(running: Running) -> None:
     norm = np.mean(ITEMS) * 0.65 / 127 * np.sqrt(32)
     assert printed.splitlines() == [
         "embedding (2, 5, 32), mean of items (2, 32)",
-        f"ann: 3 events, |mean| {norm:.3f}",
-        "nobody: 0 events, |mean| 0.000",
+        f"'ann': 3 events, |mean| {norm:.3f}",
+        "'nobody': 0 events, |mean| 0.000",
     ]
 
 

@@ -1,5 +1,8 @@
 """The GPU's kernels give the numbers of everywhere else: in Triton's interpreter where there is no GPU."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch import Tensor
 from lifeline.scorer.config import ModelConfig
 from lifeline.scorer.errors import KernelsError
 from lifeline.scorer.features import History
-from lifeline.scorer.gpu.backend import gpu_backend
+from lifeline.scorer.gpu.backend import GpuBackend, gpu_backend
 from lifeline.scorer.gpu.encoder import GpuEncoder
 from lifeline.scorer.gpu.graphs import capacity
 from lifeline.scorer.gpu.selection import GpuSelector
@@ -124,3 +127,17 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_there_is_room_for_a_power_of_two() -> None:
     assert [capacity(count, 4) for count in (0, 1, 4, 5, 8, 9, 16_384, 16_385)] == [4, 4, 4, 8, 8, 16, 16_384, 32_768]
+
+
+def test_triton_keeps_its_kernels_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("TRITON_HOME", "TRITON_CACHE_DIR"):
+        # What is set here is what the test's end restores.
+        monkeypatch.setenv(name, "before")
+        monkeypatch.delenv(name)
+    model = TransAct(SMALL)
+    GpuBackend(model, torch.device("cpu"))
+    assert os.environ["TRITON_HOME"] == str(tmp_path / "lifeline")
+    monkeypatch.setenv("TRITON_HOME", "/of/the/operator")
+    GpuBackend(model, torch.device("cpu"))
+    assert os.environ["TRITON_HOME"] == "/of/the/operator"

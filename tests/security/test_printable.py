@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pty
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -26,7 +27,7 @@ from lifeline.cli.logs import configure_logs
 from lifeline.cli.output import Output
 from lifeline.cli.output import Table as OutputTable
 from lifeline.core.paths import partition_dir
-from lifeline.core.printable import printable
+from lifeline.core.printable import printable, shell_words
 from lifeline.rpc.settings import NodeSettings
 from lifeline.stream.dead_letter_headers import origin_of
 from tests.support.factories import Event, batch_of, open_store
@@ -75,22 +76,25 @@ def _terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("_terminal")
 @pytest.mark.parametrize("text", [EVIL, "[red]bob", "[/x]", ":boom:", "[link=file:///etc]x[/link]"])
 def test_what_is_printed_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # A line break in what is printed may be ours; in a cell, a title or a description it is not.
+    # A line break in what a console prints may be ours; in what `Output` gets it is not.
     whole = text.replace("\n", "")
     console.out.print(whole, soft_wrap=True, highlight=False)
     grid = Table(whole)
     grid.add_row(whole)
     console.out.print(grid)
     output = Output()
-    output.print(OutputTable(text, [text], [[text]]))
+    output.print(OutputTable(text, [text], [[text]]), text)
     output.error(text)
+    output.note(text)
     with output.progress() as bar:
         bar.add_task(text, note=text)
     captured = capsys.readouterr()
     assert_tame(captured.out + captured.err)
     assert captured.out.startswith(printable(whole) + "\n")
     bare = "".join(char for char in squeezed(captured.out) if char not in "\u2503\u2502")
-    assert bare.count(squeezed(printable(whole))) == (3 if whole != text else 6)
+    assert bare.count(squeezed(printable(whole))) == (3 if whole != text else 7)
+    assert printable(text) in captured.out.splitlines()
+    assert printable(text) in captured.err.splitlines()
 
 
 def test_json_stays_json_and_carries_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +104,33 @@ def test_json_stays_json_and_carries_no_control_character(capsys: pytest.Capture
     assert json.loads(output) == value
     assert "é 漢" in output
     assert all(line.isprintable() for line in output.splitlines())
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0")))
+def test_words_for_a_shell_are_one_line_that_is_the_text(text: str) -> None:
+    words = shell_words(text)
+    assert words.isprintable()
+    assert words.startswith("-- ") == text.startswith("-")
+    if text.isprintable():
+        assert shlex.split(words)[-1] == text
+
+
+@pytest.mark.parametrize("text", [EVIL, "-eve", "-\n'\\", "é\x9b\u202e", "[/x]", ":key:", "$(id) `id` \\"])
+def test_a_shell_reads_them_as_the_text(text: str) -> None:
+    # `printf` knows "--" as every command does.
+    script = f'say() {{ [ "$1" = -- ] && shift; printf %s "$1"; }}; say {shell_words(text)}'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+    assert done.stdout.decode() == text
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_who_does_not_confirm_gets_no_traceback(answer: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lifeline", "erase", "[/x]"], input=answer, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Erase every event of '[/x]'?" in done.stdout
+    assert done.stderr.strip() == "nothing was done"
 
 
 def test_inspect_shows_a_users_id_escaped(tmp_path: Path) -> None:

@@ -137,11 +137,23 @@ def test_the_token_of_a_client_is_read_again_when_its_file_has_changed(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(None, "cannot be read"), ("", "one token"), ("a b", "one token"), ("é", "ASCII")]
+    ("content", "why"),
+    [
+        (None, "cannot be read"),
+        (b"", "holds no token"),
+        (b" \r\n", "holds no token"),
+        (b"a b", "character 2 of its token is white space"),
+        (b"key\x1b[0m", "character 4 of its token is a control character"),
+        (b"key\0", "character 4 of its token is a control character"),
+        ("\ufeffkey".encode(), "character 1 of its token is not ASCII"),
+        ("key".encode("utf-16"), "is not text"),
+        (b"k" * 5_000, "5,000 characters"),
+    ],
 )
-def test_a_file_without_a_token_is_refused(tmp_path: Path, content: str | None, why: str) -> None:
+def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes | None, why: str) -> None:
     path = tmp_path / "token"
     if content is not None:
-        path.write_text(content)
-    with pytest.raises(SecurityError, match=why):
+        path.write_bytes(content)
+    with pytest.raises(SecurityError, match=why) as caught:
         CallSecurity.of(SecuritySettings(token_file=path))
+    assert "key" not in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 from lifeline.core.actions import Kind
 from lifeline.sources import history as history_module
 from lifeline.sources.files import SourceError
-from lifeline.sources.history import ACTIONS_FILE, ITEMS_FILE, History, demo_history, generated_history, read_items
+from lifeline.sources.history import ACTIONS_FILE, ITEMS_FILE, History, demo_history, generated_history
 from lifeline.store.settings import StoreSettings
 
 HEADER = "user_id,item_id,timestamp_ms,action_type,surface\n"
@@ -30,7 +30,9 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _directory(path: Path, rows: str = "ann,3,10,add,dir02\nbob,4,9,delete,dir15\n") -> Path:
     path.mkdir(exist_ok=True)
     (path / ACTIONS_FILE).write_bytes(gzip.compress((HEADER + rows).encode()))
-    np.savez(path / ITEMS_FILE, item_id=np.array([3], np.uint64), embedding=np.full((1, 32), -7, np.int8))
+    # Zeros stand for an item without an embedding, and producers refuse them.
+    embedding = np.array([[-7] * 32, [0] * 32], np.int8)
+    np.savez(path / ITEMS_FILE, item_id=np.array([3, 4], np.uint64), embedding=embedding)
     return path
 
 
@@ -159,13 +161,3 @@ def test_a_history_may_be_empty(tmp_path: Path) -> None:
     assert len(found) == 0
     assert list(found.source()) == []
     assert found.longest_users(3) == []
-
-
-def test_an_item_with_zeros_has_no_embedding(tmp_path: Path) -> None:
-    directory = _directory(tmp_path / "given")
-    embedding = np.zeros((3, 32), np.int8)
-    embedding[1, 5] = -1
-    np.savez(directory / ITEMS_FILE, item_id=np.array([3, 4, 5], np.uint64), embedding=embedding)
-    embeddings = read_items(directory / ITEMS_FILE)
-    assert embeddings.item_id.tolist() == [4]
-    assert embeddings.embedding.tolist() == embedding[1:2].tolist()
