@@ -4,7 +4,10 @@ With a wrong schema in a producer, or a wrong topic in the settings, every recor
 letters, the state would lack its newest actions, while the topic would look consumed.
 """
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from lifeline.stream.decode import DeadLetter
 
 
 class BadRecordBreaker:
@@ -33,3 +36,14 @@ class BadRecordBreaker:
     def is_tripped(self) -> bool:
         """Whether the window is full, and too many of its records are bad."""
         return self.records >= self._records and self.bad > self._max_share * self.records
+
+    def reason(self, dead_letters: Sequence[DeadLetter]) -> str:
+        """Return why a partition refuses, with its newest dead letters, at least one."""
+        first = dead_letters[0]
+        counts = Counter(letter.reason.value for letter in dead_letters)
+        listed = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        return (
+            f"{self.bad} of the last {self.records} records are bad (now {listed}; offset {first.record.offset}: "
+            f"{first.message}): correct the producer, or raise updater.max_bad_share to make them dead letters, and "
+            "restart the node"
+        )

@@ -14,7 +14,6 @@ than a stopped one.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -237,16 +236,8 @@ class Updater(Generic[StoreT]):
         """Stop a partition before a batch with too many dead letters: nothing of the batch is published or applied."""
         if not partition.is_consuming:
             return
-        breaker, first = partition.breaker, decoded.dead_letters[0]
-        reasons = Counter(letter.reason.value for letter in decoded.dead_letters)
-        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        why = (
-            f"{breaker.bad} of the last {breaker.records} records are bad (now {counts}; offset {first.record.offset}: "
-            f"{first.message}): correct the producer, or raise updater.max_bad_share to make them dead letters, "
-            "and restart the node"
-        )
         try:
-            refuse(partition, why)
+            refuse(partition, partition.breaker.reason(decoded.dead_letters))
         except PartitionGoneError:
             partition.revoke()
 
