@@ -94,7 +94,7 @@ def test_an_embedding_goes_once_beside_the_first_action_on_its_item(
     assert sorted(record.key for record in records) == [b"0", b"1"]
     item = Item.FromString(records[0].value)
     assert item.embedding_version == 3
-    assert np.frombuffer(item.embedding, np.int8)[[0, 31]].tolist() == [-127, 127]
+    assert np.frombuffer(item.embedding, np.int8)[[0, 31]].tolist() == [-58, 58]
 
 
 @pytest.mark.kafka

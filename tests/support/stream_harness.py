@@ -210,3 +210,7 @@ async def until(condition: Callable[[], bool], within_s: float = 30.0, *, what: 
         if time.monotonic() > deadline:
             raise AssertionError(f"did not come about within {within_s} s: {what or condition}")
         await asyncio.sleep(0.02)
+
+
+async def caught_up(node: Node, total: int) -> None:
+    await until(lambda: len(node.serving()) == 4 and len(node.events()) == total, what=f"{total} events")
