@@ -317,6 +317,7 @@ def made(offset: int) -> list[tuple[int, int]]:
     return [(rng.randrange(20 * offset + 20), rng.choice([0, *range(-127, 128)])) for _ in range(40)]
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_table_that_reading_again_completes(tmp_path: Path) -> None:
     rng = random.Random(5)
     reached = -1

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -56,17 +57,24 @@ def closed(tmp_path: Path) -> Path:
     return tmp_path / "closed"
 
 
-@pytest.fixture
-def wide(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def wide_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a closed store in which ann has two chunks, an encoded run, a raw segment, and inline events."""
-    opened = open_store(tmp_path / "wide", WIDE)
+    path = tmp_path_factory.mktemp("wide") / "wide"
+    opened = open_store(path, WIDE)
     for offset, moments in enumerate([range(310), range(310, 320), range(320, 324)]):
         opened.apply(batch_of([Event(b"ann", at, at % 3, 257) for at in moments]), offset=offset)
     opened.apply(batch_of(BOB), offset=3)
     opened.close()
-    found = {key.removeprefix(ANNS): data[:1] for key, data in contents(tmp_path / "wide", "rows").items()}
+    found = {key.removeprefix(ANNS): data[:1] for key, data in contents(path, "rows").items()}
     assert (found[b"\x00"], found[b"\x01"]) == (RUN, RAW)
-    return tmp_path / "wide"
+    return path
+
+
+@pytest.fixture
+def wide(wide_original: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may damage."""
+    return shutil.copytree(wide_original, tmp_path / "wide")
 
 
 # Where the record is, what a message calls it, and an event that the writer cannot place without a look at it.

@@ -134,6 +134,7 @@ def followed(tmp_path: Path, store: PartitionStore) -> Iterator[SecondaryPartiti
     opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "step_ms"), [("SHAPE", 1_000), ("AGED", 7 * HOUR_MS)])
 def test_every_moment_is_one_of_the_writer_s(tmp_path: Path, name: str, step_ms: int) -> None:
     with writer(tmp_path / "p", name, step_ms) as beside:
@@ -160,6 +161,7 @@ def test_every_moment_is_one_of_the_writer_s(tmp_path: Path, name: str, step_ms:
             assert follow.follower.items > 200
 
 
+@pytest.mark.slow
 def test_a_follower_goes_on_after_the_writer_was_killed(tmp_path: Path) -> None:
     rng = random.Random(1)
     open_store(tmp_path / "p", SHAPE).close()
@@ -185,6 +187,7 @@ def test_a_follower_goes_on_after_the_writer_was_killed(tmp_path: Path) -> None:
         store.close()
 
 
+@pytest.mark.slow
 def test_views_stay_as_they_were(tmp_path: Path) -> None:
     with writer(tmp_path / "p") as beside:
         beside.apply(30)
