@@ -45,7 +45,7 @@ def open_primary(path: Path, memory: SharedMemory) -> Rdict:
             raise StoreLockedError(
                 f"{path} is open in another process: stop that node, or give this one its own node.data_dir"
             ) from error
-        _check_limit(error, path)
+        check_limit(error, path)
         if NO_SPACE in str(error):
             raise StoreError(
                 f"{path} does not open, because its disk is full ({error}): free 64 MiB or more on it, then restart "
@@ -105,7 +105,7 @@ def open_secondary(path: Path, memory: SharedMemory, own: Path) -> SecondaryData
                 return SecondaryDatabase(db, before.current)
             db.close()
     except Exception as error:  # rocksdict raises bare Exception
-        _check_limit(error, path)
+        check_limit(error, path)
         raise StoreError(
             f"{path} does not open for reading ({error}): check the disk, and that this user may read the directory"
         ) from error
@@ -142,13 +142,13 @@ def catch_up(secondary: SecondaryDatabase, path: Path) -> bool:
     except Exception as error:  # rocksdict raises bare Exception
         if current.read_bytes() != secondary.current:
             return False
-        _check_limit(error, path)
+        check_limit(error, path)
         raise StoreError(
             f"{path} cannot be followed ({error}): open it again; if that fails too, check the disk"
         ) from error
 
 
-def _check_limit(error: Exception, path: Path) -> None:
+def check_limit(error: Exception, path: Path) -> None:
     """Raise OpenFilesError if `error` says that this process may open no further file."""
     if is_limit_reached(error):
         tables = sum(1 for _ in path.glob("*.sst"))

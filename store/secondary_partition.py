@@ -11,10 +11,10 @@ from typing import NamedTuple, Self
 
 from lifeline.core.scratch import temporary_root
 from lifeline.store.database import PartitionDatabase
-from lifeline.store.errors import NotOwnerError
+from lifeline.store.errors import NotOwnerError, StoreError
 from lifeline.store.memory import SharedMemory
 from lifeline.store.readable_partition import ReadablePartition
-from lifeline.store.rocksdb import SecondaryDatabase, catch_up, open_secondary
+from lifeline.store.rocksdb import SecondaryDatabase, catch_up, check_limit, open_secondary
 
 
 class Staleness(NamedTuple):
@@ -45,7 +45,17 @@ class SecondaryPartition(ReadablePartition):
     @classmethod
     def open(cls, path: Path, *, partition: int, memory: SharedMemory) -> Self:
         """Open the partition in `path`; raises StoreError, FormatVersionError, CorruptRecordError, ScratchError."""
-        own = tempfile.TemporaryDirectory(prefix="lifeline-follower-", dir=temporary_root())
+        try:
+            # What ends the opening, such as too many open files, may end the cleanup too: the first error counts.
+            own = tempfile.TemporaryDirectory(
+                prefix="lifeline-follower-", dir=temporary_root(), ignore_cleanup_errors=True
+            )
+        except OSError as error:
+            check_limit(error, path)
+            raise StoreError(
+                f"{path} cannot be read without a small temporary directory ({error}): set TMPDIR to a directory that "
+                "this user may write"
+            ) from error
         try:
             return cls(open_secondary(path, memory, Path(own.name)), path, partition, memory, own)
         except BaseException:

@@ -31,7 +31,7 @@ class Item(_message.Message):
     item_id: _builtins.int
     """The item: any 64-bit value."""
     embedding: _builtins.bytes
-    """int8[32]: clamp(round_half_even(e / 0.65 * 127), -127, 127) of the float embedding e."""
+    """int8[32]: round_half_even(127 * e * s / 0.65) of the float embedding e, where s = min(1 / ||e||, 0.65 / max|e|)."""
     embedding_version: _builtins.int
     """The version of the embedding model: any number that the operator chooses."""
     def __init__(

@@ -33,7 +33,7 @@ def test_published_rows_use_nothing_that_was_not_published() -> None:
         ({"encoder": "none"}, "set nal_weight and newest_outputs to 0"),
         ({"encoder": "bst", "nal_weight": 0.0, "matching_init": True}, "matching_init to false"),
         ({"encoder": "none", "nal_weight": 0.0, "sequence_gate": True}, "set it to false"),
-        ({"similarity_buckets": 1}, "set 0 for none, or more"),
+        ({"similarity_buckets": 1}, "set 0 for none, or at least 2"),
         (
             {"lifelong_selected": 0, "recent_kept": 0, "real_time_selected": 0, "impressions_selected": 0},
             "raise recent_kept",

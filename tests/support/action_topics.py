@@ -1,8 +1,11 @@
 """Actions in a topic, and what a store has of them."""
 
+import time
+
 from kafka import KafkaAdminClient, TopicPartition
 
 from lifeline.core.kafka_settings import KafkaSettings
+from lifeline.core.topics import actions_topic_partitions
 from lifeline.producer.producer import LifelineProducer
 from lifeline.v1.action_pb2 import Action
 
@@ -25,12 +28,16 @@ def as_events(batch: list[Action]) -> list[tuple[bytes, int, int, int]]:
 
 
 def add_partitions(kafka: KafkaSettings, count: int) -> None:
-    """Give the actions topic `count` partitions, as `kafka-topics.sh --alter` does."""
+    """Give the actions topic `count` partitions, as `kafka-topics.sh --alter` does; return once the broker says so."""
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
     try:
         admin.create_partitions({kafka.actions_topic: count})
     finally:
         admin.close()
+    deadline = time.monotonic() + 20
+    while actions_topic_partitions(kafka) != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def delete_before(kafka: KafkaSettings, partition: int, offset: int) -> None:
