@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lifeline.core.kafka_errors import BrokerAddressError, ClusterRequestError, ClusterUnreachableError, StreamError
@@ -35,20 +35,14 @@ def check_reachable(settings: KafkaSettings) -> None:
     Raises ClusterUnreachableError if none does within ``kafka.connect_timeout_ms``. Without this check the client
     libraries would retry for a long time and leave sockets open.
     """
-    deadline = time.monotonic() + settings.connect_timeout_ms / 1000
-    while True:
-        last: OSError | None = None
-        for server in settings.servers:
-            host, _, port = server.rpartition(":")
-            left_s = max(deadline - time.monotonic(), _POLL_S)
-            try:
-                with socket.create_connection((host.strip("[]"), int(port)), timeout=left_s):
-                    return
-            except OSError as error:
-                last = error
-        if time.monotonic() >= deadline:
-            raise ClusterUnreachableError(settings.bootstrap_servers, last or TimeoutError()) from last
-        time.sleep(_POLL_S)
+    servers = {}
+    for server in settings.servers:
+        host, _, port = server.rpartition(":")
+        servers[server] = (host.strip("[]"), int(port))
+    failures = _connect_to_any(servers, settings)
+    if failures is not None:
+        last = next(reversed(failures.values()), None) or TimeoutError()
+        raise ClusterUnreachableError(settings.bootstrap_servers, last) from last
 
 
 def addresses_of(cluster: Any) -> frozenset[tuple[str, int]]:  # noqa: ANN401 - two libraries without types
@@ -66,18 +60,25 @@ def check_brokers(settings: KafkaSettings, addresses: Iterable[tuple[str, int]])
     brokers = {_join(host, port): (host, port) for host, port in addresses}
     if not brokers or not brokers.keys().isdisjoint(settings.servers):
         return
+    failures = _connect_to_any(brokers, settings)
+    if failures is not None:
+        raise BrokerAddressError(settings.bootstrap_servers, failures) from next(iter(failures.values()))
+
+
+def _connect_to_any(addresses: Mapping[str, tuple[str, int]], settings: KafkaSettings) -> dict[str, OSError] | None:
+    """Return None once one of the addresses accepts a connection; by name why none does, after the timeout."""
     deadline = time.monotonic() + settings.connect_timeout_ms / 1000
     while True:
         failures: dict[str, OSError] = {}
-        for name, address in brokers.items():
+        for name, address in addresses.items():
             left_s = max(deadline - time.monotonic(), _POLL_S)
             try:
                 with socket.create_connection(address, timeout=left_s):
-                    return
+                    return None
             except OSError as error:
                 failures[name] = error
         if time.monotonic() >= deadline:
-            raise BrokerAddressError(settings.bootstrap_servers, failures) from next(iter(failures.values()))
+            return failures
         time.sleep(_POLL_S)
 
 
