@@ -12,7 +12,6 @@ from kafka.structs import OffsetAndMetadata
 from lifeline.core.kafka_errors import ClusterUnreachableError, TransportError
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
-from lifeline.core.topics import create_topics
 from lifeline.core.vocabulary import Vocabulary
 from lifeline.producer.producer import LifelineProducer
 from lifeline.rpc.directory import PartitionDirectory
@@ -32,13 +31,6 @@ from tests.support.action_topics import actions, as_events, delete_before, publi
 from tests.support.stream_harness import Node, RecordingStore, caught_up, until
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture
-def kafka(kafka_settings: KafkaSettings) -> KafkaSettings:
-    settings = kafka_settings.model_copy(update={"session_timeout_ms": 6_000})
-    create_topics(settings)
-    return settings
 
 
 def committed(kafka: KafkaSettings) -> dict[int, int]:

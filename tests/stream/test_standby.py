@@ -7,7 +7,6 @@ import pytest
 from kafka import KafkaProducer
 
 from lifeline.core.kafka_settings import KafkaSettings
-from lifeline.core.topics import create_topics
 from lifeline.store.errors import DiskFullError, ItemLimitError
 from lifeline.stream.dead_letters import DeadLetterPublisher
 from lifeline.stream.decode import DeadLetter
@@ -19,13 +18,6 @@ from tests.support.stream_harness import Node, until
 
 pytestmark = pytest.mark.kafka
 WITHIN_S = 90.0
-
-
-@pytest.fixture
-def kafka(kafka_settings: KafkaSettings) -> KafkaSettings:
-    settings = kafka_settings.model_copy(update={"session_timeout_ms": 6_000})
-    create_topics(settings)
-    return settings
 
 
 class SlowPublisher:

@@ -7,20 +7,12 @@ from kafka import KafkaProducer
 
 from lifeline.core.kafka_settings import KafkaSettings
 from lifeline.core.partitioner import partition_of
-from lifeline.core.topics import create_topics
 from lifeline.stream.partition import PartitionState, PartitionStatus
 from lifeline.stream.settings import UpdaterSettings
 from tests.support.action_topics import actions, as_events, publish
 from tests.support.stream_harness import Node, caught_up, until
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture
-def kafka(kafka_settings: KafkaSettings) -> KafkaSettings:
-    settings = kafka_settings.model_copy(update={"session_timeout_ms": 6_000})
-    create_topics(settings)
-    return settings
 
 
 async def test_aborted_transactions_are_not_applied_and_their_markers_are_no_lag(kafka: KafkaSettings) -> None:
